@@ -1,0 +1,193 @@
+"""The frame cache: a frozen encoder runs once per clip instead of once per epoch.
+
+Layout: ``FOLDER/<encoder identity>/<random name>.safetensors``, each shard holding the frames (T, W) of
+some hundred clips under their keys. The shards are their own index, written to a temporary name, synced
+and renamed, so several writers can share a folder and a shard cut short is simply encoded again.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lalm.audio import SAMPLE_RATE, load_audio
+from lalm.sample import AudioPart
+
+FEATURE_VERSION = 1  # raise when an encoder's front end changes its numbers
+CLIPS_PER_SHARD = 512
+
+
+@cache
+def _file_digest(path: str, size: int, modified_ns: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def clip_key(part: AudioPart) -> str:
+    """Key of one audio part: what it contains and which stretch of it is used.
+
+    Raises ValueError for a missing file.
+    """
+    source = part["audio"]
+    if isinstance(source, (str, os.PathLike)) and not str(source).startswith("data:"):
+        try:
+            stat = Path(source).stat()
+        except OSError as error:
+            raise ValueError(f"{source}: {error.strerror}") from None
+        digest = _file_digest(str(source), stat.st_size, stat.st_mtime_ns)
+    else:
+        raw = source if isinstance(source, bytes) else str(source).encode()
+        if isinstance(source, np.ndarray):
+            raw = source.tobytes() + str(part.get("rate")).encode()
+        digest = hashlib.sha256(raw).hexdigest()[:32]
+    return f"{digest}-{part.get('offset_s', 0.0)}-{part.get('duration_s')}"
+
+
+def encoder_identity(encoder: nn.Module) -> str:
+    """Digest of the encoder's configuration, weights and front-end version."""
+    fields = encoder.config.to_dict()
+    for key in ("transformers_version", "_name_or_path", "dtype", "architectures"):
+        fields.pop(key, None)
+    digest = hashlib.sha256(json.dumps([FEATURE_VERSION, fields], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:24]
+
+
+class FrameCache:
+    """Frames of clips on disk, for one encoder.
+
+    Example: ``cache = FrameCache("frames", model.model.audio_tower); cache.fill(parts); cache[part]``.
+    """
+
+    def __init__(self, folder: str | Path, encoder: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
+        self.encoder = encoder
+        self.dtype = dtype
+        self.folder = Path(folder) / encoder_identity(encoder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._where: dict[str, Path] = {}
+        self._open: dict[Path, safe_open] = {}
+        for shard in sorted(self.folder.glob("*.safetensors")):
+            self._add(shard)
+
+    def _add(self, shard: Path) -> None:
+        try:
+            file = safe_open(shard, "pt")
+        except SafetensorError:  # cut short by a crash: its clips are encoded again
+            return
+        self._open[shard] = file
+        self._where.update(dict.fromkeys(file.keys(), shard))
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __contains__(self, part: AudioPart) -> bool:
+        return clip_key(part) in self._where
+
+    def __getitem__(self, part: AudioPart) -> Tensor:
+        """Frames (T, W) of one clip; KeyError when it has not been encoded."""
+        key = clip_key(part)
+        return self._open[self._where[key]].get_tensor(key)
+
+    @torch.no_grad()
+    def fill(
+        self,
+        parts: Iterable[AudioPart],
+        *,
+        batch_s: float = 240.0,
+        progress: Callable[[int, int], None] | None = None,
+        failed: Callable[[AudioPart, ValueError], None] | None = None,
+    ) -> int:
+        """Encode the clips that are missing; returns how many.
+
+        ``batch_s`` bounds the padded seconds of audio encoded at once. A clip that cannot be read raises
+        ValueError, or goes to ``failed`` when given.
+        """
+        missing: dict[str, AudioPart] = {}
+        for part in parts:
+            try:
+                key = clip_key(part)
+            except ValueError as error:
+                if failed is None:
+                    raise
+                failed(part, error)
+                continue
+            if key not in self._where:
+                missing[key] = part
+        done, shard = 0, dict[str, Tensor]()
+        for batch in self._batches(missing, batch_s, failed):
+            shard |= self._encode(batch)
+            done += len(batch)
+            if len(shard) >= CLIPS_PER_SHARD:
+                self._write(shard)
+                shard = {}
+            if progress:
+                progress(done, len(missing))
+        if shard:
+            self._write(shard)
+        return done
+
+    def _batches(
+        self,
+        missing: dict[str, AudioPart],
+        batch_s: float,
+        failed: Callable[[AudioPart, ValueError], None] | None,
+    ) -> Iterator[list[tuple[str, np.ndarray]]]:
+        """Decode ahead in pools of some hundred clips, sorted by length so that batches pad little."""
+        keys = list(missing)
+        for at in range(0, len(keys), CLIPS_PER_SHARD):
+            pool = []
+            for key in keys[at : at + CLIPS_PER_SHARD]:
+                part = missing[key]
+                try:
+                    audio = load_audio(
+                        part["audio"],
+                        rate=part.get("rate"),
+                        offset_s=part.get("offset_s", 0.0),
+                        duration_s=part.get("duration_s"),
+                    )
+                except ValueError as error:
+                    if failed is None:
+                        raise
+                    failed(part, error)
+                    continue
+                pool.append((key, audio))
+            pool.sort(key=lambda item: len(item[1]))
+            batch: list[tuple[str, np.ndarray]] = []
+            for item in pool:
+                if batch and (len(batch) + 1) * len(item[1]) > batch_s * SAMPLE_RATE:
+                    yield batch
+                    batch = []
+                batch.append(item)
+            if batch:
+                yield batch
+
+    def _encode(self, batch: list[tuple[str, np.ndarray]]) -> dict[str, Tensor]:
+        audio = [torch.from_numpy(samples) for _, samples in batch]
+        device = next(self.encoder.parameters()).device
+        values = torch.nn.utils.rnn.pad_sequence(audio, batch_first=True).to(device)
+        lengths = torch.tensor([len(a) for a in audio], device=device)
+        frames, frame_lengths = self.encoder(values, lengths)
+        frames = frames.to("cpu", self.dtype)
+        return {
+            key: frames[i, : int(frame_lengths[i])].clone() for i, (key, _) in enumerate(batch)
+        }
+
+    def _write(self, shard: dict[str, Tensor]) -> None:
+        final = self.folder / f"{uuid.uuid4().hex}.safetensors"
+        draft = final.with_suffix(".part")
+        save_file(shard, draft)
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.rename(final)
+        self._add(final)

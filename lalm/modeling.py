@@ -1,0 +1,353 @@
+"""The model every system shares: waveform -> encoder -> connector -> the LLM's embeddings -> LLM.
+
+A system (one folder under ``lalm/systems``) adds its encoder(s) and connector and says how audio
+becomes tokens (``encode`` and ``connect``); everything else lives here. Letters used in shapes:
+B conversations, L row tokens, A audios of the batch in reading order, N samples, T encoder frames,
+K audio tokens of the batch, D LLM width, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+)
+
+IGNORE_INDEX = -100
+
+
+class AudioLMConfig(PreTrainedConfig):
+    """What a checkpoint needs to be rebuilt: the LLM's config, the slot token, and named frozen parts.
+
+    ``parts`` maps "encoder" and "llm" to a pinned name or folder; a slim checkpoint is loaded from them.
+    ``lora`` holds the LoRA settings ({"rank", "alpha", "dropout", "targets"}) when the LLM carries one.
+    """
+
+    model_type = "lalm"
+    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012
+    has_no_defaults_at_init = True
+
+    def __init__(
+        self,
+        text_config: PreTrainedConfig | dict[str, Any] | None = None,
+        audio_token_id: int | None = None,
+        parts: dict[str, str] | None = None,
+        lora: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(text_config, dict):
+            text_config = AutoConfig.for_model(**text_config)
+        self.text_config = text_config if text_config is not None else AutoConfig.for_model("llama")
+        self.audio_token_id = audio_token_id
+        self.parts = dict(parts or {})
+        self.lora = lora
+        kwargs.setdefault("tie_word_embeddings", self.text_config.tie_word_embeddings)
+        super().__init__(**kwargs)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Encoder frames of one clip of ``num_samples`` samples at 16 kHz."""
+        raise TypeError(f"{type(self).__name__} is not a system: it has no encoder")
+
+    def num_tokens(self, num_frames: int) -> int:
+        """Audio tokens the connector makes of ``num_frames`` encoder frames of one clip."""
+        raise TypeError(f"{type(self).__name__} is not a system: it has no connector")
+
+    def num_audio_tokens(self, num_samples: int) -> int:
+        """Audio tokens of one clip: the one formula that the processor and the model both use."""
+        return self.num_tokens(self.num_frames(num_samples))
+
+    def samples_heard(self, num_samples: int) -> int:
+        """Samples of the clip that reach the LLM (fewer only where a system cuts or drops, by option)."""
+        return num_samples
+
+
+class AudioLMModel(PreTrainedModel):
+    """Headless model: audio encoder, connector and the LLM's body (``language_model``).
+
+    A system's subclass sets ``audio_tower`` and ``connector`` in ``__init__`` and defines ``encode``,
+    ``connect`` and ``build_connector``.
+    """
+
+    config_class = AudioLMConfig
+    base_model_prefix = "model"
+    input_modalities = ("audio", "text")
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _no_split_modules: list[str] = []  # noqa: RUF012
+
+    def __init__(self, config: AudioLMConfig) -> None:
+        super().__init__(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+
+    def build_connector(self) -> nn.Module:
+        """A freshly initialised connector for ``self.config``."""
+        raise TypeError(f"{type(self).__name__} is not a system: it has no connector")
+
+    def encode(self, input_values: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """input_values: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, W), frame_lengths (A,)."""
+        frames, lengths = self.audio_tower(input_values, audio_lengths)
+        return frames, lengths
+
+    def connect(self, frames: Tensor, frame_lengths: Tensor) -> Tensor:
+        """frames: (A, T, W); frame_lengths: (A,) -> the valid audio tokens of all clips in order, (K, D)."""
+        tokens, lengths = self.connector(frames, frame_lengths)  # (A, K_max, D), (A,)
+        valid = torch.arange(tokens.shape[1], device=tokens.device)[None] < lengths[:, None]
+        return tokens[valid]
+
+    def get_audio_features(
+        self, input_values: Tensor, audio_lengths: Tensor, return_dict: bool = True, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """The audio tokens of clips, flat and valid only, in ``.pooler_output`` (K, D)."""
+        frames, frame_lengths = self.encode(input_values, audio_lengths)
+        tokens = self.connect(frames, frame_lengths)
+        return BaseModelOutputWithPooling(last_hidden_state=frames, pooler_output=tokens)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        input_values: Tensor | None = None,
+        audio_lengths: Tensor | None = None,
+        frames: Tensor | None = None,
+        frame_lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Text embeddings with every audio slot filled, (B, L, D).
+
+        input_ids: (B, L) int64. Audio comes as input_values (A, N) + audio_lengths (A,), or as cached
+        frames (A, T, W) + frame_lengths (A,). Raises ValueError when slots and audio tokens differ.
+        """
+        slots = input_ids == self.config.audio_token_id  # (B, L)
+        # The slot token may lie outside the LLM's embedding table: look up any valid id in its place.
+        embeds = self.get_input_embeddings()(input_ids.masked_fill(slots, 0))  # (B, L, D)
+        if frames is None and input_values is not None and len(input_values):
+            frames, frame_lengths = self.encode(input_values, audio_lengths)
+        num_slots = int(slots.sum())
+        tokens = embeds.new_zeros(0, embeds.shape[-1])
+        if frames is not None and len(frames):
+            tokens = self.connect(frames, frame_lengths).to(embeds.dtype)  # (K, D)
+        if num_slots != len(tokens):
+            raise ValueError(
+                f"the text has {num_slots} audio slots but the audio gives {len(tokens)} audio tokens: "
+                "processor and model disagree, or an audio was left out"
+            )
+        return embeds.masked_scatter(slots[..., None].expand_as(embeds), tokens)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        input_values: Tensor | None = None,
+        audio_lengths: Tensor | None = None,
+        frames: Tensor | None = None,
+        frame_lengths: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """The LLM body over text and audio: last_hidden_state (B, L, D)."""
+        if inputs_embeds is None:
+            inputs_embeds = self.embed(input_ids, input_values, audio_lengths, frames, frame_lengths)
+        return self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+
+
+class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """The whole model: ``model`` (encoder, connector, LLM body) and the LLM's ``lm_head``.
+
+    ``generate`` embeds text and audio once and then runs the LLM on embeddings, so beams are right with
+    any number of audios per row. With ``labels`` the forward computes logits only where a label is.
+    """
+
+    config_class = AudioLMConfig
+    model_class: type[AudioLMModel] = AudioLMModel
+    base_model_prefix = "model"
+    input_modalities = ("audio", "text")
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: AudioLMConfig) -> None:
+        super().__init__(config)
+        self.model = self.model_class(config)
+        text = config.text_config
+        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        numbers = text.to_dict()  # families that rescale their logits: Gemma 2, Granite, Cohere
+        self._softcap: float | None = numbers.get("final_logit_softcapping")
+        self._logit_scale: float = numbers.get("logit_scale") or 1.0 / (numbers.get("logits_scaling") or 1.0)
+        self.post_init()
+
+    @classmethod
+    def assemble(cls, config: AudioLMConfig, encoder: nn.Module, llm: nn.Module) -> Self:
+        """Put pretrained parts together; only the connector is new (float32, random).
+
+        ``llm`` is a transformers causal LM; its body and head are used as they are, without a copy.
+        """
+        with torch.device("meta"):
+            model = cls(config)
+        model.model.audio_tower = encoder
+        model.model.language_model = llm.get_decoder()
+        model.lm_head = llm.get_output_embeddings()
+        with torch.device("cpu"):
+            model.model.connector = model.model.build_connector()
+        model.generation_config = llm.generation_config
+        return model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def get_audio_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """See ``AudioLMModel.get_audio_features``."""
+        return self.model.get_audio_features(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Self:
+        """As usual, but children without a trainable parameter stay in eval mode (no dropout when frozen)."""
+        super().train(mode)
+        if mode:
+            for module in self.modules():
+                if module is not self and not any(p.requires_grad for p in module.parameters()):
+                    module.training = False
+        return self
+
+    def set_trainable(self, patterns: Sequence[str]) -> list[str]:
+        """Train the parameters whose name matches one of the patterns (``*`` wildcard), freeze the rest.
+
+        Returns the trainable names; raises ValueError for a pattern that matches nothing.
+        """
+        names = [name for name, _ in self.named_parameters()]
+        for pattern in patterns:
+            if not any(_matches(name, pattern) for name in names):
+                raise ValueError(f"trainable: no parameter is called '{pattern}' (try 'connector')")
+        trainable = {name for name in names if any(_matches(name, p) for p in patterns)}
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in trainable)
+        self.train(self.training)
+        return sorted(trainable)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: (..., D) -> logits (..., V) in float32."""
+        # A non-contiguous slice makes this product some fifty times slower on a CPU in bfloat16.
+        logits = self.lm_head(hidden.contiguous()).float() * self._logit_scale
+        return self._softcap * torch.tanh(logits / self._softcap) if self._softcap else logits
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        input_values: Tensor | None = None,
+        audio_lengths: Tensor | None = None,
+        frames: Tensor | None = None,
+        frame_lengths: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """One pass. labels: (B, L) int64, -100 where nothing is learned.
+
+        With labels, ``loss`` is the cross-entropy per target token (over ``num_items_in_batch`` when the
+        trainer accumulates) and ``logits`` is None; without labels, logits are (B, kept, V) float32.
+        """
+        if labels is not None:
+            kwargs.setdefault("use_cache", False)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            input_values=input_values,
+            audio_lengths=audio_lengths,
+            frames=frames,
+            frame_lengths=frame_lengths,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state  # (B, L, D)
+        loss, logits = None, None
+        if labels is not None:
+            targets = labels[:, 1:]
+            keep = targets != IGNORE_INDEX
+            loss = nn.functional.cross_entropy(
+                self.logits(hidden[:, :-1][keep]), targets[keep], reduction="sum"
+            )
+            count = num_items_in_batch if num_items_in_batch is not None else int(keep.sum())
+            loss = loss / count
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.logits(hidden[:, kept])
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        input_values: Tensor | None = None,
+        audio_lengths: Tensor | None = None,
+        frames: Tensor | None = None,
+        frame_lengths: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Only the new ids, (B, new). Options are those of transformers' ``generate``."""
+        embeds = self.model.embed(input_ids, input_values, audio_lengths, frames, frame_lengths)
+        return super().generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """True for the parameter itself, anything below a module of that name, or a wildcard match."""
+    bare = pattern.removeprefix("model.")
+    for candidate in (name, name.removeprefix("model.")):
+        if candidate == bare or candidate.startswith(bare + ".") or fnmatchcase(candidate, bare):
+            return True
+    return False
+
+
+def load_causal_lm(folder: str, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Open any transformers causal LM: a folder in the Hub's layout, or one ``.gguf`` file."""
+    if folder.endswith(".gguf"):
+        from pathlib import Path
+
+        path = Path(folder)
+        return AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=dtype or torch.float32, **_dequantize()
+        )
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto")
+
+
+def _dequantize() -> dict[str, Any]:
+    """The option that unpacks GGUF weights; transformers before 5.20 always unpacks and has no such option."""
+    from transformers.utils import quantization_config
+
+    if "GgufConfig" not in vars(quantization_config):
+        return {}
+    return {"quantization_config": quantization_config.GgufConfig(dequantize=True)}

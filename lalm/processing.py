@@ -1,0 +1,306 @@
+"""Conversations in, tensors out: the one place where a chat is rendered and audio slots are expanded.
+
+Training, evaluation, ``ask`` and the server all call ``AudioLMProcessor.batch``, so one conversation
+always becomes the same tokens. Works with the chat template of any LLM; for the ChatML and Llama-3
+families our own bare template is used, because theirs insert a system text nobody asked for.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    BatchFeature,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    Wav2Vec2FeatureExtractor,
+)
+
+from lalm.audio import SAMPLE_RATE, audio_name, load_audio
+from lalm.modeling import IGNORE_INDEX, AudioLMConfig
+from lalm.sample import Sample
+
+AUDIO_TOKEN = "<|audio|>"
+
+
+def bare_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A chat template that adds role markers and nothing else (AC/DC section 2.2, "no instruction")."""
+    vocabulary = tokenizer.get_vocab()
+    for marker, name in (("<|im_start|>", "chatml"), ("<|start_header_id|>", "llama3")):
+        if marker in vocabulary:
+            return (resources.files("lalm") / "templates" / f"{name}.jinja").read_text()
+    if not tokenizer.chat_template:
+        raise ValueError(f"the tokenizer of '{tokenizer.name_or_path}' has no chat template")
+    return str(tokenizer.chat_template)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One decoded audio part: what was given and how long it is."""
+
+    name: str
+    audio: np.ndarray  # (N,) float32 16 kHz
+
+    @property
+    def seconds(self) -> float:
+        return len(self.audio) / SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class CachedFrames:
+    """Encoder frames of one clip (T, W), in place of its audio."""
+
+    frames: Tensor
+
+
+class AudioLMProcessor(ProcessorMixin):
+    """Tokenizer, waveform padder and the model's slot formula.
+
+    Example: ``batch = processor.batch([ask(["dog.wav"], "What is this?")])``.
+    """
+
+    attributes = ["feature_extractor", "tokenizer"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        feature_extractor: Wav2Vec2FeatureExtractor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        chat_template: str | None = None,
+        audio_token: str = AUDIO_TOKEN,
+        question_prompt: Mapping[str, str] | None = None,
+        config: AudioLMConfig | None = None,
+    ) -> None:
+        self.audio_token = audio_token
+        self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
+        self.question_prompt = dict(question_prompt or {})
+        super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
+        self.config = config
+
+    @classmethod
+    def build(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        config: AudioLMConfig,
+        question_prompt: Mapping[str, str] | None = None,
+    ) -> "AudioLMProcessor":
+        """A processor for a new model: adds the audio token to the tokenizer and notes its id in ``config``."""
+        if AUDIO_TOKEN not in tokenizer.get_vocab():
+            tokenizer.add_special_tokens(
+                {"additional_special_tokens": [AUDIO_TOKEN]}, replace_additional_special_tokens=False
+            )
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        config.audio_token_id = tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)
+        extractor = Wav2Vec2FeatureExtractor(
+            feature_size=1, sampling_rate=SAMPLE_RATE, padding_value=0.0, do_normalize=False
+        )
+        return cls(
+            extractor,
+            tokenizer,
+            chat_template=bare_template(tokenizer),
+            question_prompt=question_prompt,
+            config=config,
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> "AudioLMProcessor":
+        processor = super().from_pretrained(folder, **kwargs)
+        if processor.config is None:
+            processor.config = AutoConfig.from_pretrained(folder)
+        return processor
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = super().to_dict()
+        fields.pop("config", None)  # it lies in config.json beside this file
+        return fields
+
+    def replace_audio_token(self, audio_inputs: Mapping[str, Any], audio_idx: int, **kwargs: Any) -> str:
+        """The audio token, once per token the model will make of that clip (transformers' own hook)."""
+        lengths = audio_inputs.get("audio_lengths")
+        size = int(lengths[audio_idx]) if lengths is not None else len(audio_inputs["input_values"][audio_idx])
+        return self.audio_token * self.config.num_audio_tokens(size)
+
+    def clips(self, sample: Sample) -> list[Clip]:
+        """Decode the sample's audios, in reading order. Raises AudioError naming the clip."""
+        return [
+            Clip(
+                str(part.get("name") or audio_name(part["audio"])),
+                load_audio(
+                    part["audio"],
+                    rate=part.get("rate"),
+                    offset_s=part.get("offset_s", 0.0),
+                    duration_s=part.get("duration_s"),
+                ),
+            )
+            for part in sample.audios
+        ]
+
+    def batch(
+        self,
+        samples: Sequence[Sample],
+        *,
+        labels: bool = False,
+        audios: Sequence[Sequence[Clip | CachedFrames]] | None = None,
+        padding_side: str | None = None,
+    ) -> BatchFeature:
+        """Render, expand and pad conversations.
+
+        Returns input_ids and attention_mask (B, L), and for audio either input_values (A, N) float32 with
+        audio_lengths (A,), or frames (A, T, W) with frame_lengths (A,) when ``audios`` holds cached frames.
+        With ``labels``, a final assistant turn is kept and labels (B, L) mark every assistant turn's text and
+        end; without, the prompt ends where the answer begins. Padding is left for generation, right with labels.
+        """
+        if audios is None:
+            audios = [self.clips(sample) for sample in samples]
+        rows = [self._row(s, a, labels) for s, a in zip(samples, audios, strict=True)]
+        side = padding_side or ("right" if labels else "left")
+        length = max(len(ids) for ids, _ in rows)
+        pad = self.tokenizer.pad_token_id
+
+        def padded(values: list[int], fill: int) -> list[int]:
+            gap = [fill] * (length - len(values))
+            return gap + values if side == "left" else values + gap
+
+        data: dict[str, Tensor] = {
+            "input_ids": torch.tensor([padded(ids, pad) for ids, _ in rows]),
+            "attention_mask": torch.tensor([padded([1] * len(ids), 0) for ids, _ in rows]),
+        }
+        if labels:
+            data["labels"] = torch.tensor([padded(targets, IGNORE_INDEX) for _, targets in rows])
+        data |= _pad_audio([clip for row in audios for clip in row])
+        return BatchFeature(data)
+
+    def _row(
+        self, sample: Sample, clips: Sequence[Clip | CachedFrames], labels: bool
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of one conversation and its labels (-100 outside assistant text)."""
+        text = self.render(sample, labels=labels)
+        pieces = text[0].split(self.audio_token)
+        if len(pieces) - 1 != len(clips):
+            raise ValueError(
+                f"{sample.id or 'sample'}: {len(clips)} audios but {len(pieces) - 1} audio places in the text"
+            )
+        counts = [self._num_tokens(clip) for clip in clips]
+        expanded = pieces[0]
+        shifts = [(0, 0)]  # (position in the unexpanded text, characters added up to there)
+        at, added = len(pieces[0]), 0
+        for count, piece in zip(counts, pieces[1:], strict=True):
+            expanded += self.audio_token * count + piece
+            at += len(self.audio_token)
+            added += (count - 1) * len(self.audio_token)
+            shifts.append((at, added))
+            at += len(piece)
+        encoded = self.tokenizer(expanded, add_special_tokens=False, return_offsets_mapping=labels)
+        ids = list(encoded["input_ids"])
+        if not labels:
+            return ids, []
+        spans = [(_shifted(a, shifts), _shifted(b, shifts)) for a, b in text[1]]
+        targets = [
+            token if any(a <= start < b for a, b in spans) else IGNORE_INDEX
+            for token, (start, _) in zip(ids, encoded["offset_mapping"], strict=True)
+        ]
+        return ids, targets
+
+    def _num_tokens(self, clip: Clip | CachedFrames) -> int:
+        if isinstance(clip, CachedFrames):
+            return self.config.num_tokens(len(clip.frames))
+        count = self.config.num_audio_tokens(len(clip.audio))
+        if count < 1:
+            raise ValueError(f"{clip.name}: {clip.seconds:.3f} s is too short to give one audio token")
+        return count
+
+    def render(self, sample: Sample, *, labels: bool = False) -> tuple[str, list[tuple[int, int]]]:
+        """The chat as text with one ``<|audio|>`` a clip, and the character spans of assistant text.
+
+        A user turn of audio and question gets the system's question prompt unless the conversation brings
+        its own system turn.
+        """
+        messages = self._flat(sample)
+        if not labels:
+            if messages and messages[-1]["role"] == "assistant":
+                raise ValueError(f"{sample.id or 'sample'}: the conversation already ends with an answer")
+            return self._template(messages, generation=True), []
+        if not any(m["role"] == "assistant" for m in messages):
+            raise ValueError(f"{sample.id or 'sample'}: there is no assistant turn to learn from")
+        text = self._template(messages, generation=False)
+        spans = []
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            start = len(self._template(messages[:i], generation=True))
+            if sample.truncated and i == len(messages) - 1:
+                end = start + len(message["content"].rstrip())
+            else:
+                end = len(self._template(messages[: i + 1], generation=False).rstrip("\n"))
+            spans.append((start, end))
+        return text, spans
+
+    def _flat(self, sample: Sample) -> list[dict[str, str]]:
+        """Messages whose content is plain text, audio parts replaced by the audio token."""
+        messages = []
+        bare = not any(m["role"] == "system" for m in sample.messages)
+        for message in sample.messages:
+            content = message["content"]
+            if isinstance(content, str):
+                messages.append({"role": message["role"], "content": content})
+                continue
+            audio = "".join(self.audio_token for part in content if part["type"] == "audio")
+            question = " ".join(p["text"] for p in content if p["type"] == "text").strip()
+            plain = [p["type"] for p in content] == ["audio"] * sum(p["type"] == "audio" for p in content) + ["text"]
+            if message["role"] == "user" and bare and plain and question and audio and self.question_prompt:
+                if not messages and self.question_prompt.get("system"):
+                    messages.append({"role": "system", "content": self.question_prompt["system"]})
+                text = self.question_prompt["user"].format(audio=audio, question=question)
+            else:
+                text = "".join(self.audio_token if p["type"] == "audio" else p["text"] for p in content)
+            messages.append({"role": message["role"], "content": text})
+        return messages
+
+    def _template(self, messages: list[dict[str, str]], *, generation: bool) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages,
+                chat_template=self.chat_template,
+                tokenize=False,
+                add_generation_prompt=generation,
+            )
+        )
+
+    def seconds_heard(self, num_samples: int) -> float:
+        """Seconds of a clip of ``num_samples`` samples that reach the LLM."""
+        return self.config.samples_heard(num_samples) / SAMPLE_RATE
+
+    def decode_new(self, ids: Tensor) -> list[str]:
+        """ids: (B, new) as ``generate`` returns them -> answers without special tokens."""
+        texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+
+def _shifted(position: int, shifts: list[tuple[int, int]]) -> int:
+    """A character position of the unexpanded text in the expanded one."""
+    return position + next(added for start, added in reversed(shifts) if position >= start)
+
+
+def _pad_audio(clips: Sequence[Clip | CachedFrames]) -> dict[str, Tensor]:
+    """Right-pad the clips of a batch with zeros."""
+    if not clips:
+        return {}
+    cached = [clip.frames for clip in clips if isinstance(clip, CachedFrames)]
+    if cached:
+        if len(cached) != len(clips):
+            raise ValueError("a batch holds either audio or cached frames, not both")
+        return {
+            "frames": torch.nn.utils.rnn.pad_sequence(cached, batch_first=True),
+            "frame_lengths": torch.tensor([len(f) for f in cached]),
+        }
+    audio = [torch.from_numpy(clip.audio) for clip in clips if isinstance(clip, Clip)]
+    return {
+        "input_values": torch.nn.utils.rnn.pad_sequence(audio, batch_first=True),
+        "audio_lengths": torch.tensor([len(a) for a in audio]),
+    }

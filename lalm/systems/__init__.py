@@ -1,0 +1,205 @@
+"""The systems by name, and the two ways to get a model: ``assemble`` from parts, ``load`` from a folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+
+from lalm import weights
+from lalm.encoders import load_encoder
+from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel, load_causal_lm
+from lalm.processing import AudioLMProcessor
+from lalm.systems.acdc.model import ACDCConfig, ACDCForConditionalGeneration, ACDCModel
+from lalm.systems.acdc.prompts import QUESTION_PROMPT
+
+SYSTEMS: dict[
+    str, tuple[type[AudioLMConfig], type[AudioLMModel], type[AudioLMForConditionalGeneration], Mapping[str, str]]
+] = {
+    "acdc": (ACDCConfig, ACDCModel, ACDCForConditionalGeneration, QUESTION_PROMPT),
+}
+
+for _config, _model, _whole, _ in SYSTEMS.values():
+    AutoConfig.register(_config.model_type, _config)
+    AutoModel.register(_config, _model)
+    AutoModelForMultimodalLM.register(_config, _whole)
+    AutoProcessor.register(_config, AudioLMProcessor)
+
+
+def assemble(
+    system: str,
+    *,
+    encoder: str,
+    llm: str,
+    options: Mapping[str, Any] | None = None,
+    lora: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
+    """A new model of ``system`` from a pretrained encoder and LLM (pinned names, folders or Hub ids).
+
+    ``options`` are the system config's own fields; ``lora`` is {"rank", "alpha", "dropout", "targets"}.
+    ``dtype`` is that of the frozen parts; the connector and LoRA are float32.
+    """
+    config_class, _, model_class, question_prompt = _system(system)
+    tower = load_encoder(weights.resolve(encoder), options=(options or {}).get("encoder")).to(dtype)
+    llm_folder = weights.resolve(llm)
+    language_model = load_causal_lm(str(llm_folder), dtype=dtype)
+    own = {key: value for key, value in (options or {}).items() if key != "encoder"}
+    known = set(config_class().to_dict()) - set(AudioLMConfig().to_dict())
+    for key in own:
+        if key not in known:
+            raise ValueError(f"{system} has no option '{key}'; it has: encoder, {', '.join(sorted(known))}")
+    config = config_class(
+        audio_config=tower.config,
+        text_config=language_model.config,
+        parts={"encoder": encoder, "llm": llm},
+        **own,
+    )
+    model = model_class.assemble(config, tower, language_model)
+    processor = AudioLMProcessor.build(load_tokenizer(llm_folder), config, question_prompt)
+    if lora:
+        add_lora(model, lora)
+    return model.eval(), processor
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of an LLM folder or ``.gguf`` file."""
+    if folder.suffix == ".gguf":
+        return AutoTokenizer.from_pretrained(folder.parent, gguf_file=folder.name)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def add_lora(model: AudioLMForConditionalGeneration, lora: Mapping[str, Any]) -> None:
+    """Put LoRA matrices (float32) into the LLM and note their settings in the config."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    settings = LoraConfig(
+        r=lora["rank"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora.get("dropout", 0.0),
+        target_modules=list(lora["targets"]),
+    )
+    inject_adapter_in_model(settings, model.model.language_model)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+    model.config.lora = dict(lora)
+
+
+def trained_names(model: AudioLMForConditionalGeneration) -> list[str]:
+    """Names of the tensors a slim checkpoint holds: the connector's and LoRA's."""
+    return [name for name in model.state_dict() if name.startswith("model.connector.") or "lora_" in name]
+
+
+def save(
+    model: AudioLMForConditionalGeneration, processor: AudioLMProcessor, folder: Path, *, slim: bool
+) -> None:
+    """Write a checkpoint folder: whole, or slim (trained tensors plus the names of the frozen parts)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not slim:
+        if model.config.lora:
+            raise ValueError("merge the LoRA matrices before saving a whole checkpoint")
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        return
+    if not {"encoder", "llm"} <= set(model.config.parts):
+        raise ValueError("a slim checkpoint needs the names of its encoder and LLM; this model has none")
+    state = model.state_dict()
+    save_file(
+        {name: state[name].detach().contiguous() for name in trained_names(model)}, folder / "model.safetensors"
+    )
+    config = {"lalm_slim": True, **json.loads(model.config.to_json_string(use_diff=False))}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device | None = None
+) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
+    """Open a whole or slim checkpoint folder. Raises ValueError naming what is wrong with it."""
+    folder = Path(folder)
+    fields = _read_config(folder)
+    if fields.get("lalm_slim"):
+        model, processor = _load_slim(folder, fields, dtype)
+    else:
+        model = AutoModelForMultimodalLM.from_pretrained(folder, dtype=dtype)
+        processor = AudioLMProcessor.from_pretrained(folder)
+        processor.config = model.config
+    return model.to(device or "cpu").eval(), processor
+
+
+def _system(name: str) -> tuple[Any, Any, Any, Mapping[str, str]]:
+    if name not in SYSTEMS:
+        raise ValueError(f"there is no system '{name}'; the systems are: {', '.join(SYSTEMS)}")
+    return SYSTEMS[name]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise ValueError(f"there is no model folder '{folder}'")
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"'{folder}' is not a model folder: it has no config.json")
+    try:
+        fields = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"'{path}' is damaged: {error}") from None
+    types = {row[0].model_type for row in SYSTEMS.values()}
+    if not isinstance(fields, dict) or fields.get("model_type") not in types:
+        raise ValueError(f"'{path}' is not a lalm model: its model_type is none of {', '.join(sorted(types))}")
+    return fields
+
+
+def _load_slim(
+    folder: Path, fields: dict[str, Any], dtype: torch.dtype
+) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
+    config_class, _, model_class, question_prompt = next(
+        row for row in SYSTEMS.values() if row[0].model_type == fields["model_type"]
+    )
+    fields = {key: value for key, value in fields.items() if key not in ("lalm_slim", "transformers_version")}
+    config = config_class.from_dict(fields)
+    tower = load_encoder(weights.resolve(config.parts["encoder"]), options=config.audio_config.to_diff_dict()).to(
+        dtype
+    )
+    llm_folder = weights.resolve(config.parts["llm"])
+    language_model = load_causal_lm(str(llm_folder), dtype=dtype)
+    model = model_class.assemble(config, tower, language_model)
+    processor = AudioLMProcessor.build(load_tokenizer(llm_folder), config, question_prompt)
+    if config.lora:
+        add_lora(model, config.lora)
+    load_trained(model, folder)
+    return model, processor
+
+
+def load_trained(model: AudioLMForConditionalGeneration, folder: Path) -> None:
+    """Fill the trained tensors of ``model`` from a slim checkpoint; every name and shape must match."""
+    path = folder / "model.safetensors"
+    wanted = set(trained_names(model))
+    state = model.state_dict()
+    try:
+        with safe_open(path, "pt") as file:
+            found = set(file.keys())
+            if found != wanted:
+                odd = sorted(found ^ wanted)
+                raise ValueError(f"'{path}' does not fit its config.json: {len(odd)} tensors differ, e.g. {odd[0]}")
+            for name in sorted(found):
+                tensor = file.get_tensor(name)
+                if tensor.shape != state[name].shape:
+                    raise ValueError(
+                        f"'{path}': {name} has shape {tuple(tensor.shape)}, expected {tuple(state[name].shape)}"
+                    )
+                state[name].copy_(tensor)
+    except FileNotFoundError:
+        raise ValueError(f"'{folder}' has no model.safetensors") from None
+    except SafetensorError as error:
+        raise ValueError(f"'{path}' is damaged or cut short ({error})") from None

@@ -1,0 +1,104 @@
+"""AC/DC: LLM-based Audio Comprehension via Dialogue Continuation (arXiv 2506.10312).
+
+    waveform --EAT--> 513 frames x 768 per 10.24 s --5x concat, 2 linear layers--> 102 tokens x D
+                                                                                          |
+    chat prefix P ------------------------------------------------> [P ; A ; S] --> frozen LLM --> reply
+    chat suffix S ---------------------------------------------------------^      (LoRA optional)
+
+    Section 2.1  encoder + adapter, prefix and suffix    ACDCModel, ACDCConnector
+    Section 2.2  reply to the caption as target          continuation.py
+    Section 2.3  instructions at inference               prompts.py
+    Section 3.1  EAT-base, 5x, Llama-3-8B-Instruct       ACDCConfig defaults, train.yaml
+
+Any encoder of ``lalm.encoders`` and any causal LM of transformers can take these parts' places.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedConfig
+
+from lalm.encoders import build_encoder, encoder_config
+from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
+
+
+class ACDCConfig(AudioLMConfig):
+    """AC/DC's own numbers; the defaults are the paper's (section 3.1.2 and the SLAM-AAC recipe it uses).
+
+    ``group_size`` frames are joined into one token; ``remainder`` says what happens to the last, shorter
+    group: "drop" (the paper's) or "pad" with zeros, so that the shortest clip still gives a token.
+    """
+
+    model_type = "lalm_acdc"
+    sub_configs = {"text_config": AutoConfig, "audio_config": AutoConfig}  # noqa: RUF012
+
+    def __init__(
+        self,
+        audio_config: PreTrainedConfig | dict[str, Any] | None = None,
+        group_size: int = 5,
+        connector_width: int = 2048,
+        remainder: str = "drop",
+        **kwargs: Any,
+    ) -> None:
+        self.audio_config = encoder_config(audio_config)
+        self.group_size = group_size
+        self.connector_width = connector_width
+        if remainder not in ("drop", "pad"):
+            raise ValueError(f"remainder must be 'drop' or 'pad', not '{remainder}'")
+        self.remainder = remainder
+        super().__init__(**kwargs)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Encoder frames of one clip."""
+        return int(self.audio_config.num_frames(num_samples))
+
+    def num_tokens(self, num_frames: int) -> int:
+        """513 frames // 5 = 102 tokens per 10.24 s with the defaults."""
+        extra = self.group_size - 1 if self.remainder == "pad" else 0
+        return (num_frames + extra) // self.group_size
+
+
+class ACDCConnector(nn.Module):
+    """Join ``group_size`` frames, then Linear -> ReLU -> Linear: 3840 -> 2048 -> D (section 3.1.2)."""
+
+    def __init__(self, config: ACDCConfig) -> None:
+        super().__init__()
+        self.group_size = config.group_size
+        self.pad = config.remainder == "pad"
+        self.linear_1 = nn.Linear(config.group_size * config.audio_config.width, config.connector_width)
+        self.linear_2 = nn.Linear(config.connector_width, config.text_config.hidden_size)
+
+    def forward(self, frames: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """frames: (A, T, W), frame_lengths: (A,) -> tokens (A, K, D) float32, lengths (A,)."""
+        k = self.group_size
+        inside = torch.arange(frames.shape[1], device=frames.device)[None] < frame_lengths[:, None]
+        frames = frames.to(self.linear_1.weight.dtype) * inside[..., None]
+        lengths = (frame_lengths + (k - 1 if self.pad else 0)) // k
+        groups = int(lengths.max())
+        missing = groups * k - frames.shape[1]
+        frames = nn.functional.pad(frames, (0, 0, 0, max(missing, 0)))[:, : groups * k]
+        grouped = frames.reshape(len(frames), groups, -1)  # (A, K, k*W)
+        return self.linear_2(torch.relu(self.linear_1(grouped))), lengths  # (A, K, D)
+
+
+class ACDCModel(AudioLMModel):
+    """Encoder, connector and LLM body of AC/DC."""
+
+    config_class = ACDCConfig
+
+    def __init__(self, config: ACDCConfig) -> None:
+        super().__init__(config)
+        self.audio_tower = build_encoder(config.audio_config)
+        self.connector = self.build_connector()
+        self.post_init()
+
+    def build_connector(self) -> ACDCConnector:
+        return ACDCConnector(self.config)
+
+
+class ACDCForConditionalGeneration(AudioLMForConditionalGeneration):
+    """AC/DC with the LLM's head."""
+
+    config_class = ACDCConfig
+    model_class = ACDCModel
