@@ -250,17 +250,22 @@ class AudioLMProcessor(ProcessorMixin):
             if isinstance(content, str):
                 messages.append({"role": message["role"], "content": content})
                 continue
-            audio = "".join(self.audio_token for part in content if part["type"] == "audio")
-            question = " ".join(p["text"] for p in content if p["type"] == "text").strip()
-            plain = [p["type"] for p in content] == ["audio"] * sum(p["type"] == "audio" for p in content) + ["text"]
-            if message["role"] == "user" and bare and plain and question and audio and self.question_prompt:
+            heard = [self._slot(part) for part in content if part["type"] in ("audio", "caption")]
+            question = " ".join(part["text"] for part in content if part["type"] == "text").strip()
+            audio_first = all(part["type"] == "text" for part in content[len(heard) :])
+            asks = message["role"] == "user" and bare and heard and question and audio_first
+            if asks and self.question_prompt:
                 if not messages and self.question_prompt.get("system"):
                     messages.append({"role": "system", "content": self.question_prompt["system"]})
-                text = self.question_prompt["user"].format(audio=audio, question=question)
+                text = self.question_prompt["user"].format(audio="".join(heard), question=question)
             else:
-                text = "".join(self.audio_token if p["type"] == "audio" else p["text"] for p in content)
+                text = "".join(self._slot(part) for part in content)
             messages.append({"role": message["role"], "content": text})
         return messages
+
+    def _slot(self, part: Mapping[str, Any]) -> str:
+        """The audio token for an audio part; the text itself for text, or for a caption standing in for audio."""
+        return self.audio_token if part["type"] == "audio" else str(part["text"])
 
     def _template(self, messages: list[dict[str, str]], *, generation: bool) -> str:
         return str(
