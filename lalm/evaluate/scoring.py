@@ -71,7 +71,7 @@ def read_number(answer: str) -> int | None:
 def _language_identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    identifier = LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     identifier.set_languages(["en", "de", "fr", "es", "it", "nl", "pt"])
     return identifier
 
