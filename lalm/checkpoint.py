@@ -1,0 +1,92 @@
+"""Checkpoint folders that survive a crash: sealed with checksums, renamed into place, verified on use.
+
+A folder is written under ``OUT/.writing``, sealed (every file's size and sha256 in ``checksums.json``,
+everything synced to disk) and renamed to ``OUT/checkpoint-STEP``. Whatever carries that name was complete.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+KEEP = 2
+CHECKSUMS = "checksums.json"
+
+
+def staging(out: Path) -> Path:
+    """Where checkpoints of the run in ``out`` are written before they are complete."""
+    return out / ".writing"
+
+
+def step_of(folder: Path) -> int:
+    """1500 for ``checkpoint-1500``."""
+    return int(folder.name.removeprefix("checkpoint-"))
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """The run's checkpoint folders, newest first, good or not."""
+    found = [
+        f for f in out.glob("checkpoint-*") if f.is_dir() and f.name.removeprefix("checkpoint-").isdigit()
+    ]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def publish(draft: Path, final: Path) -> None:
+    """Seal a finished draft folder and rename it to its final name, replacing an older one."""
+    sums = {file.name: [file.stat().st_size, _sha256(file)] for file in sorted(draft.iterdir())}
+    (draft / CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n")
+    for file in draft.iterdir():
+        _sync(file)
+    _sync(draft)
+    if final.exists():
+        shutil.rmtree(final)
+    draft.rename(final)
+    _sync(final.parent)
+
+
+def fault(folder: Path) -> str:
+    """What is wrong with a checkpoint folder, or "" when it is as it was written."""
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_text())
+    except (OSError, ValueError):
+        return f"{CHECKSUMS} is missing or damaged"
+    for name, (size, digest) in sums.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if _sha256(file) != digest:
+            return f"the checksum of {name} differs"
+    return ""
+
+
+def newest_good(out: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole, and one sentence for each newer one that is not."""
+    remarks: list[str] = []
+    for folder in checkpoints(out):
+        problem = fault(folder)
+        if not problem:
+            return folder, remarks
+        remarks.append(f"{folder} is broken ({problem}) and is not used.")
+    return None, remarks
+
+
+def prune(out: Path) -> None:
+    """Delete all but the newest ``KEEP`` checkpoints."""
+    for folder in checkpoints(out)[KEEP:]:
+        shutil.rmtree(folder)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

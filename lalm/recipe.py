@@ -1,0 +1,217 @@
+"""A training run as one flat YAML file, read into one strict type.
+
+``load`` opens a file, a shipped recipe ("acdc/train") or a trained folder's own ``recipe.yaml``; ``dump``
+writes the same format back. No inheritance, no interpolation, no class paths: what a file says is the run.
+Paths inside a recipe are relative to the folder the run is started from.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Name = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the text names the file and the key."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class Init(_Section):
+    """Where the weights come from: a checkpoint folder (``from``), or an encoder and an LLM by name.
+
+    Names are pinned ones (``lalm weights list``), folders, or Hub ids; ``options`` are the system config's
+    own fields ("group_size"), with the encoder's under "encoder".
+    """
+
+    from_: Name | None = Field(None, alias="from")
+    encoder: Name | None = None
+    llm: Name | None = None
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        parts = (self.encoder, self.llm)
+        if self.from_ is None and None in parts:
+            raise ValueError("give either 'from', or both 'encoder' and 'llm'")
+        if self.from_ is not None and (parts != (None, None) or self.options):
+            raise ValueError("'from' stands alone: its folder already names encoder, llm and options")
+        return self
+
+
+class Lora(_Section):
+    """LoRA matrices on the LLM's layers of these names; they always train."""
+
+    rank: Positive
+    alpha: float = Field(gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: list[Name] = Field(["q_proj", "v_proj"], min_length=1)
+
+
+class Source(_Section):
+    """One manifest. Per epoch each of its samples is seen ``weight`` times (0.5: every second epoch)."""
+
+    path: Name
+    weight: float = Field(1.0, gt=0)
+
+
+class Data(_Section):
+    """Manifests, and how many processes prepare batches beside the training one (0: none)."""
+
+    train: list[Source] = Field(min_length=1)
+    valid: list[Name] = []
+    workers: Count = 0
+
+
+class Optim(_Section):
+    """AdamW and its schedule, counted in optimizer steps; a step sees batch_size * accumulation samples.
+
+    ``dtype`` is that of the frozen parts; what trains is always float32.
+    """
+
+    learning_rate: float = Field(gt=0)
+    warmup_steps: Count = 0
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: float = Field(0.0, ge=0)
+    batch_size: Positive
+    accumulation: Positive = 1
+    max_steps: Positive | None = None
+    epochs: float | None = Field(None, gt=0)
+    max_grad_norm: float = Field(1.0, ge=0)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: Count = 0
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError("give either 'max_steps' or 'epochs'")
+        return self
+
+
+class Every(_Section):
+    """Optimizer steps between log lines, checkpoints and validations (0: no validation)."""
+
+    log: Positive = 10
+    save: Positive = 500
+    valid: Count = 500
+
+
+class Valid(_Section):
+    """How many validation samples give the loss, and for how many an answer is printed."""
+
+    samples: Positive = 200
+    generate: Count = 3
+
+
+class Recipe(_Section):
+    """One training run. ``trainable`` names what learns ("connector"; * is allowed); the rest is frozen."""
+
+    system: Literal["acdc"]
+    init: Init
+    trainable: list[Name] = ["connector"]
+    lora: Lora | None = None
+    data: Data
+    optim: Optim
+    every: Every = Every()
+    valid: Valid = Valid()
+    cache: Name | None = None
+    out: Name
+
+    @model_validator(mode="after")
+    def _something_learns(self) -> Self:
+        if not self.trainable and self.lora is None:
+            raise ValueError("nothing learns: 'trainable' is empty and there is no 'lora'")
+        return self
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file or trained folder, or the shipped one of that name; overrides: ``key.path=value``.
+
+    Example: ``load("acdc/small", ["optim.learning_rate=1e-5", "out=runs/try"])``.
+    Raises RecipeError naming file and key.
+    """
+    file = _find(path)
+    try:
+        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(fields, dict):
+        raise RecipeError(f"{file}: a recipe is a mapping of keys to values")
+    for override in overrides:
+        _apply(fields, override)
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        raise RecipeError(f"{file}: {_sentence(error)}") from None
+
+
+def shipped() -> dict[str, Path]:
+    """Recipes that come with the package: "system/stage" -> file."""
+    systems = Path(__file__).parent / "systems"
+    return {f"{p.parent.name}/{p.stem}": p for p in sorted(systems.glob("*/*.yaml"))}
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML text that ``load`` reads back to an equal recipe."""
+    fields = recipe.model_dump(by_alias=True, exclude_none=True)
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+
+
+def _find(path: str | Path) -> Path:
+    recipes = shipped()
+    file = Path(path)
+    if file.is_dir() and (file / "recipe.yaml").is_file():
+        return file / "recipe.yaml"
+    if file.is_file():
+        return file
+    if str(path) in recipes:
+        return recipes[str(path)]
+    raise RecipeError(
+        f"there is no recipe '{path}': no such file, and the shipped ones are {', '.join(recipes)}"
+    )
+
+
+def _apply(fields: dict[str, Any], override: str) -> None:
+    """Set one ``key.path=value`` in ``fields``; a number in the path indexes a list."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set {override}: write it as key.path=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {override}: the value is not YAML") from None
+    place: Any = fields
+    for i, key in enumerate(keys):
+        last = i == len(keys) - 1
+        index: Any = key
+        if isinstance(place, list):
+            if not key.isdigit() or int(key) >= len(place):
+                raise RecipeError(f"--set {override}: {'.'.join(keys[:i])} has no item {key}")
+            index = int(key)
+        elif not isinstance(place, dict):
+            raise RecipeError(f"--set {override}: {'.'.join(keys[:i])} holds no keys")
+        elif place.get(key) is None and not last:
+            place[key] = {}
+        if last:
+            place[index] = value
+        else:
+            place = place[index]
+
+
+def _sentence(error: ValidationError) -> str:
+    """Every problem as "key.path: what", joined."""
+    problems = []
+    for item in error.errors():
+        where = ".".join(str(key) for key in item["loc"])
+        what = item["msg"].removeprefix("Value error, ")
+        problems.append(f"{where}: {what}" if where else what)
+    return "; ".join(problems)
