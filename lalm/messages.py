@@ -1,0 +1,253 @@
+"""One message of a conversation: its parts, their checks, and the manifest's and OpenAI's JSON for it.
+
+Messages are plain dicts in the content-part form of the Hugging Face and OpenAI chat formats. The check
+functions take a value and where it is (``message 2 part 1``), and return it typed or raise SampleError.
+"""
+
+import base64
+import copy
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+
+import numpy as np
+import soundfile
+
+from lalm.audio import SAMPLE_RATE, AudioSource, load_audio
+
+_PART_KEYS = {
+    "text": ("type", "text"),
+    "audio": ("type", "audio", "offset_s", "duration_s"),
+    "image": ("type", "image"),
+    "video": ("type", "video"),
+}
+
+
+class SampleError(ValueError):
+    """A manifest line or message that is not a sample; the text is one sentence naming the place."""
+
+
+class TextPart(TypedDict):
+    type: Literal["text"]
+    text: str
+
+
+class AudioPart(TypedDict):
+    """One audio in a message; ``rate`` (Hz) belongs to arrays, the other two (s) select a part of it."""
+
+    type: Literal["audio"]
+    audio: AudioSource
+    rate: NotRequired[int]
+    offset_s: NotRequired[float]
+    duration_s: NotRequired[float]
+
+
+class ImagePart(TypedDict):
+    type: Literal["image"]
+    image: Any
+
+
+class VideoPart(TypedDict):
+    type: Literal["video"]
+    video: Any
+
+
+Part: TypeAlias = TextPart | AudioPart | ImagePart | VideoPart
+
+
+class Message(TypedDict):
+    role: Literal["system", "user", "assistant"]
+    content: str | list[Part]
+
+
+def message_text(message: Message) -> str:
+    """The text of one message: its string, or its text parts joined by line breaks."""
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] for part in content if part["type"] == "text")
+
+
+def message_from_json(obj: object, where: str, folder: Path | None) -> Message:
+    message = json_object(obj, where, ["role", "content"], ["role", "content"])
+    role, content = message["role"], message["content"]
+    if role not in ("system", "user", "assistant"):
+        raise SampleError(f"{where} has the role {role!r}; roles are system, user and assistant")
+    if isinstance(content, str):
+        return {"role": role, "content": content}
+    if not isinstance(content, list):
+        raise SampleError(f"{where} content must be a string or a list of parts, not {json_kind(content)}")
+    parts = [_part_from_json(part, f"{where} part {n}", folder) for n, part in enumerate(content, 1)]
+    for part in parts:
+        if part["type"] != "text" and role != "user":
+            raise SampleError(f"{where} has a part of type {part['type']}, which only user messages may have")
+    return {"role": role, "content": parts}
+
+
+def _part_from_json(obj: object, where: str, folder: Path | None) -> Part:
+    kind = json_object(obj, where).get("type")
+    if not isinstance(kind, str) or kind not in _PART_KEYS:
+        raise SampleError(f"{where} has the type {kind!r}; types are {', '.join(_PART_KEYS)}")
+    part: Any = dict(json_object(obj, where, _PART_KEYS[kind], ["type", kind]))
+    part[kind] = json_text(part[kind], f"{where} {kind}")
+    if kind != "text":
+        if not part[kind]:
+            raise SampleError(f"{where} {kind} is empty")
+        part[kind] = _resolved(part[kind], folder)
+    for name in ("offset_s", "duration_s"):
+        if name in part:
+            part[name] = json_seconds(part[name], f"{where} {name}")
+    return part
+
+
+def json_object(
+    value: object, where: str, keys: Sequence[str] | None = None, required: Sequence[str] = ()
+) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise SampleError(f"{where} must be a JSON object, not {json_kind(value)}")
+    for key in value:
+        if keys is not None and key not in keys:
+            raise SampleError(f"{where} has the unknown key {key!r}; keys are {', '.join(keys)}")
+    for key in required:
+        if key not in value:
+            raise SampleError(f"{where} has no {key}")
+    return value
+
+
+def json_list(value: object, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise SampleError(f"{where} must be a list, not {json_kind(value)}")
+    return value
+
+
+def json_text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise SampleError(f"{where} must be a string, not {json_kind(value)}")
+    return value
+
+
+def json_seconds(value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SampleError(f"{where} must be a number of seconds, not {json_kind(value)}")
+    if not 0 <= value < math.inf:
+        raise SampleError(f"{where} must be a number of seconds from 0 up, not {value}")
+    return float(value)
+
+
+def json_kind(value: object) -> str:
+    """What a JSON reader would call ``value``."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    names: dict[type, str] = {str: "a string", int: "a number", float: "a number", list: "a list"}
+    return names.get(type(value), "an object")
+
+
+# --- paths and OpenAI's chat format ---
+
+
+def _is_url(source: str) -> bool:
+    return source[:5].lower() == "data:" or re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) is not None
+
+
+def _resolved(source: str, folder: Path | None) -> str:
+    return source if folder is None or _is_url(source) else str(folder / source)
+
+
+def copied(message: Message) -> Message:
+    content = message["content"]
+    return {
+        "role": message["role"],
+        "content": content if isinstance(content, str) else [*map(copy.copy, content)],
+    }
+
+
+def message_to_json(message: Message, folder: Path | None) -> dict[str, Any]:
+    if isinstance(message["content"], str):
+        return {**message}
+    parts: list[dict[str, Any]] = []
+    for part in message["content"]:
+        written: dict[str, Any] = {**part}
+        if part["type"] != "text":
+            written[part["type"]] = _source_to_json(written[part["type"]], folder)
+        parts.append(written)
+    return {"role": message["role"], "content": parts}
+
+
+def _source_to_json(source: object, folder: Path | None) -> str:
+    if isinstance(source, bytes):
+        return f"data:application/octet-stream;base64,{base64.b64encode(source).decode()}"
+    if not isinstance(source, str | Path):
+        raise SampleError(
+            f"a sample with a {type(source).__name__} cannot be written as JSON: save it to a file"
+        )
+    if folder is None or (isinstance(source, str) and _is_url(source)):
+        return str(source)
+    absolute, base = Path(os.path.abspath(source)), Path(os.path.abspath(folder))  # noqa: PTH100 (keeps links)
+    return absolute.relative_to(base).as_posix() if absolute.is_relative_to(base) else str(absolute)
+
+
+def message_from_openai(obj: object, where: str, images: bool) -> Message:
+    message = json_object(obj, where, ["role", "content", "name"], ["role", "content"])
+    role = "system" if message["role"] == "developer" else message["role"]
+    content = message["content"]
+    if isinstance(content, list):
+        content = [_part_from_openai(part, f"{where} part {n}", images) for n, part in enumerate(content, 1)]
+    # Bytes and images are checked above; the rest obeys the same rules as a manifest line.
+    plain = [p for p in content if p["type"] == "text"] if isinstance(content, list) else content
+    checked = message_from_json({"role": role, "content": plain}, where, None)
+    if isinstance(content, list) and len(content) > len(plain) and role != "user":
+        raise SampleError(f"{where} has audio or an image, which only user messages may have")
+    return {"role": checked["role"], "content": content}
+
+
+def _part_from_openai(obj: object, where: str, images: bool) -> Part:
+    part = json_object(obj, where)
+    kind = part.get("type")
+    if kind == "text":
+        json_object(part, where, ["type", "text"], ["text"])
+        return {"type": "text", "text": json_text(part["text"], f"{where} text")}
+    if kind == "input_audio":
+        audio = json_object(part.get(kind), f"{where} input_audio", ["data", "format"], ["data"])
+        data = json_text(audio["data"], f"{where} input_audio.data")
+        try:
+            return {"type": "audio", "audio": base64.b64decode("".join(data.split()), validate=True)}
+        except ValueError:
+            raise SampleError(f"{where} input_audio.data is not valid base64") from None
+    if kind == "image_url" and not images:
+        raise SampleError(f"{where} is an image, and this model takes audio and text only")
+    if kind in ("audio_url", "image_url"):
+        url = json_text(json_object(part.get(kind), f"{where} {kind}").get("url"), f"{where} {kind}.url")
+        if url[:5].lower() != "data:":
+            raise SampleError(f"{where} {kind}.url must be a data: URL, since addresses are not fetched")
+        return {"type": "audio", "audio": url} if kind == "audio_url" else {"type": "image", "image": url}
+    raise SampleError(f"{where} has the type {kind!r}; types are text, input_audio, audio_url and image_url")
+
+
+def message_to_openai(message: Message) -> dict[str, Any]:
+    if isinstance(message["content"], str):
+        return {**message}
+    parts: list[dict[str, Any]] = []
+    for part in message["content"]:
+        if part["type"] == "text":
+            parts.append({**part})
+        elif part["type"] == "audio":
+            audio = load_audio(
+                part["audio"],
+                rate=part.get("rate"),
+                offset_s=part.get("offset_s", 0.0),
+                duration_s=part.get("duration_s"),
+            )
+            file = io.BytesIO()
+            soundfile.write(file, np.clip(audio, -1, 1), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+            data = base64.b64encode(file.getvalue()).decode()
+            parts.append({"type": "input_audio", "input_audio": {"data": data, "format": "wav"}})
+        else:
+            raise SampleError(
+                f"a message with a part of type {part['type']} cannot be sent as OpenAI messages"
+            )
+    return {"role": message["role"], "content": parts}
