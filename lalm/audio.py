@@ -55,7 +55,7 @@ def load_audio(
     (N,) or (N, C): floats are taken as they are, integers scaled by their full range. ``rate`` in Hz is
     the array's (16 000 when absent) and only for arrays. ``offset_s`` and ``duration_s`` select a part,
     which may end earlier than asked if the recording does. ``max_s`` refuses what is longer than this
-    many seconds after selection. Example: ``load_audio("samples/lion.ogg", max_s=30)``.
+    many seconds after selection. Example: ``load_audio("samples/horse.ogg", max_s=30)``.
     """
     asked = Asked(_place(source), offset_s, duration_s, max_s)
     asked.check()
