@@ -8,24 +8,13 @@ TensorBoard's ``runs/`` and the last two checkpoints. Started again, it goes on 
 import math
 import os
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
-from transformers import (
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, TrainingArguments
 from transformers import set_seed as seed_everything
 
 from lalm import checkpoint, systems
@@ -34,12 +23,12 @@ from lalm.audio import SAMPLE_RATE
 from lalm.cache import FrameCache
 from lalm.data import Batches, Collator, DataError, Mixture, audio_seconds, open_manifest, subset, text_tokens
 from lalm.modeling import AudioLMForConditionalGeneration
-from lalm.processing import AudioLMProcessor, CachedFrames, Clip
+from lalm.processing import AudioLMProcessor, CachedFrames
 from lalm.recipe import Recipe
 from lalm.sample import Sample
-from lalm.train_report import GradientCheck, Report, TrainError, parts_table, show_example
+from lalm.train_report import GradientCheck, Report, TrainError, parts_table, say, show_example
+from lalm.trainer import Answers, Interruption, Read, RecipeTrainer, is_slim
 
-ANSWER_TOKENS = 64
 # A run may be resumed under a recipe that differs in these; anything else would be another run.
 MAY_CHANGE = (
     "every",
@@ -52,8 +41,6 @@ MAY_CHANGE = (
     "out",
 )
 
-Read = Callable[[Sample], Sequence[Clip | CachedFrames]]
-
 
 def run(recipe: Recipe, *, resume: bool = True) -> Path:
     """Train as the recipe says and return the folder of the trained model.
@@ -62,57 +49,48 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     checkpoints is refused. Ctrl-C saves a checkpoint first and then raises KeyboardInterrupt.
     Example: ``run(recipe.load("acdc/small", ["out=runs/mine"]))``.
     """
-    console = Console()
+    main_process = os.environ.get("RANK", "0") == "0"
+    console = Console(quiet=not main_process)
     out = Path(recipe.out)
     if not resume:
         _check_fresh(out)
     start = _starting_point(recipe, out, console)
+    if main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        _clear(checkpoint.staging(out))
     seed_everything(recipe.optim.seed)
     model, processor = build(recipe)
     train, valid = mixtures(recipe, model)
     steps = recipe.optim.max_steps or math.ceil((recipe.optim.epochs or 0) * train.steps_per_epoch)
-    out.mkdir(parents=True, exist_ok=True)
-    _clear(checkpoint.staging(out))
-    frames = _frame_cache(recipe, model, console)
-    read: Read = processor.clips if frames is None else lambda sample: _cached(frames, sample)
-    batches = Batches(train, steps * train.parts)
-    valid_batches = Batches(valid, valid.steps_per_epoch, "validation") if valid else None
+    settings = arguments(recipe, steps, with_valid=valid is not None)
+    read = _reader(recipe, model.to(settings.device), processor, [train, valid], console)
+    collator, batches = Collator(processor, read), Batches(train, steps * train.parts)
+    console.print(parts_table(model))
+    say(console, "The first example; the loss learns what stands in [[ ]]:", "bold")
+    first = collator([batches[0]])
+    console.print(show_example(first, processor.tokenizer, model.config.audio_token_id))
     with Report(out, console, train.steps_per_epoch) as report:
-        trainer = _Run(
+        trainer = RecipeTrainer(
             recipe,
             processor,
-            steps,
             model=model,
-            args=arguments(recipe, steps, with_valid=valid is not None),
-            data_collator=Collator(processor, read),
+            args=settings,
+            data_collator=collator,
             train_dataset=batches,
-            eval_dataset=valid_batches,
+            eval_dataset=Batches(valid, valid.steps_per_epoch, "validation") if valid else None,
             callbacks=[report, GradientCheck(console)],
         )
         trainer.remove_callback(PrinterCallback)
-        if valid_batches is not None:
-            answered = subset(
-                [s for source in valid_batches.mixture.sources for s in source], recipe.valid.generate
-            )
-            trainer.add_callback(_Answers(answered, processor, read, report, console))
-        if frames is not None:
-            _fill(frames, [train, valid], console)
-        console.print(parts_table(model))
-        console.print("The first example; the loss learns what stands in [[ ]]:", style="bold", markup=False)
-        console.print(
-            show_example(
-                trainer.data_collator([batches[0]]), processor.tokenizer, model.config.audio_token_id
-            )
-        )
-        with _Interruption() as interruption:
+        if valid is not None:
+            answered = subset(valid.sources[0], recipe.valid.generate)
+            trainer.add_callback(Answers(answered, processor, read, report, console))
+        with Interruption() as interruption:
             trainer.add_callback(interruption)
             trainer.train(resume_from_checkpoint=str(start) if start else None)
     if interruption.asked and trainer.state.global_step < steps:
         newest = checkpoint.checkpoints(out)[0]
-        console.print(
-            f"Stopped after step {trainer.state.global_step}; {escape(str(newest))} holds everything."
-        )
-        console.print(f"Go on with: lalm train {escape(str(newest / 'recipe.yaml'))}", highlight=False)
+        say(console, f"Stopped after step {trainer.state.global_step}; {newest} holds everything.")
+        say(console, f"Go on with: lalm train {newest / 'recipe.yaml'}")
         raise KeyboardInterrupt
     _finish(trainer, out)
     return out
@@ -141,7 +119,7 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    if model.config.lora and not _is_slim(model):
+    if model.config.lora and not is_slim(model):
         extra = sorted(set(names) - set(systems.trained_names(model)))[0]
         raise TrainError(f"trainable: with LoRA only the connector may train beside it, not {extra}")
     return model, processor
@@ -208,110 +186,6 @@ def arguments(recipe: Recipe, steps: int, *, with_valid: bool) -> TrainingArgume
     )
 
 
-class _Run(Trainer):
-    """The Trainer with checkpoints of ours: what trains, sealed, renamed into place, the last two kept."""
-
-    def __init__(self, recipe: Recipe, processor: AudioLMProcessor, steps: int, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._recipe, self._processor = recipe, processor
-        self._out = Path(recipe.out)
-        self._steps = steps
-
-    def save_run(self, folder: Path) -> None:
-        """Weights and recipe of the run as it is now."""
-        systems.save(self.model, self._processor, folder, slim=_is_slim(self.model))
-        (folder / "recipe.yaml").write_text(recipes.dump(self._recipe), encoding="utf-8")
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(checkpoint.staging(self._out))
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            name = f"checkpoint-{self.state.global_step}"
-            checkpoint.publish(checkpoint.staging(self._out) / name, self._out / name)
-            checkpoint.prune(self._out)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        self.save_run(Path(output_dir or self._out))
-
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
-    ) -> None:
-        if _is_slim(self.model):
-            systems.load_trained(self.model, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-
-class _Answers(TrainerCallback):
-    """After each validation, prints and logs what the model answers to a few samples."""
-
-    def __init__(
-        self, samples: list[Sample], processor: AudioLMProcessor, read: Read, report: Report, console: Console
-    ) -> None:
-        self._samples, self._processor, self._read = samples, processor, read
-        self._report, self._console = report, console
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: AudioLMForConditionalGeneration,
-        **kwargs: Any,
-    ) -> None:
-        answers = []
-        for sample in self._samples:
-            try:
-                batch = self._processor.batch([sample.prompt()], audios=[self._read(sample)])
-            except (ValueError, OSError) as error:
-                self._console.print(f"no answer: {escape(str(error))}", style="yellow")
-                continue
-            ids = model.generate(**batch.to(model.device), max_new_tokens=ANSWER_TOKENS, do_sample=False)
-            (answer,) = self._processor.decode_new(ids)
-            answers.append({"id": sample.id, "target": sample.target, "answer": answer})
-            self._console.print(f"  [dim]{escape(sample.id)} target[/]  {escape(sample.target)}")
-            self._console.print(f"  [dim]{escape(sample.id)} answer[/]  {escape(answer)}")
-        if answers:
-            self._report.write(state.global_step, {"answers": answers})
-
-
-class _Interruption(TrainerCallback):
-    """Ctrl-C or SIGTERM: finish the step, save, stop. A second one stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "_Interruption":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.asked:
-            control.should_save = control.should_log = control.should_training_stop = True
-
-
-def _is_slim(model: AudioLMForConditionalGeneration) -> bool:
-    """True when connector and LoRA are all that trains and the other parts can be found by name."""
-    learning = {name for name, p in model.named_parameters() if p.requires_grad}
-    return learning <= set(systems.trained_names(model)) and {"encoder", "llm"} <= set(model.config.parts)
-
-
 def _check_fresh(out: Path) -> None:
     if found := checkpoint.checkpoints(out):
         raise TrainError(f"'{out}' already holds {found[0].name}: resume that run, or name another 'out'")
@@ -321,10 +195,10 @@ def _starting_point(recipe: Recipe, out: Path, console: Console) -> Path | None:
     """The checkpoint to resume from, if any; it must be of the same run."""
     folder, remarks = checkpoint.newest_good(out)
     for remark in remarks:
-        console.print(escape(remark), style="yellow")
+        say(console, remark, "yellow")
     if folder is None:
         if remarks:
-            console.print("No good checkpoint is left; the run starts again.", style="yellow")
+            say(console, "No good checkpoint is left; the run starts again.", "yellow")
         return None
     earlier = _flat(recipes.load(folder / "recipe.yaml").model_dump(by_alias=True))
     now = _flat(recipe.model_dump(by_alias=True))
@@ -335,7 +209,7 @@ def _starting_point(recipe: Recipe, out: Path, console: Console) -> Path | None:
                 f"{folder} was trained with {key} = {earlier.get(key)}, the recipe says {now.get(key)}: "
                 "resume with the same value, or name another 'out'"
             )
-    console.print(f"Resuming from {escape(str(folder))}.", highlight=False)
+    say(console, f"Resuming from {folder}.")
     return folder
 
 
@@ -349,40 +223,46 @@ def _flat(fields: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _frame_cache(
-    recipe: Recipe, model: AudioLMForConditionalGeneration, console: Console
-) -> FrameCache | None:
+def _reader(
+    recipe: Recipe,
+    model: AudioLMForConditionalGeneration,
+    processor: AudioLMProcessor,
+    mixed: Sequence[Mixture | None],
+    console: Console,
+) -> Read:
+    """How batches get their audio: decoded, or as frames from the recipe's cache, which is filled first.
+
+    Clips that cannot be read are left out of the cache, so that the collator meets and names them.
+    """
     if recipe.cache is None:
-        return None
+        return processor.clips
     tower = model.model.audio_tower
     if any(p.requires_grad for p in tower.parameters()):
-        console.print("The frame cache is off: the encoder trains.", style="yellow")
-        return None
-    return FrameCache(recipe.cache, tower)
-
-
-def _fill(frames: FrameCache, mixed: Sequence[Mixture | None], console: Console) -> None:
-    """Encode the mixtures' clips that are not in the cache yet; unreadable ones are left to the collator."""
+        say(console, "The frame cache is off: the encoder trains.", "yellow")
+        return processor.clips
+    frames = FrameCache(recipe.cache, tower)
     parts = [p for m in mixed if m is not None for source in m.sources for s in source for p in s.audios]
+    unread: dict[str, str] = {}
     with console.status("Encoding clips into the frame cache") as status:
         count = frames.fill(
             parts,
             progress=lambda done, total: status.update(
                 f"Encoding clips into the frame cache: {done}/{total}"
             ),
-            failed=lambda part, error: None,
+            failed=lambda part, error: unread.update({str(part["audio"]): str(error)}),
         )
-    console.print(f"Frame cache: {count} clips encoded, {len(frames)} there.", highlight=False)
+    say(console, f"Frame cache: {count} clips encoded now, {len(frames)} there.")
 
-
-def _cached(frames: FrameCache, sample: Sample) -> list[CachedFrames]:
-    try:
+    def read(sample: Sample) -> list[CachedFrames]:
+        for part in sample.audios:
+            if str(part["audio"]) in unread:
+                raise DataError(unread[str(part["audio"])])
         return [CachedFrames(frames[part]) for part in sample.audios]
-    except KeyError:
-        raise DataError("its audio could not be encoded into the frame cache") from None
+
+    return read
 
 
-def _finish(trainer: _Run, out: Path) -> None:
+def _finish(trainer: RecipeTrainer, out: Path) -> None:
     """Put the final model beside the logs, file by file renamed into place."""
     if not trainer.args.should_save:
         return

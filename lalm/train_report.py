@@ -36,6 +36,11 @@ from lalm.modeling import IGNORE_INDEX
 GRADIENT_STEPS = 3  # LoRA's first matrices get their first gradient in the second step
 
 
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print one sentence as it is: no markup, no wrapping, so that log files stay searchable."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 class TrainError(ValueError):
     """A run that cannot start or go on; the text says why."""
 
@@ -215,7 +220,8 @@ class Report(TrainerCallback):
             done = state.global_step - first
             left_s = (time.monotonic() - began) / max(done, 1) * (state.max_steps - state.global_step)
             left = f"{int(left_s) // 3600}:{int(left_s) // 60 % 60:02}:{int(left_s) % 60:02}"
-            self._console.print(f"step {state.global_step}/{state.max_steps}  {text}  time left {left}")
+            line = f"step {state.global_step}/{state.max_steps}  {text}  time left {left}"
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     def _forget_after(self, step: int) -> None:
         """Drop what a killed run wrote after the checkpoint, and a line it was cut off in."""

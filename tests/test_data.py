@@ -76,7 +76,7 @@ def test_a_step_holds_the_same_samples_however_it_is_split() -> None:
     samples = named("a", 50)
     whole = names(Mixture([(samples, 1.0)], text_tokens, batch_size=4, seed=1), 0, 30)
     split = names(Mixture([(samples, 1.0)], text_tokens, batch_size=1, parts=4, seed=1), 0, 120)
-    assert [sum(split[i : i + 4], []) for i in range(0, 120, 4)] == whole
+    assert [[n for batch in split[i : i + 4] for n in batch] for i in range(0, 120, 4)] == whole
 
 
 def padding(batches: Sequence[Sequence[float]]) -> float:

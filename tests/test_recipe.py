@@ -122,7 +122,7 @@ def test_the_paper_recipe_has_the_papers_numbers() -> None:
 
 
 def test_unknown_recipe_and_broken_yaml(tmp_path: Path) -> None:
-    with pytest.raises(recipe.RecipeError, match="no recipe 'acdc/nothing'.*acdc/train"):
+    with pytest.raises(recipe.RecipeError, match=r"no recipe 'acdc/nothing'.*acdc/train"):
         recipe.load("acdc/nothing")
     (tmp_path / "bad.yaml").write_text("system: [acdc")
     with pytest.raises(recipe.RecipeError, match=r"bad\.yaml: not YAML"):

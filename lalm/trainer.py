@@ -1,0 +1,128 @@
+"""The pieces ``lalm.train`` adds to transformers' Trainer: checkpoints, answers at validation, Ctrl-C."""
+
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import torch
+from rich.console import Console
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lalm import checkpoint, systems
+from lalm import recipe as recipes
+from lalm.modeling import AudioLMForConditionalGeneration
+from lalm.processing import AudioLMProcessor, CachedFrames, Clip
+from lalm.recipe import Recipe
+from lalm.sample import Sample
+from lalm.train_report import Report, say
+
+ANSWER_TOKENS = 64
+
+Read = Callable[[Sample], Sequence[Clip | CachedFrames]]
+
+
+class RecipeTrainer(Trainer):
+    """The Trainer with checkpoints of ours: what trains, sealed, renamed into place, the last two kept."""
+
+    def __init__(self, recipe: Recipe, processor: AudioLMProcessor, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._recipe, self._processor = recipe, processor
+        self._out = Path(recipe.out)
+
+    def save_run(self, folder: Path) -> None:
+        """Weights and recipe of the run as it is now."""
+        systems.save(self.model, self._processor, folder, slim=is_slim(self.model))
+        (folder / "recipe.yaml").write_text(recipes.dump(self._recipe), encoding="utf-8")
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(checkpoint.staging(self._out))
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            name = f"checkpoint-{self.state.global_step}"
+            checkpoint.publish(checkpoint.staging(self._out) / name, self._out / name)
+            checkpoint.prune(self._out)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        self.save_run(Path(output_dir or self._out))
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
+    ) -> None:
+        if is_slim(self.model):
+            systems.load_trained(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+class Answers(TrainerCallback):
+    """After each validation, prints and logs what the model answers to a few samples."""
+
+    def __init__(
+        self, samples: list[Sample], processor: AudioLMProcessor, read: Read, report: Report, console: Console
+    ) -> None:
+        self._samples, self._processor, self._read = samples, processor, read
+        self._report, self._console = report, console
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: AudioLMForConditionalGeneration,
+        **kwargs: Any,
+    ) -> None:
+        answers = []
+        for sample in self._samples:
+            try:
+                batch = self._processor.batch([sample.prompt()], audios=[self._read(sample)])
+            except (ValueError, OSError) as error:
+                say(self._console, f"no answer: {error}", "yellow")
+                continue
+            ids = model.generate(**batch.to(model.device), max_new_tokens=ANSWER_TOKENS, do_sample=False)
+            (answer,) = self._processor.decode_new(ids)
+            answers.append({"id": sample.id, "target": sample.target, "answer": answer})
+            for name, text in (("target", sample.target), ("answer", answer)):
+                line = "".join(c if c.isprintable() else " " for c in text)
+                say(self._console, f"  {name} {sample.id}: {line}")
+        if answers:
+            self._report.write(state.global_step, {"answers": answers})
+
+
+class Interruption(TrainerCallback):
+    """Ctrl-C or SIGTERM: finish the step, save, stop. A second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.asked:
+            control.should_save = control.should_log = control.should_training_stop = True
+
+
+def is_slim(model: AudioLMForConditionalGeneration) -> bool:
+    """True when connector and LoRA are all that trains and the other parts can be found by name."""
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    return learning <= set(systems.trained_names(model)) and {"encoder", "llm"} <= set(model.config.parts)

@@ -1,0 +1,306 @@
+"""Training runs on tiny random parts: exact resume, equal accumulation, and what a run shows and leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from tiny_parts import llama_folder, noise, whisper_folder
+
+from lalm import checkpoint, recipe, systems, train
+from lalm.sample import Message, Sample, write_manifest
+from lalm.train_report import GradientCheck, TrainError, part_of, show_example
+
+KILLED_RUN = """
+import os, signal, sys
+import torch
+from lalm import recipe, train, train_report
+torch.set_num_threads(1)
+log = train_report.Report.on_log
+def then_die(self, args, state, control, logs, **kwargs):
+    log(self, args, state, control, logs, **kwargs)
+    if state.global_step == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+train_report.Report.on_log = then_die
+train.run(recipe.load(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an encoder, an LLM, twelve clips of different lengths and two manifests."""
+    folder = tmp_path_factory.mktemp("world")
+    whisper_folder(folder / "encoder")
+    llama_folder(folder / "llm", dropout=0.1)
+    samples = []
+    for i in range(12):
+        clip = noise(folder / "clips" / f"{i}.wav", 0.5 + 0.25 * i, seed=i)
+        user: Message = {"role": "user", "content": [{"type": "audio", "audio": str(clip)}]}
+        answer: Message = {"role": "assistant", "content": f"Noise, number {i}." * (1 + i % 3)}
+        samples.append(Sample((user, answer), id=f"clip{i}"))
+    write_manifest(folder / "train.jsonl", samples)
+    write_manifest(folder / "valid.jsonl", samples[:3])
+    return folder
+
+
+def settings(world: Path, out: Path, **changes: Any) -> recipe.Recipe:
+    fields: dict[str, Any] = {
+        "system": "acdc",
+        "init": {
+            "encoder": str(world / "encoder"),
+            "llm": str(world / "llm"),
+            "options": {"group_size": 10, "connector_width": 32},
+        },
+        "lora": {"rank": 2, "alpha": 4, "dropout": 0.2},
+        "data": {"train": [{"path": str(world / "train.jsonl")}]},
+        "optim": {"learning_rate": 1e-2, "batch_size": 2, "max_steps": 12, "warmup_steps": 2},
+        "every": {"log": 1, "save": 4, "valid": 4},
+        "valid": {"samples": 3, "generate": 1},
+        "out": str(out),
+    }
+    for key, value in changes.items():
+        fields[key] = {**fields[key], **value} if isinstance(value, dict) and key in fields else value
+    return recipe.Recipe.model_validate(fields)
+
+
+def lines(out: Path, key: str = "loss") -> dict[int, float]:
+    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[key] for line in found if key in line}
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path) -> Path:
+    """One run from start to end, with validation."""
+    torch.set_num_threads(1)
+    return train.run(settings(world, world / "finished", data={"valid": [str(world / "valid.jsonl")]}))
+
+
+def test_a_run_learns_and_leaves_a_model_that_loads(finished: Path) -> None:
+    losses = lines(finished)
+    assert list(losses) == list(range(1, 13))
+    assert losses[12] < losses[1] - 0.5
+    assert sorted(lines(finished, "valid_loss")) == [4, 8, 12]
+    assert sorted(lines(finished, "answers")) == [4, 8, 12]
+    assert recipe.load(finished) == recipe.load(finished / "checkpoint-12")
+    assert any(file.name.startswith("events") for file in (finished / "runs").iterdir())
+    assert not checkpoint.staging(finished).exists()
+    model, _ = systems.load(finished)
+    tensors = load_file(finished / "model.safetensors")
+    assert tensors and all("connector" in name or "lora_" in name for name in tensors)
+    state = model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in tensors.items())
+
+
+def test_the_last_two_checkpoints_are_kept_and_whole(finished: Path) -> None:
+    assert [folder.name for folder in checkpoint.checkpoints(finished)] == ["checkpoint-12", "checkpoint-8"]
+    assert [checkpoint.fault(folder) for folder in checkpoint.checkpoints(finished)] == ["", ""]
+
+
+def test_a_run_killed_and_resumed_is_the_run_that_was_not(world: Path, finished: Path) -> None:
+    """kill -9 between two checkpoints; losses, validation and final weights agree to the last bit."""
+    out = world / "killed"
+    killed = settings(world, out, data={"valid": [str(world / "valid.jsonl")]})
+    file = world / "killed.yaml"
+    file.write_text(recipe.dump(killed))
+    root = Path(__file__).parent.parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(root)])}
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED_RUN, str(file)], env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert max(lines(out)) == 7 and [f.name for f in checkpoint.checkpoints(out)] == ["checkpoint-4"]
+    with (out / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 8, "lo')  # as if the kill had come in the middle of a line
+    train.run(killed)
+    for key in ("loss", "valid_loss", "grad_norm", "learning_rate"):
+        assert lines(out, key) == lines(finished, key), key
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, finished))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_broken_newest_checkpoint_is_skipped_with_a_sentence(
+    world: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "broken"
+    plain = settings(world, out)
+    train.run(plain)
+    whole = lines(out)
+    weights = out / "checkpoint-12" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    capsys.readouterr()
+    train.run(plain)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "checkpoint-12 is broken (model.safetensors has" in said
+    assert "Resuming from" in said and "checkpoint-8." in said
+    assert lines(out) == whole
+    bits = bytearray((out / "checkpoint-12" / "optimizer.pt").read_bytes())
+    bits[len(bits) // 2] ^= 1
+    (out / "checkpoint-12" / "optimizer.pt").write_bytes(bits)
+    assert checkpoint.newest_good(out)[1] == [
+        f"{out / 'checkpoint-12'} is broken (the checksum of optimizer.pt differs) and is not used."
+    ]
+
+
+def test_accumulating_four_times_one_equals_one_batch_of_four(world: Path, tmp_path: Path) -> None:
+    runs = []
+    for batch_size, accumulation in ((4, 1), (1, 4), (2, 2)):
+        optim = {"batch_size": batch_size, "accumulation": accumulation, "max_steps": 4}
+        out = tmp_path / f"{batch_size}x{accumulation}"
+        train.run(settings(world, out, optim=optim, lora=None))
+        runs.append((lines(out), load_file(out / "model.safetensors")))
+    for losses, weights in runs[1:]:
+        assert losses == pytest.approx(runs[0][0], abs=1e-4)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(tensor, runs[0][1][name], atol=2e-3, rtol=0)
+
+
+def test_the_frame_cache_changes_nothing_but_the_work(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = settings(world, tmp_path / "plain", optim={"max_steps": 3}, lora=None)
+    cached = settings(
+        world, tmp_path / "cached", optim={"max_steps": 3}, lora=None, cache=str(tmp_path / "frames")
+    )
+    train.run(plain)
+    calls = []
+    model_class = systems.SYSTEMS["acdc"][1]
+    monkeypatch.setattr(model_class, "encode", lambda *args: calls.append(args))
+    train.run(cached)
+    assert not calls
+    assert lines(tmp_path / "cached") == pytest.approx(lines(tmp_path / "plain"), abs=2e-2)  # bfloat16 frames
+
+
+def test_frozen_parts_stay_in_eval_mode_and_as_they_were(world: Path, tmp_path: Path) -> None:
+    model, _ = train.build(settings(world, tmp_path, lora=None))
+    model.train()
+    assert model.model.connector.training
+    assert not any(module.training for module in model.model.audio_tower.modules())
+    assert not any(module.training for module in model.model.language_model.modules())
+    assert {part_of(n) for n, p in model.named_parameters() if p.requires_grad} == {"connector"}
+
+
+def test_bfloat16_freezes_in_bfloat16_and_trains_in_float32(world: Path, tmp_path: Path) -> None:
+    half = settings(world, tmp_path / "half", optim={"dtype": "bfloat16", "max_steps": 2})
+    model, _ = train.build(half)
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == (torch.float32 if parameter.requires_grad else torch.bfloat16), name
+    assert len(lines(train.run(half))) == 2
+
+
+def test_the_example_shows_slots_folded_and_the_loss_marked(world: Path, tmp_path: Path) -> None:
+    made = settings(world, tmp_path)
+    model, processor = train.build(made)
+    mixture, _ = train.mixtures(made, model)
+    sample = mixture.sources[0][0]
+    text = show_example(
+        processor.batch([sample, mixture.sources[0][11]], labels=True),
+        processor.tokenizer,
+        model.config.audio_token_id,
+    ).plain
+    slots = model.config.num_audio_tokens(8000)
+    assert text == (
+        f"<|im_start|>user\n<audio x {slots}><|im_end|>\n<|im_start|>assistant\n"
+        "[[Noise, number 0.<|im_end|>]]\n"
+    )
+
+
+def test_a_part_without_gradient_is_named(world: Path, tmp_path: Path) -> None:
+    model, _ = train.build(settings(world, tmp_path, lora=None))
+    check = GradientCheck(Console(quiet=True))
+    for step in range(3):
+        for name, parameter in model.named_parameters():
+            reached = parameter.requires_grad and (
+                "linear_2" in name or (step == 2 and name.endswith("1.bias"))
+            )
+            parameter.grad = torch.ones_like(parameter) if reached else None
+        check.on_pre_optimizer_step(None, None, None, model=model)  # type: ignore[arg-type]
+    assert check.silent == ["connector.linear_1"]
+
+
+def test_every_trained_part_gets_a_gradient(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.run(settings(world, tmp_path / "out", optim={"max_steps": 4}))
+    said = capsys.readouterr().out
+    assert "No gradient" not in said
+    assert "language_model (LoRA)" in said and "connector" in said
+
+
+def test_interrupting_saves_and_says_how_to_go_on(
+    world: Path,
+    tmp_path: Path,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "stopped"
+    stopped = settings(world, out, data={"valid": [str(world / "valid.jsonl")]})
+    log = train.Report.on_log
+
+    def then_interrupt(self: Any, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
+        log(self, args, state, control, logs, **kwargs)
+        if state.global_step == 5 and "loss" in logs:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Report, "on_log", then_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(stopped)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Stopped after step 6" in said and "Go on with: lalm train" in said
+    assert not (out / "model.safetensors").exists()
+    train.run(recipe.load(out / "checkpoint-6" / "recipe.yaml"))
+    assert lines(out) == lines(finished)
+
+
+def test_another_recipe_is_not_resumed(world: Path, finished: Path) -> None:
+    other = settings(
+        world, finished, optim={"learning_rate": 2e-2}, data={"valid": [str(world / "valid.jsonl")]}
+    )
+    with pytest.raises(TrainError, match=r"checkpoint-12 was trained with optim.learning_rate = 0.01"):
+        train.run(other)
+    with pytest.raises(TrainError, match="already holds checkpoint-12"):
+        train.run(settings(world, finished), resume=False)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match=r"step \d+: the loss is (nan|inf)"):
+        train.run(
+            settings(world, tmp_path / "out", optim={"learning_rate": 1e25, "max_grad_norm": 0}, lora=None)
+        )
+
+
+def test_epochs_count_the_data(world: Path, tmp_path: Path) -> None:
+    optim = {"max_steps": None, "epochs": 1.5, "batch_size": 4}
+    assert max(lines(train.run(settings(world, tmp_path / "out", optim=optim)))) == 5  # ceil(1.5 * 12 / 4)
+
+
+def test_the_next_stage_starts_from_a_trained_folder(world: Path, finished: Path, tmp_path: Path) -> None:
+    fields = settings(world, tmp_path).model_dump(by_alias=True)
+    fields["init"] = {"from": str(finished)}
+    model, _ = train.build(recipe.Recipe.model_validate(fields))
+    tensors = load_file(finished / "model.safetensors")
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in tensors.items())
+    assert all(dict(model.named_parameters())[name].requires_grad for name in tensors)
+    fields["lora"] = {"rank": 3, "alpha": 4}
+    with pytest.raises(TrainError, match="already has LoRA"):
+        train.build(recipe.Recipe.model_validate(fields))
+
+
+def test_a_trained_encoder_makes_whole_checkpoints_that_resume(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "encoder"
+    both = settings(world, out, trainable=["connector", "audio_tower"], lora=None, optim={"max_steps": 6})
+    train.run(both)
+    whole = lines(out)
+    (out / "checkpoint-6" / "trainer_state.json").unlink()
+    train.run(both)
+    assert lines(out) == whole
+    assert any("audio_tower" in name for name in load_file(out / "model.safetensors"))
+    systems.load(out)
