@@ -219,7 +219,7 @@ def _place(source: AudioSource) -> str:
     if isinstance(source, Path) or (isinstance(source, str) and source != "-" and not _is_data_url(source)):
         return _shortened(str(source))
     name = audio_name(source)
-    return name if name == "stdin" else f"the {name}"
+    return {"stdin": "stdin", "bytes": "the audio data"}.get(name, f"the {name}")
 
 
 def _shortened(text: str) -> str:

@@ -96,28 +96,55 @@ def file_blocks(file: BinaryIO, asked: Asked) -> Blocks:
         handle = file if isinstance(file, io.BytesIO) else file.fileno()
         sound = soundfile.SoundFile(handle, closefd=False)
     except soundfile.LibsndfileError:
+        sound = None
+    if sound is not None:
+        with sound:
+            if _length_is_known(sound, file):
+                yield from _soundfile_blocks(sound, asked)
+                if sound.format == "OGG" and sound.tell() >= sound.frames:
+                    _check_last_page(file, asked, sound.tell() / sound.samplerate)
+                return
+    file.seek(0)
+    yield from _ffmpeg_blocks(file, asked)
+
+
+def _length_is_known(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
+    """Whether ``sound.frames`` is the recording's true length: libsndfile reads no further than that.
+
+    It is not in a FLAC written to a pipe, an MP3 without the Xing frame that counts its frames (an
+    estimate from the bit rate), or an Ogg of several streams one after the other (the first one's).
+    """
+    if sound.frames >= _UNKNOWN_FRAMES:
+        return False
+    at = file.tell()
+    if sound.format == "MP3":
         file.seek(0)
-        yield from _ffmpeg_blocks(file, asked)
-        return
-    with sound:
-        yield from _soundfile_blocks(sound, asked)
-        reached_end = sound.frames >= _UNKNOWN_FRAMES or sound.tell() >= sound.frames
-        if reached_end and sound.format == "OGG":
-            _check_last_page(file, asked, sound.tell() / sound.samplerate)
+        tag = file.read(10)
+        size = sum((byte & 127) << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=False))
+        file.seek(10 + size if tag[:3] == b"ID3" else 0)
+        head = file.read(8192)
+        file.seek(at)
+        return b"Xing" in head or b"Info" in head
+    if sound.format == "OGG":
+        file.seek(0)
+        first = file.read(18)
+        last = _last_page(file)
+        file.seek(at)
+        return first[14:] == last[14:18] or len(last) < 18  # the stream's serial number
+    return True
 
 
 def _soundfile_blocks(sound: soundfile.SoundFile, asked: Asked) -> Blocks:
-    rate, known = sound.samplerate, sound.frames < _UNKNOWN_FRAMES
+    rate = sound.samplerate
     asked.check_stream(rate, sound.channels)
-    if known:
-        promised = sound.frames * _promised_fraction(sound.extra_info)
-        if promised > sound.frames:
-            raise asked.truncated(sound.frames / rate, promised / rate)
-        if sound.frames:
-            asked.check_length(sound.frames / rate)
+    promised = sound.frames * _promised_fraction(sound.extra_info)
+    if promised > sound.frames:
+        raise asked.truncated(sound.frames / rate, promised / rate)
+    if sound.frames:
+        asked.check_length(sound.frames / rate)
     first = round(asked.offset_s * rate)
-    last = first + asked.num_frames(rate)
-    at = sound.seek(first) if known and first else 0
+    last = min(sound.frames, first + asked.num_frames(rate))
+    at = sound.seek(first) if first else 0
     while at < last:
         try:
             block = sound.read(int(min(BLOCK_FRAMES, last - at)), dtype="float32", always_2d=True)
@@ -126,18 +153,12 @@ def _soundfile_blocks(sound: soundfile.SoundFile, asked: Asked) -> Blocks:
         if not len(block):
             break
         at += len(block)
-        if at > first:
-            yield rate, block[max(0, len(block) - (at - first)) :]
-    if known and at < min(last, sound.frames):
-        raise asked.truncated(at / rate, sound.frames / rate)
-    if not known and at <= first and first:
-        asked.check_length(at / rate)
-    if (
-        sound.format == "OGG"
-        and not first
-        and re.search(r"reports a hole|Corrupted bitstream", sound.extra_info)
-    ):
+        yield rate, block
+    holes = re.search(r"reports a hole|Corrupted bitstream", sound.extra_info)
+    if sound.format == "OGG" and holes and not first:  # a seek leaves the same words in the log
         raise AudioError(f"{asked.place} is damaged: parts of it cannot be decoded")
+    if at < last:
+        raise asked.truncated(at / rate, sound.frames / rate)
 
 
 def _promised_fraction(log: str) -> float:
@@ -153,13 +174,18 @@ def _promised_fraction(log: str) -> float:
 
 def _check_last_page(file: BinaryIO, asked: Asked, heard_s: float) -> None:
     """An Ogg file whose last page is incomplete was cut off (its header states no length to compare)."""
-    size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - 2 * 65_307))  # 65 307 bytes is the largest page
-    tail = file.read()
-    page = tail[max(0, tail.rfind(b"OggS")) :]
+    page = _last_page(file)
     table = page[27 : 27 + page[26]] if len(page) > 26 else b""
     if len(page) <= 26 or len(page) < 27 + page[26] + sum(table):
         raise AudioError(f"{asked.place} is truncated: it breaks off after {shown_s(heard_s)} s of audio")
+
+
+def _last_page(file: BinaryIO) -> bytes:
+    """The last page of an Ogg file, with whatever follows it."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - 2 * 65_307))  # 65 307 bytes is the largest page
+    tail = file.read()
+    return tail[max(0, tail.rfind(b"OggS")) :]
 
 
 def _ffmpeg_blocks(file: BinaryIO, asked: Asked) -> Blocks:
