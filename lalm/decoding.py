@@ -44,6 +44,7 @@ class Asked:
     max_s: float | None
 
     def check(self) -> None:
+        """Refuse numbers that select nothing."""
         if not 0 <= self.offset_s < float("inf"):
             raise AudioError(f"offset_s of {self.place} must be 0 or more, not {self.offset_s}")
         if self.duration_s is not None and not 0 < self.duration_s < float("inf"):
@@ -61,16 +62,19 @@ class Asked:
             raise self.too_long(shown_s(part_s))
 
     def too_long(self, length: str) -> AudioError:
+        """The refusal of a source of ``length`` seconds."""
         assert self.max_s is not None
         return AudioError(f"{self.place} is {length} s long; the limit is {shown_s(self.max_s)} s")
 
     def truncated(self, heard_s: float, promised_s: float) -> AudioError:
+        """The refusal of a source that ends before it should."""
         return AudioError(
             f"{self.place} is truncated: it promises {shown_s(promised_s)} s of audio but ends "
             f"after {shown_s(heard_s)} s"
         )
 
     def damaged(self, heard_s: float) -> AudioError:
+        """The refusal of a source whose decoding fails on the way."""
         return AudioError(
             f"{self.place} is damaged or truncated: it cannot be decoded past {shown_s(heard_s)} s"
         )
@@ -80,6 +84,7 @@ class Asked:
         return float("inf") if self.duration_s is None else max(1, round(self.duration_s * rate))
 
     def check_stream(self, rate: int, channels: int) -> None:
+        """Refuse rates and channel counts that cannot be read."""
         if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
             low, high = RATES_HZ
             raise AudioError(

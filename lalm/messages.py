@@ -74,6 +74,7 @@ def message_text(message: Message) -> str:
 
 
 def message_from_json(obj: object, where: str, folder: Path | None) -> Message:
+    """One manifest message; ``where`` opens every error, relative paths resolve to ``folder``."""
     message = json_object(obj, where, ["role", "content"], ["role", "content"])
     role, content = message["role"], message["content"]
     if role not in ("system", "user", "assistant"):
@@ -108,6 +109,7 @@ def _part_from_json(obj: object, where: str, folder: Path | None) -> Part:
 def json_object(
     value: object, where: str, keys: Sequence[str] | None = None, required: Sequence[str] = ()
 ) -> dict[str, Any]:
+    """``value`` as a JSON object that has the ``required`` keys and, if given, no others than ``keys``."""
     if not isinstance(value, dict):
         raise SampleError(f"{where} must be a JSON object, not {json_kind(value)}")
     for key in value:
@@ -120,18 +122,21 @@ def json_object(
 
 
 def json_list(value: object, where: str) -> list[Any]:
+    """``value`` as a list."""
     if not isinstance(value, list):
         raise SampleError(f"{where} must be a list, not {json_kind(value)}")
     return value
 
 
 def json_text(value: object, where: str) -> str:
+    """``value`` as a string."""
     if not isinstance(value, str):
         raise SampleError(f"{where} must be a string, not {json_kind(value)}")
     return value
 
 
 def json_seconds(value: object, where: str) -> float:
+    """``value`` as finite seconds from 0 up."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise SampleError(f"{where} must be a number of seconds, not {json_kind(value)}")
     if not 0 <= value < math.inf:
@@ -159,6 +164,7 @@ def _resolved(source: str, folder: Path | None) -> str:
 
 
 def copied(message: Message) -> Message:
+    """The message with containers of its own."""
     content = message["content"]
     return {
         "role": message["role"],
@@ -167,6 +173,7 @@ def copied(message: Message) -> Message:
 
 
 def message_to_json(message: Message, folder: Path | None) -> dict[str, Any]:
+    """One manifest message; paths become relative to ``folder`` if given."""
     if isinstance(message["content"], str):
         return {**message}
     parts: list[dict[str, Any]] = []
@@ -192,6 +199,7 @@ def _source_to_json(source: object, folder: Path | None) -> str:
 
 
 def message_from_openai(obj: object, where: str, images: bool) -> Message:
+    """One OpenAI chat message; ``images`` says whether image parts are welcome."""
     message = json_object(obj, where, ["role", "content", "name"], ["role", "content"])
     role = "system" if message["role"] == "developer" else message["role"]
     content = message["content"]
@@ -229,6 +237,7 @@ def _part_from_openai(obj: object, where: str, images: bool) -> Part:
 
 
 def message_to_openai(message: Message) -> dict[str, Any]:
+    """One OpenAI chat message, every audio as 16-bit 16 kHz mono WAV in base64."""
     if isinstance(message["content"], str):
         return {**message}
     parts: list[dict[str, Any]] = []
