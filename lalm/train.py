@@ -93,6 +93,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
         say(console, f"Go on with: lalm train {newest / 'recipe.yaml'}")
         raise KeyboardInterrupt
     _finish(trainer, out)
+    say(console, f"Done after step {trainer.state.global_step}; the model is in {out}.")
     return out
 
 
@@ -165,6 +166,7 @@ def arguments(recipe: Recipe, steps: int, *, with_valid: bool) -> TrainingArgume
         max_grad_norm=optim.max_grad_norm,
         optim="adamw_torch",
         seed=optim.seed,
+        use_cpu=not torch.accelerator.is_available(),
         bf16=False,  # the model casts; autocast on top would cast the connector's float32 weights too
         use_cache=True,  # leave the config as it is: generation needs the cache, the loss turns it off itself
         train_sampling_strategy="sequential",

@@ -166,6 +166,8 @@ class Report(TrainerCallback):
         state.compute_steps(
             args, state.max_steps
         )  # a resumed state remembers the intervals of its own recipe
+        if not state.is_world_process_zero:
+            return
         self._forget_after(state.global_step)
         self._began = (time.monotonic(), state.global_step)
         self._board = SummaryWriter(str(self._runs), purge_step=state.global_step + 1)
@@ -198,14 +200,12 @@ class Report(TrainerCallback):
             "eval_loss": "valid_loss",
         }
         values = {names[key]: value for key, value in logs.items() if key in names}
-        if not values:
-            return
         step = state.global_step
-        self.write(step, {"epoch": round(step / self._steps_per_epoch, 4), **values})
-        assert self._board is not None
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-        self._tell(state, values)
+        if values and self._board is not None:
+            self.write(step, {"epoch": round(step / self._steps_per_epoch, 4), **values})
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+            self._tell(state, values)
         loss = values.get("loss", 0.0)
         if not math.isfinite(loss):
             raise TrainError(f"step {step}: the loss is {loss}; lower the learning rate or check the data")

@@ -77,6 +77,8 @@ class Answers(TrainerCallback):
         model: AudioLMForConditionalGeneration,
         **kwargs: Any,
     ) -> None:
+        if not state.is_world_process_zero:
+            return
         answers = []
         for sample in self._samples:
             try:

@@ -260,6 +260,27 @@ def test_interrupting_saves_and_says_how_to_go_on(
     assert lines(out) == lines(finished)
 
 
+def test_a_disk_that_fills_up_while_saving_costs_the_steps_since_the_last_checkpoint(
+    world: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "full"
+    full = settings(world, out, data={"valid": [str(world / "valid.jsonl")]})
+    publish = checkpoint.publish
+
+    def write(draft: Path, final: Path) -> None:
+        if final.name == "checkpoint-8":
+            raise OSError(28, "No space left on device")
+        publish(draft, final)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "publish", write)
+        with pytest.raises(OSError, match="No space"):
+            train.run(full)
+    assert [folder.name for folder in checkpoint.checkpoints(out)] == ["checkpoint-4"]
+    train.run(full)
+    assert lines(out) == lines(finished)
+
+
 def test_another_recipe_is_not_resumed(world: Path, finished: Path) -> None:
     other = settings(
         world, finished, optim={"learning_rate": 2e-2}, data={"valid": [str(world / "valid.jsonl")]}
