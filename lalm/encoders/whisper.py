@@ -1,0 +1,141 @@
+"""Whisper's encoder, waveform in: 50 frames a second, any set of its layers, audio of any length.
+
+A clip costs what it is long: it is not padded to Whisper's 30 s unless ``pad_to_window`` asks for the
+original's behaviour, and a longer clip runs as several windows joined in time order.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder as WhisperLayers
+
+from lalm.features import SAMPLE_RATE, log_mel
+
+SAMPLES_PER_FRAME = 320  # 10 ms hop x 2 by the strided convolution: 20 ms
+WINDOWS_AT_ONCE = 32  # bounds the memory of long clips
+
+
+class WhisperEncoderConfig(WhisperConfig):
+    """Whisper's own configuration and four choices of ours.
+
+    ``layers``: hidden states to return side by side (0: before the first layer, n: after layer n); the
+    last layer's alone when absent. Middle layers carry more about sounds than the last one.
+    ``pool``: mean of so many frames (Qwen2-Audio pools by 2). ``pad_to_window``: pad short clips to 30 s.
+    """
+
+    model_type = "lalm_whisper"
+
+    def __init__(
+        self,
+        layers: list[int] | None = None,
+        pool: int = 1,
+        pad_to_window: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.layers = list(layers) if layers is not None else [self.encoder_layers]
+        for layer in self.layers:
+            if not 0 <= layer <= self.encoder_layers:
+                raise ValueError(f"layers: this Whisper has layers 0 to {self.encoder_layers}, not {layer}")
+        if pool < 1:
+            raise ValueError(f"pool must be at least 1, not {pool}")
+        self.pool = pool
+        self.pad_to_window = pad_to_window
+
+    @property
+    def width(self) -> int:
+        """Width of a frame."""
+        return len(self.layers) * int(self.d_model)
+
+    @property
+    def frames_per_second(self) -> float:
+        """50 / pool."""
+        return SAMPLE_RATE / SAMPLES_PER_FRAME / self.pool
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of Whisper's window: 1,500 positions x 20 ms = 30 s."""
+        return int(self.max_source_positions) * SAMPLES_PER_FRAME
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of one clip: a last, partial one counts."""
+        if self.pad_to_window:
+            num_samples = -(-num_samples // self.window_samples) * self.window_samples
+        return -(-num_samples // (SAMPLES_PER_FRAME * self.pool))
+
+
+class WhisperEncoder(nn.Module):
+    """transformers' Whisper encoder layers behind a waveform."""
+
+    def __init__(self, config: WhisperEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.whisper = WhisperLayers(config)
+
+    def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """audio: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, width), frame_lengths (A,)."""
+        size = self.config.window_samples
+        num_windows = max(1, -(-audio.shape[1] // size))
+        padded = nn.functional.pad(audio, (0, num_windows * size - audio.shape[1] if num_windows > 1 else 0))
+        windows = padded.reshape(len(audio) * num_windows, -1)  # (A * windows, <= 30 s)
+        starts = torch.arange(num_windows, device=audio.device) * size
+        lengths = (audio_lengths[:, None] - starts).clamp(0, size).flatten()  # (A * windows,)
+        if self.config.pad_to_window:
+            windows = nn.functional.pad(windows, (0, size - windows.shape[1]))
+        live = (lengths > 0).nonzero()[:, 0]
+        frames: Tensor | None = None
+        for chunk in live.split(WINDOWS_AT_ONCE):
+            part = self._encode(windows[chunk], lengths[chunk])  # (W, T, width)
+            if frames is None:
+                total = -(-windows.shape[1] // SAMPLES_PER_FRAME)
+                frames = part.new_zeros(len(windows), total, part.shape[2])
+            frames[chunk, : part.shape[1]] = part
+        if frames is None:
+            raise ValueError("a batch of clips without a single sample")
+        frames = frames.reshape(len(audio), -1, frames.shape[2])  # (A, T, width)
+        return self._pool(frames, audio_lengths)
+
+    def _encode(self, audio: Tensor, lengths: Tensor) -> Tensor:
+        """One window each, (W, N) -> (W, T, width); what follows a clip is masked everywhere."""
+        layers = self.whisper
+        dtype = layers.conv1.weight.dtype
+        if self.config.pad_to_window:
+            lengths = torch.full_like(lengths, audio.shape[1])
+            mel = log_mel(audio, num_mels=self.config.num_mel_bins, pad_to=audio.shape[1])
+        else:
+            mel = log_mel(audio, lengths, num_mels=self.config.num_mel_bins)
+        num_frames = -(-lengths // SAMPLES_PER_FRAME)
+        positions = torch.arange(mel.shape[2], device=mel.device)
+        # The convolutions have biases: without these masks the padding would leak into a clip's last frames.
+        hidden = nn.functional.gelu(layers.conv1(mel.to(dtype)))  # (W, D, 2T)
+        hidden = hidden * (positions < 2 * num_frames[:, None])[:, None]
+        hidden = nn.functional.gelu(layers.conv2(hidden)).transpose(1, 2)  # (W, T, D)
+        hidden = hidden + layers.embed_positions.weight[: hidden.shape[1]]
+        inside = positions[: hidden.shape[1]] < num_frames[:, None]  # (W, T)
+        mask = torch.zeros(len(hidden), 1, 1, hidden.shape[1], dtype=dtype, device=hidden.device)
+        mask = mask.masked_fill(~inside[:, None, None], torch.finfo(dtype).min)
+        mask = mask.expand(-1, -1, hidden.shape[1], -1)
+        wanted = {0: hidden} if 0 in self.config.layers else {}
+        for number, layer in enumerate(layers.layers[: max(self.config.layers)], 1):
+            output = layer(hidden, mask)
+            hidden = output[0] if isinstance(output, tuple) else output
+            if number in self.config.layers:
+                wanted[number] = layers.layer_norm(hidden) if number == len(layers.layers) else hidden
+        return torch.cat([wanted[number] for number in self.config.layers], dim=2)
+
+    def _pool(self, frames: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of ``pool`` frames, the last group over the frames it has."""
+        pool = self.config.pool
+        if self.config.pad_to_window:
+            size = self.config.window_samples
+            audio_lengths = -(-audio_lengths // size) * size
+        lengths = -(-audio_lengths // SAMPLES_PER_FRAME)
+        if pool == 1:
+            return frames, lengths
+        frames = nn.functional.pad(frames, (0, 0, 0, -frames.shape[1] % pool))
+        inside = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]  # (A, T)
+        grouped = (frames * inside[..., None]).reshape(len(frames), -1, pool, frames.shape[2])
+        counts = inside.reshape(len(frames), -1, pool).sum(2).clamp(min=1)  # (A, T / pool)
+        return (grouped.float().sum(2) / counts[..., None]).to(frames.dtype), -(-lengths // pool)
