@@ -73,9 +73,10 @@ def newest_good(out: Path) -> tuple[Path | None, list[str]]:
     return None, remarks
 
 
-def prune(out: Path) -> None:
-    """Delete all but the newest ``KEEP`` checkpoints."""
-    for folder in checkpoints(out)[KEEP:]:
+def prune(out: Path, newest: int) -> None:
+    """Delete all but the ``KEEP`` last checkpoints up to step ``newest``; any beyond it were broken."""
+    good = [folder for folder in checkpoints(out) if step_of(folder) <= newest]
+    for folder in set(checkpoints(out)) - set(good[:KEEP]):
         shutil.rmtree(folder)
 
 

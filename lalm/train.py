@@ -88,7 +88,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
             trainer.add_callback(interruption)
             trainer.train(resume_from_checkpoint=str(start) if start else None)
     if interruption.asked and trainer.state.global_step < steps:
-        newest = checkpoint.checkpoints(out)[0]
+        newest = out / f"checkpoint-{trainer.state.global_step}"
         say(console, f"Stopped after step {trainer.state.global_step}; {newest} holds everything.")
         say(console, f"Go on with: lalm train {newest / 'recipe.yaml'}")
         raise KeyboardInterrupt

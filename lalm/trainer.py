@@ -46,7 +46,7 @@ class RecipeTrainer(Trainer):
         if self.args.should_save:
             name = f"checkpoint-{self.state.global_step}"
             checkpoint.publish(checkpoint.staging(self._out) / name, self._out / name)
-            checkpoint.prune(self._out)
+            checkpoint.prune(self._out, self.state.global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         self.save_run(Path(output_dir or self._out))

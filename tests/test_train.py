@@ -148,6 +148,13 @@ def test_a_broken_newest_checkpoint_is_skipped_with_a_sentence(
     ]
 
 
+def test_pruning_keeps_two_and_drops_what_lies_beyond_the_newest(tmp_path: Path) -> None:
+    for step in (4, 8, 12, 30):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    checkpoint.prune(tmp_path, 12)
+    assert [folder.name for folder in checkpoint.checkpoints(tmp_path)] == ["checkpoint-12", "checkpoint-8"]
+
+
 def test_accumulating_four_times_one_equals_one_batch_of_four(world: Path, tmp_path: Path) -> None:
     runs = []
     for batch_size, accumulation in ((4, 1), (1, 4), (2, 2)):
