@@ -1,0 +1,40 @@
+"""lalm: build, train, evaluate and serve language models that hear.
+
+from lalm import Engine, ask
+print(Engine.load().reply([ask(["samples/horse.ogg"], "What do you hear?")])[0].text)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lalm.audio import AudioError, load_audio
+    from lalm.engine import Engine, Heard, Options, Reply
+    from lalm.sample import Sample, ask, read_manifest, write_manifest
+
+__all__ = [
+    "AudioError",
+    "Engine",
+    "Heard",
+    "Options",
+    "Reply",
+    "Sample",
+    "ask",
+    "load_audio",
+    "read_manifest",
+    "write_manifest",
+]
+
+_HOMES = {
+    "lalm.audio": ("AudioError", "load_audio"),
+    "lalm.engine": ("Engine", "Heard", "Options", "Reply"),
+    "lalm.sample": ("Sample", "ask", "read_manifest", "write_manifest"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use: ``import lalm`` alone stays light."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'lalm' has no attribute '{name}'")

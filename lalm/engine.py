@@ -1,0 +1,314 @@
+"""The one way to get answers: the command line, the server and the evaluation all ask an ``Engine``.
+
+It decodes the audio, batches samples of like length, generates, and tells for every answer how many
+seconds of each clip were given and heard, and how long it took.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
+
+from lalm import systems
+from lalm.modeling import AudioLMForConditionalGeneration
+from lalm.processing import AudioLMProcessor, Clip
+from lalm.sample import Sample
+
+SMALL = Path(__file__).parent / "models" / "small"
+BATCH_SIZE = 16
+BATCH_SECONDS = 600.0  # of padded audio: bounds the memory of a batch of long clips
+POOL_SIZE = 256  # samples decoded at a time, and sorted by length within
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to answer. Temperature 0 takes the likeliest token; above 0 answers are drawn, from ``seed``."""
+
+    max_new_tokens: int = 128
+    beams: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        if self.beams < 1:
+            raise ValueError(f"beams must be at least 1, not {self.beams}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be 0 or more and below 2^63, not {self.seed}")
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One clip of a question: its length, and how much of it reached the LLM."""
+
+    name: str
+    seconds_given: float
+    seconds_heard: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer. Times run from the start of its batch, decoding of the audio included.
+
+    ``tokens_per_s`` counts this answer's tokens after the first over the time they took.
+    """
+
+    text: str
+    heard: tuple[Heard, ...]
+    first_token_s: float
+    total_s: float
+    tokens_per_s: float
+    num_tokens: int
+
+
+class Engine:
+    """A loaded model that answers samples.
+
+    Example: ``Engine.load().reply([ask(["samples/horse.ogg"], "What do you hear?")])[0].text``.
+    """
+
+    def __init__(
+        self, model: AudioLMForConditionalGeneration, processor: AudioLMProcessor, name: str
+    ) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.name = name
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, model: str | None = None, device: str | None = None) -> "Engine":
+        """Open a model folder, or the embedded default (None), on ``device`` (a GPU if there is one).
+
+        Raises ValueError in one sentence if there is no such model or device.
+        """
+        folder = Path(model) if model is not None else SMALL
+        place = pick_device(device)
+        opened, processor = systems.load(folder, dtype=pick_dtype(place), device=place)
+        return cls(opened, processor, folder.resolve().name)
+
+    def reply(self, samples: Sequence[Sample], options: Options | None = None) -> list[Reply]:
+        """Answer every sample, in the given order; audio is decoded and batched by length.
+
+        Raises AudioError for audio that cannot be used and ValueError for a question that is longer than
+        the model's window.
+        """
+        options = options or Options()
+        replies: dict[int, Reply] = {}
+        for start in range(0, len(samples), POOL_SIZE):
+            pool = [
+                (i, self._prepare(samples[i])) for i in range(start, min(start + POOL_SIZE, len(samples)))
+            ]
+            pool.sort(key=lambda item: item[1].seconds, reverse=True)
+            for batch in _batches(pool):
+                answers = self._answer([question for _, question in batch], options)
+                replies |= zip([i for i, _ in batch], answers, strict=True)
+        return [replies[i] for i in range(len(samples))]
+
+    def stream(self, sample: Sample, options: Options | None = None) -> Iterator[str]:
+        """The answer as pieces of text, as they come; joined they are ``reply``'s text.
+
+        With beams the answer comes as one piece, because no token is certain before the last.
+        """
+        options = options or Options()
+        question = self._prepare(sample)
+        if options.beams > 1:
+            yield self._answer([question], options)[0].text
+            return
+        streamer: Any = TextIteratorStreamer(self.processor.tokenizer, skip_special_tokens=True)
+        clock, failures = _Clock(), list[BaseException]()
+
+        def work() -> None:
+            try:
+                self._generate([question], options, clock, streamer)
+            except BaseException as error:  # re-raised where the pieces are read
+                failures.append(error)
+                streamer.end()
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            yield from _stripped(streamer)
+        finally:
+            clock.stopped = True
+            thread.join()
+        if failures:
+            raise failures[0]
+
+    def heard(self, sample: Sample) -> tuple[Heard, ...]:
+        """Seconds given and heard of each clip of ``sample``, without answering it."""
+        return self._heard(self.processor.clips(sample))
+
+    def _heard(self, clips: Sequence[Clip]) -> tuple[Heard, ...]:
+        return tuple(
+            Heard(clip.name, clip.seconds, self.processor.seconds_heard(len(clip.audio))) for clip in clips
+        )
+
+    def _prepare(self, sample: Sample) -> "_Question":
+        began = time.perf_counter()
+        prompt = sample.prompt()
+        clips = self.processor.clips(prompt)
+        return _Question(prompt, clips, time.perf_counter() - began)
+
+    def _answer(self, questions: Sequence["_Question"], options: Options) -> list[Reply]:
+        clock = _Clock()
+        ids = self._generate(questions, options, clock).cpu()  # (B, new)
+        decoding_s = sum(question.decoding_s for question in questions)
+        first_s, total_s = decoding_s + clock.first_s, decoding_s + clock.now()
+        replies = []
+        for question, row, text in zip(questions, ids, self.processor.decode_new(ids), strict=True):
+            count = self._num_tokens(row.tolist())
+            rate = (count - 1) / (total_s - first_s) if count > 1 else count / total_s
+            replies.append(Reply(text, self._heard(question.clips), first_s, total_s, rate, count))
+        return replies
+
+    def _generate(
+        self, questions: Sequence["_Question"], options: Options, clock: "_Clock", streamer: Any = None
+    ) -> Tensor:
+        """New ids, (B, new)."""
+        batch = self.processor.batch([q.sample for q in questions], audios=[q.clips for q in questions])
+        self._check_length(questions, batch["attention_mask"].sum(1).tolist(), options)
+        with self._lock, torch.random.fork_rng(self._gpus()):
+            torch.manual_seed(options.seed)
+            return self.model.generate(
+                **batch.to(self.model.device),
+                generation_config=self._settings(options),
+                stopping_criteria=StoppingCriteriaList([clock]),
+                streamer=streamer,
+            )
+
+    def _check_length(self, questions: Sequence["_Question"], lengths: list[int], options: Options) -> None:
+        window = int(self.model.config.text_config.max_position_embeddings)
+        for question, length in zip(questions, lengths, strict=True):
+            if length + options.max_new_tokens > window:
+                names = ", ".join(clip.name for clip in question.clips) or "the question"
+                raise ValueError(
+                    f"{names}: {question.seconds:.0f} s of audio and the text make {length} tokens, and with "
+                    f"{options.max_new_tokens} for the answer that is more than the model's {window}"
+                )
+
+    def _settings(self, options: Options) -> GenerationConfig:
+        """Everything that shapes an answer, so that nothing of the LLM's own defaults does."""
+        sampled = options.temperature > 0
+        return GenerationConfig(
+            max_new_tokens=options.max_new_tokens,
+            num_beams=options.beams,
+            do_sample=sampled,
+            temperature=options.temperature if sampled else 1.0,
+            top_p=options.top_p if sampled else 1.0,
+            top_k=0 if sampled else 50,  # 50 is transformers' own default and unused without sampling
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            eos_token_id=sorted(self._ends()),
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+        )
+
+    def _ends(self) -> set[int]:
+        ends = self.model.generation_config.eos_token_id
+        listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        return {*listed, self.processor.tokenizer.eos_token_id}
+
+    def _num_tokens(self, ids: list[int]) -> int:
+        """Tokens of an answer, its end included and what pads it left out."""
+        ends = self._ends()
+        end = next((i for i, token in enumerate(ids) if token in ends), len(ids) - 1)
+        return end + 1
+
+    def _gpus(self) -> list[int]:
+        return [self.model.device.index or 0] if self.model.device.type == "cuda" else []
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of that name, or the best one here: CUDA, else CPU."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"there is no device '{name}': say cpu, cuda or cuda:1") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"there is no device '{name}': say cpu, cuda or cuda:1")
+    absent = {
+        "cpu": False,
+        "cuda": (device.index or 0) >= torch.cuda.device_count(),
+        "mps": not torch.backends.mps.is_available(),
+    }
+    if absent[device.type]:
+        raise ValueError(f"device '{name}' is not available on this machine")
+    return device
+
+
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it fast (GPUs; CPUs with AMX or AVX512-BF16), else float32."""
+    if device.type != "cpu":
+        return torch.bfloat16
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+@dataclass(frozen=True)
+class _Question:
+    sample: Sample
+    clips: list[Clip]
+    decoding_s: float
+
+    @property
+    def seconds(self) -> float:
+        return sum(clip.seconds for clip in self.clips)
+
+
+class _Clock(StoppingCriteria):
+    """Notes when the first token came; ends generation when ``stopped`` is set."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.first_s = 0.0
+        self.stopped = False
+
+    def now(self) -> float:
+        return time.perf_counter() - self.began
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        self.first_s = self.first_s or self.now()
+        return torch.full((len(input_ids),), self.stopped, device=input_ids.device)
+
+
+def _batches(pool: Sequence[tuple[int, _Question]]) -> Iterator[list[tuple[int, _Question]]]:
+    """Neighbours of a list sorted longest first, bounded in rows and in padded seconds."""
+    batch: list[tuple[int, _Question]] = []
+    for item in pool:
+        full = len(batch) == BATCH_SIZE
+        if batch and (full or (len(batch) + 1) * batch[0][1].seconds > BATCH_SECONDS):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _stripped(pieces: Iterator[str]) -> Iterator[str]:
+    """The same text without white space at its ends."""
+    held, started = "", False
+    for piece in pieces:
+        text = held + piece if started else piece.lstrip()
+        body = text.rstrip()
+        held = text[len(body) :] if started or body else ""
+        if body:
+            started = True
+            yield body
