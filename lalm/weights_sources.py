@@ -64,7 +64,7 @@ def hub_snapshot(repository: str) -> Path:
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
     try:
         return Path(snapshot_download(repository, allow_patterns=patterns, etag_timeout=HUB_PATIENCE_S))
-    except HUB_ERRORS + (HFValidationError,):
+    except (*HUB_ERRORS, HFValidationError):
         raise WeightsError(
             f"'{repository}' is no folder here, and the Hugging Face Hub did not give a model of that name"
         ) from None
