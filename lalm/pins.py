@@ -170,7 +170,7 @@ _PARTS = (
         wheel_format="aisfx",
         whole_sha256="499ea75909c932a2f94c35fa722fa4fabc5bcb7e84917209cc5f7402627b7eb5",
         folder_size=19_000_000,
-        parameters=4_687_296,
+        parameters=4_686_144,
     ),
 )
 
