@@ -3,54 +3,63 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lalm.audio import audio_name, load_audio
 from lalm.sample import Sample
 from lalm.sample import ask as question_about
 
+if TYPE_CHECKING:
+    from lalm.engine import Reply
 
-def split(inputs: Sequence[str]) -> tuple[list[str], str]:
-    """AUDIO... QUESTION apart. Raises ValueError when one of the two is missing."""
-    *audios, question = inputs
+
+@dataclass(frozen=True)
+class Settings:
+    """How the answer is drawn; ``lalm.engine.Options`` says what each means."""
+
+    max_new_tokens: int
+    beams: int
+    temperature: float
+    seed: int
+
+
+def split(words: Sequence[str]) -> tuple[list[str], str]:
+    """AUDIO... and QUESTION apart. Raises ValueError when one of them is missing."""
+    if not words:
+        raise ValueError('there is nothing to ask about: lalm ask AUDIO... "What do you hear?"')
+    *audios, question = words
     if _is_audio(question):
-        raise ValueError(
-            f"there is no question: put it after '{_shown(question)}', like \"What do you hear?\""
-        )
+        raise ValueError(f"there is no question: put one in quotes after '{_short(question)}'")
     if not question.strip():
         raise ValueError("the question is empty")
     if not audios:
-        raise ValueError(f"there is no audio before '{_shown(question)}': give a file, then the question")
+        raise ValueError(f"there is no audio before '{_short(question)}': give a file, then the question")
     if audios.count("-") > 1:
         raise ValueError("standard input (-) can be only one of the recordings")
     return audios, question.strip()
 
 
 def run(
-    audios: Sequence[str],
-    question: str,
-    *,
-    model: str | None,
-    device: str | None,
-    as_json: bool,
-    drawing: dict[str, Any],
+    words: Sequence[str], model: str | None, settings: Settings, *, device: str | None, as_json: bool
 ) -> None:
     """Print the answer: as it comes on a terminal, in one piece elsewhere."""
-    for audio in audios:  # what is wrong with a file is said before a model is loaded
+    audios, question = split(words)
+    for audio in audios:  # what is wrong with a recording is said before anything heavy is loaded
         if audio != "-":
             load_audio(audio)
-    from lalm.commands.terminal import fetch_parts, quiet
-    from lalm.engine import SMALL, Engine, Options
-    from lalm.systems import part_names
+    from lalm.commands.weights import fetch_for
+    from lalm.engine import Engine, Options
 
-    options = Options(**drawing)
-    quiet()
-    fetch_parts(part_names(Path(model) if model else SMALL))
+    options = Options(settings.max_new_tokens, settings.beams, settings.temperature, seed=settings.seed)
+    fetch_for(model)
+    _silence_transformers()
     engine = Engine.load(model, device)
     sample = question_about(audios, question)
     if as_json:
-        print(json.dumps(_facts(engine, sample, options), indent=2, ensure_ascii=False))
+        [reply] = engine.reply([sample], options)
+        print(json.dumps(facts(reply, sample, engine.name), indent=2, ensure_ascii=False))
     elif sys.stdout.isatty():
         for piece in engine.stream(sample, options):
             print(piece, end="", flush=True)
@@ -59,11 +68,11 @@ def run(
         print(engine.reply([sample], options)[0].text)
 
 
-def _facts(engine: Any, sample: Sample, options: Any) -> dict[str, Any]:
-    [reply] = engine.reply([sample], options)
+def facts(reply: "Reply", sample: Sample, model: str) -> dict[str, Any]:
+    """What ``--json`` prints; seconds to the millisecond."""
     return {
         "answer": reply.text,
-        "model": engine.name,
+        "model": model,
         "audio": [
             {
                 "name": audio_name(part["audio"]),
@@ -80,15 +89,23 @@ def _facts(engine: Any, sample: Sample, options: Any) -> dict[str, Any]:
     }
 
 
-def _is_audio(text: str) -> bool:
-    """Could only be meant as a recording: standard input, a data URL or an existing file."""
-    if text == "-" or text.startswith("data:audio"):
+def _is_audio(word: str) -> bool:
+    """Can only be meant as a recording: standard input, a data URL, a file that is there."""
+    if word == "-" or word.startswith("data:"):
         return True
     try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # longer than a file name may be
+        return Path(word).is_file()
+    except (OSError, ValueError):  # longer than a file name may be, or not one at all
         return False
 
 
-def _shown(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
+def _short(word: str) -> str:
+    return word if len(word) <= 60 else word[:57] + "..."
+
+
+def _silence_transformers() -> None:
+    """Its progress bars and advice are not for who asks a question."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

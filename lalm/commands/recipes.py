@@ -1,21 +1,24 @@
-"""``lalm recipes``: the recipes inside the package as text and as files."""
+"""``lalm recipes``: the recipes inside the package, listed, printed and copied."""
 
 from pathlib import Path
 
 from lalm.recipe import RecipeError, shipped
 
 
-def text(name: str) -> str:
-    """A shipped recipe with its comments."""
-    recipes = shipped()
-    if name not in recipes:
-        raise RecipeError(f"there is no recipe '{name}'; there are: {', '.join(recipes)}")
-    return recipes[name].read_text(encoding="utf-8")
+def list_all() -> None:
+    """Print every recipe's name and first line."""
+    for name, path in shipped().items():
+        print(f"{name:<20} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+
+
+def show(name: str) -> None:
+    """Print a recipe with its comments."""
+    print(_text(name), end="")
 
 
 def copy(name: str, file: Path) -> None:
     """Write a shipped recipe to a new file; an existing one is never overwritten."""
-    recipe = text(name)
+    recipe = _text(name)
     if not file.parent.is_dir():
         raise RecipeError(f"there is no folder '{file.parent}' for '{file}'")
     try:
@@ -23,3 +26,11 @@ def copy(name: str, file: Path) -> None:
             new.write(recipe)
     except FileExistsError:
         raise RecipeError(f"'{file}' is there already: name a new file") from None
+    print(file)
+
+
+def _text(name: str) -> str:
+    recipes = shipped()
+    if name not in recipes:
+        raise RecipeError(f"there is no recipe '{name}'; there are: {', '.join(recipes)}")
+    return recipes[name].read_text(encoding="utf-8")

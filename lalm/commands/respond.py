@@ -1,49 +1,63 @@
 """``lalm respond``: a manifest of captions becomes a manifest of the LLM's replies."""
 
 import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
 
-from lalm.commands.terminal import fetch_parts, progress_bar, quiet
+import torch
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lalm import weights
+from lalm.commands.weights import fetch_with_bar
 from lalm.completions import EndpointWriter, LocalWriter, Sampling, Writer
 from lalm.engine import pick_dtype
 from lalm.systems.acdc.continuation import Mode, respond
 
-
-def writer(mode: str, llm: str, endpoint: str | None) -> Writer | None:
-    """Who answers: nobody in caption mode, an OpenAI-compatible endpoint, or a local model."""
-    if mode not in get_args(Mode):
-        raise ValueError(f"there is no mode '{mode}'; the modes are: {', '.join(get_args(Mode))}")
-    if mode == "caption":
-        return None
-    if endpoint is not None:
-        if not endpoint.startswith(("http://", "https://")):
-            raise ValueError(f"--endpoint must be an http URL, not '{endpoint}'")
-        return EndpointWriter(endpoint, llm, os.environ.get("OPENAI_API_KEY", ""))
-    import torch
-
-    from lalm import weights
-
-    quiet()
-    fetch_parts([llm])
-    return LocalWriter(weights.resolve(llm), llm, pick_dtype(torch.device("cpu")))
+__all__ = ["Job", "Sampling", "run"]
 
 
-def run(
-    captions: Path, out: Path, answers: Writer | None, *, mode: str, drawing: dict[str, Any], **how: Any
-) -> None:
-    """Write ``out`` and print what was done."""
-    with progress_bar() as tell:
+@dataclass(frozen=True)
+class Job:
+    """What is read, what is written, and how captions become targets; see ``continuation.respond``."""
+
+    manifest: Path
+    out: Path
+    mode: Mode = "response"
+    replies: int = 1
+    shard: str = "1/1"
+    system: str = ""
+    batch_size: int = 64
+    keep_mentioning: bool = False
+
+
+def run(job: Job, sampling: Sampling, llm: str, url: str | None) -> None:
+    """Write the job's manifest and print what was done."""
+    if not job.manifest.is_file():
+        raise ValueError(f"there is no manifest '{job.manifest}'")
+    writer = _writer(job.mode, llm, url)
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("replies", total=None)
         counts = respond(
-            captions,
-            out,
-            answers,
-            mode=mode,  # type: ignore[arg-type]  # writer() has checked it
-            sampling=Sampling(**drawing),
-            progress=lambda done, total: tell("replies", done, total),
-            **how,
+            writer=writer,
+            sampling=sampling,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            **asdict(job),
         )
     print(
-        f"{out}: {counts.written} rows written, {counts.already} were there, "
+        f"{job.out}: {counts.written} rows written, {counts.already} were there already, "
         f"{counts.truncated} cut off by the token limit, {counts.dropped} dropped"
     )
+
+
+def _writer(mode: Mode, llm: str, url: str | None) -> Writer | None:
+    """Who answers: nobody in caption mode, an OpenAI-compatible endpoint, or a local model."""
+    if mode == "caption":
+        return None
+    if url is not None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"--url must begin with http:// or https://, not '{url}'")
+        return EndpointWriter(url, llm, os.environ.get("OPENAI_API_KEY", ""))
+    fetch_with_bar([llm])
+    return LocalWriter(weights.resolve(llm), llm, pick_dtype(torch.device("cpu")))
