@@ -1,0 +1,173 @@
+"""``lalm info``: what a model is made of, counted on shapes alone.
+
+A system's name means the paper's full-size model: its shapes are built on torch's meta device, which
+allocates nothing, so an 8-billion-parameter LLM is counted on any machine.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from lalm import recipe, systems, weights
+from lalm.audio import SAMPLE_RATE
+from lalm.engine import SMALL
+from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class PaperModel:
+    """A paper's full-size model: the recipe that trains it and its LLM's published shape."""
+
+    recipe: str
+    llm: dict[str, Any]
+    licences: dict[str, str]
+
+
+LLAMA_3_8B = {
+    "model_type": "llama",
+    "vocab_size": 128_256,
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14_336,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": False,
+}
+PAPER_MODELS = {
+    "acdc": PaperModel("acdc/train", LLAMA_3_8B, {"encoder": "MIT", "llm": "Meta Llama 3 Community License"}),
+}
+UNKNOWN = "see its source"
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """One part of a model: what it is, where it comes from, how large it is."""
+
+    role: str
+    name: str
+    licence: str
+    source: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Info:
+    """What ``lalm info --json`` prints."""
+
+    name: str
+    system: str
+    parts: list[PartInfo]
+    parameters: int
+    trainable_parameters: int
+    audio_tokens_per_second: float
+
+
+def describe(name: str | None) -> dict[str, Any]:
+    """What a system or a model folder (None: the embedded one) is made of, ready for JSON."""
+    return asdict(
+        of_system(name) if name in systems.SYSTEMS else of_folder(SMALL if name is None else Path(name))
+    )
+
+
+def table(facts: dict[str, Any]) -> str:
+    """The same for reading: a line a part."""
+    lines = [
+        f"{facts['name']}: {facts['system']}, {facts['audio_tokens_per_second']:g} audio tokens a second"
+    ]
+    for part in facts["parts"]:
+        lines.append(f"  {part['role']:<10} {part['parameters']:>14,}  {part['name']}")
+        lines.append(f"  {'':<25}  {part['licence']}; {part['source']}")
+    lines.append(f"  {'total':<10} {facts['parameters']:>14,}")
+    lines.append(f"  {'trainable':<10} {facts['trainable_parameters']:>14,}  at the recipe's setting")
+    return "\n".join(lines)
+
+
+def of_system(name: str) -> Info:
+    """The paper's full-size model of a system."""
+    paper = PAPER_MODELS[name]
+    settings = recipe.load(paper.recipe)
+    fields = dict(settings.init.options)
+    encoder = fields.pop("encoder", None)
+    config_class, _, model_class, _ = systems.SYSTEMS[name]
+    config = config_class(
+        **({"audio_config": encoder} if encoder else {}),
+        text_config=AutoConfig.for_model(**paper.llm),
+        parts={"encoder": str(settings.init.encoder), "llm": str(settings.init.llm)},
+        lora=settings.lora.model_dump() if settings.lora else None,
+        **fields,
+    )
+    return _info(name, name, config, model_class, settings, paper.licences)
+
+
+def of_folder(folder: Path) -> Info:
+    """A model folder; only its config.json and recipe.yaml are read."""
+    fields = systems._read_config(folder)
+    system, row = next(
+        (name, row) for name, row in systems.SYSTEMS.items() if row[0].model_type == fields["model_type"]
+    )
+    own = {k: v for k, v in fields.items() if k not in ("lalm_slim", "transformers_version")}
+    config = row[0].from_dict(own)
+    settings = recipe.load(folder) if (folder / "recipe.yaml").is_file() else None
+    return _info(folder.resolve().name, system, config, row[2], settings, {})
+
+
+def _info(
+    name: str,
+    system: str,
+    config: AudioLMConfig,
+    model_class: type[AudioLMForConditionalGeneration],
+    settings: recipe.Recipe | None,
+    licences: dict[str, str],
+) -> Info:
+    model = _shapes(config, model_class)
+    patterns = list(settings.trainable) if settings else ["connector"]
+    trainable = set(model.set_trainable([*patterns, *(["*lora_*"] if config.lora else [])]))
+    counts = {"encoder": 0, "connector": 0, "llm": 0, "lora": 0}
+    learning = 0
+    for parameter_name, parameter in model.named_parameters():
+        counts[_role(parameter_name)] += parameter.numel()
+        learning += parameter.numel() if parameter_name in trainable else 0
+    parts = []
+    for role, count in counts.items():
+        if count:
+            given = config.parts.get(role, "")
+            licence, source = _origin(given, licences.get(role, UNKNOWN))
+            if role in ("connector", "lora"):
+                given, licence, source = f"{system} {role}", "Apache-2.0", "trained by a recipe"
+            parts.append(PartInfo(role, given or "in this folder", licence, source, count))
+    rate = config.num_audio_tokens(100 * SAMPLE_RATE) / 100
+    return Info(name, system, parts, sum(counts.values()), learning, rate)
+
+
+def _shapes(
+    config: AudioLMConfig, model_class: type[AudioLMForConditionalGeneration]
+) -> AudioLMForConditionalGeneration:
+    """The model without memory behind its parameters; a tied head counts once."""
+    with torch.device("meta"):
+        model = model_class(config)
+        if config.text_config.tie_word_embeddings:
+            model.lm_head.weight = model.get_input_embeddings().weight
+        if config.lora:
+            systems.add_lora(model, config.lora)
+    return model
+
+
+def _role(parameter: str) -> str:
+    if "lora_" in parameter:
+        return "lora"
+    if parameter.startswith("model.connector."):
+        return "connector"
+    return "llm" if parameter.startswith(("model.language_model.", "lm_head.")) else "encoder"
+
+
+def _origin(name: str, licence: str) -> tuple[str, str]:
+    """Licence and source of a part by its name: pinned, a folder, or a Hub id."""
+    if name in weights.PARTS:
+        return weights.PARTS[name].licence, "; ".join(weights.PARTS[name].sources)
+    if not name:
+        return licence, "this folder"
+    return licence, f"folder {name}" if Path(name).is_dir() else f"https://huggingface.co/{name}"
