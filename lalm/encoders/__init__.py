@@ -1,4 +1,4 @@
-"""The encoders by name. Each is waveform in, frames out: ``forward(audio, audio_lengths) -> frames, lengths``.
+"""The encoders by name. Each is waveform in, frames out: ``encoder(audio, lengths) -> frames, lengths``.
 
 An encoder's config knows its ``width``, ``frames_per_second`` and, exactly, ``num_frames(num_samples)``.
 """
@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from lalm.encoders.eat import EATConfig, EATEncoder
+from lalm.encoders.eat_import import EATImportError, import_eat
 from lalm.encoders.whisper import WhisperEncoder, WhisperEncoderConfig
 
 EncoderConfig: TypeAlias = WhisperEncoderConfig | EATConfig
@@ -46,19 +48,45 @@ def build_encoder(config: PreTrainedConfig) -> nn.Module:
 
 
 def load_encoder(folder: Path, options: Mapping[str, Any] | None = None) -> nn.Module:
-    """An encoder with the weights of ``folder`` (config.json + model.safetensors), in eval mode.
+    """An encoder with the weights of ``folder``, float32, in eval mode.
 
-    ``options`` override fields of its config that change no weight (``layers``, ``pool``, ...). A Whisper
-    folder of the Hub will do: of its tensors only the encoder's are read.
+    ``folder`` holds config.json and model.safetensors: ours, a Whisper as the Hub has it (of its tensors
+    only the encoder's are read), or a released EAT (also as a fairseq ``.pt``). ``options`` override
+    fields of the config that change no weight (``layers``, ``pool``, ``keep_cls``, ...). Raises ValueError.
     """
+    fields, state = _read(folder)
+    config = encoder_config(fields | dict(options or {}))
+    with torch.device("meta"):
+        encoder = build_encoder(config)
+    expected = encoder.state_dict()
+    odd = sorted(set(expected) ^ set(state)) or sorted(
+        k for k in state if state[k].shape != expected[k].shape
+    )
+    if odd:
+        raise ValueError(
+            f"the weights in '{folder}' do not fit its config.json: {len(odd)} differ, e.g. {odd[0]}"
+        )
+    encoder.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    return encoder.eval()
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Fields of the config and weights under our names."""
+    if not (folder / "config.json").is_file() and any(folder.glob("*.pt")):
+        return _released_eat(folder)
     try:
-        fields = json.loads((folder / "config.json").read_text()) | dict(options or {})
+        fields = json.loads((folder / "config.json").read_text())
+        name = fields["model_type"]
+        if name == "eat" or any(str(c).startswith("EAT") for c in fields.get("architectures") or ()):
+            return _released_eat(folder)
         state = load_file(folder / "model.safetensors")
     except FileNotFoundError as error:
-        raise ValueError(f"'{folder}' is not an encoder folder: it has no {Path(error.filename).name}") from None
-    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"'{folder}' is not an encoder folder: it has no {_missing(folder)}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, EATImportError):
+            raise
         raise ValueError(f"the encoder in '{folder}' is damaged: {error}") from None
-    if fields["model_type"] == "whisper" or (options or {}).get("model_type") == "lalm_whisper":
+    if name == "whisper":
         prefixes = ("model.encoder.", "encoder.")
         state = {
             "whisper." + key.removeprefix(prefix): value
@@ -66,9 +94,13 @@ def load_encoder(folder: Path, options: Mapping[str, Any] | None = None) -> nn.M
             for prefix in prefixes
             if key.startswith(prefix)
         }
-    encoder = build_encoder(encoder_config(fields))
-    missing, unexpected = encoder.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        odd = (missing or unexpected)[0]
-        raise ValueError(f"'{folder}' does not fit its config.json: {len(missing)} tensors missing, {odd}")
-    return encoder.float().eval()
+    return fields, state
+
+
+def _missing(folder: Path) -> str:
+    return next((n for n in ("config.json", "model.safetensors") if not (folder / n).is_file()), "weights")
+
+
+def _released_eat(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    config, state = import_eat(folder)
+    return config.to_diff_dict() | {"model_type": EATConfig.model_type}, state

@@ -14,7 +14,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as Whisp
 from lalm.features import SAMPLE_RATE, log_mel
 
 SAMPLES_PER_FRAME = 320  # 10 ms hop x 2 by the strided convolution: 20 ms
-WINDOWS_AT_ONCE = 32  # bounds the memory of long clips
+WINDOWS_AT_ONCE = 16  # bounds the memory of long clips
 
 
 class WhisperEncoderConfig(WhisperConfig):
@@ -74,6 +74,20 @@ class WhisperEncoder(nn.Module):
         self.config = config
         self.whisper = WhisperLayers(config)
 
+    @property
+    def width(self) -> int:
+        """Width of a frame."""
+        return self.config.width
+
+    @property
+    def frames_per_second(self) -> float:
+        """50 / pool."""
+        return self.config.frames_per_second
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of one clip of ``num_samples``."""
+        return self.config.num_frames(num_samples)
+
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """audio: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, width), frame_lengths (A,)."""
         size = self.config.window_samples
@@ -114,9 +128,11 @@ class WhisperEncoder(nn.Module):
         hidden = nn.functional.gelu(layers.conv2(hidden)).transpose(1, 2)  # (W, T, D)
         hidden = hidden + layers.embed_positions.weight[: hidden.shape[1]]
         inside = positions[: hidden.shape[1]] < num_frames[:, None]  # (W, T)
-        mask = torch.zeros(len(hidden), 1, 1, hidden.shape[1], dtype=dtype, device=hidden.device)
-        mask = mask.masked_fill(~inside[:, None, None], torch.finfo(dtype).min)
-        mask = mask.expand(-1, -1, hidden.shape[1], -1)
+        mask: Tensor | None = None
+        if not bool(inside.all()):
+            mask = torch.zeros(len(hidden), 1, 1, hidden.shape[1], dtype=dtype, device=hidden.device)
+            mask = mask.masked_fill(~inside[:, None, None], torch.finfo(dtype).min)
+            mask = mask.expand(-1, -1, hidden.shape[1], -1)
         wanted = {0: hidden} if 0 in self.config.layers else {}
         for number, layer in enumerate(layers.layers[: max(self.config.layers)], 1):
             output = layer(hidden, mask)
