@@ -1,288 +1,309 @@
-"""The ``lalm`` command: options and errors; the work is done elsewhere and imported when it is asked for.
+"""The ``lalm`` command: options, help and errors; the work is in ``lalm.commands``, imported when called.
 
-Exit codes: 0 done, 2 bad input, 1 anything else. Errors are one sentence on stderr.
+Errors are one sentence on stderr. Exit codes: 0 done, 2 bad input, 1 anything else.
 """
 
 import errno
-import json
 import os
 import sys
+import traceback
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
-
-class Commands(TyperGroup):
-    """Runs a command and turns what goes wrong into one sentence and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """The command's result; with ``lalm --debug`` errors keep their traceback."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _fail("stopped", 1)
-        except (ValueError, OSError, RuntimeError, ImportError, MemoryError, LookupError, TypeError) as error:
-            if ctx.params.get("debug"):
-                raise
-            _fail(*explain(error))
-        except (AssertionError, ArithmeticError, AttributeError) as error:
-            if ctx.params.get("debug"):
-                raise
-            _fail(*explain(error))
-
-
-def explain(error: Exception) -> tuple[str, int]:
-    """One sentence for an error, and the exit code."""
-    match error:
-        case ValueError():
-            return str(error), 2
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
-            where = f" of {error.filename}" if error.filename else ""
-            return f"the disk{where} is full", 1
-        case FileNotFoundError(filename=str() | Path()):
-            return f"there is no file or folder {error.filename}", 2
-        case OSError(filename=str() | Path()) if error.strerror:
-            return f"{error.filename}: {error.strerror}", 2
-        case MemoryError():
-            return "there is not enough memory", 1
-        case _:
-            return f"{type(error).__name__}: {error} (`lalm --debug ...` shows where)", 1
-
-
-def _fail(sentence: str, code: int) -> NoReturn:
-    print("lalm:", " ".join(sentence.split()), file=sys.stderr)
-    raise typer.Exit(code)
-
-
+SETTINGS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
-    cls=Commands,
+    help="Language models that hear: ask them, train them, look inside.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Language models that hear: ask, train, and what they need.",
+    context_settings=SETTINGS,
 )
-corpus = typer.Typer(no_args_is_help=True, help="Build a captioned corpus of real recordings.")
-recipes = typer.Typer(no_args_is_help=True, help="The training recipes that come with the package.")
-weights = typer.Typer(no_args_is_help=True, help="The pretrained parts that lalm knows by name.")
-app.add_typer(corpus, name="corpus")
-app.add_typer(recipes, name="recipes")
-app.add_typer(weights, name="weights")
+corpus_app = typer.Typer(help="Build captioned corpora of real recordings.", no_args_is_help=True)
+recipes_app = typer.Typer(help="Training recipes that come with the package.", no_args_is_help=True)
+weights_app = typer.Typer(
+    help="Pretrained parts: what there is, fetching, where they lie.", no_args_is_help=True
+)
+app.add_typer(corpus_app, name="corpus")
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(weights_app, name="weights")
 
-
-def _version(asked: bool) -> None:
-    if asked:
-        from importlib.metadata import version
-
-        print("lalm", version("lalm"))
-        raise typer.Exit
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ClickException: Any = typer.BadParameter.__mro__[2]  # typer's own click or the package, by version
 
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Options of every command."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not debug:
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    """Language models that hear: ask them, train them, look inside."""
 
 
 @app.command()
 def ask(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(metavar="AUDIO... QUESTION", help="Audio files, data URLs or -, then the question."),
-    ],
-    model: Annotated[str | None, typer.Option(help="Model folder.", show_default="the one inside")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer, seconds heard and times as JSON.")] = False,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="AUDIO... QUESTION",
+            help="Audio files, data: URLs or - (standard input), then the question.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder (default: the embedded small model).")
+    ] = None,
+    json: Json = False,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
-    beams: Annotated[int, typer.Option(help="Beams of the search.")] = 1,
-    temperature: Annotated[float, typer.Option(help="0: the likeliest answer; above: drawn.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="For drawn answers.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if any")] = None,
+    beams: Annotated[int, typer.Option(help="Width of the beam search; 1 is greedy.")] = 1,
+    temperature: Annotated[
+        float, typer.Option(help="0: the likeliest answer; above: drawn at random.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")
+    ] = None,
 ) -> None:
-    """Ask a question about one or more recordings.
-
-    lalm ask samples/horse.ogg "What do you hear?"
-    """
+    """Ask a question about one or more recordings."""
     from lalm.commands import ask as command
 
-    audios, question = command.split(inputs)
-    drawing = {"max_new_tokens": max_new_tokens, "beams": beams, "temperature": temperature, "seed": seed}
-    command.run(audios, question, model=model, device=device, as_json=as_json, drawing=drawing)
+    settings = command.Settings(max_new_tokens, beams, temperature, seed)
+    command.run(words or [], model, settings, device=device, as_json=json)
 
 
 @app.command()
 def info(
-    model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL or SYSTEM]", help="A model folder, or a system's name.")
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL or SYSTEM]",
+            help="A model folder (default: the embedded small model), or a system such as acdc.",
+            show_default=False,
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    json: Json = False,
 ) -> None:
-    """Parts, licences, parameters and audio tokens per second of a model.
-
-    A system's name (acdc) means the shapes of its paper, counted without allocating them.
-    """
+    """Parts, licences, sources, parameter counts and audio tokens per second, without loading weights."""
     from lalm.commands import info as command
 
-    facts = command.describe(model)
-    print(json.dumps(facts, indent=2) if as_json else command.table(facts))
+    command.run(name, as_json=json)
 
 
 @app.command()
 def respond(
-    captions: Annotated[Path, typer.Argument(help="Manifest of captions (JSONL).")],
-    out: Annotated[Path, typer.Argument(help="Manifest to write; rows already in it are kept.")],
+    manifest: Annotated[Path, typer.Argument(help="Caption manifest (JSONL).", show_default=False)],
+    out: Annotated[
+        Path, typer.Argument(help="Manifest to write; goes on where it stopped.", show_default=False)
+    ],
     llm: Annotated[
-        str, typer.Option(help="Pinned name, folder or Hub id; with --endpoint the name it knows.")
-    ] = "qwen2.5-coder-0.5b-instruct",
-    endpoint: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible URL ending in /v1; key from $OPENAI_API_KEY.")
+        str, typer.Option(help="Pinned name, folder, Hub id; with --url the endpoint's model.")
+    ] = ("qwen2.5-coder-0.5b-instruct"),
+    url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint, such as http://host:8000/v1.")
     ] = None,
-    mode: Annotated[str, typer.Option(help="response, caption, pool or continuation.")] = "response",
+    mode: Annotated[
+        Literal["response", "caption", "pool", "continuation"],
+        typer.Option(
+            help="What the target is: the LLM's reply, the caption itself, an answer, a continuation."
+        ),
+    ] = "response",
     replies: Annotated[int, typer.Option(min=1, help="Replies per caption.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0)] = 0.7,
-    top_p: Annotated[float, typer.Option(min=0, max=1)] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    seed: Annotated[int, typer.Option()] = 0,
-    shard: Annotated[str, typer.Option(help="2/8: the second of eight parts.")] = "1/1",
-    system: Annotated[str, typer.Option(help="System text that only the LLM sees.")] = "",
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest reply.")] = 0.7,
+    top_p: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Draw from this share of the probability.")
+    ] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    shard: Annotated[str, typer.Option(help="Do only part I of N, as I/N.")] = "1/1",
+    system: Annotated[str, typer.Option(help="System text shown to the LLM (the paper has none).")] = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 64,
     keep_mentioning: Annotated[
-        bool, typer.Option("--keep-mentioning", help="Drop replies that share no word with the caption.")
+        bool, typer.Option("--keep-mentioning", help="Drop replies without any word of the caption.")
     ] = False,
 ) -> None:
-    """Replace each caption by the LLM's own reply to it: targets by dialogue continuation."""
+    """Turn a caption manifest into one whose targets are the LLM's own replies.
+
+    An endpoint's key is read from OPENAI_API_KEY.
+    """
     from lalm.commands import respond as command
 
-    drawing = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
+    drawing = command.Sampling(temperature, top_p, max_new_tokens, seed)
     command.run(
-        captions,
-        out,
-        command.writer(mode, llm, endpoint),
-        mode=mode,
-        drawing=drawing,
-        replies=replies,
-        shard=shard,
-        system=system,
-        batch_size=batch_size,
-        keep_mentioning=keep_mentioning,
+        command.Job(manifest, out, mode, replies, shard, system, batch_size, keep_mentioning),
+        drawing,
+        llm,
+        url,
     )
-
-
-@corpus.command("build")
-def build_corpus(
-    tier: Annotated[str, typer.Argument(help="small (0.7 GB fetched) or medium (3.5 GB).")],
-    out: Annotated[Path | None, typer.Option(help="Folder.", show_default="corpus/TIER")] = None,
-    scenes: Annotated[int, typer.Option(min=0, help="Composed training scenes.")] = 5000,
-    copies: Annotated[int, typer.Option(min=0, help="Varied takes of every training clip.")] = 2,
-    packages: Annotated[
-        Path | None, typer.Option(help="Where .deb files are kept.", show_default="OUT/packages")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-) -> None:
-    """Fetch, unpack, split and caption; started again, it goes on where it stopped."""
-    from lalm import corpus as work
-    from lalm.commands.terminal import progress_bar
-
-    folder = out or Path("corpus") / tier
-    with progress_bar() as tell:
-        counts = work.build(
-            tier, folder, seed=seed, num_scenes=scenes, copies=copies, packages=packages, progress=tell
-        )
-    for name, count in counts.items():
-        print(f"{folder / name}.jsonl\t{count}")
 
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, a shipped recipe's name or a run's folder.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value; repeatable.")
+    recipe: Annotated[
+        str, typer.Argument(help="Recipe file, trained folder or shipped name.", show_default=False)
+    ],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; may be repeated.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest good checkpoint.")] = True,
+    resume: Annotated[
+        bool, typer.Option(help="Go on from the newest checkpoint in the recipe's out.")
+    ] = True,
 ) -> None:
-    """Train as a recipe says; the same command again resumes."""
-    from lalm import recipe as recipe_file
-    from lalm.commands.terminal import fetch_parts, quiet
+    """Train as a recipe says; the same command again goes on where it stopped."""
+    from lalm import recipe as recipes
+    from lalm.commands import weights
 
-    asked = recipe_file.load(recipe, set_ or [])
-    quiet()
-    fetch_parts([name for name in (asked.init.encoder, asked.init.llm) if name])
-    from lalm import train as work
+    read = recipes.load(recipe, changes or [])
+    weights.fetch_with_bar([name for name in (read.init.encoder, read.init.llm) if name])
+    from lalm import train as training
 
-    work.run(asked, resume=resume)
-
-
-@recipes.command("list")
-def list_recipes() -> None:
-    """Name and first line of every recipe."""
-    from lalm import recipe as work
-
-    for name, path in work.shipped().items():
-        print(f"{name}\t{path.read_text().splitlines()[0].lstrip('# ')}")
+    training.run(read, resume=resume)
 
 
-@recipes.command("show")
-def show_recipe(name: Annotated[str, typer.Argument(help="A name that `lalm recipes list` prints.")]) -> None:
+@corpus_app.command("build")
+def corpus_build(
+    tier: Annotated[str, typer.Argument(help="small or medium.")] = "small",
+    out: Annotated[Path | None, typer.Option(help="Folder of the corpus (default: corpus/TIER).")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the composed scenes.")] = 0,
+    scenes: Annotated[int, typer.Option(min=0, help="Composed training scenes.")] = 5000,
+    copies: Annotated[int, typer.Option(min=0, help="Varied takes of every training clip.")] = 2,
+    packages: Annotated[
+        Path | None, typer.Option(help="Where .deb files lie or go (default: OUT/packages).")
+    ] = None,
+) -> None:
+    """Fetch, unpack, split and compose a corpus; what is done already is not done again."""
+    from lalm.commands import corpus as command
+
+    command.build(
+        tier, out or Path("corpus") / tier, seed=seed, scenes=scenes, copies=copies, packages=packages
+    )
+
+
+@recipes_app.command("list")
+def recipes_list() -> None:
+    """The recipes that come with the package."""
+    from lalm.commands import recipes as command
+
+    command.list_all()
+
+
+@recipes_app.command("show")
+def recipes_show(
+    name: Annotated[str, typer.Argument(help="Such as acdc/small.", show_default=False)],
+) -> None:
     """Print a recipe with its comments."""
     from lalm.commands import recipes as command
 
-    print(command.text(name), end="")
+    command.show(name)
 
 
-@recipes.command("copy")
-def copy_recipe(
-    name: Annotated[str, typer.Argument(help="A name that `lalm recipes list` prints.")],
-    file: Annotated[Path, typer.Argument(help="The new file.")],
+@recipes_app.command("copy")
+def recipes_copy(
+    name: Annotated[str, typer.Argument(help="Such as acdc/small.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
 ) -> None:
-    """Start a recipe of your own from a shipped one."""
+    """Copy a recipe to a file of your own; an existing file is kept."""
     from lalm.commands import recipes as command
 
     command.copy(name, file)
-    print(file)
 
 
-@weights.command("list")
-def list_weights() -> None:
-    """Name, kind, licence, parameters and whether it is fetched."""
-    from lalm import weights as work
+@weights_app.command("list")
+def weights_list(json: Json = False) -> None:
+    """The pinned pretrained parts, their licences, and which are here."""
+    from lalm.commands import weights as command
 
-    for part in work.PARTS.values():
-        state = "fetched" if work.where(part.name) else "not fetched"
-        print(f"{part.name}\t{part.kind}\t{part.licence}\t{part.parameters:,}\t{state}")
+    command.list_all(as_json=json)
 
 
-@weights.command("fetch")
-def fetch_weights(names: Annotated[list[str], typer.Argument(help="Pinned names.")]) -> None:
-    """Fetch, verify and convert parts once, and print their folders."""
-    from lalm import weights as work
-    from lalm.commands.terminal import progress_bar
+@weights_app.command("fetch")
+def weights_fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Pinned names (default: the embedded model's).", show_default=False),
+    ] = None,
+) -> None:
+    """Fetch pretrained parts now, so that nothing later needs a network."""
+    from lalm.commands import weights as command
 
-    for name in names:
-        with progress_bar() as tell:
-            folder = work.fetch(name, tell)
-        print(folder)
-
-
-@weights.command("where")
-def where_weights(name: Annotated[str, typer.Argument(help="A pinned name.")]) -> None:
-    """Print the folder of a fetched part."""
-    from lalm import weights as work
-
-    folder = work.where(name)
-    if folder is None:
-        raise ValueError(f"'{name}' is not fetched: run `lalm weights fetch {name}`")
-    print(folder)
+    command.fetch(names or [])
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    app(prog_name="lalm")
+@weights_app.command("where")
+def weights_where(name: Annotated[str, typer.Argument(help="A pinned name.", show_default=False)]) -> None:
+    """The folder of a fetched part."""
+    from lalm.commands import weights as command
+
+    command.where(name)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; the exit code."""
+    words = list(arguments)
+    given = words[: words.index("--")] if "--" in words else words
+    debug = "--debug" in given
+    words = [word for word in given if word != "--debug"] + words[len(given) :]
+    _quiet(debug)
+    try:
+        code = app(words, prog_name="lalm", standalone_mode=False)
+    except ClickException as error:
+        return _refuse(error.format_message(), 2) if str(error.format_message()) else 2
+    except BaseException as error:
+        if debug:
+            traceback.print_exc()
+        return _explain(error)
+    if code == 130:  # typer's own answer to Ctrl-C
+        return _refuse("stopped", 1)
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: BaseException) -> int:
+    """One sentence for an exception; the exit code."""
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return _refuse("stopped", 1)
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: nothing to flush to
+        return 1
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _refuse(f"the disk is full{_at(error)}", 1)
+    if isinstance(error, FileNotFoundError):
+        return _refuse(f"there is no file{_at(error)}", 2)
+    if isinstance(error, OSError) and error.filename is not None:
+        return _refuse(f"{error.strerror}{_at(error)}", 2)
+    if isinstance(error, ValueError):
+        return _refuse(str(error), 2)
+    what = (str(error).strip().splitlines() or ["no message"])[0]
+    return _refuse(f"unexpected {type(error).__name__}: {what} (--debug shows the traceback)", 1)
+
+
+def _at(error: OSError) -> str:
+    return f" '{error.filename}'" if error.filename else ""
+
+
+def _refuse(sentence: str, code: int) -> int:
+    print("lalm:", " ".join(sentence.split()), file=sys.stderr)
+    return code
+
+
+def _quiet(debug: bool) -> None:
+    """Keep libraries from talking; what concerns the user is said by us."""
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+    ):
+        os.environ.setdefault(name, value)
+    if not debug:
+        warnings.simplefilter("ignore")
+
+
+if __name__ == "__main__":
+    main()

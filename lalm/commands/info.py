@@ -4,6 +4,7 @@ A system's name means the paper's full-size model: its shapes are built on torch
 allocates nothing, so an 8-billion-parameter LLM is counted on any machine.
 """
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,23 +67,20 @@ class Info:
     audio_tokens_per_second: float
 
 
-def describe(name: str | None) -> dict[str, Any]:
-    """What a system or a model folder (None: the embedded one) is made of, ready for JSON."""
-    return asdict(
-        of_system(name) if name in systems.SYSTEMS else of_folder(SMALL if name is None else Path(name))
-    )
+def run(name: str | None, *, as_json: bool) -> None:
+    """Print what a system or a model folder (None: the embedded one) is made of."""
+    found = of_system(name) if name in systems.SYSTEMS else of_folder(SMALL if name is None else Path(name))
+    print(json.dumps(asdict(found), indent=2) if as_json else table(found))
 
 
-def table(facts: dict[str, Any]) -> str:
-    """The same for reading: a line a part."""
-    lines = [
-        f"{facts['name']}: {facts['system']}, {facts['audio_tokens_per_second']:g} audio tokens a second"
-    ]
-    for part in facts["parts"]:
-        lines.append(f"  {part['role']:<10} {part['parameters']:>14,}  {part['name']}")
-        lines.append(f"  {'':<25}  {part['licence']}; {part['source']}")
-    lines.append(f"  {'total':<10} {facts['parameters']:>14,}")
-    lines.append(f"  {'trainable':<10} {facts['trainable_parameters']:>14,}  at the recipe's setting")
+def table(found: Info) -> str:
+    """The facts for reading: two lines a part."""
+    lines = [f"{found.name}: {found.system}, {found.audio_tokens_per_second:g} audio tokens a second"]
+    for part in found.parts:
+        lines.append(f"  {part.role:<10} {part.parameters:>14,}  {part.name}")
+        lines.append(f"  {'':<25}  {part.licence}; {part.source}")
+    lines.append(f"  {'total':<10} {found.parameters:>14,}")
+    lines.append(f"  {'trainable':<10} {found.trainable_parameters:>14,}  at the recipe's setting")
     return "\n".join(lines)
 
 

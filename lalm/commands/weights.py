@@ -1,0 +1,92 @@
+"""``lalm weights``, and fetching with a progress bar before any other command needs a pretrained part."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from lalm import weights
+
+SMALL = Path(__file__).parents[1] / "models" / "small"
+
+
+def list_all(*, as_json: bool) -> None:
+    """Print every pinned part."""
+    rows = [
+        {
+            "name": part.name,
+            "kind": part.kind,
+            "licence": part.licence,
+            "summary": part.summary,
+            "sources": list(part.sources),
+            "parameters": part.parameters,
+            "folder": str(weights.where(part.name) or ""),
+        }
+        for part in weights.PARTS.values()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        state = "here" if row["folder"] else "not fetched"
+        print(f"{row['name']}  ({row['kind']}, {row['licence']}, {row['parameters']:,} parameters, {state})")
+        print(f"    {row['summary']}")
+
+
+def fetch(names: Iterable[str]) -> None:
+    """Fetch parts by name (none: those of the embedded model) and print their folders."""
+    wanted = list(names) or parts_of(SMALL)
+    for name in wanted:
+        if name not in weights.PARTS:
+            raise weights.WeightsError(
+                f"there are no pinned weights '{name}'; there are: {', '.join(weights.PARTS)}"
+            )
+    fetch_with_bar(wanted)
+    for name in wanted:
+        print(weights.where(name))
+
+
+def where(name: str) -> None:
+    """Print the folder of a fetched part."""
+    folder = weights.where(name)
+    if folder is None:
+        raise weights.WeightsError(f"'{name}' is not here yet: run `lalm weights fetch {name}`")
+    print(folder)
+
+
+def fetch_for(model: str | None) -> None:
+    """Fetch the pinned parts that a model folder (None: the embedded one) is made of."""
+    fetch_with_bar(parts_of(SMALL if model is None else Path(model)))
+
+
+def parts_of(folder: Path) -> list[str]:
+    """Pinned names in a model folder's config.json; none if there is no such file to read them from."""
+    try:
+        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return [str(name) for name in fields["parts"].values() if name in weights.PARTS]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []  # opening the model says what is wrong with it
+
+
+def fetch_with_bar(names: Iterable[str]) -> None:
+    """Fetch what is pinned and not here yet, showing progress on stderr."""
+    missing = [name for name in names if name in weights.PARTS and weights.where(name) is None]
+    if not missing:
+        return
+    console = Console(stderr=True)
+    console.print(
+        f"First use: fetching {' and '.join(missing)} into {weights.cache_root()}, once.", highlight=False
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(label: str, done: int, total: int) -> None:
+            if label not in tasks:
+                tasks[label] = bar.add_task(label, total=total)
+            bar.update(tasks[label], completed=done, total=total)
+
+        for name in missing:
+            weights.fetch(name, progress)
