@@ -1,0 +1,163 @@
+"""The engine on tiny random models: order, batches, timing, streaming, and what it refuses."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lalm import systems
+from lalm.engine import Engine, Options, _stripped, pick_device
+from lalm.sample import Sample, ask
+
+
+@pytest.fixture
+def engine(tiny) -> Engine:
+    torch.manual_seed(0)
+    model, processor = tiny("acdc")
+    return Engine(model, processor, "tiny")
+
+
+def sound(num_samples: int, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(num_samples) * 0.1).astype(np.float32)
+
+
+def rows() -> list[Sample]:
+    sizes = [(8_000,), (48_000, 16_000), (20_000,), (), (64_000,)]
+    return [ask([sound(n, i) for n in row], f"Question {i}?") for i, row in enumerate(sizes)]
+
+
+SHORT = Options(max_new_tokens=6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_replies_come_in_the_given_order_whatever_the_batches(engine, monkeypatch, batch_size):
+    alone = [engine.reply([row], SHORT)[0].text for row in rows()]
+    assert len(set(alone)) > 1
+    monkeypatch.setattr("lalm.engine.BATCH_SIZE", batch_size)
+    assert [reply.text for reply in engine.reply(rows(), SHORT)] == alone
+
+
+def test_pools_keep_the_order_too(engine, monkeypatch):
+    whole = [reply.text for reply in engine.reply(rows(), SHORT)]
+    monkeypatch.setattr("lalm.engine.POOL_SIZE", 2)
+    assert [reply.text for reply in engine.reply(rows(), SHORT)] == whole
+
+
+def test_long_clips_make_small_batches(engine, monkeypatch):
+    sizes = []
+    generate = engine.model.generate
+
+    def counted(**batch):
+        sizes.append(len(batch["input_ids"]))
+        return generate(**batch)
+
+    monkeypatch.setattr(engine.model, "generate", counted)
+    monkeypatch.setattr("lalm.engine.BATCH_SECONDS", 8.0)
+    engine.reply([ask([sound(48_000)], "?")] * 5, SHORT)  # 3 s each: two fit into 8 s
+    assert sizes == [2, 2, 1]
+
+
+def test_a_reply_tells_what_was_heard_and_how_long_it_took(engine):
+    reply = engine.reply([ask([sound(24_000), sound(8_000)], "What?")], SHORT)[0]
+    assert [clip.seconds_given for clip in reply.heard] == [1.5, 0.5]
+    assert [clip.seconds_heard for clip in reply.heard] == [1.5, 0.5]
+    assert 0 < reply.first_token_s <= reply.total_s
+    assert 1 <= reply.num_tokens <= 6 and reply.tokens_per_s > 0
+
+
+def test_no_samples_give_no_replies(engine):
+    assert engine.reply([]) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [SHORT, Options(max_new_tokens=12, temperature=1.5, seed=3), Options(max_new_tokens=5, beams=3)],
+)
+def test_a_stream_joins_to_the_reply(engine, options):
+    sample = rows()[1]
+    pieces = list(engine.stream(sample, options))
+    assert "".join(pieces) == engine.reply([sample], options)[0].text
+
+
+def test_a_stream_that_is_left_early_stops_generating(engine, monkeypatch):
+    drawn = itertools.count()
+    logits = engine.model.logits
+    monkeypatch.setattr(engine.model, "logits", lambda hidden: (next(drawn), logits(hidden))[1])
+    monkeypatch.setattr(Engine, "_ends", lambda self: {10**6})
+    stream = engine.stream(rows()[0], Options(max_new_tokens=1500, temperature=1.0))
+    next(stream)
+    stream.close()
+    assert next(drawn) < 1500
+
+
+def test_an_error_while_streaming_reaches_the_reader(engine, monkeypatch):
+    def fail(**batch):
+        raise RuntimeError("out of something")
+
+    monkeypatch.setattr(engine.model, "generate", fail)
+    with pytest.raises(RuntimeError, match="out of something"):
+        list(engine.stream(rows()[0], SHORT))
+
+
+def test_drawn_answers_follow_the_seed_and_leave_the_global_one_alone(engine):
+    sample = rows()[0]
+
+    def answer(seed: int) -> str:
+        return engine.reply([sample], Options(max_new_tokens=12, temperature=1.5, seed=seed))[0].text
+
+    torch.manual_seed(7)
+    before = torch.initial_seed(), torch.get_rng_state()
+    assert answer(1) == answer(1)
+    assert len({answer(seed) for seed in range(5)}) > 1
+    assert torch.equal(before[1], torch.get_rng_state())
+
+
+def test_the_defaults_of_the_llm_do_not_shape_answers(engine):
+    plain = [reply.text for reply in engine.reply(rows(), SHORT)]
+    engine.model.generation_config.update(repetition_penalty=5.0, do_sample=True, temperature=9.0, top_k=3)
+    assert [reply.text for reply in engine.reply(rows(), SHORT)] == plain
+
+
+def test_a_question_longer_than_the_window_is_refused_by_name(engine, tmp_path: Path):
+    engine.model.config.text_config.max_position_embeddings = 60
+    with pytest.raises(ValueError, match=r"array: 4 s of audio and the text make \d+ tokens.*model's 60$"):
+        engine.reply([ask([sound(64_000)], "What?")], SHORT)
+
+
+def test_a_saved_model_loads_under_its_folder_name(engine, tmp_path: Path):
+    systems.save(engine.model, engine.processor, tmp_path / "mine", slim=False)
+    loaded = Engine.load(str(tmp_path / "mine"), "cpu")
+    assert loaded.name == "mine"
+    assert len(loaded.reply(rows(), SHORT)) == len(rows())
+
+
+def test_missing_models_and_devices_are_one_sentence(tmp_path: Path):
+    with pytest.raises(ValueError, match="there is no model folder"):
+        Engine.load(str(tmp_path / "none"))
+    for name in ("toaster", "cuda:99", "meta"):
+        with pytest.raises(ValueError, match=f"device '{name}'"):
+            pick_device(name)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"max_new_tokens": 0},
+        {"beams": 0},
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"seed": -1},
+    ],
+)
+def test_options_out_of_range_are_refused_by_name(field):
+    with pytest.raises(ValueError, match=next(iter(field))):
+        Options(**field)
+
+
+def test_white_space_at_the_ends_of_a_stream_is_left_out():
+    assert "".join(_stripped(iter([" \n", " a", " ", "", "b ", "\n", " "]))) == "a b"
+    assert list(_stripped(iter([" ", ""]))) == []
