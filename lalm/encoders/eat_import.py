@@ -130,12 +130,16 @@ def _read(path: Path) -> Mapping[str, Any]:
         what = f"it asks for '{asked[1]}'" if asked else "it is not a plain file of tensors"
         raise EATImportError(f"'{path.name}' is not opened, because {what}, which may run code") from None
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise EATImportError(f"'{path.name}' cannot be read: {str(error).splitlines()[0]}") from None
+        raise EATImportError(f"'{path.name}' cannot be read: {_first_line(error)}") from None
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise EATImportError(f"'{path.name}' holds no tensors by name")
     return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _config(path: Path, state: Mapping[str, Tensor]) -> EATConfig:
@@ -148,9 +152,13 @@ def _config(path: Path, state: Mapping[str, Tensor]) -> EATConfig:
     width, _, patch, _ = state["patch.weight"].shape
     if width % HEAD_WIDTH:
         raise EATImportError(f"'{path.name}' is no EAT: its width {width} is no multiple of {HEAD_WIDTH}")
+    if numbers != set(range(len(numbers))):
+        raise EATImportError(
+            f"'{path.name}' is no whole EAT: it has {len(numbers)} blocks up to {max(numbers)}"
+        )
     return EATConfig(
         hidden_size=width,
-        num_hidden_layers=max(numbers) + 1,
+        num_hidden_layers=len(numbers),
         num_attention_heads=width // HEAD_WIDTH,
         mlp_ratio=len(state["blocks.0.fc1.bias"]) / width,
         patch_size=patch,
