@@ -1,0 +1,281 @@
+"""The command line: answers on a tiny model, every bad input one sentence, and a light --help."""
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from lalm import cli, systems
+
+ROOT = Path(__file__).parents[1]
+HORSE = str(ROOT / "samples" / "horse.ogg")
+QUESTION = "What do you hear?"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_folders) -> str:
+    """A tiny acdc model folder."""
+    folder = tmp_path_factory.mktemp("cli") / "tiny"
+    encoder, llm = map(str, tiny_folders)
+    options = {"group_size": 5, "connector_width": 24, "remainder": "pad"}
+    systems.save(*systems.assemble("acdc", encoder=encoder, llm=llm, options=options), folder, slim=False)
+    return str(folder)
+
+
+@pytest.fixture
+def lalm(capsys):
+    """``lalm(words...) -> (exit code, stdout, stderr)``, in this process."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = cli.run([str(word) for word in words])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def refused(result: tuple[int, str, str], *said: str, code: int = 2) -> None:
+    assert result[0] == code
+    assert result[1] == ""
+    lines = result[2].splitlines()
+    assert len(lines) == 1 and lines[0].startswith("lalm: "), result[2]
+    for text in said:
+        assert text in lines[0]
+
+
+def test_help_is_light_and_quick():
+    check = (
+        "import sys; from lalm.cli import run; run(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=True)
+    for name in ("ask", "info", "respond", "train", "corpus", "recipes", "weights"):
+        assert f"\n  {name} " in done.stdout
+    for heavy in ("torch", "transformers", "numpy", "rich", "pydantic"):
+        assert f"'{heavy}'" not in done.stderr
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "lalm.cli", "--help"], capture_output=True, cwd=ROOT, check=True
+        )
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(5)) < 0.5
+
+
+COMMANDS = "ask/info/respond/train/corpus build/recipes list/recipes show/recipes copy"
+COMMANDS += "/weights list/weights fetch/weights where"
+
+
+@pytest.mark.parametrize("command", COMMANDS.split("/"))
+def test_every_command_has_help(lalm, command):
+    code, out, _ = lalm(*command.split(), "--help")
+    assert code == 0 and out.startswith(f"Usage: lalm {command} ")
+
+
+def test_ask_prints_the_answer(lalm, model):
+    code, out, err = lalm("ask", HORSE, QUESTION, "--model", model, "--max-new-tokens", 5, "--device", "cpu")
+    assert code == 0 and out.endswith("\n") and err == ""
+    assert out == lalm("ask", "--model", model, "--max-new-tokens", 5, HORSE, QUESTION)[1]
+
+
+def test_ask_json_tells_seconds_and_times(lalm, model, tmp_path):
+    long = tmp_path / "long.wav"
+    soundfile.write(long, np.full(40 * 8_000, 0.1), 8_000)
+    code, out, _ = lalm("ask", HORSE, long, QUESTION, "--json", "--model", model, "--max-new-tokens", 4)
+    assert code == 0
+    answer = json.loads(out)
+    assert set(answer) == {"answer", "model", "audio", "timing"}
+    assert answer["model"] == "tiny"
+    assert [clip["name"] for clip in answer["audio"]] == ["horse.ogg", "long.wav"]
+    assert answer["audio"][1] == {"name": "long.wav", "seconds_given": 40.0, "seconds_heard": 40.0}
+    assert set(answer["timing"]) == {"first_token_s", "total_s", "tokens_per_s"}
+    assert all(value > 0 for value in answer["timing"].values())
+
+
+def test_ask_reads_standard_input_once(lalm, model, monkeypatch):
+    class Pipe:
+        buffer = io.BytesIO(Path(HORSE).read_bytes())
+
+        def isatty(self) -> bool:
+            return False
+
+    monkeypatch.setattr(sys, "stdin", Pipe())
+    code, out, err = lalm("ask", "-", QUESTION, "--json", "--model", model, "--max-new-tokens", 2)
+    assert code == 0, err
+    assert json.loads(out)["audio"][0]["name"] == "stdin"
+    refused(lalm("ask", "-", "-", QUESTION, "--model", model), "standard input")
+
+
+def test_seeded_draws_repeat_and_beams_work(lalm, model):
+    words = ["ask", HORSE, QUESTION, "--model", model, "--max-new-tokens", 8]
+    draws = [lalm(*words, "--temperature", 1.5, "--seed", seed)[1] for seed in (1, 1, 2, 3, 4)]
+    assert draws[0] == draws[1] and len(set(draws)) > 1
+    assert lalm(*words, "--beams", 3)[0] == 0
+
+
+def test_a_terminal_sees_the_same_answer(lalm, model):
+    words = ["ask", HORSE, QUESTION, "--model", model, "--max-new-tokens", "20"]
+    plain = lalm(*words)[1]
+    reader, writer = pty.openpty()
+    with subprocess.Popen([sys.executable, "-m", "lalm.cli", *words], stdout=writer, cwd=ROOT) as process:
+        os.close(writer)
+        seen = b""
+        try:
+            while piece := os.read(reader, 4096):
+                seen += piece
+        except OSError:  # Linux ends a terminal this way
+            pass
+    assert process.returncode == 0
+    assert seen.replace(b"\r\n", b"\n").decode() == plain
+
+
+def test_ask_wants_audio_and_a_question(lalm, tmp_path):
+    refused(lalm("ask"), "ask")
+    refused(lalm("ask", QUESTION), "audio", "question")
+    refused(lalm("ask", HORSE), "question", "horse.ogg")
+    refused(lalm("ask", HORSE, HORSE), "question", "horse.ogg")
+    refused(lalm("ask", HORSE, ""), "question is empty")
+    refused(lalm("ask", HORSE, " \n"), "question is empty")
+    refused(lalm("ask", HORSE, QUESTION, "--beam", 3), "--beam")
+    refused(lalm("ask", HORSE, QUESTION, "--beams", "many"), "--beams")
+
+
+def bad_audio(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Kinds of unusable files and what the sentence must say beside the name."""
+    files = {name: folder / f"{name}.wav" for name in ("empty", "text", "hollow", "nan", "truncated")}
+    files["empty"].write_bytes(b"")
+    files["text"].write_text("these are words, not audio\n" * 50)
+    soundfile.write(files["hollow"], np.zeros(0), 16_000)
+    soundfile.write(files["nan"], np.array([0.1, np.nan] * 800, np.float32), 16_000, subtype="FLOAT")
+    soundfile.write(files["truncated"], np.full(16_000, 0.1), 16_000)
+    files["truncated"].write_bytes(files["truncated"].read_bytes()[:9_000])
+    return {
+        "missing": (folder / "missing.wav", "no file"),
+        "folder": (folder, "folder"),
+        "empty": (files["empty"], "empty"),
+        "text": (files["text"], "text.wav"),
+        "no samples": (files["hollow"], "0 samples"),
+        "NaN": (files["nan"], "NaN"),
+        "truncated": (files["truncated"], "truncated.wav"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text", "no samples", "NaN", "truncated"])
+def test_bad_audio_is_one_sentence_before_anything_is_loaded(lalm, tmp_path, kind):
+    path, said = bad_audio(tmp_path)[kind]
+    refused(lalm("ask", path, QUESTION, "--model", tmp_path / "not looked at"), said)
+
+
+def test_audio_longer_than_the_window_is_refused(lalm, model, tmp_path):
+    long = tmp_path / "long.wav"
+    soundfile.write(long, np.full(400 * 8_000, 0.1), 8_000)
+    refused(lalm("ask", long, QUESTION, "--model", model), "long.wav", "400 s", "2048")
+
+
+def test_bad_options_and_models_are_one_sentence(lalm, model, tmp_path):
+    words = ["ask", HORSE, QUESTION, "--model", model]
+    refused(lalm(*words, "--beams", 0), "beams")
+    refused(lalm(*words, "--temperature", -1), "temperature")
+    refused(lalm(*words, "--max-new-tokens", 0), "max_new_tokens")
+    refused(lalm(*words, "--device", "toaster"), "toaster")
+    refused(lalm("ask", HORSE, QUESTION, "--model", tmp_path / "none"), "none")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    refused(lalm("ask", HORSE, QUESTION, "--model", tmp_path), "config.json")
+    refused(lalm("info", tmp_path / "none"), "none")
+    refused(lalm("frob"), "frob")
+
+
+def test_what_is_not_the_users_fault_ends_with_1(lalm, model, monkeypatch):
+    def fail(error: BaseException):
+        def run(*arguments: object, **options: object) -> None:
+            raise error
+
+        monkeypatch.setattr("lalm.commands.ask.run", run)
+        return lalm("ask", HORSE, QUESTION)
+
+    refused(fail(RuntimeError("strange\nlines")), "strange", "--debug shows the traceback", code=1)
+    refused(fail(OSError(28, "No space left on device", "/x")), "disk", "full", "/x", code=1)
+    refused(fail(KeyboardInterrupt()), "stopped", code=1)
+    refused(fail(FileNotFoundError(2, "No such file", "/y")), "/y", code=2)
+    refused(fail(PermissionError(13, "Permission denied", "/z")), "/z", "ermission", code=2)
+
+
+def test_debug_shows_the_traceback(lalm, monkeypatch):
+    code, _, err = lalm("--debug", "ask", "/nowhere.wav", QUESTION)
+    assert code == 2 and "Traceback" in err and err.splitlines()[-1].startswith("lalm: ")
+    assert lalm("ask", "/nowhere.wav", QUESTION, "--debug")[2].startswith("Traceback")
+
+
+def test_a_reader_that_leaves_makes_no_noise(model):
+    command = [sys.executable, "-m", "lalm.cli", "info", "acdc", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_info_counts_the_paper_model_without_allocating_it(lalm):
+    code, out, _ = lalm("info", "acdc", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    counts = {part["role"]: part["parameters"] for part in facts["parts"]}
+    assert counts["connector"] == 16_259_072  # (3840 + 1) * 2048 + (2048 + 1) * 4096
+    assert counts["llm"] == 8_030_261_248
+    assert facts["trainable_parameters"] == counts["connector"]
+    assert facts["parameters"] == sum(counts.values())
+    assert all(part["licence"] and part["source"] for part in facts["parts"])
+    assert "16,259,072" in lalm("info", "acdc")[1]
+
+
+def test_info_of_a_folder_equals_its_weights(lalm, model):
+    facts = json.loads(lalm("info", model, "--json")[1])
+    loaded, _ = systems.load(model)
+    assert facts["parameters"] == sum(p.numel() for p in loaded.parameters())
+    assert facts["name"] == "tiny" and facts["audio_tokens_per_second"] == 10
+
+
+def test_recipes_list_show_and_copy(lalm, tmp_path):
+    assert "acdc/small" in lalm("recipes", "list")[1]
+    shown = lalm("recipes", "show", "acdc/small")[1]
+    assert shown == (ROOT / "lalm/systems/acdc/small.yaml").read_text()
+    file = tmp_path / "mine.yaml"
+    assert lalm("recipes", "copy", "acdc/small", file)[0] == 0
+    assert file.read_text() == shown
+    file.write_text("mine")
+    refused(lalm("recipes", "copy", "acdc/small", file), "mine.yaml", "already")
+    assert file.read_text() == "mine"
+    refused(lalm("recipes", "copy", "acdc/small", tmp_path / "no" / "mine.yaml"), "no")
+    refused(lalm("recipes", "show", "acdc/nothing"), "acdc/nothing", "acdc/small")
+    refused(lalm("train", "acdc/nothing"), "acdc/nothing", "acdc/small")
+    refused(lalm("train", "acdc/small", "--set", "optim.speed=3"), "optim.speed")
+
+
+def test_weights_are_listed_and_named_in_errors(lalm, tmp_path, monkeypatch):
+    monkeypatch.setenv("LALM_CACHE", str(tmp_path))
+    rows = json.loads(lalm("weights", "list", "--json")[1])
+    assert {"whisper-base", "smollm2-135m-instruct"} <= {row["name"] for row in rows}
+    assert all(row["licence"] and row["sources"] and row["folder"] == "" for row in rows)
+    assert "whisper-base" in lalm("weights", "list")[1]
+    refused(lalm("weights", "where", "whisper-base"), "lalm weights fetch whisper-base")
+    refused(lalm("weights", "where", "nothing"), "nothing", "whisper-base")
+    refused(lalm("weights", "fetch", "whisper-base", "nothing"), "nothing")
+
+
+def test_respond_in_caption_mode_and_its_refusals(lalm, tmp_path):
+    captions, out = tmp_path / "captions.jsonl", tmp_path / "out.jsonl"
+    audio = {"type": "audio", "audio": HORSE}
+    turns = [{"role": "user", "content": [audio]}, {"role": "assistant", "content": "A horse neighs."}]
+    captions.write_text(json.dumps({"id": "a", "messages": turns}) + "\n")
+    code, _, err = lalm("respond", captions, out, "--mode", "caption")
+    assert code == 0, err
+    row = json.loads(out.read_text())
+    assert row["messages"][-1] == {"role": "assistant", "content": "A horse neighs."}
+    refused(lalm("respond", tmp_path / "none.jsonl", out, "--mode", "caption"), "none.jsonl")
+    refused(lalm("respond", captions, out, "--mode", "frob"), "frob")
