@@ -320,6 +320,8 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> Tensor:
         """Only the new ids, (B, new). Options are those of transformers' ``generate``."""
         embeds = self.model.embed(input_ids, input_values, audio_lengths, frames, frame_lengths)
+        if self.config.audio_token_id < self.config.text_config.vocab_size:  # an LLM never says a slot
+            kwargs.setdefault("suppress_tokens", [self.config.audio_token_id])
         return super().generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
 
 

@@ -91,9 +91,7 @@ class AudioLMProcessor(ProcessorMixin):
     ) -> "AudioLMProcessor":
         """A processor for a new model: adds the audio token to the tokenizer and notes its id in ``config``."""
         if AUDIO_TOKEN not in tokenizer.get_vocab():
-            tokenizer.add_special_tokens(
-                {"additional_special_tokens": [AUDIO_TOKEN]}, replace_additional_special_tokens=False
-            )
+            tokenizer.add_tokens([AUDIO_TOKEN], special_tokens=True)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         config.audio_token_id = tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)

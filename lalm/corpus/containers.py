@@ -136,11 +136,14 @@ READERS: Mapping[str, Callable[[Path, str], bytes]] = {
     ".rcc": read_rcc,
     ".cat": read_cat,
     ".ocg": read_ocg,
+    ".ocd": read_ocg,
 }
 
 
 def read_member(path: Path, member: str) -> bytes:
     """The bytes of ``member`` in the container ``path``, by the container's file name ending."""
+    if path.suffix not in READERS:
+        raise ContainerError(f"{path.name}: containers of this kind are not read")
     try:
         return READERS[path.suffix](path, member)
     except (struct.error, IndexError, UnicodeDecodeError):

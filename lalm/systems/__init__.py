@@ -116,9 +116,9 @@ def save(
     if not {"encoder", "llm"} <= set(model.config.parts):
         raise ValueError("a slim checkpoint needs the names of its encoder and LLM; this model has none")
     state = model.state_dict()
-    save_file(
-        {name: state[name].detach().contiguous() for name in trained_names(model)}, folder / "model.safetensors"
-    )
+    path = folder / "model.safetensors"
+    save_file({name: state[name].detach().contiguous() for name in trained_names(model)}, path)
+    path.chmod(0o644)  # safetensors makes files that only their owner may read
     config = {"lalm_slim": True, **json.loads(model.config.to_json_string(use_diff=False))}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
