@@ -173,7 +173,8 @@ def test_public_names_have_docstrings():
             missing.append(module)
         for node in tree.body:
             named = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
-            if named and not ast.get_docstring(node):
+            shape = isinstance(node, ast.ClassDef) and [ast.unparse(b) for b in node.bases] == ["TypedDict"]
+            if named and not shape and not ast.get_docstring(node):
                 missing.append(f"{module}.{node.name}")
     assert not missing
 
