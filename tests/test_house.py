@@ -187,7 +187,7 @@ def test_the_tree_in_the_readme_is_the_tree():
         str(path.relative_to(ROOT))
         for folder in (PACKAGE, ROOT / "docs", ROOT / "benchmarks")
         for path in folder.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.stat().st_size
+        if path.is_file() and "__pycache__" not in path.parts
     }
     real = {name for name in real if not name.startswith(folders)}
     listed = {
