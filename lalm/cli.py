@@ -167,17 +167,14 @@ def corpus_build(
     out: Annotated[Path | None, typer.Option(help="Folder of the corpus (default: corpus/TIER).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the composed scenes.")] = 0,
     scenes: Annotated[int, typer.Option(min=0, help="Composed training scenes.")] = 5000,
-    copies: Annotated[int, typer.Option(min=0, help="Varied takes of every training clip.")] = 2,
     packages: Annotated[
-        Path | None, typer.Option(help="Where .deb files lie or go (default: OUT/packages).")
+        Path | None, typer.Option(help="Folder of .deb files to use; the others are fetched into the cache.")
     ] = None,
 ) -> None:
     """Fetch, unpack, split and compose a corpus; what is done already is not done again."""
     from lalm.commands import corpus as command
 
-    command.build(
-        tier, out or Path("corpus") / tier, seed=seed, scenes=scenes, copies=copies, packages=packages
-    )
+    command.build(tier, out or Path("corpus") / tier, seed=seed, scenes=scenes, packages=packages)
 
 
 @recipes_app.command("list")

@@ -8,7 +8,7 @@ from rich.progress import Progress, TaskID
 from lalm import corpus
 
 
-def build(tier: str, out: Path, *, seed: int, scenes: int, copies: int, packages: Path | None) -> None:
+def build(tier: str, out: Path, *, seed: int, scenes: int, packages: Path | None) -> None:
     """Build a corpus in ``out`` and print how many lines each manifest has."""
     with Progress(console=Console(stderr=True)) as bar:
         tasks: dict[str, TaskID] = {}
@@ -19,9 +19,7 @@ def build(tier: str, out: Path, *, seed: int, scenes: int, copies: int, packages
                 tasks[kind] = bar.add_task(kind, total=total)
             bar.update(tasks[kind], completed=done + 1, total=total)
 
-        counts = corpus.build(
-            tier, out, seed=seed, num_scenes=scenes, copies=copies, packages=packages, progress=progress
-        )
+        counts = corpus.build(tier, out, seed=seed, num_scenes=scenes, packages=packages, progress=progress)
     for name, count in counts.items():
         print(f"{name:<24} {count:>7}")
     print(f"The corpus is in {out}.")

@@ -145,10 +145,11 @@ def _shapes(
     config: AudioLMConfig, model_class: type[AudioLMForConditionalGeneration]
 ) -> AudioLMForConditionalGeneration:
     """The model without memory behind its parameters; a tied head counts once."""
+    text: Any = config.text_config
     with torch.device("meta"):
         model = model_class(config)
-        if config.text_config.tie_word_embeddings:
-            model.lm_head.weight = model.get_input_embeddings().weight
+        if text.tie_word_embeddings:
+            model.get_output_embeddings().weight = model.get_input_embeddings().weight
         if config.lora:
             systems.add_lora(model, config.lora)
     return model
