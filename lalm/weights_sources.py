@@ -28,7 +28,7 @@ HUB_PATIENCE_S = 5.0  # how long the Hub may take to answer before PyPI is asked
 BLOCK = 1 << 20
 
 # The Hub's client raises its HTTP library's errors or OSError; which library that is differs by version.
-HUB_ERRORS = cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__)
+HUB_ERRORS = (*cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__), RuntimeError)
 
 
 def from_hub(part: Part, folder: Path, progress: Progress) -> Path | None:
@@ -39,7 +39,7 @@ def from_hub(part: Part, folder: Path, progress: Progress) -> Path | None:
     if not part.hub or constants.HF_HUB_OFFLINE:
         return None
     files = _listing(part.hub)
-    if files is None:
+    if files is None or not {"config.json", "model.safetensors"} <= set(files):
         return None
     wanted = [files[name] for name in part.hub_files if name in files]
     total = sum(file.size or 0 for file in wanted)

@@ -353,7 +353,7 @@ def test_a_malicious_pickle_is_refused(tmp_path):
     torch.save({"model": released(tiny(), "fairseq", prefix="model.") | {"model.x": Trap(target)}}, path)
     with pytest.raises(EATImportError, match=r"^'evil.pt' is not opened, because it asks for '\w+.mkdir'"):
         import_eat(path)
-    path.write_bytes(pickle.dumps({"model": Trap(target)}))
+    path.write_bytes(pickle.dumps({"model": Trap(target)}, protocol=2))
     with pytest.raises(EATImportError, match=r"'evil.pt' (is not opened|cannot be read)"):
         import_eat(path)
     assert not target.exists()
