@@ -1,7 +1,8 @@
-"""Clips -> scenes: two to four sounds in sequence, repeated, or over a bed, with exact onsets and a caption."""
+"""Sounds -> a scene: in sequence, repeated, or over a bed, with exact onsets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import soxr
@@ -9,144 +10,117 @@ import soxr
 from lalm.audio import SAMPLE_RATE
 from lalm.sample import Event
 
+MIN_SCENE_S = 3.0
 MAX_SCENE_S = 10.0
-TIMES = {2: "twice", 3: "three times", 4: "four times"}
+GAP_S = (0.1, 0.5)
+PEAK = 0.95
+Array = np.ndarray[Any, np.dtype[np.float32]]
+Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One recording of the corpus: where it lies, what it is, and how its sound is called."""
+class Sound:
+    """A sound to be placed: audio (N,) float32 16 kHz, its label and its caption."""
 
-    id: str
-    split: str
-    label: str  # "animal/dog"
-    caption: str  # "a dog barks"
-    name: str  # "a dog barking"
-    path: str  # relative to the corpus folder
-    seconds: float
-
-    @property
-    def group(self) -> str:
-        """Top-level class: "animal"."""
-        return self.label.split("/")[0]
+    audio: Array
+    label: str
+    caption: str
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A composed recording."""
+    """A composed recording: audio (N,) float32 16 kHz and its events in order of onset."""
 
-    audio: np.ndarray  # (N,) float32 16 kHz
-    caption: str
+    audio: Array
     events: tuple[Event, ...]
-    clips: tuple[Clip, ...]
 
 
-def vary(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Another take of a recording: speed 0.9 to 1.1 (pitch moves along), gain -12 to 0 dB of full scale."""
+def vary(audio: Array, rng: Rng) -> Array:
+    """Another take: speed 0.9 to 1.1 (pitch moves along), peak -12 to 0 dB of full scale."""
     speed = rng.uniform(0.9, 1.1)
-    audio = soxr.resample(audio, SAMPLE_RATE * speed, SAMPLE_RATE).astype(np.float32)
-    return scaled(audio, rng.uniform(-12.0, 0.0))
+    return scaled(soxr.resample(audio, SAMPLE_RATE * speed, SAMPLE_RATE), rng.uniform(-12.0, 0.0))
 
 
-def scaled(audio: np.ndarray, peak_db: float) -> np.ndarray:
+def scaled(audio: Array, peak_db: float) -> Array:
     """The same audio with its peak at ``peak_db`` dB of full scale; silence stays silence."""
     peak = float(np.abs(audio).max(initial=0.0))
-    return audio * np.float32(0.95 * 10 ** (peak_db / 20) / peak) if peak else audio
+    return (audio * (PEAK * 10 ** (peak_db / 20) / peak)).astype(np.float32) if peak else audio
 
 
-def with_noise(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """White noise 20 to 40 dB below the audio's mean power, on every second call by chance."""
+def with_noise(audio: Array, rng: Rng) -> Array:
+    """White noise 20 to 40 dB below the audio's mean power, every second time."""
     if rng.random() < 0.5:
         return audio
     level = float(np.sqrt(np.mean(audio**2))) * 10 ** (-rng.uniform(20.0, 40.0) / 20)
-    return audio + rng.standard_normal(len(audio)).astype(np.float32) * np.float32(level)
+    return audio + rng.standard_normal(len(audio), np.float32) * np.float32(level)
 
 
-def crop(audio: np.ndarray, seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """A stretch of at most ``seconds`` from anywhere in the audio, faded 10 ms at a cut."""
-    size = int(seconds * SAMPLE_RATE)
-    if len(audio) <= size:
+def crop(audio: Array, num_samples: int, rng: Rng) -> Array:
+    """At most ``num_samples`` from anywhere in the audio, faded over 10 ms at the cuts."""
+    if len(audio) <= num_samples:
         return audio
-    start = int(rng.integers(len(audio) - size + 1))
-    piece = audio[start : start + size].copy()
-    fade = np.linspace(0.0, 1.0, SAMPLE_RATE // 100, dtype=np.float32)
-    piece[: len(fade)] *= fade
-    piece[-len(fade) :] *= fade[::-1]
-    return piece
+    start = int(rng.integers(len(audio) - num_samples + 1))
+    return faded(audio[start : start + num_samples])
 
 
-def sequence(clips: Sequence[Clip], audios: Sequence[np.ndarray], rng: np.random.Generator) -> Scene:
-    """The clips one after the other with gaps of 0.1 to 0.5 s."""
-    longest = (MAX_SCENE_S - 0.5 * len(clips)) / len(clips)
-    takes = [vary(crop(audio, longest, rng), rng) for audio in audios]
-    gaps = [rng.uniform(0.1, 0.5) for _ in takes]
-    caption = _in_order([clip.caption for clip in clips], rng)
-    return _placed(clips, takes, gaps, caption, rng)
+def faded(audio: Array) -> Array:
+    """The same audio rising and falling over 10 ms."""
+    fade = np.linspace(0.0, 1.0, min(SAMPLE_RATE // 100, len(audio) // 2), dtype=np.float32)
+    audio = audio.copy()
+    audio[: len(fade)] *= fade
+    audio[len(audio) - len(fade) :] *= fade[::-1]
+    return audio
 
 
-def repetition(clip: Clip, audio: np.ndarray, times: int, rng: np.random.Generator) -> Scene:
-    """One short sound ``times`` times."""
-    take = vary(crop(audio, (MAX_SCENE_S - 0.5 * times) / times, rng), rng)
-    gaps = [rng.uniform(0.2, 0.6) for _ in range(times)]
-    caption = clip.caption if times == 1 else f"{clip.caption} {TIMES[times]}"
-    return _placed([clip] * times, [take] * times, gaps, caption, rng)
+def looped(audio: Array, num_samples: int) -> Array:
+    """The audio again and again, cut to ``num_samples``."""
+    return np.tile(audio, -(-num_samples // len(audio)))[:num_samples]
 
 
-def over_bed(
-    bed: Clip, bed_audio: np.ndarray, clips: Sequence[Clip], audios: Sequence[np.ndarray], rng: np.random.Generator
-) -> Scene:
-    """Sounds in sequence over a quieter, longer one, which runs from start to end."""
-    front = sequence(clips, audios, rng)
-    size = len(front.audio) + int(rng.uniform(0.2, 1.0) * SAMPLE_RATE)
-    back = bed_audio
-    while len(back) < size:
-        back = np.concatenate([back, bed_audio])
-    back = scaled(crop(back, size / SAMPLE_RATE, rng)[:size], rng.uniform(-20.0, -10.0))
-    audio = back.copy()
-    audio[: len(front.audio)] += front.audio
-    whole: Event = {"label": bed.label, "caption": bed.caption, "onset_s": 0.0, "offset_s": len(audio) / SAMPLE_RATE}
-    inner = _in_order([clip.caption for clip in clips], rng)
-    caption = str(rng.choice([f"{inner} while {bed.caption}", f"{bed.caption} and {inner}", f"{inner} as {bed.caption}"]))
-    return Scene(_bounded(audio), caption, (whole, *front.events), (bed, *clips))
+def sequence(sounds: Sequence[Sound], rng: Rng, *, same_take: bool = False) -> Scene:
+    """The sounds one after the other, 0.1 to 0.5 s apart, 3 to 10 s in all.
+
+    Every sound is varied on its own, or with ``same_take`` all alike (for one sound repeated).
+    """
+    room = int((MAX_SCENE_S - GAP_S[1] * (len(sounds) + 1)) / len(sounds) * SAMPLE_RATE)
+    takes = [crop(vary(sound.audio, rng), room, rng) for sound in sounds[: 1 if same_take else None]]
+    if same_take:
+        takes = takes * len(sounds)
+    gaps = [int(rng.uniform(*GAP_S) * SAMPLE_RATE) for _ in range(len(sounds) + 1)]
+    size = sum(gaps) + sum(len(take) for take in takes)
+    spare = int(MIN_SCENE_S * SAMPLE_RATE) - size
+    if spare > 0:  # silence before and after
+        before = int(rng.integers(spare + 1))
+        gaps[0] += before
+        gaps[-1] += spare - before
+    audio = np.zeros(sum(gaps) + sum(len(take) for take in takes), np.float32)
+    events, at = [], 0
+    for sound, take, gap in zip(sounds, takes, gaps, strict=False):
+        onset, at = at + gap, at + gap + len(take)
+        audio[onset:at] = take
+        events.append(_event(sound, onset, at))
+    return Scene(bounded(with_noise(audio, rng)), tuple(events))
 
 
-def _placed(
-    clips: Sequence[Clip],
-    takes: Sequence[np.ndarray],
-    gaps: Sequence[float],
-    caption: str,
-    rng: np.random.Generator,
-) -> Scene:
-    pieces: list[np.ndarray] = []
-    events: list[Event] = []
-    at = 0
-    for clip, take, gap in zip(clips, takes, gaps, strict=True):
-        silence = int(gap * SAMPLE_RATE)
-        pieces += [np.zeros(silence, np.float32), take]
-        onset, at = at + silence, at + silence + len(take)
-        events.append(
-            {
-                "label": clip.label,
-                "caption": clip.caption,
-                "onset_s": round(onset / SAMPLE_RATE, 4),
-                "offset_s": round(at / SAMPLE_RATE, 4),
-            }
-        )
-    audio = with_noise(np.concatenate(pieces), rng)
-    return Scene(_bounded(audio), caption, tuple(events), tuple(clips))
+def over_bed(bed: Sound, sounds: Sequence[Sound], rng: Rng) -> Scene:
+    """Sounds in sequence over a quieter one that lasts from start to end; the bed's event comes first."""
+    front = sequence(sounds, rng)
+    size = len(front.audio)
+    take = crop(vary(bed.audio, rng), size, rng)
+    back = faded(scaled(looped(take, size), rng.uniform(-18.0, -8.0)))
+    return Scene(bounded(front.audio + back), (_event(bed, 0, size), *front.events))
 
 
-def _bounded(audio: np.ndarray) -> np.ndarray:
+def bounded(audio: Array) -> Array:
+    """The same audio, turned down as a whole where it would clip."""
     peak = float(np.abs(audio).max(initial=0.0))
     return audio if peak <= 0.99 else audio * np.float32(0.99 / peak)
 
 
-def _in_order(captions: Sequence[str], rng: np.random.Generator) -> str:
-    """Captions joined so that their order is told."""
-    if len(captions) == 1:
-        return captions[0]
-    if len(captions) == 2:
-        a, b = captions
-        return str(rng.choice([f"{a}, then {b}", f"{a}, followed by {b}", f"first {a}, then {b}", f"{a} before {b}"]))
-    *first, last = captions
-    return str(rng.choice([", then ".join(captions), f"first {', then '.join(first)}, and finally {last}"]))
+def _event(sound: Sound, start: int, stop: int) -> Event:
+    return {
+        "label": sound.label,
+        "caption": sound.caption,
+        "onset_s": round(start / SAMPLE_RATE, 6),
+        "offset_s": round(stop / SAMPLE_RATE, 6),
+    }

@@ -1,152 +1,183 @@
-"""Questions and instructions about clips and scenes whose content is known, for the held-out sets."""
+"""Questions about recordings whose content is known, for the held-out sets. Every closed task is balanced:
+recordings are paired, and both of a pair are asked the same question, with different answers."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lalm.corpus.compose import Clip
-
-from lalm.sample import Event, Sample, ask
+from lalm.corpus.scenes import Recording
+from lalm.sample import Sample, ask
 from lalm.words import words
 
-SPEECH_WORDS = ("speaking", "speech", "talking", "voice", "person", "woman", "man", "speaks", "talks")
-INSTRUCTIONS = {
-    "one_word": "Describe the sound in one word.",
-    "ten_words": "Describe the audio in one ten-word sentence.",
-    "german": "Describe the audio in one German sentence.",
-    "french": "Describe the audio in one French sentence.",
-    "spanish": "Describe the audio in one Spanish sentence.",
+Rng = np.random.Generator
+NUMBERS = ("zero", "one", "two", "three", "four")
+# Groups whose sounds can be heard as one another's, or come together: never each other's negatives.
+CLOSE = {
+    "ambience": "animal human speech vehicle water weather nature machine tool footsteps music object fire",
+    "music": "instrument human speech",
+    "instrument": "object impact alarm",
+    "human": "speech animal",
+    "weather": "water nature fire",
+    "water": "nature fire human",
+    "fire": "nature explosion electric electronic",
+    "machine": "vehicle tool electric alarm door weather electronic",
+    "vehicle": "alarm explosion nature music",
+    "tool": "impact object nature weapon footsteps",
+    "impact": "object door sport footsteps weapon explosion nature fire",
+    "object": "door sport electronic alarm footsteps weapon nature machine",
+    "weapon": "explosion sport door",
+    "alarm": "electronic",
+    "electric": "electronic nature",
+    "footsteps": "nature sport",
+    "door": "footsteps ambience",
 }
+PRESENCE = ("Can you hear {} in the audio?", "Is there the sound of {} in the audio?")
+PER_TASK = 300
 
 
-@dataclass(frozen=True)
-class Recording:
-    """A test recording: a clip or a scene, and the clips it was made of in order of onset."""
-
-    id: str
-    path: str
-    caption: str
-    kind: str  # "single", "sequence", "repetition" or "bed"
-    clips: tuple[Clip, ...]
-    events: tuple[Event, ...]
-
-    @property
-    def groups(self) -> set[str]:
-        return {clip.group for clip in self.clips}
-
-    @property
-    def labels(self) -> set[str]:
-        return {clip.label for clip in self.clips}
+def questions(recordings: Sequence[Recording], rng: Rng) -> list[Sample]:
+    """All question tasks about the recordings of a test split."""
+    order = [recordings[i] for i in rng.permutation(len(recordings))]
+    mixed = [r for r in order if r.kind != "repetition"]
+    alone = sorted((r for r in order if r.kind in ("single", "repetition")), key=lambda r: r.kind != "single")
+    return [
+        *presence(mixed, rng),
+        *_which_of_two(mixed),
+        *_what(_once_each(alone)),
+        *_what_choice(_once_each(alone), rng),
+        *_speech(order),
+        *_how_many([r for r in order if r.kind == "repetition"]),
+        *_order([r for r in order if r.kind == "sequence"]),
+    ]
 
 
-def question(
-    recording: Recording,
-    task: str,
-    text: str,
-    references: Sequence[str],
-    choices: Sequence[str] = (),
+def far(label: str, recording: Recording) -> bool:
+    """Whether ``label`` is surely not in the recording: no group of it is close to the label's."""
+    group = label.split("/")[0]
+    return all(not _close(group, other.split("/")[0]) for other in recording.labels)
+
+
+def _close(a: str, b: str) -> bool:
+    return a == b or b in CLOSE.get(a, "").split() or a in CLOSE.get(b, "").split()
+
+
+def pairs(recordings: Sequence[Recording]) -> Iterator[tuple[Recording, int, Recording, int]]:
+    """Recordings two by two, each with the index of a clip whose class is far from the other recording."""
+    waiting: list[tuple[Recording, int]] = []
+    for number, recording in enumerate(recordings):
+        which = number % len(recording.clips)
+        label = recording.clips[which].row.label
+        for other, index in waiting:
+            if far(label, other) and far(other.clips[index].row.label, recording):
+                waiting.remove((other, index))
+                yield other, index, recording, which
+                break
+        else:
+            waiting.append((recording, which))
+
+
+def presence(recordings: Sequence[Recording], rng: Rng, *, suffix: str = "") -> list[Sample]:
+    """Is a sound there? Of each pair both are asked about both sounds: yes, no, no, yes."""
+    items = []
+    for a, i, b, j in pairs(recordings):
+        form = PRESENCE[int(rng.integers(len(PRESENCE)))]
+        for asked, has, lacks in ((a.clips[i], a, b), (b.clips[j], b, a)):
+            text = form.format(asked.sound.name) + suffix
+            items += [item(has, "presence", text, ["yes"]), item(lacks, "presence", text, ["no"])]
+        if len(items) >= PER_TASK:
+            break
+    return items
+
+
+def _which_of_two(recordings: Sequence[Recording]) -> list[Sample]:
+    items = []
+    for a, i, b, j in pairs(recordings):
+        names = (a.clips[i].sound.name, b.clips[j].sound.name)
+        text = f"Which do you hear: {names[0]} or {names[1]}?"
+        items += [item(r, "which_of_two", text, [n], names) for r, n in zip((a, b), names, strict=True)]
+        if len(items) >= PER_TASK:
+            break
+    return items
+
+
+def _what(recordings: Sequence[Recording]) -> list[Sample]:
+    return [item(r, "what", "What makes the sound?", r.clips[0].sound.words) for r in recordings[:PER_TASK]]
+
+
+def _what_choice(recordings: Sequence[Recording], rng: Rng) -> list[Sample]:
+    """Four choices of groups far from each other; wrong ones are right ones of other recordings."""
+    items: list[Sample] = []
+    for recording in recordings[:PER_TASK]:
+        chosen = [recording.clips[0].sound]
+        for i in rng.permutation(len(recordings)):
+            other = recordings[i].clips[0].sound
+            if all(not _close(other.group, sound.group) for sound in chosen):
+                chosen.append(other)
+            if len(chosen) == 4:
+                break
+        else:
+            continue
+        names = [sound.name for sound in chosen[1:]]
+        names.insert(len(items) % 4, chosen[0].name)
+        text = f"What do you hear: {', '.join(names[:-1])} or {names[-1]}?"
+        items.append(item(recording, "what_choice", text, [chosen[0].name], names))
+    return items
+
+
+def _speech(recordings: Sequence[Recording]) -> list[Sample]:
+    """Does anyone speak? Voices that are no speech and crowds are neither, so they are left out."""
+    unclear = {"human", "ambience", "music"}
+    yes = [r for r in recordings if any(label.startswith("speech/") for label in r.labels)]
+    no = [r for r in recordings if r not in yes and not unclear & {c.sound.group for c in r.clips}]
+    # As many of each kind with speech as without, so that scenes as such say nothing.
+    items: list[Sample] = []
+    for kind in ("single", "sequence", "bed"):
+        sides = [[r for r in side if r.kind == kind] for side in (yes, no)]
+        for pair in zip(*sides, strict=False):
+            items += [
+                item(r, "speech", "Does anyone speak in the audio?", [answer])
+                for r, answer in zip(pair, ("yes", "no"), strict=True)
+            ]
+    return items[:PER_TASK]
+
+
+def _how_many(recordings: Sequence[Recording]) -> list[Sample]:
+    return [
+        item(
+            r,
+            "how_many",
+            f"How many times do you hear {r.clips[0].sound.name}?",
+            [str(len(r.clips)), NUMBERS[len(r.clips)]],
+        )
+        for r in recordings[:PER_TASK]
+    ]
+
+
+def _order(recordings: Sequence[Recording]) -> list[Sample]:
+    """Which of two neighbours comes first; every second time the later one is named first."""
+    items = []
+    for number, r in enumerate(recordings[:PER_TASK]):
+        at = number // 2 % (len(r.clips) - 1)
+        first, later = r.clips[at].sound.name, r.clips[at + 1].sound.name
+        names = (later, first) if number % 2 else (first, later)
+        items.append(item(r, "order", f"Which comes first: {names[0]} or {names[1]}?", [first], names))
+    return items
+
+
+def _once_each(recordings: Sequence[Recording]) -> list[Recording]:
+    """Without a second recording of the same clip."""
+    return list({r.clips[0].id: r for r in reversed(recordings)}.values())[::-1]
+
+
+def item(
+    recording: Recording, task: str, text: str, references: Sequence[str], choices: Sequence[str] = ()
 ) -> Sample:
-    """One item about ``recording``."""
-    sample = ask([recording.path], text)
     return Sample(
-        messages=sample.messages,
+        messages=ask([recording.path], text).messages,
         id=f"{task}-{recording.id}-{'-'.join(words(text))[-60:]}",
         task=task,
         references=tuple(references),
         choices=tuple(choices),
         events=recording.events,
-        origin={"recording": recording.id, "caption": recording.caption},
+        origin={"recording": recording.id, "caption": recording.caption, "kind": recording.kind},
     )
-
-
-def questions(recordings: Sequence[Recording], names: dict[str, str], rng: np.random.Generator) -> list[Sample]:
-    """Presence, what, speech, which of two, how many and order, each balanced. ``names``: label -> name."""
-    items = [*_presence(recordings, names, rng), *_speech(recordings, rng)]
-    labels = sorted(names)
-    for recording in recordings:
-        first = recording.clips[0]
-        others = [x for x in labels if x.split("/")[0] not in recording.groups and names[x] != first.name]
-        if recording.kind == "single":
-            items.append(question(recording, "what", "What makes the sound?", accepted(first)))
-            wrong = [names[x] for x in _draw(others, 3, rng)]
-            options = list(rng.permutation([first.name, *wrong]))
-            text = f"What do you hear: {', '.join(options[:-1])} or {options[-1]}?"
-            items.append(question(recording, "what_choice", text, [first.name], options))
-        if recording.kind in ("single", "bed"):
-            pair = list(rng.permutation([first.name, names[_draw(others, 1, rng)[0]]]))
-            text = f"Which do you hear: {pair[0]} or {pair[1]}?"
-            items.append(question(recording, "which_of_two", text, [first.name], pair))
-        if recording.kind == "repetition":
-            text = f"How many times do you hear {first.name}?"
-            items.append(question(recording, "how_many", text, [str(len(recording.clips))]))
-        if recording.kind == "sequence" and first.name != recording.clips[1].name:
-            pair = list(rng.permutation([first.name, recording.clips[1].name]))
-            text = f"Which comes first: {pair[0]} or {pair[1]}?"
-            items.append(question(recording, "order", text, [first.name], pair))
-    return items
-
-
-def instructions(recordings: Sequence[Recording], names: dict[str, str], rng: np.random.Generator) -> list[Sample]:
-    """The same recordings under instructions whose being followed can be checked in the answer's form."""
-    items = [
-        question(recording, task, text, [])
-        for task, text in INSTRUCTIONS.items()
-        for recording in recordings
-        if recording.kind in ("single", "sequence")
-    ]
-    for sample in _presence(recordings, names, rng):
-        part = sample.messages[0]["content"][1]
-        recording = next(r for r in recordings if r.id == sample.origin["recording"])
-        text = f"{part['text']} Answer only yes or no."  # type: ignore[index]
-        items.append(question(recording, "yes_no", text, sample.references))
-    return items
-
-
-def accepted(clip: Clip) -> list[str]:
-    """Words that count as naming the clip's sound."""
-    if clip.group == "speech":
-        return list(SPEECH_WORDS)
-    skip = {"a", "an", "the", "on", "in", "at", "of", "being", "is", "are", "with", "to", "from", "busy", "small"}
-    own = [w for w in words(clip.name) if w not in skip]
-    return list(dict.fromkeys([*own, *words(clip.label.split("/")[1])]))
-
-
-def _draw(pool: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
-    return [pool[i] for i in rng.choice(len(pool), count, replace=False)]
-
-
-def _presence(recordings: Sequence[Recording], names: dict[str, str], rng: np.random.Generator) -> Iterable[Sample]:
-    """A yes item each, and for each of those a no item: the same sound asked about another recording."""
-    usable = [r for r in recordings if r.clips[0].group != "speech"]
-    asked = [r.clips[int(rng.integers(len(r.clips)))] for r in usable]
-    items = [
-        question(r, "presence", f"Can you hear {clip.name}?", ["yes"]) for r, clip in zip(usable, asked, strict=True)
-    ]
-    order = list(rng.permutation(len(usable)))
-    for clip in asked:
-        for place, i in enumerate(order):
-            if clip.group not in usable[i].groups:
-                items.append(question(usable[i], "presence", f"Can you hear {clip.name}?", ["no"]))
-                order.pop(place)
-                break
-    return _balanced(items, rng)
-
-
-def _speech(recordings: Sequence[Recording], rng: np.random.Generator) -> list[Sample]:
-    """Does anyone speak? Human sounds that are no speech are left out: they are neither."""
-    items = []
-    for recording in recordings:
-        if "human" in recording.groups or "ambience" in recording.groups:
-            continue
-        answer = "yes" if "speech" in recording.groups else "no"
-        items.append(question(recording, "speech", "Does anyone speak in the audio?", [answer]))
-    return _balanced(items, rng)
-
-
-def _balanced(items: Sequence[Sample], rng: np.random.Generator) -> list[Sample]:
-    """As many yes as no."""
-    yes = [s for s in items if s.references[0] == "yes"]
-    no = [s for s in items if s.references[0] == "no"]
-    size = min(len(yes), len(no))
-    return [pool[i] for pool in (yes, no) for i in sorted(rng.choice(len(pool), size, replace=False))]
