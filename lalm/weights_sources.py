@@ -28,7 +28,10 @@ HUB_PATIENCE_S = 5.0  # how long the Hub may take to answer before PyPI is asked
 BLOCK = 1 << 20
 
 # The Hub's client raises its HTTP library's errors or OSError; which library that is differs by version.
-HUB_ERRORS = (*cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__), RuntimeError)
+HUB_ERRORS: tuple[type[Exception], ...] = (
+    *cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__),
+    RuntimeError,
+)
 
 
 def from_hub(part: Part, folder: Path, progress: Progress) -> Path | None:

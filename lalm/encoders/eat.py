@@ -152,7 +152,7 @@ class EATEncoder(nn.Module):
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """audio: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, width), frame_lengths (A,)."""
         config = self.config
-        audio = _centred(audio.float(), audio_lengths)
+        audio = _centred(audio.float(), audio_lengths.to(audio.device))
         heard = [fbank_frames(length) for length in audio_lengths.tolist()]
         padded = [config.padded_frames(length) for length in heard]
         # A clip's windows, each of at most max_frames; those after the first have no CLS in the result.

@@ -91,6 +91,7 @@ class WhisperEncoder(nn.Module):
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """audio: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, width), frame_lengths (A,)."""
         size = self.config.window_samples
+        audio_lengths = audio_lengths.to(audio.device)
         num_windows = max(1, -(-audio.shape[1] // size))
         padded = nn.functional.pad(audio, (0, num_windows * size - audio.shape[1] if num_windows > 1 else 0))
         windows = padded.reshape(len(audio) * num_windows, -1)  # (A * windows, <= 30 s)
