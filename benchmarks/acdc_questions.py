@@ -19,8 +19,9 @@ from lalm.evaluate import Control, Report, questions, run, spoil
 from lalm.evaluate.scoring import CHANCE
 from lalm.sample import Sample
 
-SETS = {"known": ("questions_known", "instructions_known"), "unseen": ("questions_unseen", "instructions_unseen")}
+SETS = ("known", "unseen")
 CONTROLS: tuple[Control, ...] = ("audio", "silent", "shuffled", "caption")
+SPOILED: tuple[Control, ...] = ("silent", "shuffled")  # say nothing about whether an instruction is followed
 
 
 def ask_all(engine: Engine, samples: Sequence[Sample]) -> list[str]:
@@ -58,9 +59,15 @@ def table(reports: dict[tuple[str, str], Report], shipped: str) -> str:
     for task in first.tasks():
         cells = [task, str(len(first.of(task))), "-" if CHANCE.get(task) is None else f"{CHANCE[task]:.2f}"]
         for key in runs:
+            if task not in reports[key].tasks():
+                cells.append("")
+                continue
             got = reports[key].accuracy(task)
             cells.append(f"{got.mean:.3f} [{got.low:.3f}, {got.high:.3f}]")
-        for control in ("silent", "shuffled"):
+        for control in SPOILED:
+            if task not in reports[(shipped, control)].tasks():
+                cells.append("")
+                continue
             gain = first.gain_over(reports[(shipped, control)], task)
             cells.append(f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]")
         lines.append("| " + " | ".join(cells) + " |")
@@ -73,17 +80,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", action="append", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--shipped", help="the model that also gets the controls (default: the first)")
-    parser.add_argument("--per-task", type=int, default=150)
+    parser.add_argument("--per-task", type=int, default=150, help="questions of each task and set")
+    parser.add_argument("--per-instruction", type=int, default=50)
     options = parser.parse_args()
     models = dict(pair.split("=", 1) for pair in options.model)
     shipped = options.shipped or next(iter(models))
     options.out.mkdir(parents=True, exist_ok=True)
     pages, scores = [], {}
     engines: dict[str, Engine] = {}
-    for split, manifests in SETS.items():
-        samples = [s for m in manifests for s in questions(options.data / f"{m}.jsonl", per_task=options.per_task)]
+    for split in SETS:
+        asked = questions(options.data / f"questions_{split}.jsonl", per_task=options.per_task)
+        told = questions(options.data / f"instructions_{split}.jsonl", per_task=options.per_instruction)
         reports: dict[tuple[str, str], Report] = {}
-        print(f"{split}: {len(samples)} questions", flush=True)
+        print(f"{split}: {len(asked)} questions, {len(told)} instructions", flush=True)
         for name, folder in models.items():
 
             def engine_of(name: str = name, folder: str = folder) -> Engine:
@@ -94,6 +103,7 @@ def main() -> None:
 
             for control in CONTROLS if name == shipped else ("audio",):
                 log = options.out / "answers.jsonl"
+                samples = asked if control in SPOILED else [*asked, *told]
                 reports[(name, control)] = one_run(engine_of, name, control, samples, log)
         pages.append(f"## {split}\n\n{table(reports, shipped)}\n")
         for (name, control), report in reports.items():

@@ -96,6 +96,13 @@ class Optim(_Section):
         return self
 
 
+class WarmStart(_Section):
+    """A short stage before the first step that needs no LLM pass; see the system's ``warm_start``."""
+
+    epochs: float = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+
+
 class Every(_Section):
     """Optimizer steps between log lines, checkpoints and validations (0: no validation)."""
 
@@ -118,6 +125,7 @@ class Recipe(_Section):
     init: Init
     trainable: list[Name] = ["connector"]
     lora: Lora | None = None
+    warm_start: WarmStart | None = None
     data: Data
     optim: Optim
     every: Every = Every()
@@ -129,6 +137,8 @@ class Recipe(_Section):
     def _something_learns(self) -> Self:
         if not self.trainable and self.lora is None:
             raise ValueError("nothing learns: 'trainable' is empty and there is no 'lora'")
+        if self.warm_start is not None and self.cache is None:
+            raise ValueError("'warm_start' reads encoder frames from the frame cache: give 'cache'")
         return self
 
 

@@ -26,6 +26,7 @@ from lalm.modeling import AudioLMForConditionalGeneration
 from lalm.processing import AudioLMProcessor, CachedFrames
 from lalm.recipe import Recipe
 from lalm.sample import Sample
+from lalm.systems.acdc.warm_start import warm_start
 from lalm.train_report import GradientCheck, Report, TrainError, parts_table, say, show_example
 from lalm.trainer import Answers, Interruption, Read, RecipeTrainer, is_slim
 
@@ -64,6 +65,8 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     steps = recipe.optim.max_steps or math.ceil((recipe.optim.epochs or 0) * train.steps_per_epoch)
     settings = arguments(recipe, steps, with_valid=valid is not None)
     read = _reader(recipe, model.to(settings.device), processor, [train, valid], console)
+    if recipe.warm_start and start is None:
+        _warm_start(recipe, model, processor, train, read, console)
     collator, batches = Collator(processor, read), Batches(train, steps * train.parts)
     console.print(parts_table(model))
     say(console, "The first example; the loss learns what stands in [[ ]]:", "bold")
@@ -262,6 +265,35 @@ def _reader(
         return [CachedFrames(frames[part]) for part in sample.audios]
 
     return read
+
+
+def _warm_start(
+    recipe: Recipe,
+    model: AudioLMForConditionalGeneration,
+    processor: AudioLMProcessor,
+    train: Mixture,
+    read: Read,
+    console: Console,
+) -> None:
+    """Pull the connector's tokens to the names of the events, before the first step."""
+    assert recipe.warm_start is not None
+
+    def frames_of(sample: Sample) -> torch.Tensor:
+        (clip,) = read(sample)
+        assert isinstance(clip, CachedFrames)
+        return clip.frames
+
+    loss = warm_start(
+        model,
+        processor,
+        [sample for source in train.sources for sample in source],
+        frames_of,
+        epochs=recipe.warm_start.epochs,
+        learning_rate=recipe.warm_start.learning_rate,
+        folder=recipe.out,
+        seed=recipe.optim.seed,
+    )
+    say(console, f"Warm start: mean loss {loss:.3f} over {recipe.warm_start.epochs:g} epochs.")
 
 
 def _finish(trainer: RecipeTrainer, out: Path) -> None:

@@ -1,0 +1,134 @@
+"""A start for the connector that needs no pass through the LLM (ours; the paper trains from scratch).
+
+Manifests with ``events`` tell what sounds when. Each audio token is pulled to the mean of the LLM's input
+embeddings of the words that name the event at its time: by contrast with all other names, and by distance,
+so that direction and scale are both those of words. An epoch takes seconds on a CPU.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+
+from lalm.modeling import AudioLMForConditionalGeneration
+from lalm.processing import AudioLMProcessor
+from lalm.sample import Sample
+from lalm.words import STOP_WORDS
+
+TEMPERATURE = 0.07
+LABEL_SMOOTHING = 0.05
+BATCH_TOKENS = 1024
+LONGEST_TOKENS = 96  # of one clip: a long, even ambience must not drown the short sounds
+
+
+class Groups(Dataset[dict[str, Tensor]]):
+    """One item an audio token: its group of encoder frames (k, W), and the number of its event's name."""
+
+    def __init__(self, frames: Tensor, names: Tensor) -> None:
+        self.frames, self.names = frames, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"frames": self.frames[index], "names": self.names[index]}
+
+
+class NamePull(nn.Module):
+    """The connector with the loss that pulls its tokens to names. ``table``: (names, D) mean embeddings."""
+
+    table: Tensor
+    centre: Tensor
+
+    def __init__(self, connector: nn.Module, table: Tensor, centre: Tensor) -> None:
+        super().__init__()
+        self.connector = connector
+        self.register_buffer("table", table)
+        self.register_buffer("centre", centre)
+
+    def forward(self, frames: Tensor, names: Tensor) -> dict[str, Tensor]:
+        """frames: (G, k, W), names: (G,) int64 -> loss."""
+        lengths = torch.full((len(frames),), frames.shape[1], device=frames.device)
+        tokens = self.connector(frames, lengths)[0][:, 0]  # (G, D)
+        away, words = tokens - self.centre, self.table - self.centre
+        cosines = nn.functional.normalize(away, dim=1) @ nn.functional.normalize(words, dim=1).T
+        contrast = nn.functional.cross_entropy(cosines / TEMPERATURE, names, label_smoothing=LABEL_SMOOTHING)
+        distance = ((tokens - self.table[names]) ** 2).sum(1).mean() / (words**2).sum(1).mean()
+        return {"loss": contrast + distance, "cosines": cosines}
+
+
+def warm_start(
+    model: AudioLMForConditionalGeneration,
+    processor: AudioLMProcessor,
+    samples: Sequence[Sample],
+    frames_of: Callable[[Sample], Tensor],
+    *,
+    epochs: float,
+    learning_rate: float,
+    folder: str,
+    seed: int = 0,
+) -> float:
+    """Train the connector of an AC/DC model on the events of one-clip samples; returns the last loss.
+
+    ``frames_of`` gives a sample's encoder frames (T, W). Raises ValueError when no sample has events.
+    """
+    captions = sorted({event["caption"] for sample in samples for event in sample.events})
+    if not captions:
+        raise ValueError("warm_start: no training sample has events to learn names from")
+    groups = event_groups(model, samples, frames_of, {name: i for i, name in enumerate(captions)})
+    weights = model.get_input_embeddings().weight.detach().float()  # (V, D)
+    table = torch.stack([weights[name_ids(processor, name)].mean(0) for name in captions])
+    pull = NamePull(model.model.connector.train(), table, weights.mean(0))
+    arguments = TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=BATCH_TOKENS,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=20,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        seed=seed,
+        use_cpu=not torch.accelerator.is_available(),
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        log_level="error",
+        remove_unused_columns=False,
+    )
+    return float(Trainer(model=pull, args=arguments, train_dataset=groups).train().training_loss)
+
+
+def event_groups(
+    model: AudioLMForConditionalGeneration,
+    samples: Sequence[Sample],
+    frames_of: Callable[[Sample], Tensor],
+    numbers: dict[str, int],
+) -> Groups:
+    """The audio tokens that fall into an event; where two overlap the shorter event counts."""
+    size = model.config.group_size
+    token_s = size / model.config.audio_config.frames_per_second
+    frames, names = [], []
+    for sample in samples:
+        if not sample.events or len(sample.audios) != 1:
+            continue
+        clip = frames_of(sample)[: LONGEST_TOKENS * size]  # (T, W)
+        count = -(-len(clip) // size)
+        owner = torch.full((count,), -1)
+        for event in sorted(sample.events, key=lambda e: e["onset_s"] - e["offset_s"]):
+            first = int(event["onset_s"] / token_s)
+            owner[first : max(first + 1, round(event["offset_s"] / token_s + 0.5))] = numbers[event["caption"]]
+        padded = nn.functional.pad(clip, (0, 0, 0, count * size - len(clip)))
+        inside = owner >= 0
+        frames.append(padded.reshape(count, size, -1)[inside])
+        names.append(owner[inside])
+    return Groups(torch.cat(frames), torch.cat(names))
+
+
+def name_ids(processor: AudioLMProcessor, caption: str) -> list[int]:
+    """Token ids of a caption's content words, as they stand inside a sentence."""
+    words = [w for w in caption.replace(",", " ").split() if w.lower() not in STOP_WORDS] or caption.split()
+    return [i for word in words for i in processor.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]]
