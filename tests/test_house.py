@@ -2,9 +2,9 @@
 
 import ast
 import re
+import resource
 import subprocess
 import sys
-import time
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -37,7 +37,10 @@ MAY_IMPORT = {
     "encoders*": ["features", "encoders.*"],
     "systems.*.model": ["modeling", "encoders", "encoders.*"],
     "systems.*.prompts": [],
-    "systems.*": ["completions", "data", "engine", "sample", "systems.*.prompts", "train", "words"],
+    "systems.*": [  # data builders and objectives of one paper
+        *["completions", "data", "engine", "modeling", "processing", "sample", "words"],
+        *["systems.*.prompts", "train"],
+    ],
     "systems": ["encoders", "modeling", "processing", "systems.*.model", "systems.*.prompts", "weights"],
     "processing": ["audio", "modeling", "sample"],
     "cache": ["audio", "sample"],
@@ -46,9 +49,9 @@ MAY_IMPORT = {
     "data": ["audio", "processing", "sample"],
     "train*": [
         *["audio", "cache", "checkpoint", "data", "modeling", "processing", "recipe", "sample", "systems"],
-        *["train_report", "trainer"],
+        *["systems.*.warm_start", "train_report", "trainer"],
     ],
-    "corpus*": ["audio", "decoding", "sample", "words", "corpus.*"],
+    "corpus*": ["audio", "decoding", "sample", "weights", "words", "corpus.*"],
     "evaluate*": ["audio", "data", "engine", "sample", "words", "evaluate.*"],
     "commands*": ["[!c]*", "c[!l]*"],  # anything but cli
     "cli": ["commands.*", "recipe", "train"],
@@ -139,15 +142,13 @@ def test_help_is_light(command):
         "import sys\nfrom lalm.cli import run\nassert run(sys.argv[1:]) == 0\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", code, *command], capture_output=True, text=True, check=True
-        )
-        seconds.append(time.perf_counter() - start)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # The processor's seconds: those on the wall also tell how busy the machine is.
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert done.stdout.splitlines()[-1] == "[]"
-    assert min(seconds) < 0.5
+    assert seconds < 0.5
 
 
 def test_importing_the_package_is_light():
