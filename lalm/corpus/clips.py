@@ -152,7 +152,7 @@ def gather(rows: Sequence[Row], out: Path) -> list[Clip]:
     """
     order = {split: rank for rank, split in enumerate(reversed(SPLITS))}
     clips: list[Clip] = []
-    prints: list[Array] = []
+    prints = np.zeros((len(rows), 128), np.float32)  # of clips, in their order
     digests: set[str] = set()
     for row in sorted(rows, key=lambda r: (order[split_of(r)], r.id)):
         path = _target(out, row)
@@ -166,10 +166,10 @@ def gather(rows: Sequence[Row], out: Path) -> list[Clip]:
             continue
         digests.add(digest)
         split, mine = split_of(row), fingerprint(audio)
-        if prints and _straddles(mine, len(audio), split, np.stack(prints), clips):
+        if _straddles(mine, len(audio), split, prints[: len(clips)], clips):
             continue
+        prints[len(clips)] = mine
         clips.append(Clip(row, split, str(path.relative_to(out)), len(audio), count_bursts(audio)))
-        prints.append(mine)
     return sorted(clips, key=lambda clip: (SPLITS.index(clip.split), clip.id))
 
 

@@ -1,6 +1,5 @@
 """Read members of the archives that games keep their sounds in. Every size read from a file is bounded."""
 
-import gzip
 import struct
 import zipfile
 import zlib
@@ -23,8 +22,8 @@ def read_zip(path: Path, member: str) -> bytes:
             if info.file_size > MAX_MEMBER_BYTES:
                 raise ContainerError(f"{path.name}!{member} says it holds {info.file_size} bytes: refused")
             return archive.read(info)
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise ContainerError(f"{path.name}!{member}: {error}") from None
+    except (KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ContainerError(f"{path.name}!{member} cannot be read: {error}") from None
 
 
 def read_rcc(path: Path, member: str) -> bytes:
@@ -89,10 +88,7 @@ def _group(path: Path, folder: str) -> bytes:
     if raw[:2] == b"\x1e\x8c":  # gzip with a magic of its own
         raw = b"\x1f\x8b" + raw[2:]
     if raw[:2] == b"\x1f\x8b":
-        try:
-            raw = gzip.decompress(raw)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ContainerError(f"{path.name}!{folder}: {error}") from None
+        raw = _inflate(raw, f"{path.name}!{folder}", zlib.MAX_WBITS | 16)
     return raw
 
 
@@ -122,11 +118,17 @@ def _group_entry(raw: bytes, name: str, place: str) -> bytes:
     raise ContainerError(f"{place}: no entry '{name}'")
 
 
-def _inflate(body: bytes, place: str) -> bytes:
+def _inflate(body: bytes, place: str, window_bits: int = zlib.MAX_WBITS) -> bytes:
+    """``body`` decompressed; refused when it ends early or would grow past MAX_MEMBER_BYTES."""
+    stream = zlib.decompressobj(window_bits)
     try:
-        return zlib.decompressobj().decompress(body, MAX_MEMBER_BYTES)
+        data = stream.decompress(body, MAX_MEMBER_BYTES)
     except zlib.error as error:
-        raise ContainerError(f"{place}: {error}") from None
+        raise ContainerError(f"{place} cannot be read: {error}") from None
+    if not stream.eof:
+        why = f"holds more than {MAX_MEMBER_BYTES} bytes" if stream.unconsumed_tail else "ends early"
+        raise ContainerError(f"{place} {why}")
+    return data
 
 
 READERS: Mapping[str, Callable[[Path, str], bytes]] = {

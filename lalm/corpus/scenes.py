@@ -64,6 +64,8 @@ def scenes(
     clips: Sequence[Clip], out: Path, split: str, counts: dict[str, int], seed: int, progress: Progress
 ) -> Iterator[Recording]:
     """Composed scenes, ``counts`` of each kind. Rare classes are drawn more often than their share."""
+    if not clips:
+        raise ValueError(f"the split '{split}' has no recordings: the packages hold none of the catalogue's")
     draw = Draw(clips)
     plan = [kind for kind in sorted(counts) for _ in range(counts[kind])]
     for done, kind in enumerate(plan):
@@ -92,16 +94,24 @@ class Draw:
         self.single = self._mask(lambda c: c.bursts == 1 and c.seconds <= MAX_COUNTED_S)
         self.single &= self._mask(lambda c: c.sound.group not in ("speech", "music", "ambience"))
         self.speech = self._mask(lambda c: c.sound.group == "speech")
-        self.front = self._mask(lambda c: c.sound.group not in ("ambience",))
+        self.front = self._mask(lambda c: c.sound.group != "ambience")
+        self.num_names = len({c.sound.name for c in clips if c.sound.group != "ambience"})
+        for mask, use in (
+            (self.beds, "as a bed"),
+            (self.single, "to be counted"),
+            (self.front, "over a bed"),
+        ):
+            if not mask.any():
+                raise ValueError(f"no clip of the split '{clips[0].split}' can be used {use}")
 
     def scene(self, kind: str, number: int, rng: Rng) -> list[Clip]:
         """Clips of one scene: for a bed the bed first, for a repetition the same clip 1 to 4 times."""
         if kind == "repetition":
             return [self._one(self.single, [], rng)] * (1 + number % 4)
         chosen = [self._one(self.beds, [], rng)] if kind == "bed" else []
-        if rng.random() < SPEECH_SHARE:
+        if rng.random() < SPEECH_SHARE and self.speech.any():
             chosen.append(self._one(self.speech, [], rng))
-        size = int(rng.choice([2, 3, 4], p=[0.6, 0.3, 0.1]))
+        size = min(int(rng.choice([2, 3, 4], p=[0.6, 0.3, 0.1])), self.num_names)
         while len(chosen) < size:
             chosen.append(self._one(self.front, chosen, rng))
         if kind == "sequence":
@@ -109,7 +119,7 @@ class Draw:
         return chosen
 
     def _one(self, mask: np.ndarray, others: Sequence[Clip], rng: Rng) -> Clip:
-        """A clip under the mask, of no class that the others have, by name."""
+        """A clip under the mask, of no class that the others have, by name; such a one must exist."""
         names = {clip.sound.name for clip in others}
         odds = self.odds * mask
         while True:
@@ -118,7 +128,7 @@ class Draw:
                 return clip
 
     def _mask(self, test: Callable[[Clip], bool]) -> np.ndarray:
-        return np.array([test(clip) for clip in self.clips])
+        return np.array([test(clip) for clip in self.clips], bool)
 
 
 def _caption(kind: str, clips: Sequence[Clip], rng: Rng) -> str:
