@@ -67,11 +67,14 @@ def plain_fbank(samples: np.ndarray, num_frames: int) -> np.ndarray:
 
 
 def plain_eat(encoder: EATEncoder, samples: np.ndarray, num_frames: int) -> np.ndarray:
+    return plain_encode(encoder, plain_fbank(samples.astype(np.float64), num_frames))
+
+
+def plain_encode(encoder: EATEncoder, mel: np.ndarray) -> np.ndarray:
     state = {name: tensor.double().numpy() for name, tensor in encoder.state_dict().items()}
-    mel = plain_fbank(samples.astype(np.float64), num_frames)
     width = encoder.width
     tokens = [state["cls"][0, 0]]
-    for step in range(num_frames // 16):
+    for step in range(len(mel) // 16):
         for band in range(8):
             patch = mel[16 * step : 16 * step + 16, 16 * band : 16 * band + 16]
             token = (state["patch.weight"][:, 0] * patch).sum((1, 2)) + state["patch.bias"]
@@ -185,6 +188,33 @@ def test_beyond_the_position_table_windows_are_joined():
     torch.testing.assert_close(marked[1:], found)
 
 
+def test_windows_equal_a_plain_recomputation_in_a_batch_too():
+    encoder = tiny(max_frames=320, pad_to_frames=160)
+    samples, short = clip(790 * 160 + 240), clip(9000, 1)
+    mel = plain_fbank(samples.double().numpy(), 800)  # 790 frames, then zeros to a whole patch
+    windows = [plain_encode(encoder, mel[start : start + 320]) for start in (0, 320, 640)]
+    expected = np.concatenate([windows[0], windows[1][1:], windows[2][1:]])  # one CLS, the first window's
+    found, beside = run(encoder, samples, short)
+    np.testing.assert_allclose(found.numpy(), expected, atol=3e-4)
+    np.testing.assert_allclose(beside.numpy(), plain_eat(encoder, short.numpy(), 160), atol=3e-4)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "num_frames"),
+    [(12_288 * 160 + 240, 6145), (12_289 * 160 + 240, 6153)],
+)
+def test_beyond_122_9_seconds_with_the_default_table(num_samples, num_frames):
+    encoder = tiny(hidden_size=64, num_hidden_layers=1, num_attention_heads=1)
+    samples = clip(num_samples)
+    found = run(encoder, samples)[0]
+    assert len(found) == encoder.num_frames(num_samples) == num_frames
+    mel = encoder.spectrogram([samples - samples.mean()], 16 * (num_frames // 8))
+    with torch.no_grad():
+        parts = [encoder.encode(part, torch.tensor([part.shape[1]]))[0] for part in mel.split(12_288, dim=1)]
+    joined = torch.cat([parts[0], *(part[1:] for part in parts[1:])])
+    torch.testing.assert_close(found, joined, atol=5e-5, rtol=1e-4)
+
+
 def test_bfloat16_is_near_float32():
     exact, rough = run(tiny(), clip(32_000))[0], run(tiny().bfloat16(), clip(32_000))[0]
     assert rough.dtype == torch.bfloat16
@@ -280,6 +310,21 @@ def test_the_hub_port_loads(tmp_path, file):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "eat", "architectures": ["EATModel"]}))
     loaded = load_encoder(tmp_path, {"keep_cls": False})
     torch.testing.assert_close(run(loaded, clip(20_000))[0], run(encoder, clip(20_000))[0][1:])
+
+
+@pytest.mark.parametrize(("width", "heads", "mlp_ratio"), [(768, 12, 0.25), (1024, 16, 0.5)])
+def test_shapes_are_read_from_the_tensors(tmp_path, width, heads, mlp_ratio):
+    with torch.device("meta"):
+        encoder = EATEncoder(
+            EATConfig(hidden_size=width, num_hidden_layers=2, num_attention_heads=heads, mlp_ratio=mlp_ratio)
+        )
+    encoder = encoder.half().to_empty(device="cpu")
+    for parameter in encoder.parameters():
+        parameter.data.zero_()
+    save_file(released(encoder, "hub", prefix="model."), tmp_path / "model.safetensors")
+    config, _ = import_eat(tmp_path)
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (width, 2, heads)
+    assert (config.mlp_ratio, config.patch_size) == (mlp_ratio, 16)
 
 
 def test_a_missing_block_is_noticed(tmp_path):
