@@ -53,7 +53,11 @@ def one_run(engine_of, name: str, control: Control, samples: list[Sample], log: 
 def table(reports: dict[tuple[str, str], Report], shipped: str) -> str:
     """Markdown: a row a task, a column a run, then what the audio adds."""
     runs = list(reports)
-    lines = ["| task | n | chance | " + " | ".join(f"{m} / {c}" for m, c in runs) + " | audio - silent | audio - shuffled |"]
+    lines = [
+        "| task | n | chance | "
+        + " | ".join(f"{m} / {c}" for m, c in runs)
+        + " | audio - silent | audio - shuffled |"
+    ]
     lines.append("|---" * (5 + len(runs)) + "|")
     first = reports[(shipped, "audio")]
     for task in first.tasks():
@@ -75,7 +79,9 @@ def table(reports: dict[tuple[str, str], Report], shipped: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", action="append", required=True, metavar="NAME=FOLDER")

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,8 @@ def clip_key(part: AudioPart) -> str:
 
 def encoder_identity(encoder: nn.Module) -> str:
     """Digest of the encoder's configuration, weights and front-end version."""
-    fields = encoder.config.to_dict()
+    config: Any = encoder.config
+    fields = config.to_dict()
     for key in ("transformers_version", "_name_or_path", "dtype", "architectures"):
         fields.pop(key, None)
     digest = hashlib.sha256(json.dumps([FEATURE_VERSION, fields], sort_keys=True, default=str).encode())
@@ -179,9 +181,7 @@ class FrameCache:
         lengths = torch.tensor([len(a) for a in audio], device=device)
         frames, frame_lengths = self.encoder(values, lengths)
         frames = frames.to("cpu", self.dtype)
-        return {
-            key: frames[i, : int(frame_lengths[i])].clone() for i, (key, _) in enumerate(batch)
-        }
+        return {key: frames[i, : int(frame_lengths[i])].clone() for i, (key, _) in enumerate(batch)}
 
     def _write(self, shard: dict[str, Tensor]) -> None:
         final = self.folder / f"{uuid.uuid4().hex}.safetensors"

@@ -85,7 +85,11 @@ class LocalWriter:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         for _ in range(sampling.max_new_tokens):
             hidden = self.model.get_decoder()(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
             ).last_hidden_state
             # A contiguous row per chat: on a CPU in bfloat16 the head is far slower on a slice.
             logits = self.model.get_output_embeddings()(hidden[:, -1].contiguous()).float()  # (B, V)
@@ -153,8 +157,9 @@ class EndpointWriter:
 
     def complete(self, chats: Sequence[Chat], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
         """One reply a chat, in order. Raises CompletionError when the endpoint keeps failing."""
+        pairs = zip(chats, seeds, strict=True)
         with ThreadPoolExecutor(self.concurrency) as pool:
-            return list(pool.map(lambda pair: self._one(*pair, sampling), zip(chats, seeds, strict=True)))
+            return list(pool.map(lambda pair: self._one(pair[0], pair[1], sampling), pairs))
 
     def _one(self, chat: Chat, seed: int, sampling: Sampling) -> Completion:
         body = {
@@ -176,7 +181,9 @@ class EndpointWriter:
             if answer.status_code == 200:
                 try:
                     choice = answer.json()["choices"][0]
-                    return Completion(choice["message"]["content"].strip(), choice["finish_reason"] == "length")
+                    return Completion(
+                        choice["message"]["content"].strip(), choice["finish_reason"] == "length"
+                    )
                 except (ValueError, KeyError, IndexError, TypeError, AttributeError):
                     reason = "the answer is not a chat completion"
                     continue

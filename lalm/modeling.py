@@ -50,11 +50,12 @@ class AudioLMConfig(PreTrainedConfig):
     ) -> None:
         if isinstance(text_config, dict):
             text_config = AutoConfig.for_model(**text_config)
-        self.text_config = text_config if text_config is not None else AutoConfig.for_model("llama")
+        self.text_config: Any = text_config if text_config is not None else AutoConfig.for_model("llama")
         self.audio_token_id = audio_token_id
         self.parts = dict(parts or {})
         self.lora = lora
-        kwargs.setdefault("tie_word_embeddings", self.text_config.tie_word_embeddings)
+        tied: Any = self.text_config
+        kwargs.setdefault("tie_word_embeddings", tied.tie_word_embeddings)
         super().__init__(**kwargs)
 
     def num_frames(self, num_samples: int) -> int:
@@ -81,7 +82,7 @@ class AudioLMModel(PreTrainedModel):
     ``connect`` and ``build_connector``.
     """
 
-    config_class = AudioLMConfig
+    config_class: type[AudioLMConfig] = AudioLMConfig
     base_model_prefix = "model"
     input_modalities = ("audio", "text")
     main_input_name = "input_ids"
@@ -99,12 +100,15 @@ class AudioLMModel(PreTrainedModel):
         """A freshly initialised connector for ``self.config``."""
         raise TypeError(f"{type(self).__name__} is not a system: it has no connector")
 
-    def encode(self, input_values: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """input_values: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, W), frame_lengths (A,)."""
+    audio_tower: Any
+    connector: Any
+
+    def encode(self, input_values: Tensor, audio_lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """input_values: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, W), lengths (A,)."""
         frames, lengths = self.audio_tower(input_values, audio_lengths)
         return frames, lengths
 
-    def connect(self, frames: Tensor, frame_lengths: Tensor) -> Tensor:
+    def connect(self, frames: Tensor, frame_lengths: Tensor | None) -> Tensor:
         """frames: (A, T, W); frame_lengths: (A,) -> the valid audio tokens of all clips in order, (K, D)."""
         tokens, lengths = self.connector(frames, frame_lengths)  # (A, K_max, D), (A,)
         valid = torch.arange(tokens.shape[1], device=tokens.device)[None] < lengths[:, None]
@@ -166,6 +170,7 @@ class AudioLMModel(PreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """The LLM body over text and audio: last_hidden_state (B, L, D)."""
         if inputs_embeds is None:
+            assert input_ids is not None, "give input_ids or inputs_embeds"
             inputs_embeds = self.embed(input_ids, input_values, audio_lengths, frames, frame_lengths)
         return self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
 
@@ -177,7 +182,7 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     any number of audios per row. With ``labels`` the forward computes logits only where a label is.
     """
 
-    config_class = AudioLMConfig
+    config_class: type[AudioLMConfig] = AudioLMConfig
     model_class: type[AudioLMModel] = AudioLMModel
     base_model_prefix = "model"
     input_modalities = ("audio", "text")
@@ -191,7 +196,7 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: AudioLMConfig) -> None:
         super().__init__(config)
-        self.model = self.model_class(config)
+        self.model: Any = self.model_class(config)
         text = config.text_config
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         numbers = text.to_dict()  # families that rescale their logits: Gemma 2, Granite, Cohere
@@ -208,11 +213,12 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         with torch.device("meta"):
             model = cls(config)
         model.model.audio_tower = encoder
-        model.model.language_model = llm.get_decoder()
-        model.lm_head = llm.get_output_embeddings()
+        whole: Any = llm
+        model.model.language_model = whole.get_decoder()
+        model.lm_head = whole.get_output_embeddings()
         with torch.device("cpu"):
             model.model.connector = model.model.build_connector()
-        model.generation_config = llm.generation_config
+        model.generation_config = whole.generation_config
         return model
 
     def get_input_embeddings(self) -> nn.Module:
@@ -347,7 +353,7 @@ def load_causal_lm(folder: str, *, dtype: torch.dtype | None = None) -> PreTrain
 
 
 def _dequantize() -> dict[str, Any]:
-    """The option that unpacks GGUF weights; transformers before 5.20 always unpacks and has no such option."""
+    """The option that unpacks GGUF weights; older transformers always unpack and have no such option."""
     from transformers.utils import quantization_config
 
     if "GgufConfig" not in vars(quantization_config):

@@ -69,12 +69,12 @@ class AudioLMProcessor(ProcessorMixin):
 
     def __init__(
         self,
-        feature_extractor: Wav2Vec2FeatureExtractor | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
+        feature_extractor: Any = None,
+        tokenizer: Any = None,
         chat_template: str | None = None,
         audio_token: str = AUDIO_TOKEN,
         question_prompt: Mapping[str, str] | None = None,
-        config: AudioLMConfig | None = None,
+        config: Any = None,
     ) -> None:
         self.audio_token = audio_token
         self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
@@ -89,7 +89,7 @@ class AudioLMProcessor(ProcessorMixin):
         config: AudioLMConfig,
         question_prompt: Mapping[str, str] | None = None,
     ) -> "AudioLMProcessor":
-        """A processor for a new model: adds the audio token to the tokenizer and notes its id in ``config``."""
+        """A processor for a new model: adds the audio token to the tokenizer and notes it in ``config``."""
         if AUDIO_TOKEN not in tokenizer.get_vocab():
             tokenizer.add_tokens([AUDIO_TOKEN], special_tokens=True)
         if tokenizer.pad_token is None:
@@ -121,7 +121,9 @@ class AudioLMProcessor(ProcessorMixin):
     def replace_audio_token(self, audio_inputs: Mapping[str, Any], audio_idx: int, **kwargs: Any) -> str:
         """The audio token, once per token the model will make of that clip (transformers' own hook)."""
         lengths = audio_inputs.get("audio_lengths")
-        size = int(lengths[audio_idx]) if lengths is not None else len(audio_inputs["input_values"][audio_idx])
+        size = (
+            int(lengths[audio_idx]) if lengths is not None else len(audio_inputs["input_values"][audio_idx])
+        )
         return self.audio_token * self.config.num_audio_tokens(size)
 
     def clips(self, sample: Sample) -> list[Clip]:
@@ -152,7 +154,7 @@ class AudioLMProcessor(ProcessorMixin):
         Returns input_ids and attention_mask (B, L), and for audio either input_values (A, N) float32 with
         audio_lengths (A,), or frames (A, T, W) with frame_lengths (A,) when ``audios`` holds cached frames.
         With ``labels``, a final assistant turn is kept and labels (B, L) mark every assistant turn's text and
-        end; without, the prompt ends where the answer begins. Padding is left for generation, right with labels.
+        end; without, the prompt ends where the answer begins. Padding is left, with labels right.
         """
         if audios is None:
             audios = [self.clips(sample) for sample in samples]
@@ -262,7 +264,7 @@ class AudioLMProcessor(ProcessorMixin):
         return messages
 
     def _slot(self, part: Mapping[str, Any]) -> str:
-        """The audio token for an audio part; the text itself for text, or for a caption standing in for audio."""
+        """The audio token for an audio part; the text of a text, or of a caption in an audio's place."""
         return self.audio_token if part["type"] == "audio" else str(part["text"])
 
     def _template(self, messages: list[dict[str, str]], *, generation: bool) -> str:

@@ -2,7 +2,29 @@
 
 import re
 
-STOP_WORDS = frozenset("a an the of in on at to and or is are with some someone something sound sounds noise".split())
+STOP_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "of",
+        "in",
+        "on",
+        "at",
+        "to",
+        "and",
+        "or",
+        "is",
+        "are",
+        "with",
+        "some",
+        "someone",
+        "something",
+        "sound",
+        "sounds",
+        "noise",
+    ]
+)
 
 
 def words(text: str) -> list[str]:

@@ -8,7 +8,7 @@ answer if it heard perfectly).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -116,28 +116,22 @@ def _donors(samples: Sequence[Sample], seed: int) -> list[Sample]:
 
 
 def _with_audio(sample: Sample, audio: object) -> Sample:
-    messages = []
-    for message in sample.messages:
-        if isinstance(message["content"], str):
-            messages.append(message)
-            continue
-        parts = [
-            {"type": "audio", "audio": audio, "rate": SAMPLE_RATE} if isinstance(audio, np.ndarray) else
-            {"type": "audio", "audio": audio}
-            if part["type"] == "audio" else part
-            for part in message["content"]
-        ]
-        messages.append({**message, "content": parts})
-    return replace(sample, messages=tuple(messages))
+    """Another clip in the place of the sample's own."""
+    part = {"type": "audio", "audio": audio}
+    return _replaced(sample, part | {"rate": SAMPLE_RATE} if isinstance(audio, np.ndarray) else part)
 
 
 def _with_caption(sample: Sample) -> Sample:
     """The true caption as text where the audio was; the processor treats it as it treats audio."""
-    caption = sample.origin["caption"]
-    messages = []
+    return _replaced(sample, {"type": "caption", "text": sample.origin["caption"]})
+
+
+def _replaced(sample: Sample, other: dict[str, Any]) -> Sample:
+    """The sample with every audio part exchanged for ``other``."""
+    messages: list[Any] = []
     for message in sample.messages:
-        if not isinstance(message["content"], str):
-            parts = [{"type": "caption", "text": caption} if p["type"] == "audio" else p for p in message["content"]]
-            message = {**message, "content": parts}
-        messages.append(message)
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [other if part["type"] == "audio" else part for part in content]  # type: ignore[misc]
+        messages.append({**message, "content": content})
     return replace(sample, messages=tuple(messages))

@@ -28,7 +28,9 @@ def bootstrap(values: Sequence[float], recordings: Sequence[str], *, seed: int =
     For a paired comparison pass the per-item differences of two runs over the same items.
     """
     if len(values) != len(recordings) or not len(values):
-        raise ValueError(f"{len(values)} values for {len(recordings)} recordings: need as many, and at least one")
+        raise ValueError(
+            f"{len(values)} values for {len(recordings)} recordings: need as many, and at least one"
+        )
     names, which = np.unique(np.asarray(recordings), return_inverse=True)
     sums = np.bincount(which, weights=np.asarray(values, dtype=float))
     counts = np.bincount(which)

@@ -13,7 +13,7 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 
 def read_yes_no(answer: str) -> str | None:
-    """"yes" or "no" when the answer says just one of them, else None."""
+    """ "yes" or "no" when the answer says just one of them, else None."""
     found = {w for w in words(answer) if w in ("yes", "no")}
     if len(found) == 1:
         return found.pop()
@@ -60,11 +60,13 @@ def speaks(answer: str, language: str) -> bool:
 
 
 def score_yes_no(sample: Sample, answer: str) -> float | None:
+    """1 when the answer says the reference, "yes" or "no"; None when it says neither."""
     said = read_yes_no(answer)
     return None if said is None else float(said == sample.references[0].lower())
 
 
 def score_choice(sample: Sample, answer: str) -> float | None:
+    """1 when the choice that the answer names best is the right one; None when it names none."""
     said = read_choice(answer, sample.choices)
     return None if said is None else float(said == sample.references[0])
 
@@ -76,11 +78,13 @@ def score_open(sample: Sample, answer: str) -> float | None:
 
 
 def score_number(sample: Sample, answer: str) -> float | None:
+    """1 when the first number in the answer is right; None without a number."""
     said = read_number(answer)
     return None if said is None else float(str(said) in sample.references)
 
 
 def score_one_word(sample: Sample, answer: str) -> float | None:
+    """1 when the answer is one word."""
     return float(len(words(answer)) == 1)
 
 

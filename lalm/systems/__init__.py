@@ -25,7 +25,8 @@ from lalm.systems.acdc.model import ACDCConfig, ACDCForConditionalGeneration, AC
 from lalm.systems.acdc.prompts import QUESTION_PROMPT
 
 SYSTEMS: dict[
-    str, tuple[type[AudioLMConfig], type[AudioLMModel], type[AudioLMForConditionalGeneration], Mapping[str, str]]
+    str,
+    tuple[type[AudioLMConfig], type[AudioLMModel], type[AudioLMForConditionalGeneration], Mapping[str, str]],
 ] = {
     "acdc": (ACDCConfig, ACDCModel, ACDCForConditionalGeneration, QUESTION_PROMPT),
 }
@@ -156,7 +157,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"'{path}' is damaged: {error}") from None
     types = {row[0].model_type for row in SYSTEMS.values()}
     if not isinstance(fields, dict) or fields.get("model_type") not in types:
-        raise ValueError(f"'{path}' is not a lalm model: its model_type is none of {', '.join(sorted(types))}")
+        raise ValueError(
+            f"'{path}' is not a lalm model: its model_type is none of {', '.join(sorted(types))}"
+        )
     return fields
 
 
@@ -168,9 +171,9 @@ def _load_slim(
     )
     fields = {key: value for key, value in fields.items() if key not in ("lalm_slim", "transformers_version")}
     config = config_class.from_dict(fields)
-    tower = load_encoder(weights.resolve(config.parts["encoder"]), options=config.audio_config.to_diff_dict()).to(
-        dtype
-    )
+    tower = load_encoder(
+        weights.resolve(config.parts["encoder"]), options=config.audio_config.to_diff_dict()
+    ).to(dtype)
     llm_folder = weights.resolve(config.parts["llm"])
     language_model = load_causal_lm(str(llm_folder), dtype=dtype)
     model = model_class.assemble(config, tower, language_model)
@@ -191,12 +194,15 @@ def load_trained(model: AudioLMForConditionalGeneration, folder: Path) -> None:
             found = set(file.keys())
             if found != wanted:
                 odd = sorted(found ^ wanted)
-                raise ValueError(f"'{path}' does not fit its config.json: {len(odd)} tensors differ, e.g. {odd[0]}")
+                raise ValueError(
+                    f"'{path}' does not fit its config.json: {len(odd)} tensors differ, e.g. {odd[0]}"
+                )
             for name in sorted(found):
                 tensor = file.get_tensor(name)
                 if tensor.shape != state[name].shape:
                     raise ValueError(
-                        f"'{path}': {name} has shape {tuple(tensor.shape)}, expected {tuple(state[name].shape)}"
+                        f"'{path}': {name} has shape {tuple(tensor.shape)}, "
+                        f"expected {tuple(state[name].shape)}"
                     )
                 state[name].copy_(tensor)
     except FileNotFoundError:

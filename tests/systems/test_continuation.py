@@ -45,7 +45,9 @@ def test_llm_sees_the_bare_caption_and_the_row_keeps_audio_and_caption(manifest,
     writer = Echo()
     counts = respond(manifest, tmp_path / "out.jsonl", writer)
     assert (counts.written, counts.already) == (4, 0)
-    assert sorted(writer.asked, key=str) == sorted(([{"role": "user", "content": c}] for c in CAPTIONS), key=str)
+    assert sorted(writer.asked, key=str) == sorted(
+        ([{"role": "user", "content": c}] for c in CAPTIONS), key=str
+    )
     for i, row in enumerate(rows(tmp_path / "out.jsonl")):
         assert row.target == f"Oh! {CAPTIONS[i]}" and row.references == (CAPTIONS[i],)
         assert [p["type"] for p in row.messages[0]["content"]] == ["audio"] and len(row.messages) == 2
@@ -92,6 +94,14 @@ def test_pool_mode_keeps_the_instruction_in_the_trained_row(manifest, tmp_path):
         assert any(c[-1]["content"] == f"{row.references[0]}\n{text['text']}" for c in writer.asked)
 
 
+def test_a_system_text_is_seen_by_llm_and_trained_model_alike(manifest, tmp_path):
+    writer = Echo()
+    respond(manifest, tmp_path / "out.jsonl", writer, system="You hear sounds.")
+    expected = {"role": "system", "content": "You hear sounds."}
+    assert all(chat[0] == expected for chat in writer.asked)
+    assert all(row.messages[0] == expected for row in rows(tmp_path / "out.jsonl"))
+
+
 def test_several_replies_a_caption(manifest, tmp_path):
     respond(manifest, tmp_path / "out.jsonl", Echo(), replies=3)
     assert len(rows(tmp_path / "out.jsonl")) == 12
@@ -100,7 +110,12 @@ def test_several_replies_a_caption(manifest, tmp_path):
 def test_replies_that_miss_the_caption_can_be_dropped(manifest, tmp_path):
     class Deaf(Echo):
         def complete(self, chats, seeds, sampling):
-            return [Completion("I cannot help." if "Rain" in c[-1]["content"] else "Barking bells and birds!", False) for c in chats]
+            return [
+                Completion(
+                    "I cannot help." if "Rain" in c[-1]["content"] else "Barking bells and birds!", False
+                )
+                for c in chats
+            ]
 
     counts = respond(manifest, tmp_path / "out.jsonl", Deaf(), keep_mentioning=True)
     assert counts.dropped == 1 and len(rows(tmp_path / "out.jsonl")) == 3
@@ -120,7 +135,7 @@ def test_bad_options_are_named(manifest, tmp_path, options, message):
 
 def test_other_settings_do_not_mix_into_one_file(manifest, tmp_path):
     respond(manifest, tmp_path / "out.jsonl", Echo())
-    with pytest.raises(ContinuationError, match="was begun with temperature=0.7, not 0.1"):
+    with pytest.raises(ContinuationError, match=r"was begun with temperature=0\.7, not 0\.1"):
         respond(manifest, tmp_path / "out.jsonl", Echo(), sampling=Sampling(temperature=0.1))
 
 

@@ -146,7 +146,10 @@ def test_overfits_one_batch(pair):
 def test_whole_checkpoint_round_trip_through_auto_classes(pair, tmp_path):
     model, processor = pair
     systems.save(model, processor, tmp_path, slim=False)
-    again, processor_again = AutoModelForMultimodalLM.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
+    again, processor_again = (
+        AutoModelForMultimodalLM.from_pretrained(tmp_path),
+        AutoProcessor.from_pretrained(tmp_path),
+    )
     sample = question(30_000)
     torch.testing.assert_close(
         again.eval()(**processor_again.batch([sample])).logits, model(**processor.batch([sample])).logits

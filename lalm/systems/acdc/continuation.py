@@ -56,6 +56,7 @@ class Request:
     sample: Sample
     chat: Chat
     question: str
+    system: str
     row_id: str
     seed: int
 
@@ -77,7 +78,8 @@ def respond(
     """Write ``out``, a manifest whose targets are the LLM's replies; the caption stays in ``references``.
 
     ``writer`` answers (None in caption mode, which needs no LLM). ``shard`` "2/8" takes the second of eight
-    parts. ``system`` is shown to the LLM only. ``keep_mentioning`` drops replies without any word of the
+    parts. ``system`` (the paper has none) is shown to the LLM and stays in the row, so that LLM and trained
+    model see the same but for the caption. ``keep_mentioning`` drops replies without any word of the
     caption. Rows already in ``out`` are kept, so a killed run goes on where it stopped. How the rows were
     made is written to ``<out>.json``.
     """
@@ -86,7 +88,9 @@ def respond(
         raise ContinuationError(f"mode '{mode}' needs an LLM")
     done, truncated = _resume(out)
     _note(out, writer, mode, sampling, system, shard)
-    requests = [r for r in _requests(manifest, mode, system, sampling.seed, replies, shard) if r.row_id not in done]
+    requests = [
+        r for r in _requests(manifest, mode, system, sampling.seed, replies, shard) if r.row_id not in done
+    ]
     requests.sort(key=lambda r: len(r.sample.target))  # replies to captions alike in length end alike
     written = dropped = 0
     with out.open("a", encoding="utf-8") as file:
@@ -97,7 +101,9 @@ def respond(
             else:
                 answers = writer.complete([r.chat for r in batch], [r.seed for r in batch], sampling)
             for request, answer in zip(batch, answers, strict=True):
-                usable = bool(answer.text) and (not keep_mentioning or mentions(answer.text, request.sample.target))
+                usable = bool(answer.text) and (
+                    not keep_mentioning or mentions(answer.text, request.sample.target)
+                )
                 dropped += not usable
                 truncated += usable and answer.truncated
                 row = _row(request, answer, mode, out) if usable else {"id": request.row_id, "dropped": True}
@@ -123,7 +129,9 @@ def _requests(
     for number, sample in enumerate(read_manifest(manifest), 1):
         caption = sample.target
         if not caption or len(sample.audios) != 1:
-            raise ContinuationError(f"{manifest.name}:{number}: not a caption row (one audio, one assistant text)")
+            raise ContinuationError(
+                f"{manifest.name}:{number}: not a caption row (one audio, one assistant text)"
+            )
         name = sample.id or f"{manifest.stem}-{number}"
         for take in range(replies):
             row_id = name if replies == 1 else f"{name}-reply{take + 1}"
@@ -134,7 +142,9 @@ def _requests(
             opening = CONTINUATION if mode == "continuation" else system
             text = f"{caption}\n{question}" if question else caption
             turns = [{"role": "system", "content": opening}] if opening else []
-            yield Request(sample, [*turns, {"role": "user", "content": text}], question, row_id, digest)
+            yield Request(
+                sample, [*turns, {"role": "user", "content": text}], question, system, row_id, digest
+            )
 
 
 def _shard(shard: str) -> tuple[int, int]:
@@ -150,9 +160,11 @@ def _row(request: Request, answer: Completion, mode: Mode, out: Path) -> dict[st
     messages = list(sample.prompt().messages)
     if request.question:
         parts = [*messages[-1]["content"], {"type": "text", "text": request.question}]
-        messages[-1] = {"role": "user", "content": parts}  # type: ignore[typeddict-item]
+        messages[-1] = {"role": "user", "content": parts}
     if mode == "caption":  # the baseline is told to describe (section 2.1)
         messages.insert(0, {"role": "system", "content": BASELINE_SYSTEM})
+    elif request.system:
+        messages.insert(0, {"role": "system", "content": request.system})
     trained = replace(
         sample, messages=tuple(messages), id=request.row_id, task=mode, references=(sample.target,)
     ).with_target(answer.text)
@@ -178,12 +190,19 @@ def _resume(out: Path) -> tuple[set[str], int]:
 
 def _note(out: Path, writer: Writer | None, mode: Mode, sampling: Sampling, system: str, shard: str) -> None:
     """``<out>.json``: how the rows were made; going on with other settings is refused."""
-    made = {"mode": mode, "llm": writer.name if writer else None, "system": system, "shard": shard, **asdict(sampling)}
+    made = {
+        "mode": mode,
+        "llm": writer.name if writer else None,
+        "system": system,
+        "shard": shard,
+        **asdict(sampling),
+    }
     path = out.with_name(out.name + ".json")
     if path.exists() and (before := json.loads(path.read_text())) != made:
         changed = next(key for key in made if before.get(key) != made[key])
         raise ContinuationError(
-            f"{out} was begun with {changed}={before.get(changed)!r}, not {made[changed]!r}: choose another file"
+            f"{out} was begun with {changed}={before.get(changed)!r}, not {made[changed]!r}: "
+            "choose another file"
         )
     path.write_text(json.dumps(made, indent=1) + "\n")
 

@@ -67,7 +67,7 @@ class ACDCConnector(nn.Module):
         self.group_size = config.group_size
         self.pad = config.remainder == "pad"
         self.linear_1 = nn.Linear(config.group_size * config.audio_config.width, config.connector_width)
-        self.linear_2 = nn.Linear(config.connector_width, config.text_config.hidden_size)
+        self.linear_2 = nn.Linear(config.connector_width, int(config.text_config.hidden_size))
 
     def forward(self, frames: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """frames: (A, T, W), frame_lengths: (A,) -> tokens (A, K, D) float32, lengths (A,)."""

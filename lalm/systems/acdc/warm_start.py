@@ -6,6 +6,7 @@ so that direction and scale are both those of words. An epoch takes seconds on a
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,8 @@ def warm_start(
     if not captions:
         raise ValueError("warm_start: no training sample has events to learn names from")
     groups = event_groups(model, samples, frames_of, {name: i for i, name in enumerate(captions)})
-    weights = model.get_input_embeddings().weight.detach().float()  # (V, D)
+    embedding: Any = model.get_input_embeddings()
+    weights: Tensor = embedding.weight.detach().float()  # (V, D)
     table = torch.stack([weights[name_ids(processor, name)].mean(0) for name in captions])
     pull = NamePull(model.model.connector.train(), table, weights.mean(0))
     arguments = TrainingArguments(
@@ -120,7 +122,9 @@ def event_groups(
         owner = torch.full((count,), -1)
         for event in sorted(sample.events, key=lambda e: e["onset_s"] - e["offset_s"]):
             first = int(event["onset_s"] / token_s)
-            owner[first : max(first + 1, round(event["offset_s"] / token_s + 0.5))] = numbers[event["caption"]]
+            owner[first : max(first + 1, round(event["offset_s"] / token_s + 0.5))] = numbers[
+                event["caption"]
+            ]
         padded = nn.functional.pad(clip, (0, 0, 0, count * size - len(clip)))
         inside = owner >= 0
         frames.append(padded.reshape(count, size, -1)[inside])
@@ -131,4 +135,6 @@ def event_groups(
 def name_ids(processor: AudioLMProcessor, caption: str) -> list[int]:
     """Token ids of a caption's content words, as they stand inside a sentence."""
     words = [w for w in caption.replace(",", " ").split() if w.lower() not in STOP_WORDS] or caption.split()
-    return [i for word in words for i in processor.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]]
+    return [
+        i for word in words for i in processor.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
+    ]
