@@ -45,6 +45,7 @@ class Clip:
 
     @property
     def sound(self) -> SoundClass:
+        """What the label means."""
         return classes()[self.row.label]
 
     @property

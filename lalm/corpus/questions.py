@@ -172,6 +172,7 @@ def _once_each(recordings: Sequence[Recording]) -> list[Recording]:
 def item(
     recording: Recording, task: str, text: str, references: Sequence[str], choices: Sequence[str] = ()
 ) -> Sample:
+    """One question about a recording; its id tells the task, the recording and the question apart."""
     return Sample(
         messages=ask([recording.path], text).messages,
         id=f"{task}-{recording.id}-{'-'.join(words(text))[-60:]}",
