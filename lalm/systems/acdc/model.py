@@ -60,12 +60,22 @@ class ACDCConfig(AudioLMConfig):
 
 
 class ACDCConnector(nn.Module):
-    """Join ``group_size`` frames, then Linear -> ReLU -> Linear: 3840 -> 2048 -> D (section 3.1.2)."""
+    """Join ``group_size`` frames, then Linear -> ReLU -> Linear: 3840 -> 2048 -> D (section 3.1.2).
+
+    ``frame_mean`` and ``frame_scale`` standardise each channel of the frames. They start as 0 and 1, which
+    is the paper's connector: EAT's post-norm output needs nothing else. Whisper's middle layers have channels
+    of huge constant value, so a warm start sets both from its data.
+    """
+
+    frame_mean: Tensor
+    frame_scale: Tensor
 
     def __init__(self, config: ACDCConfig) -> None:
         super().__init__()
         self.group_size = config.group_size
         self.pad = config.remainder == "pad"
+        self.register_buffer("frame_mean", torch.zeros(config.audio_config.width))
+        self.register_buffer("frame_scale", torch.ones(config.audio_config.width))
         self.linear_1 = nn.Linear(config.group_size * config.audio_config.width, config.connector_width)
         self.linear_2 = nn.Linear(config.connector_width, int(config.text_config.hidden_size))
 
@@ -73,7 +83,8 @@ class ACDCConnector(nn.Module):
         """frames: (A, T, W), frame_lengths: (A,) -> tokens (A, K, D) float32, lengths (A,)."""
         k = self.group_size
         inside = torch.arange(frames.shape[1], device=frames.device)[None] < frame_lengths[:, None]
-        frames = frames.to(self.linear_1.weight.dtype) * inside[..., None]
+        frames = (frames.to(self.linear_1.weight.dtype) - self.frame_mean) * self.frame_scale
+        frames = frames * inside[..., None]
         lengths = (frame_lengths + (k - 1 if self.pad else 0)) // k
         groups = int(lengths.max())
         missing = groups * k - frames.shape[1]

@@ -82,6 +82,7 @@ def warm_start(
     embedding: Any = model.get_input_embeddings()
     weights: Tensor = embedding.weight.detach().float()  # (V, D)
     table = torch.stack([weights[name_ids(processor, name)].mean(0) for name in captions])
+    standardise(model.model.connector, groups.frames)
     pull = NamePull(model.model.connector.train(), table, weights.mean(0))
     arguments = TrainingArguments(
         output_dir=folder,
@@ -102,6 +103,14 @@ def warm_start(
         remove_unused_columns=False,
     )
     return float(Trainer(model=pull, args=arguments, train_dataset=groups).train().training_loss)
+
+
+def standardise(connector: Any, frames: Tensor) -> None:
+    """Set the connector's ``frame_mean`` and ``frame_scale`` from frames (G, k, W)."""
+    sample = frames[:: max(1, len(frames) // 20_000)].flatten(0, 1).float()
+    sample = sample[sample.abs().sum(1) > 0]  # not the padding of last groups
+    connector.frame_mean.copy_(sample.mean(0))
+    connector.frame_scale.copy_(1.0 / sample.std(0).clamp(min=1e-4))
 
 
 def event_groups(
