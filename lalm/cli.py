@@ -163,7 +163,7 @@ def train(
 
 @corpus_app.command("build")
 def corpus_build(
-    tier: Annotated[str, typer.Argument(help="small or medium.")] = "small",
+    tier: Annotated[str, typer.Argument(help="small, medium or large.")] = "small",
     out: Annotated[Path | None, typer.Option(help="Folder of the corpus (default: corpus/TIER).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the composed scenes.")] = 0,
     scenes: Annotated[int, typer.Option(min=0, help="Composed training scenes.")] = 5000,

@@ -26,7 +26,7 @@ from lalm.processing import AudioLMProcessor, Clip
 from lalm.sample import Sample
 
 SMALL = Path(__file__).parent / "models" / "small"
-BATCH_SIZE = 16
+BATCH_SIZE = 32
 BATCH_SECONDS = 600.0  # of padded audio: bounds the memory of a batch of long clips
 POOL_SIZE = 256  # samples decoded at a time, and sorted by length within
 
