@@ -20,7 +20,9 @@ def engine():
 
 def test_it_is_small_and_its_recipe_is_beside_it():
     assert sum(f.stat().st_size for f in SMALL.iterdir()) < 20e6
-    assert {"config.json", "model.safetensors", "recipe.yaml", "README.md"} <= {f.name for f in SMALL.iterdir()}
+    assert {"config.json", "model.safetensors", "recipe.yaml", "README.md"} <= {
+        f.name for f in SMALL.iterdir()
+    }
 
 
 def test_it_answers_about_a_recording_and_says_what_it_heard(engine):
@@ -33,7 +35,9 @@ def test_it_answers_about_a_recording_and_says_what_it_heard(engine):
 def test_the_audio_decides_what_the_llm_expects(engine):
     """The right word is likelier after its own recording than after the others."""
     words = {"horse": " horse", "applause": " applause", "water": " water"}
-    ids = {k: engine.processor.tokenizer(w, add_special_tokens=False)["input_ids"][0] for k, w in words.items()}
+    ids = {
+        k: engine.processor.tokenizer(w, add_special_tokens=False)["input_ids"][0] for k, w in words.items()
+    }
     scores = {}
     for name in words:
         batch = engine.processor.batch([ask([SAMPLES / f"{name}.ogg"], "What do you hear?")])
