@@ -1,22 +1,33 @@
 """Text replies of an LLM to many chats: a local model in large batches, or an OpenAI-compatible endpoint."""
 
+import hashlib
+import re
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import httpx
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from lalm.modeling import load_causal_lm
 from lalm.processing import bare_template
 from lalm.systems import load_tokenizer
 
 Chat: TypeAlias = Sequence[dict[str, str]]
+
+DRAW_BLOCK = 128  # vocabulary entries that are summed together before a token is looked for among them
+BARE_TOKENS = 20  # more than any template's markers around one letter; a system text takes more
+LONGEST_PAUSE_S = 60.0
+_AGAIN = (408, 409, 425, 429)  # refusals that may pass; so may every 5xx
+_MARKUP = re.compile(r"<[^<>\s]*>|\[/?[A-Z_]+\]")  # role markers that some tokenizers keep as plain text
+_ROLES = {"system", "user", "assistant", "model", "human"}
 
 
 @dataclass(frozen=True)
@@ -38,46 +49,66 @@ class Sampling:
 
 
 class Writer(Protocol):
-    """Anything that answers chats."""
+    """Anything that answers chats; ``template`` says which chat template stood around them."""
 
     name: str
+    template: str
 
     def complete(self, chats: Sequence[Chat], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
         """One reply a chat, in order."""
 
 
 class CompletionError(ValueError):
-    """The LLM could not be reached or refused."""
+    """The LLM could not be reached or refused, or its chat template adds text of its own."""
 
 
 class LocalWriter:
-    """A transformers causal LM with a bare chat template, sampling row by row in one batch."""
+    """A transformers causal LM with a bare chat template, sampling row by row in one batch.
 
-    def __init__(self, folder: Path, name: str, dtype: torch.dtype = torch.bfloat16) -> None:
+    ``device`` is by default the first GPU, else the CPU. Uniform numbers are drawn on the CPU, from one
+    generator a row, so a reply depends on its own seed; what the batch can still change is rounding.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | None = None,
+    ) -> None:
         self.name = name
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = load_tokenizer(folder)
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.template = bare_template(self.tokenizer)
-        self.model = load_causal_lm(str(folder), dtype=dtype).eval()
+        self._jinja = bare_template(self.tokenizer)
+        self.template = hashlib.sha256(self._jinja.encode()).hexdigest()[:16]
+        self.model: Any = load_causal_lm(str(folder), dtype=dtype).eval().to(self.device)
         ends = self.model.generation_config.eos_token_id
         self.ends = set(ends if isinstance(ends, list) else [ends]) | {self.tokenizer.eos_token_id}
 
     def render(self, chat: Chat) -> str:
-        """The prompt text of a chat."""
-        return str(
-            self.tokenizer.apply_chat_template(
-                list(chat), chat_template=self.template, tokenize=False, add_generation_prompt=True
+        """The prompt text of a chat. Raises CompletionError if it holds more than the chat and markers."""
+        try:
+            text = self.tokenizer.apply_chat_template(
+                list(chat), chat_template=self._jinja, tokenize=False, add_generation_prompt=True
             )
-        )
+        except TemplateError as error:
+            raise CompletionError(f"the chat template of '{self.name}' refuses the chat: {error}") from None
+        if added := text_beside(str(text), chat, self.tokenizer):
+            raise CompletionError(
+                f"the chat template of '{self.name}' adds the text '{added[:60]}': give a system text "
+                "of your own with --system, or a bare chat template"
+            )
+        return str(text)
 
     @torch.inference_mode()
     def complete(self, chats: Sequence[Chat], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
         """One reply a chat, in order."""
         texts = [self.render(chat) for chat in chats]
         batch = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-        ids, mask = batch["input_ids"], batch["attention_mask"]
+        ids, mask = batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)  # (B, L)
         draws = [torch.Generator().manual_seed(seed) for seed in seeds]
         replies: list[list[int]] = [[] for _ in chats]
         rows = list(range(len(chats)))  # which chat each batch row is
@@ -92,8 +123,8 @@ class LocalWriter:
                 use_cache=True,
             ).last_hidden_state
             # A contiguous row per chat: on a CPU in bfloat16 the head is far slower on a slice.
-            logits = self.model.get_output_embeddings()(hidden[:, -1].contiguous()).float()  # (B, V)
-            tokens = _draw(logits, [draws[row] for row in rows], sampling)
+            logits = self.model.get_output_embeddings()(hidden[:, -1].contiguous())  # (B, V)
+            tokens = draw(logits, [draws[row] for row in rows], sampling)
             going = []
             for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
                 replies[row].append(token)
@@ -101,8 +132,8 @@ class LocalWriter:
                     going.append(place)
             if not going:
                 break
-            if len(going) < 0.8 * len(rows):  # drop the finished rows from the batch
-                keep = torch.tensor(going)
+            if len(going) < 0.9 * len(rows):  # drop the finished rows from the batch
+                keep = torch.tensor(going, device=self.device)
                 cache.batch_select_indices(keep)
                 tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
                 rows = [rows[place] for place in going]
@@ -117,82 +148,161 @@ class LocalWriter:
         return Completion(text, truncated=end is None)
 
 
-def _draw(logits: Tensor, draws: Sequence[torch.Generator], sampling: Sampling) -> Tensor:
-    """One token a row, (B,) int64, by inverse transform with each row's own generator."""
+def text_beside(rendered: str, chat: Chat, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a rendered chat holds besides its turns, special tokens and role names; empty when bare."""
+    for turn in chat:
+        content = turn["content"].strip()
+        if content not in rendered:
+            return f"(not the {turn['role']} turn)"
+        rendered = rendered.replace(content, " ", 1)
+    for token in sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True):
+        rendered = rendered.replace(token, " ")
+    left = _MARKUP.sub(" ", rendered).split()
+    return " ".join(left) if any(word.strip(":#").lower() not in {*_ROLES, ""} for word in left) else ""
+
+
+def draw(logits: Tensor, draws: Sequence[torch.Generator], sampling: Sampling) -> Tensor:
+    """logits: (B, V) -> one token a row, (B,) int64, by inverse transform with each row's own generator."""
     if sampling.temperature <= 0:
         return logits.argmax(1)
-    probabilities = (logits / sampling.temperature).softmax(1)
-    uniform = torch.stack([torch.rand(1, generator=draw) for draw in draws])  # (B, 1)
-    if sampling.top_p < 1:
-        ordered, order = probabilities.sort(dim=1, descending=True)
-        cumulative = ordered.cumsum(1)
-        ordered = ordered.masked_fill(cumulative - ordered > sampling.top_p, 0.0)
-        chosen = _inverse(ordered, uniform)
-        return order.gather(1, chosen)[:, 0]
-    return _inverse(probabilities, uniform)[:, 0]
+    weights = (logits.float() / sampling.temperature).softmax(1)
+    uniform = torch.cat([torch.rand(1, generator=row, dtype=torch.float64) for row in draws])  # (B,)
+    uniform = uniform.to(logits.device)[:, None]
+    if sampling.top_p >= 1:
+        return _inverse(weights, uniform)[:, 0]
+    ordered, order = weights.sort(dim=1, descending=True)
+    before = ordered.cumsum(1, dtype=torch.float64) - ordered  # the first is always kept
+    ordered = ordered.masked_fill(before > sampling.top_p * ordered.sum(1, keepdim=True), 0.0)
+    return order.gather(1, _inverse(ordered, uniform))[:, 0]
 
 
-def _inverse(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    cumulative = probabilities.cumsum(1)
-    target = uniform * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).clamp(max=probabilities.shape[1] - 1)
+def _inverse(weights: Tensor, uniform: Tensor) -> Tensor:
+    """The index at which each row's running sum passes ``uniform`` of the whole; (B, V), (B, 1) -> (B, 1).
+
+    Block by block: a running sum over a whole vocabulary is slow, and coarse in float32.
+    """
+    entries = weights.shape[1]
+    if entries % DRAW_BLOCK:
+        weights = torch.nn.functional.pad(weights, (0, -entries % DRAW_BLOCK))
+    blocks = weights.unflatten(1, (-1, DRAW_BLOCK))
+    sums = blocks.sum(2).double()  # (B, V / block)
+    ends = sums.cumsum(1)
+    target = uniform * ends[:, -1:]
+    block = torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[1] - 1)  # (B, 1)
+    within = blocks.gather(1, block[:, :, None].expand(-1, 1, DRAW_BLOCK))[:, 0]  # (B, block)
+    running = within.cumsum(1, dtype=torch.float64)
+    starts = ends.gather(1, block) - sums.gather(1, block)
+    # Rounding must not lead past the last entry that has any weight.
+    passed = torch.minimum(target - starts, running[:, -1:] * (1 - 1e-12))
+    place = torch.searchsorted(running, passed, right=True).clamp(max=DRAW_BLOCK - 1)
+    return (block * DRAW_BLOCK + place).clamp(max=entries - 1)
 
 
 @dataclass
 class EndpointWriter:
-    """An OpenAI-compatible ``/v1/chat/completions``: concurrent, with retries and growing pauses."""
+    """An OpenAI-compatible ``/v1/chat/completions``: concurrent, with retries and growing pauses.
+
+    The endpoint applies its own chat template. Before the first chat without a system turn, one letter is
+    sent; if the prompt counted in the reply is longer than markers can make it, the template adds a system
+    text and the run is refused. ``requests_per_s`` limits how quickly requests start (None: no limit).
+    """
 
     url: str
     name: str
-    api_key: str = ""
-    concurrency: int = 8
-    tries: int = 6
+    api_key: str = field(default="", repr=False)
+    concurrency: int = 32
+    tries: int = 8
     pause_s: float = 0.5
     timeout_s: float = 120.0
-    _client: httpx.Client = field(init=False, repr=False)
+    requests_per_s: float | None = None
+    template: str = "the endpoint's"
 
     def __post_init__(self) -> None:
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        self._client = httpx.Client(headers=headers, timeout=self.timeout_s)
+        limits = httpx.Limits(max_connections=self.concurrency)
+        self._client = httpx.Client(headers=headers, timeout=self.timeout_s, limits=limits)
+        self._lock = threading.Lock()
+        self._next_start = 0.0  # time.monotonic() before which no request starts
+        self._probed = False
 
     def complete(self, chats: Sequence[Chat], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
         """One reply a chat, in order. Raises CompletionError when the endpoint keeps failing."""
-        pairs = zip(chats, seeds, strict=True)
+        if not self._probed and chats and chats[0][0]["role"] != "system":
+            self._probe()
+            self._probed = True
         with ThreadPoolExecutor(self.concurrency) as pool:
-            return list(pool.map(lambda pair: self._one(pair[0], pair[1], sampling), pairs))
+            jobs = [
+                pool.submit(self._one, chat, seed, sampling) for chat, seed in zip(chats, seeds, strict=True)
+            ]
+            try:
+                return [job.result() for job in jobs]
+            except CompletionError:
+                pool.shutdown(wait=False, cancel_futures=True)  # the others would fail alike, slowly
+                raise
+
+    def _probe(self) -> None:
+        answer = self._ask([{"role": "user", "content": "a"}], 0, Sampling(max_new_tokens=1))
+        usage = answer.get("usage")
+        tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        if isinstance(tokens, int) and tokens > BARE_TOKENS:
+            raise CompletionError(
+                f"{self.url} makes {tokens} tokens of a prompt of one letter, so its chat template adds "
+                "text: serve it with a bare chat template, or give a system text of your own with --system"
+            )
 
     def _one(self, chat: Chat, seed: int, sampling: Sampling) -> Completion:
+        choice = self._ask(chat, seed, sampling)["choices"][0]
+        return Completion((choice["message"]["content"] or "").strip(), choice["finish_reason"] == "length")
+
+    def _ask(self, chat: Chat, seed: int, sampling: Sampling) -> dict[str, Any]:
+        """The endpoint's answer: an object with at least one choice that has a message."""
         body = {
             "model": self.name,
             "messages": list(chat),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_new_tokens,
-            "seed": seed,
+            "seed": seed % 2**31,  # what every server accepts
         }
-        reason = ""
-        for pause in self._pauses():
-            time.sleep(pause)
+        reason, pause_s = "", 0.0
+        for number in range(self.tries):
+            self._wait(pause_s)
+            pause_s = min(self.pause_s * 2**number, LONGEST_PAUSE_S)
             try:
                 answer = self._client.post(f"{self.url.rstrip('/')}/chat/completions", json=body)
             except httpx.HTTPError as error:
                 reason = str(error) or type(error).__name__
                 continue
             if answer.status_code == 200:
-                try:
-                    choice = answer.json()["choices"][0]
-                    return Completion(
-                        choice["message"]["content"].strip(), choice["finish_reason"] == "length"
-                    )
-                except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-                    reason = "the answer is not a chat completion"
-                    continue
-            reason = f"HTTP {answer.status_code}: {answer.text[:200]}"
-            if answer.status_code not in (408, 409, 429) and answer.status_code < 500:
+                if (found := _checked(answer)) is not None:
+                    return found
+                reason = "the answer is not a chat completion"
+                continue
+            reason = f"HTTP {answer.status_code}: {' '.join(answer.text[:200].split())}"
+            if answer.status_code not in _AGAIN and answer.status_code < 500:
                 break
+            asked = answer.headers.get("Retry-After", "")
+            if asked.isdigit():  # it may also be a date, which the growing pause serves as well
+                pause_s = min(max(pause_s, float(asked)), LONGEST_PAUSE_S)
         raise CompletionError(f"{self.url} does not answer: {reason}")
 
-    def _pauses(self) -> Iterator[float]:
-        yield 0.0
-        for number in range(self.tries - 1):
-            yield self.pause_s * 2**number
+    def _wait(self, pause_s: float) -> None:
+        """Sleep ``pause_s``, then until it is this request's turn under the rate limit."""
+        time.sleep(pause_s)
+        if self.requests_per_s is None:
+            return
+        with self._lock:
+            start = max(time.monotonic(), self._next_start)
+            self._next_start = start + 1 / self.requests_per_s
+        time.sleep(max(0.0, start - time.monotonic()))
+
+
+def _checked(answer: httpx.Response) -> dict[str, Any] | None:
+    """The JSON of a chat completion, or None if it is anything else."""
+    try:
+        found = answer.json()
+        choice = found["choices"][0]
+        shaped = isinstance(choice["message"]["content"], str | None) and "finish_reason" in choice
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
+    return found if shaped else None

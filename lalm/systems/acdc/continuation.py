@@ -2,19 +2,22 @@
 
 The caption stands alone in the user turn of a bare chat template; the reply is what the audio model learns
 to say on hearing the clip. Beside it: the caption itself (the baseline), a prompt pool, and a short
-continuation, as the sibling papers have them.
+continuation, as the sibling papers have them. Whatever the LLM saw beside the caption stays in the trained
+row, so that both see the same but for the caption, whose place the audio takes.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock, Timeout
+
 from lalm.completions import Chat, Completion, Sampling, Writer
-from lalm.sample import Sample, read_manifest
+from lalm.sample import Message, Part, Sample, read_manifest
 from lalm.systems.acdc.prompts import BASELINE_SYSTEM
 from lalm.words import stems
 
@@ -32,7 +35,8 @@ POOL = (
     "Summarize the recording in a few words.",
 )
 CONTINUATION = "Continue the following description in fewer than 40 words."
-CONTINUATION_USER = "{caption}"
+# Words that captions join events with; a reply with one of them has not taken up anything.
+_JOINING = stems("then first next after before while followed by that it there here can be heard")
 
 
 class ContinuationError(ValueError):
@@ -41,7 +45,8 @@ class ContinuationError(ValueError):
 
 @dataclass(frozen=True)
 class Counts:
-    """What a run did: rows written now, rows that lay there already, replies the token limit cut off."""
+    """Rows written now, rows that lay there already, and of all asked now or before, how many replies the
+    token limit cut off and how many were dropped (empty, or without any word of the caption)."""
 
     written: int
     already: int
@@ -51,14 +56,42 @@ class Counts:
 
 @dataclass(frozen=True)
 class Request:
-    """One row: the caption's sample, the chat that the LLM sees, and the question the trained row keeps."""
+    """One row to be: the caption's sample, what stands before the caption, and the seed of its reply."""
 
     sample: Sample
-    chat: Chat
-    question: str
+    caption: str
+    mode: Mode
     system: str
+    instruction: str
     row_id: str
     seed: int
+
+    @property
+    def chat(self) -> Chat:
+        """What the LLM sees."""
+        turns = [{"role": "system", "content": self.system}] if self.system else []
+        return [*turns, {"role": "user", "content": self._before + self.caption}]
+
+    def row(self, answer: Completion) -> Sample:
+        """What the audio model learns: the same chat with the audio in the caption's place."""
+        content: list[Part] = [self.sample.audios[0]]
+        if self.instruction:
+            content.insert(0, {"type": "text", "text": self._before})
+        system = BASELINE_SYSTEM if self.mode == "caption" else self.system
+        messages: list[Message] = [{"role": "system", "content": system}] if system else []
+        messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer.text}]
+        return replace(
+            self.sample,
+            messages=tuple(messages),
+            id=self.row_id,
+            task=self.mode,
+            references=(self.caption,),
+            truncated=answer.truncated,
+        )
+
+    @property
+    def _before(self) -> str:
+        return f"{self.instruction}\n" if self.instruction else ""
 
 
 def respond(
@@ -77,74 +110,113 @@ def respond(
 ) -> Counts:
     """Write ``out``, a manifest whose targets are the LLM's replies; the caption stays in ``references``.
 
-    ``writer`` answers (None in caption mode, which needs no LLM). ``shard`` "2/8" takes the second of eight
-    parts. ``system`` (the paper has none) is shown to the LLM and stays in the row, so that LLM and trained
-    model see the same but for the caption. ``keep_mentioning`` drops replies without any word of the
-    caption. Rows already in ``out`` are kept, so a killed run goes on where it stopped. How the rows were
-    made is written to ``<out>.json``.
+    The caption of a row is its assistant text, or else its first reference. ``writer`` answers (None in
+    caption mode, which needs no LLM). ``shard`` "2/8" takes the second of eight parts. ``system`` (the
+    paper has none) is shown to the LLM and stays in the row. ``keep_mentioning`` drops replies without any
+    content word of the caption. Rows already in ``out`` are kept, so a killed run goes on where it stopped.
+    How the rows were made is written to ``<out>.json``, the ids of dropped replies to ``<out>.dropped``.
+
+    Raises ContinuationError for a manifest, option or existing ``out`` that does not fit.
     """
     sampling = sampling or Sampling()
     if mode != "caption" and writer is None:
         raise ContinuationError(f"mode '{mode}' needs an LLM")
-    done, truncated = _resume(out)
-    _note(out, writer, mode, sampling, system, shard)
-    requests = [
-        r for r in _requests(manifest, mode, system, sampling.seed, replies, shard) if r.row_id not in done
-    ]
-    requests.sort(key=lambda r: len(r.sample.target))  # replies to captions alike in length end alike
-    written = dropped = 0
-    with out.open("a", encoding="utf-8") as file:
-        for at in range(0, len(requests), batch_size):
-            batch = requests[at : at + batch_size]
-            if writer is None:
-                answers = [Completion(r.sample.target, truncated=False) for r in batch]
-            else:
-                answers = writer.complete([r.chat for r in batch], [r.seed for r in batch], sampling)
-            for request, answer in zip(batch, answers, strict=True):
-                usable = bool(answer.text) and (
-                    not keep_mentioning or mentions(answer.text, request.sample.target)
-                )
-                dropped += not usable
-                truncated += usable and answer.truncated
-                row = _row(request, answer, mode, out) if usable else {"id": request.row_id, "dropped": True}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            written += len(batch)
-            if progress:
-                progress(written, len(requests))
-    _finish(out)
-    return Counts(written, len(done), truncated, dropped)
+    if replies < 1 or batch_size < 1:
+        raise ContinuationError(f"replies and batch_size must be 1 or more, not {replies} and {batch_size}")
+    if mode == "caption" and replies > 1:
+        raise ContinuationError("mode 'caption' has one target a caption, so replies must be 1")
+    wanted = list(_requests(manifest, mode, system, sampling.seed, replies, shard))
+    made = {
+        "manifest": manifest.name,
+        "mode": mode,
+        "llm": writer.name if writer else None,
+        "template": writer.template if writer else None,
+        "system": system,
+        "replies": replies,
+        "keep_mentioning": keep_mentioning,
+        "shard": shard,
+        **asdict(sampling),
+    }
+
+    def answers(requests: Sequence[Request]) -> list[Completion]:
+        if writer is None:
+            return [Completion(r.caption, truncated=False) for r in requests]
+        return writer.complete([r.chat for r in requests], [r.seed for r in requests], sampling)
+
+    def keeps(request: Request, answer: Completion) -> bool:
+        return bool(answer.text) and (not keep_mentioning or mentions(answer.text, request.caption))
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{out}.lock", timeout=0):
+            _note(out, made)
+            return _write(wanted, out, answers, keeps, batch_size, progress)
+    except Timeout:
+        raise ContinuationError(f"another run is writing {out}") from None
 
 
 def mentions(reply: str, caption: str) -> bool:
     """Does the reply name anything of the caption? By the stems of its content words."""
-    return bool(stems(reply) & stems(caption))
+    return bool((stems(reply) & stems(caption)) - _JOINING)
+
+
+def _write(
+    wanted: Sequence[Request],
+    out: Path,
+    answers: Callable[[Sequence[Request]], list[Completion]],
+    keeps: Callable[[Request, Completion], bool],
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
+) -> Counts:
+    """Answer the requests that ``out`` lacks, one batch on the disk before the next is begun."""
+    lost = out.with_name(out.name + ".dropped")
+    out.touch()
+    done, truncated = _resume(out)
+    dropped = set(_whole_lines(lost).decode().split("\n")[:-1])
+    requests = [r for r in wanted if r.row_id not in done and r.row_id not in dropped]
+    requests.sort(key=lambda r: len(r.caption))  # replies to captions alike in length end alike
+    written = 0
+    for at in range(0, len(requests), batch_size):
+        batch = requests[at : at + batch_size]
+        rows, missing = [], []
+        for request, answer in zip(batch, answers(batch), strict=True):
+            if keeps(request, answer):
+                rows.append(json.dumps(request.row(answer).to_json(out.parent), ensure_ascii=False))
+                truncated += answer.truncated
+            else:
+                missing.append(request.row_id)
+        _append(out, rows)
+        _append(lost, missing)
+        written += len(rows)
+        dropped.update(missing)
+        if progress:
+            progress(at + len(batch), len(requests))
+    return Counts(written, len(done), truncated, len(dropped))
 
 
 def _requests(
     manifest: Path, mode: Mode, system: str, seed: int, replies: int, shard: str
-) -> Iterable[Request]:
+) -> Iterator[Request]:
     index, count = _shard(shard)
+    seen: set[str] = set()
     for number, sample in enumerate(read_manifest(manifest), 1):
-        caption = sample.target
+        place = f"{manifest.name}:{number}"
+        caption = sample.target or next(iter(sample.references), "")
         if not caption or len(sample.audios) != 1:
-            raise ContinuationError(
-                f"{manifest.name}:{number}: not a caption row (one audio, one assistant text)"
-            )
+            raise ContinuationError(f"{place}: not a caption row (one audio, one assistant text)")
         name = sample.id or f"{manifest.stem}-{number}"
+        if name in seen:
+            raise ContinuationError(f"{place}: the id '{name}' belongs to an earlier row too")
+        if "\n" in name:
+            raise ContinuationError(f"{place}: the id has a line break")
+        seen.add(name)
+        if int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % count != index:
+            continue
         for take in range(replies):
             row_id = name if replies == 1 else f"{name}-reply{take + 1}"
             digest = int(hashlib.sha256(f"{seed} {row_id}".encode()).hexdigest()[:15], 16)
-            if int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % count != index:
-                continue
-            question = POOL[digest % len(POOL)] if mode == "pool" else ""
-            opening = CONTINUATION if mode == "continuation" else system
-            text = f"{caption}\n{question}" if question else caption
-            turns = [{"role": "system", "content": opening}] if opening else []
-            yield Request(
-                sample, [*turns, {"role": "user", "content": text}], question, system, row_id, digest
-            )
+            asked = {"pool": POOL[digest % len(POOL)], "continuation": CONTINUATION}.get(mode, "")
+            yield Request(sample, caption, mode, system, asked, row_id, digest)
 
 
 def _shard(shard: str) -> tuple[int, int]:
@@ -154,64 +226,43 @@ def _shard(shard: str) -> tuple[int, int]:
     return int(part) - 1, int(total)
 
 
-def _row(request: Request, answer: Completion, mode: Mode, out: Path) -> dict[str, object]:
-    """The manifest line: audio (and the pool's question) in, the reply out."""
-    sample = request.sample
-    messages = list(sample.prompt().messages)
-    if request.question:
-        parts = [*messages[-1]["content"], {"type": "text", "text": request.question}]
-        messages[-1] = {"role": "user", "content": parts}
-    if mode == "caption":  # the baseline is told to describe (section 2.1)
-        messages.insert(0, {"role": "system", "content": BASELINE_SYSTEM})
-    elif request.system:
-        messages.insert(0, {"role": "system", "content": request.system})
-    trained = replace(
-        sample, messages=tuple(messages), id=request.row_id, task=mode, references=(sample.target,)
-    ).with_target(answer.text)
-    return replace(trained, truncated=answer.truncated).to_json(out.parent)
+def _append(path: Path, lines: Sequence[str]) -> None:
+    """Add lines and wait until they are on the disk."""
+    if lines:
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _whole_lines(path: Path) -> bytes:
+    """What a file holds up to its last line break; a half-written last line is taken away."""
+    raw = path.read_bytes() if path.exists() else b""
+    whole = raw[: raw.rfind(b"\n") + 1]
+    if len(whole) < len(raw):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return whole
 
 
 def _resume(out: Path) -> tuple[set[str], int]:
-    """Ids already written, and how many were cut off; a half-written last line is taken away."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not out.exists():
-        return set(), 0
-    raw = out.read_bytes()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    if len(whole) < len(raw):
-        with out.open("r+b") as file:
-            file.truncate(len(whole))
+    """Ids already written, and how many of their replies were cut off."""
     try:
-        rows = [json.loads(line) for line in whole.splitlines()]
+        rows = [json.loads(line) for line in _whole_lines(out).splitlines()]
         return {row["id"] for row in rows}, sum(bool(row.get("truncated")) for row in rows)
     except (ValueError, KeyError, TypeError):
         raise ContinuationError(f"{out} exists and is not a manifest this command wrote") from None
 
 
-def _note(out: Path, writer: Writer | None, mode: Mode, sampling: Sampling, system: str, shard: str) -> None:
+def _note(out: Path, made: Mapping[str, object]) -> None:
     """``<out>.json``: how the rows were made; going on with other settings is refused."""
-    made = {
-        "mode": mode,
-        "llm": writer.name if writer else None,
-        "system": system,
-        "shard": shard,
-        **asdict(sampling),
-    }
     path = out.with_name(out.name + ".json")
-    if path.exists() and (before := json.loads(path.read_text())) != made:
-        changed = next(key for key in made if before.get(key) != made[key])
-        raise ContinuationError(
-            f"{out} was begun with {changed}={before.get(changed)!r}, not {made[changed]!r}: "
-            "choose another file"
-        )
-    path.write_text(json.dumps(made, indent=1) + "\n")
-
-
-def _finish(out: Path) -> None:
-    """Take the marks of dropped rows out of the finished file."""
-    lines = out.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept: Sequence[str] = [line for line in lines if not json.loads(line).get("dropped")]
-    if len(kept) < len(lines):
-        draft = out.with_name(out.name + ".part")
-        draft.write_text("".join(kept), encoding="utf-8")
-        draft.replace(out)
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else made
+    for key, value in made.items():
+        if before.get(key, value) != value:
+            raise ContinuationError(
+                f"{out} was begun with {key}={before[key]!r}, not {value!r}: choose another file"
+            )
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    draft.replace(path)
