@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging
 
 from lalm.ctranslate import CTranslateError, whisper_encoder
@@ -115,17 +116,41 @@ def aisfx(path: Path, output: Path) -> None:
 def _save_whisper(state: dict[str, Tensor], num_heads: int, output: Path) -> None:
     """Write a Whisper encoder: float16 when that changes no value, with the numbers its tensors tell.
 
-    The config is that of a whole Whisper, so the decoder, which is not there, is taken to match.
+    The config is that of a whole Whisper, so the decoder, which is not there, is taken to match. Raises
+    WeightsError unless the tensors are exactly those of a Whisper encoder, in name and in shape.
     """
+    config = _whisper_config(state, num_heads)
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in WhisperEncoder(config).state_dict().items()}
+    for name in sorted(expected.keys() | state.keys()):
+        here = tuple(state[name].shape) if name in state else "absent"
+        due = tuple(expected[name]) if name in expected else "absent"
+        if here != due:
+            raise WeightsError(f"the Whisper encoder's tensor '{name}' is {here} instead of {due}")
     halves = {name: tensor.half() for name, tensor in state.items()}
     exact = all(torch.equal(halves[name].to(tensor.dtype), tensor) for name, tensor in state.items())
-    positions, width = state["embed_positions.weight"].shape
-    layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
-    inner = len(state["layers.0.fc1.bias"])
-    config = WhisperConfig(
+    config.dtype = "float16" if exact else "float32"
+    (output / "config.json").write_text(json.dumps(config.to_diff_dict(), indent=2) + "\n")
+    saved = {ENCODER + name: tensor.contiguous() for name, tensor in (halves if exact else state).items()}
+    save_file(saved, output / "model.safetensors")
+
+
+def _whisper_config(state: dict[str, Tensor], num_heads: int) -> WhisperConfig:
+    """The numbers that a Whisper encoder's tensors tell. Raises WeightsError when they tell none."""
+    try:
+        positions, width = state["embed_positions.weight"].shape
+        layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
+        inner = len(state["layers.0.fc1.bias"])
+        num_mel_bins = state["conv1.weight"].shape[1]
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        raise WeightsError(f"these tensors are no Whisper encoder's: {error}") from None
+    if layers > len(state):
+        raise WeightsError(f"{len(state)} tensors cannot be those of a Whisper encoder of {layers} layers")
+    if num_heads < 1 or width % num_heads:
+        raise WeightsError(f"a Whisper encoder {width} wide cannot have {num_heads} heads")
+    return WhisperConfig(
         architectures=["WhisperEncoder"],
-        dtype="float16" if exact else "float32",
-        num_mel_bins=state["conv1.weight"].shape[1],
+        num_mel_bins=num_mel_bins,
         max_source_positions=positions,
         d_model=width,
         encoder_layers=layers,
@@ -135,6 +160,3 @@ def _save_whisper(state: dict[str, Tensor], num_heads: int, output: Path) -> Non
         encoder_ffn_dim=inner,
         decoder_ffn_dim=inner,
     )
-    (output / "config.json").write_text(json.dumps(config.to_diff_dict(), indent=2) + "\n")
-    saved = {ENCODER + name: tensor.contiguous() for name, tensor in (halves if exact else state).items()}
-    save_file(saved, output / "model.safetensors")

@@ -510,6 +510,26 @@ def test_an_unknown_whisper_is_refused(tmp_path, change, text):
         ctranslate.whisper_encoder(_file(tmp_path, model_bin(whisper_arrays() | change)))
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            {"encoder/layer_1/ffn/linear_1/weight": None},
+            r"'layers\.1\.fc2\.weight' is absent instead of \(8, 12\)",
+        ),
+        ({"encoder/conv2/bias": np.ones(3, np.float16)}, r"'conv2\.bias' is \(3,\) instead of \(8,\)"),
+        ({"encoder/conv1/weight": np.ones(3, np.float16)}, "no Whisper encoder's"),
+        ({"encoder/layer_999999999/ffn/linear_0/bias": np.ones(2, np.float16)}, "of 1000000000 layers"),
+        ({"encoder/num_heads": np.array(3, np.int16)}, "8 wide cannot have 3 heads"),
+    ],
+)
+def test_an_incomplete_whisper_is_refused(tmp_path, change, text):
+    arrays = {name: array for name, array in (whisper_arrays() | change).items() if array is not None}
+    with pytest.raises(WeightsError, match=text):
+        weights_convert.from_wheels(PARTS["whisper-base"], _file(tmp_path, model_bin(arrays)), tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
 def test_aisfx_is_read_without_running_anything(tmp_path):
     state = {"embedding_net.conv_block1.conv1.weight": torch.ones(2, 1, 3, 3), "fc.0.0.weight": torch.ones(2)}
     torch.save((state, {"set": (np.int64(0), 78)}), tmp_path / "checkpoint.pth")
