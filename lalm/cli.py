@@ -161,6 +161,25 @@ def train(
     training.run(read, resume=resume)
 
 
+@app.command()
+def build(
+    task: Annotated[
+        Literal["corpus"],
+        typer.Argument(help="corpus: every task of a `lalm corpus build` folder.", show_default=False),
+    ],
+    source: Annotated[Path, typer.Argument(help="What it is made of.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Manifest to write; for corpus a folder.", show_default=False)],
+    seed: Annotated[int, typer.Option(min=0, help="Of the prompts that are drawn.")] = 0,
+    language: Annotated[
+        list[str] | None, typer.Option(help="corpus: transcribe this language only; may be repeated.")
+    ] = None,
+) -> None:
+    """Turn a corpus into manifests of instructions and answers."""
+    from lalm.commands import build as command
+
+    command.corpus(source, out, seed=seed, languages=language or [])
+
+
 @corpus_app.command("build")
 def corpus_build(
     tier: Annotated[str, typer.Argument(help="small, medium or large.")] = "small",

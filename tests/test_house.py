@@ -52,6 +52,7 @@ MAY_IMPORT = {
         *["systems.*.warm_start", "train_report", "trainer"],
     ],
     "corpus*": ["audio", "decoding", "sample", "weights", "words", "corpus.*"],
+    "tasks*": ["audio", "corpus.*", "sample", "systems.salmonn.prompts", "tasks.*"],
     "evaluate*": ["audio", "data", "engine", "sample", "words", "evaluate.*"],
     "commands*": ["[!c]*", "c[!l]*"],  # anything but cli
     "cli": ["commands.*", "recipe", "train"],

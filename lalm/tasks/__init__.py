@@ -1,0 +1,1 @@
+"""Tasks: what instructions ask of a model, and how corpora become manifests of them."""
