@@ -164,20 +164,32 @@ def train(
 @app.command()
 def build(
     task: Annotated[
-        Literal["corpus"],
-        typer.Argument(help="corpus: every task of a `lalm corpus build` folder.", show_default=False),
+        str,
+        typer.Argument(
+            help="asr, translate_zh, caption, phones, emotion, music_caption, overlap, speaker, gender; "
+            "annotation: SALMONN's published JSON; corpus: every task of a `lalm corpus build` folder.",
+            show_default=False,
+        ),
     ],
-    source: Annotated[Path, typer.Argument(help="What it is made of.", show_default=False)],
+    source: Annotated[Path, typer.Argument(help="The corpus: a file or folder.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Manifest to write; for corpus a folder.", show_default=False)],
-    seed: Annotated[int, typer.Option(min=0, help="Of the prompts that are drawn.")] = 0,
+    layout: Annotated[
+        str | None, typer.Option(help="How the corpus is laid out, such as librispeech (docs/salmonn.md).")
+    ] = None,
+    audio: Annotated[Path | None, typer.Option(help="Folder of the audio, where it is elsewhere.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the prompts, pairs and mixtures drawn.")] = 0,
+    test: Annotated[bool, typer.Option("--test", help="The task's test prompt for every sample.")] = False,
     language: Annotated[
         list[str] | None, typer.Option(help="corpus: transcribe this language only; may be repeated.")
     ] = None,
 ) -> None:
-    """Turn a corpus into manifests of instructions and answers."""
+    """Turn a corpus into a manifest of instructions and answers."""
     from lalm.commands import build as command
 
-    command.corpus(source, out, seed=seed, languages=language or [])
+    if task == "corpus":
+        command.corpus(source, out, seed=seed, languages=language or [])
+    else:
+        command.task(task, source, out, layout=layout, audio=audio, seed=seed, test=test)
 
 
 @corpus_app.command("build")

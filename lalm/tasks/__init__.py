@@ -1,1 +1,76 @@
-"""Tasks: what instructions ask of a model, and how corpora become manifests of them."""
+"""Tasks: what instructions ask of a model, and how corpora become manifests of them.
+
+``READERS`` says which layouts of which corpora each task can be read from; a reader yields samples without
+instruction, ``build`` gives them one and writes the manifest.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lalm.sample import Sample, write_manifest
+from lalm.tasks import overlap, sounds, speech
+from lalm.tasks.annotation import annotation
+from lalm.tasks.instructions import instruct
+from lalm.tasks.phones import phone_samples
+from lalm.tasks.sources import Source, SourceError
+
+__all__ = ["READERS", "Built", "Source", "SourceError", "build"]
+
+Reader = Callable[[Source], Iterator[Sample]]
+
+# task -> layout -> reader; the first layout is the default. Table 1 of the paper names the corpora.
+READERS: Mapping[str, Mapping[str, Reader]] = {
+    "asr": {"librispeech": speech.librispeech, "manifest": speech.transcripts},
+    "translate_zh": {"covost": speech.covost},
+    "translate_de": {"covost": speech.covost},
+    "translate_ja": {"covost": speech.covost},
+    "caption": {"audiocaps": sounds.audiocaps, "wavcaps": sounds.wavcaps, "clotho": sounds.clotho},
+    "phones": {"transcripts": phone_samples},
+    "emotion": {"iemocap": speech.iemocap},
+    "music_caption": {"musiccaps": sounds.musiccaps},
+    "overlap": {"librimix": overlap.librimix, "mixed": overlap.mixed},
+    "speaker": {"voxceleb": speech.voxceleb, "folders": speech.speakers},
+    "gender": {"librispeech": speech.librispeech_gender},
+    "annotation": {"salmonn": annotation},
+}
+
+
+@dataclass(frozen=True)
+class Built:
+    """How many samples were written, and how many were not because an audio file is missing."""
+
+    written: int
+    missing: int
+
+
+def build(task: str, source: Source, out: Path, *, layout: str | None = None, seed: int | None = 0) -> Built:
+    """Write the manifest ``out`` of a task from a corpus; ``seed=None`` gives every sample the test prompt.
+
+    Samples whose audio file is not there are left out and counted. Raises a ValueError for a corpus that is
+    not laid out as told, or when no audio at all is found.
+    Example: ``build("asr", Source(Path("LibriSpeech/dev-clean")), Path("asr.jsonl"))``.
+    """
+    layouts = READERS[task]
+    if layout is not None and layout not in layouts:
+        raise SourceError(f"task '{task}' has no layout '{layout}'; it has {', '.join(layouts)}")
+    reader = layouts[layout or next(iter(layouts))]
+    made = replace(source, made=out.with_name(f"{out.name.removesuffix('.jsonl')}_audio"))
+    missing: list[Path] = []
+
+    def there() -> Iterator[Sample]:
+        for sample in reader(made):
+            if task not in ("annotation", sample.task):
+                raise SourceError(f"'{source.path}' is of task '{sample.task}', not '{task}'")
+            absent = [p for part in sample.audios if not (p := Path(str(part["audio"]))).is_file()]
+            if absent:
+                missing.append(absent[0])
+            else:
+                yield sample
+
+    written = write_manifest(out, instruct(there(), seed=seed))
+    if not written:
+        out.unlink()
+        example = f": no '{missing[0]}', for one" if missing else ""
+        raise SourceError(f"'{source.path}' gives no sample whose audio is there{example}")
+    return Built(written, len(missing))

@@ -1,0 +1,126 @@
+"""What readers of corpora share: where a corpus lies, its tables, its audio files."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from lalm.sample import Sample, ask
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
+MAX_JSON_BYTES = 2 << 30  # the largest published annotation file is a quarter of it
+
+
+class SourceError(ValueError):
+    """A corpus that is not laid out as its reader expects; the text names file and place."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus: a file or folder; where its audio lies if not there; the seed of what is drawn from it.
+
+    ``made`` is the folder for audio that a reader makes itself (mixtures).
+    """
+
+    path: Path
+    audio: Path | None = None
+    seed: int = 0
+    made: Path = Path("made")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a file, or the folder itself."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, Path]:
+        root = self.audio or self.folder
+        files = (Path(place) / name for place, _, names in os.walk(root) for name in sorted(names))
+        return {path.stem: path for path in files if path.suffix.lower() in AUDIO_SUFFIXES}
+
+    def find(self, *stems: str) -> Path:
+        """The audio file anywhere below the audio folder with the first of these names that is there; else
+        a path that does not exist, which whoever builds the manifest counts as missing."""
+        return next(
+            (self._by_stem[stem] for stem in stems if stem in self._by_stem), self.folder / f"{stems[0]}.wav"
+        )
+
+    def files(self, pattern: str) -> list[Path]:
+        """Files below the source that match; SourceError if there is none."""
+        matching = sorted(self.path.rglob(pattern)) if self.path.is_dir() else []
+        found = [path for path in matching if not path.name.startswith("._")]  # left behind by a Mac
+        if not found:
+            raise SourceError(f"'{self.path}' has no {pattern} in it")
+        return found
+
+
+def table(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[tuple[str, dict[str, str]]]:
+    """(place, row) of a table with a header that names at least ``columns``; tabs mean no quoting."""
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    with opened(path).open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting)  # fields are at most 128 KiB
+        try:
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise SourceError(f"{path.name}:1: there is no column '{missing[0]}'")
+            for row in reader:
+                place = f"{path.name}:{reader.line_num}"
+                if any(row[name] is None for name in columns):
+                    raise SourceError(f"{place}: the row has fewer fields than the header")
+                yield place, row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise SourceError(f"{path.name}:{reader.line_num + 1}: not a table: {error}") from None
+
+
+def lines(path: Path) -> Iterator[tuple[str, str]]:
+    """(place, line) of a text file; blank lines are skipped."""
+    try:
+        text = opened(path).read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise SourceError(f"{path.name} is not UTF-8 text") from None
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield f"{path.name}:{number}", line.strip()
+
+
+def read_json(path: Path) -> Any:
+    """A whole JSON file of at most 2 GiB."""
+    if opened(path).stat().st_size > MAX_JSON_BYTES:
+        raise SourceError(f"{path.name} is larger than {MAX_JSON_BYTES >> 30} GiB")
+    try:
+        return json.loads(path.read_text("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path.name} is not JSON: {error}") from None
+
+
+def opened(path: Path) -> Path:
+    """The path itself, which must be a file."""
+    if not path.is_file():
+        raise SourceError(f"there is no file '{path}'")
+    return path
+
+
+def heard(
+    task: str,
+    name: str,
+    audios: Sequence[Path],
+    target: str,
+    *,
+    references: Sequence[str] = (),
+    choices: Sequence[str] = (),
+    **origin: str,
+) -> Sample:
+    """A sample of ``task`` without instruction; its id is ``task-name``, its recording ``name``."""
+    asked = ask(audios, "").with_target(target)
+    return Sample(
+        asked.messages,
+        id=f"{task}-{name}",
+        task=task,
+        references=tuple(references) or (target,),
+        choices=tuple(choices),
+        origin={"recording": name, **{key: value for key, value in origin.items() if value}},
+    )
