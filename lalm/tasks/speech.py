@@ -46,7 +46,7 @@ def transcripts(source: Source) -> Iterator[Sample]:
 
 
 def librispeech_gender(source: Source) -> Iterator[Sample]:
-    """LibriSpeech with its ``SPEAKERS.TXT``: lines ``14 | F | train-clean-360 | ...``, comments after ``;``."""
+    """LibriSpeech with its ``SPEAKERS.TXT``: lines ``14 | F | ...``, comments after ``;``."""
     genders = {}
     for path in source.files("SPEAKERS.TXT"):
         for place, line in lines(path):
@@ -73,7 +73,7 @@ def _about(
 
 
 def covost(source: Source) -> Iterator[Sample]:
-    """CoVoST 2: ``covost_v2.en_zh-CN.train.tsv`` (path, sentence, translation), audio in ``clips/`` beside it."""
+    """CoVoST 2: ``covost_v2.en_zh-CN.train.tsv`` (path, sentence, translation), ``clips/`` beside."""
     found = re.search(r"\.(\w+)_([a-z]+)", source.path.name)
     if found is None:
         raise SourceError(
