@@ -293,7 +293,7 @@ def _warm_start(
         folder=recipe.out,
         seed=recipe.optim.seed,
     )
-    say(console, f"Warm start: mean loss {loss:.3f} over {recipe.warm_start.epochs:g} epochs.")
+    say(console, f"Warm start: loss {loss:.3f} after {recipe.warm_start.epochs:g} epochs.")
 
 
 def _finish(trainer: RecipeTrainer, out: Path) -> None:

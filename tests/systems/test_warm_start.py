@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lalm.sample import ask
-from lalm.systems.acdc.warm_start import NamePull, event_groups, name_ids, warm_start
+from lalm.systems.acdc.warm_start import NamePull, event_groups, name_words, warm_start
 
 
 def scene(seed: int):
@@ -22,9 +22,12 @@ def scene(seed: int):
     return replace(ask([np.concatenate([tone, noise])], ""), events=events)
 
 
-def test_tokens_point_to_their_events_names(tiny, tmp_path):
+@pytest.mark.parametrize("tokens_per_group", [1, 2])
+def test_tokens_point_to_their_events_names(tiny, tmp_path, tokens_per_group):
     torch.manual_seed(0)
     model, processor = tiny("acdc")
+    model.config.tokens_per_group = tokens_per_group
+    model.model.connector = model.model.build_connector()
     samples = [scene(i) for i in range(4)]
 
     def frames_of(sample):
@@ -41,15 +44,30 @@ def test_tokens_point_to_their_events_names(tiny, tmp_path):
     assert not torch.equal(before, model.model.connector.linear_2.weight)
 
     weights = model.get_input_embeddings().weight.detach()
-    table = torch.stack([weights[name_ids(processor, name)].mean(0) for name in names])
+    table = torch.stack([name_words(processor, name, tokens_per_group, weights) for name in names])
     pull = NamePull(model.model.connector, table, weights.mean(0)).eval()
     best = pull(groups.frames, groups.names)["cosines"].argmax(1)
     assert (best == groups.names).float().mean() > 0.9
 
 
-def test_names_leave_out_little_words(tiny):
-    _, processor = tiny("acdc")
-    assert name_ids(processor, "a dog barks at the man") == name_ids(processor, "dog barks man")
+def test_names_leave_out_little_words_and_share_the_rest(tiny):
+    model, processor = tiny("acdc")
+    weights = model.get_input_embeddings().weight.detach()
+
+    def word(text):
+        return weights[processor.tokenizer(f" {text}", add_special_tokens=False)["input_ids"]]
+
+    def words(caption, count):
+        return name_words(processor, caption, count, weights)
+
+    assert torch.equal(words("a dog barks at the man", 1), words("dog barks man", 1))
+    mean = torch.cat([word("dog"), word("barks")]).mean(0)
+    torch.testing.assert_close(words("a dog barks", 1), mean[None])
+    dog, barks, man = (word(text).mean(0) for text in ("dog", "barks", "man"))
+    torch.testing.assert_close(words("a dog barks", 2), torch.stack([dog, barks]))
+    torch.testing.assert_close(words("a dog barks at the man", 2), torch.stack([mean, man]))
+    torch.testing.assert_close(words("a dog barks at the man", 3), torch.stack([dog, barks, man]))
+    torch.testing.assert_close(words("dog", 2), torch.stack([dog, dog]))
 
 
 def test_manifest_without_events_is_refused(tiny, tmp_path):

@@ -26,8 +26,10 @@ from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioL
 class ACDCConfig(AudioLMConfig):
     """AC/DC's own numbers; the defaults are the paper's (section 3.1.2 and the SLAM-AAC recipe it uses).
 
-    ``group_size`` frames are joined into one token; ``remainder`` says what happens to the last, shorter
-    group: "drop" (the paper's) or "pad" with zeros, so that the shortest clip still gives a token.
+    ``group_size`` frames are joined into one token, or into ``tokens_per_group`` where one token has too
+    little room (ours; the embedded model says thing and action in two). ``remainder`` says what happens to
+    the last, shorter group: "drop" (the paper's) or "pad" with zeros, so that the shortest clip still gives a
+    token. ``connector_dropout`` (ours) is that of the hidden layer.
     """
 
     model_type = "lalm_acdc"
@@ -37,13 +39,17 @@ class ACDCConfig(AudioLMConfig):
         self,
         audio_config: PreTrainedConfig | dict[str, Any] | None = None,
         group_size: int = 5,
+        tokens_per_group: int = 1,
         connector_width: int = 2048,
+        connector_dropout: float = 0.0,
         remainder: str = "drop",
         **kwargs: Any,
     ) -> None:
         self.audio_config = encoder_config(audio_config)
         self.group_size = group_size
+        self.tokens_per_group = tokens_per_group
         self.connector_width = connector_width
+        self.connector_dropout = connector_dropout
         if remainder not in ("drop", "pad"):
             raise ValueError(f"remainder must be 'drop' or 'pad', not '{remainder}'")
         self.remainder = remainder
@@ -56,7 +62,7 @@ class ACDCConfig(AudioLMConfig):
     def num_tokens(self, num_frames: int) -> int:
         """513 frames // 5 = 102 tokens per 10.24 s with the defaults."""
         extra = self.group_size - 1 if self.remainder == "pad" else 0
-        return (num_frames + extra) // self.group_size
+        return (num_frames + extra) // self.group_size * self.tokens_per_group
 
 
 class ACDCConnector(nn.Module):
@@ -72,12 +78,15 @@ class ACDCConnector(nn.Module):
 
     def __init__(self, config: ACDCConfig) -> None:
         super().__init__()
-        self.group_size = config.group_size
+        self.group_size, self.tokens_per_group = config.group_size, config.tokens_per_group
+        self.dropout = nn.Dropout(config.connector_dropout)
         self.pad = config.remainder == "pad"
         self.register_buffer("frame_mean", torch.zeros(config.audio_config.width))
         self.register_buffer("frame_scale", torch.ones(config.audio_config.width))
         self.linear_1 = nn.Linear(config.group_size * config.audio_config.width, config.connector_width)
-        self.linear_2 = nn.Linear(config.connector_width, int(config.text_config.hidden_size))
+        self.linear_2 = nn.Linear(
+            config.connector_width, config.tokens_per_group * int(config.text_config.hidden_size)
+        )
 
     def forward(self, frames: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """frames: (A, T, W), frame_lengths: (A,) -> tokens (A, K, D) float32, lengths (A,)."""
@@ -89,8 +98,10 @@ class ACDCConnector(nn.Module):
         groups = int(lengths.max())
         missing = groups * k - frames.shape[1]
         frames = nn.functional.pad(frames, (0, 0, 0, max(missing, 0)))[:, : groups * k]
-        grouped = frames.reshape(len(frames), groups, -1)  # (A, K, k*W)
-        return self.linear_2(torch.relu(self.linear_1(grouped))), lengths  # (A, K, D)
+        grouped = frames.reshape(len(frames), groups, -1)  # (A, groups, k*W)
+        hidden = self.dropout(torch.relu(self.linear_1(grouped)))
+        tokens = self.linear_2(hidden).reshape(len(frames), groups * self.tokens_per_group, -1)  # (A, K, D)
+        return tokens, lengths * self.tokens_per_group
 
 
 class ACDCModel(AudioLMModel):
