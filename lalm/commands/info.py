@@ -124,7 +124,7 @@ def _info(
     model = _shapes(config, model_class)
     patterns = list(settings.trainable) if settings else ["connector"]
     trainable = set(model.set_trainable([*patterns, *(["*lora_*"] if config.lora else [])]))
-    counts = {"encoder": 0, "connector": 0, "llm": 0, "lora": 0}
+    counts = {"encoder": 0, "encoder_2": 0, "connector": 0, "llm": 0, "lora": 0}
     learning = 0
     for parameter_name, parameter in model.named_parameters():
         counts[_role(parameter_name)] += parameter.numel()
@@ -160,6 +160,8 @@ def _role(parameter: str) -> str:
         return "lora"
     if parameter.startswith("model.connector."):
         return "connector"
+    if parameter.startswith("model.audio_tower.second."):
+        return "encoder_2"
     return "llm" if parameter.startswith(("model.language_model.", "lm_head.")) else "encoder"
 
 

@@ -14,15 +14,22 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
+from lalm.encoders.aisfx import AISFXConfig, AISFXEncoder
+from lalm.encoders.beats import BEATsConfig, BEATsEncoder
+from lalm.encoders.beats_import import import_beats, is_beats
 from lalm.encoders.eat import EATConfig, EATEncoder
 from lalm.encoders.eat_import import EATImportError, import_eat
+from lalm.encoders.pair import PairConfig, PairEncoder
 from lalm.encoders.whisper import WhisperEncoder, WhisperEncoderConfig
 
-EncoderConfig: TypeAlias = WhisperEncoderConfig | EATConfig
+EncoderConfig: TypeAlias = WhisperEncoderConfig | EATConfig | BEATsConfig | AISFXConfig | PairConfig
 
 ENCODERS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     WhisperEncoderConfig.model_type: (WhisperEncoderConfig, WhisperEncoder),
     EATConfig.model_type: (EATConfig, EATEncoder),
+    BEATsConfig.model_type: (BEATsConfig, BEATsEncoder),
+    AISFXConfig.model_type: (AISFXConfig, AISFXEncoder),
+    PairConfig.model_type: (PairConfig, PairEncoder),
 }
 ENCODERS["whisper"] = ENCODERS[WhisperEncoderConfig.model_type]  # a Whisper folder as the Hub has it
 
@@ -44,6 +51,8 @@ def encoder_config(config: PreTrainedConfig | Mapping[str, Any] | None) -> Encod
 
 def build_encoder(config: PreTrainedConfig) -> nn.Module:
     """A randomly initialised encoder of that shape."""
+    if isinstance(config, PairConfig):
+        return PairEncoder(config, build_encoder(config.first), build_encoder(config.second))
     return ENCODERS[config.model_type][1](config)
 
 
@@ -51,8 +60,9 @@ def load_encoder(folder: Path, options: Mapping[str, Any] | None = None) -> nn.M
     """An encoder with the weights of ``folder``, float32, in eval mode.
 
     ``folder`` holds config.json and model.safetensors: ours, a Whisper as the Hub has it (of its tensors
-    only the encoder's are read), or a released EAT (also as a fairseq ``.pt``). ``options`` override
-    fields of the config that change no weight (``layers``, ``pool``, ``keep_cls``, ...). Raises ValueError.
+    only the encoder's are read), or a released EAT. A released ``.pt`` of EAT (fairseq) or BEATs, alone in
+    its folder or named itself, is read as it is. ``options`` override fields of the config that change
+    no weight (``layers``, ``pool``, ``keep_cls``, ...). Raises ValueError.
     """
     fields, state = _read(folder)
     config = encoder_config(fields | dict(options or {}))
@@ -66,13 +76,29 @@ def load_encoder(folder: Path, options: Mapping[str, Any] | None = None) -> nn.M
         raise ValueError(
             f"the weights in '{folder}' do not fit its config.json: {len(odd)} differ, e.g. {odd[0]}"
         )
-    encoder.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    floats = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    encoder.load_state_dict(floats, assign=True)
     return encoder.eval()
+
+
+def load_pair(
+    first: Path,
+    second: Path,
+    options: Mapping[str, Any] | None = None,
+    options_2: Mapping[str, Any] | None = None,
+) -> PairEncoder:
+    """Two encoders that work as one, the first as the clock; arguments as for ``load_encoder``."""
+    encoders: list[Any] = [load_encoder(first, options), load_encoder(second, options_2)]
+    return PairEncoder(PairConfig(encoders[0].config, encoders[1].config), *encoders).eval()
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Fields of the config and weights under our names."""
-    if not (folder / "config.json").is_file() and any(folder.glob("*.pt")):
+    released = [folder] if folder.suffix == ".pt" else sorted(folder.glob("*.pt"))
+    if not (folder / "config.json").is_file() and released:
+        if is_beats(released[0]):
+            beats, state = import_beats(released[0])
+            return beats.to_diff_dict() | {"model_type": BEATsConfig.model_type}, state
         return _released_eat(folder)
     try:
         fields = json.loads((folder / "config.json").read_text())

@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from lalm import weights
-from lalm.encoders import load_encoder
+from lalm.encoders import load_encoder, load_pair
+from lalm.encoders.pair import PairConfig
 from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel, load_causal_lm
 from lalm.processing import AudioLMProcessor
 from lalm.systems.acdc.model import ACDCConfig, ACDCForConditionalGeneration, ACDCModel
@@ -31,6 +32,8 @@ SYSTEMS: dict[
     "acdc": (ACDCConfig, ACDCModel, ACDCForConditionalGeneration, QUESTION_PROMPT),
 }
 
+ENCODER_OPTIONS = ("encoder", "encoder_2")
+
 for _config, _model, _whole, _ in SYSTEMS.values():
     AutoConfig.register(_config.model_type, _config)
     AutoModel.register(_config, _model)
@@ -42,29 +45,34 @@ def assemble(
     system: str,
     *,
     encoder: str,
+    encoder_2: str | None = None,
     llm: str,
     options: Mapping[str, Any] | None = None,
     lora: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
-    """A new model of ``system`` from a pretrained encoder and LLM (pinned names, folders or Hub ids).
+    """A new model of ``system`` from an LLM and one or two encoders: pinned names, folders or Hub ids.
 
-    ``options`` are the system config's own fields; ``lora`` is {"rank", "alpha", "dropout", "targets"}.
+    ``options`` are the system config's own fields, and the encoders' under "encoder" and "encoder_2";
+    ``lora`` is {"rank", "alpha", "dropout", "targets"}.
     ``dtype`` is that of the frozen parts; the connector and LoRA are float32.
     """
     config_class, _, model_class, question_prompt = _system(system)
-    tower = load_encoder(weights.resolve(encoder), options=(options or {}).get("encoder")).to(dtype)
+    parts = {"encoder": encoder, **({"encoder_2": encoder_2} if encoder_2 else {}), "llm": llm}
+    tower = _load_tower(parts, options or {}, dtype)
     llm_folder = weights.resolve(llm)
     language_model = load_causal_lm(str(llm_folder), dtype=dtype)
-    own = {key: value for key, value in (options or {}).items() if key != "encoder"}
+    own = {key: value for key, value in (options or {}).items() if key not in ENCODER_OPTIONS}
     known = set(config_class().to_dict()) - set(AudioLMConfig().to_dict())
     for key in own:
         if key not in known:
-            raise ValueError(f"{system} has no option '{key}'; it has: encoder, {', '.join(sorted(known))}")
+            raise ValueError(
+                f"{system} has no option '{key}'; it has: {', '.join([*ENCODER_OPTIONS, *sorted(known)])}"
+            )
     config = config_class(
         audio_config=tower.config,
         text_config=language_model.config,
-        parts={"encoder": encoder, "llm": llm},
+        parts=parts,
         **own,
     )
     model = model_class.assemble(config, tower, language_model)
@@ -72,6 +80,17 @@ def assemble(
     if lora:
         add_lora(model, lora)
     return model.eval(), processor
+
+
+def _load_tower(parts: Mapping[str, str], options: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    """The encoder that ``parts`` names, or both, with the options under the same names."""
+    folder, first = weights.resolve(parts["encoder"]), options.get("encoder")
+    if "encoder_2" in parts:
+        pair = load_pair(folder, weights.resolve(parts["encoder_2"]), first, options.get("encoder_2"))
+        return pair.to(dtype)
+    if options.get("encoder_2"):
+        raise ValueError("there are options for encoder_2, but no encoder_2")
+    return load_encoder(folder, first).to(dtype)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -171,9 +190,10 @@ def _load_slim(
     )
     fields = {key: value for key, value in fields.items() if key not in ("lalm_slim", "transformers_version")}
     config = config_class.from_dict(fields)
-    tower = load_encoder(
-        weights.resolve(config.parts["encoder"]), options=config.audio_config.to_diff_dict()
-    ).to(dtype)
+    audio = config.audio_config
+    configs = [audio.first, audio.second] if isinstance(audio, PairConfig) else [audio]
+    options = {name: c.to_diff_dict() for name, c in zip(ENCODER_OPTIONS, configs, strict=False)}
+    tower = _load_tower(config.parts, options, dtype)
     llm_folder = weights.resolve(config.parts["llm"])
     language_model = load_causal_lm(str(llm_folder), dtype=dtype)
     model = model_class.assemble(config, tower, language_model)
