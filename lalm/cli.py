@@ -155,7 +155,8 @@ def train(
     from lalm.commands import weights
 
     read = recipes.load(recipe, changes or [])
-    weights.fetch_with_bar([name for name in (read.init.encoder, read.init.llm) if name])
+    parts = (read.init.encoder, read.init.encoder_2, read.init.llm)
+    weights.fetch_with_bar([name for name in parts if name])
     from lalm import train as training
 
     training.run(read, resume=resume)

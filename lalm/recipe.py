@@ -26,14 +26,16 @@ class _Section(BaseModel):
 
 
 class Init(_Section):
-    """Where the weights come from: a checkpoint folder (``from``), or an encoder and an LLM by name.
+    """Where the weights come from: a checkpoint folder (``from``), or one or two encoders and an LLM by name.
 
     Names are pinned ones (``lalm weights list``), folders, or Hub ids; ``options`` are the system config's
-    own fields ("group_size"), with the encoder's under "encoder".
+    own fields ("group_size"), with the encoders' under "encoder" and "encoder_2". The second encoder's
+    frames stand beside the first's, at the first's times.
     """
 
     from_: Name | None = Field(None, alias="from")
     encoder: Name | None = None
+    encoder_2: Name | None = None
     llm: Name | None = None
     options: dict[str, Any] = {}
 
@@ -42,8 +44,8 @@ class Init(_Section):
         parts = (self.encoder, self.llm)
         if self.from_ is None and None in parts:
             raise ValueError("give either 'from', or both 'encoder' and 'llm'")
-        if self.from_ is not None and (parts != (None, None) or self.options):
-            raise ValueError("'from' stands alone: its folder already names encoder, llm and options")
+        if self.from_ is not None and ({*parts, self.encoder_2} != {None} or self.options):
+            raise ValueError("'from' stands alone: its folder already names encoders, llm and options")
         return self
 
 

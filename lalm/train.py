@@ -108,6 +108,7 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
         model, processor = systems.assemble(
             recipe.system,
             encoder=str(recipe.init.encoder),
+            encoder_2=recipe.init.encoder_2,
             llm=str(recipe.init.llm),
             options=recipe.init.options,
             lora=lora,
