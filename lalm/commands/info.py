@@ -103,7 +103,7 @@ def of_system(name: str) -> Info:
 
 def of_folder(folder: Path) -> Info:
     """A model folder; only its config.json and recipe.yaml are read."""
-    fields = systems._read_config(folder)
+    fields = systems.read_config(folder)
     system, row = next(
         (name, row) for name, row in systems.SYSTEMS.items() if row[0].model_type == fields["model_type"]
     )

@@ -148,7 +148,7 @@ def load(
 ) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
     """Open a whole or slim checkpoint folder. Raises ValueError naming what is wrong with it."""
     folder = Path(folder)
-    fields = _read_config(folder)
+    fields = read_config(folder)
     if fields.get("lalm_slim"):
         model, processor = _load_slim(folder, fields, dtype)
     else:
@@ -164,7 +164,8 @@ def _system(name: str) -> tuple[Any, Any, Any, Mapping[str, str]]:
     return SYSTEMS[name]
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The fields of a model folder's config.json. Raises ValueError when it is none of lalm's."""
     if not folder.is_dir():
         raise ValueError(f"there is no model folder '{folder}'")
     path = folder / "config.json"

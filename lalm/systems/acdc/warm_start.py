@@ -1,10 +1,10 @@
 """A start for the connector that needs no pass through the LLM (ours; the paper trains from scratch).
 
-Manifests with ``events`` tell what sounds when. Each audio token is pulled to the LLM's input embeddings of
-the words that name the event at its time: by contrast with all other names, and by distance, so that direction
-and scale are both those of words. Two tokens a group share the words: the last one (mostly the verb) goes to
-the second token, the mean of the others to the first, because an LLM reads a single word better than a mean of
-words. An epoch takes seconds on a CPU.
+Manifests with ``events`` tell what sounds when. Each audio token is pulled to the LLM's input embeddings
+of the words that name the event at its time: by contrast with all other names, and by distance, so that
+direction and scale are both those of words. Two tokens a group share the words: the last one (mostly the
+verb) goes to the second token, the mean of the others to the first, because an LLM reads a single word
+better than a mean of words. An epoch takes seconds on a CPU.
 """
 
 from collections.abc import Callable, Sequence
