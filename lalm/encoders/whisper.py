@@ -21,7 +21,8 @@ class WhisperEncoderConfig(WhisperConfig):
     """Whisper's own configuration and four choices of ours.
 
     ``layers``: hidden states to return side by side (0: before the first layer, n: after layer n); the
-    last layer's alone when absent. Middle layers carry more about sounds than the last one.
+    last layer's alone when absent. Middle layers carry more about sounds than the last one; the connector's
+    first linear map gives each layer, and each of its channels, a learned weight.
     ``pool``: mean of so many frames (Qwen2-Audio pools by 2). ``pad_to_window``: pad short clips to 30 s.
     """
 
