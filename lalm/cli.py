@@ -64,6 +64,10 @@ def ask(
         float, typer.Option(help="0: the likeliest answer; above: drawn at random.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    lora_scale: Annotated[
+        float | None,
+        typer.Option(help="How strongly LoRA acts; 0: the LLM alone (default: as trained, SALMONN 4.0)."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")
     ] = None,
@@ -71,7 +75,7 @@ def ask(
     """Ask a question about one or more recordings."""
     from lalm.commands import ask as command
 
-    settings = command.Settings(max_new_tokens, beams, temperature, seed)
+    settings = command.Settings(max_new_tokens, beams, temperature, seed, lora_scale)
     command.run(words or [], model, settings, device=device, as_json=json)
 
 

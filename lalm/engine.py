@@ -33,13 +33,17 @@ POOL_SIZE = 256  # samples decoded at a time, and sorted by length within
 
 @dataclass(frozen=True)
 class Options:
-    """How to answer. Temperature 0 takes the likeliest token; above 0 answers are drawn, from ``seed``."""
+    """How to answer. Temperature 0 takes the likeliest token; above 0 answers are drawn, from ``seed``.
+
+    ``lora_scale`` (None: as trained) turns LoRA up or down, see ``lalm.systems.set_lora_scale``.
+    """
 
     max_new_tokens: int = 128
     beams: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    lora_scale: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -52,6 +56,8 @@ class Options:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be 0 or more and below 2^63, not {self.seed}")
+        if self.lora_scale is not None and not 0 <= self.lora_scale < float("inf"):
+            raise ValueError(f"lora_scale must be 0 or more, not {self.lora_scale}")
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class Engine:
         """Answer every sample, in the given order; audio is decoded and batched by length.
 
         Raises AudioError for audio that cannot be used and ValueError for a question that is longer than
-        the model's window.
+        the model's window, or a LoRA scale for a model without LoRA.
         """
         options = options or Options()
         replies: dict[int, Reply] = {}
@@ -185,6 +191,7 @@ class Engine:
         batch = self.processor.batch([q.sample for q in questions], audios=[q.clips for q in questions])
         self._check_length(questions, batch["attention_mask"].sum(1).tolist(), options)
         with self._lock, torch.random.fork_rng(self._gpus()):
+            systems.set_lora_scale(self.model, options.lora_scale)
             torch.manual_seed(options.seed)
             return self.model.generate(
                 **batch.to(self.model.device),

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -27,17 +28,24 @@ from lalm.modeling import IGNORE_INDEX, AudioLMConfig
 from lalm.sample import Sample
 
 AUDIO_TOKEN = "<|audio|>"
+VICUNA = "ASSISTANT:"  # in a chat template: the family that talks as USER and ASSISTANT
 
 
 def bare_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A chat template that adds role markers and nothing else (AC/DC section 2.2, "no instruction")."""
+    """A chat template that adds role markers and nothing else (AC/DC section 2.2, "no instruction").
+
+    Vicuna's tokenizer comes without a template, or with one that inserts a system text.
+    """
     vocabulary = tokenizer.get_vocab()
     for marker, name in (("<|im_start|>", "chatml"), ("<|start_header_id|>", "llama3")):
         if marker in vocabulary:
             return (resources.files("lalm") / "templates" / f"{name}.jinja").read_text()
-    if not tokenizer.chat_template:
+    template = str(tokenizer.chat_template or "")
+    if VICUNA in template or (not template and {"<s>", "</s>", "<0x0A>"} <= set(vocabulary)):
+        return (resources.files("lalm") / "templates" / "vicuna.jinja").read_text()
+    if not template:
         raise ValueError(f"the tokenizer of '{tokenizer.name_or_path}' has no chat template")
-    return str(tokenizer.chat_template)
+    return template
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,12 @@ class AudioLMProcessor(ProcessorMixin):
         self.audio_token = audio_token
         self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
         self.question_prompt = dict(question_prompt or {})
+        if VICUNA in (chat_template or "") and isinstance(
+            tokenizer.backend_tokenizer.pre_tokenizer, pre_tokenizers.Metaspace
+        ):  # each text between special tokens starts like a text of its own, as SALMONN tokenises its pieces
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+                prepend_scheme="always", split=False
+            )
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
         self.config = config
 
@@ -235,7 +249,8 @@ class AudioLMProcessor(ProcessorMixin):
                 continue
             start = len(self._template(messages[:i], generation=True))
             if sample.truncated and i == len(messages) - 1:
-                end = start + len(message["content"].rstrip())
+                said = message["content"].strip()
+                end = text.index(said, start) + len(said)
             else:
                 end = len(self._template(messages[: i + 1], generation=False).rstrip("\n"))
             spans.append((start, end))

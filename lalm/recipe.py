@@ -123,7 +123,7 @@ class Valid(_Section):
 class Recipe(_Section):
     """One training run. ``trainable`` names what learns ("connector"; * is allowed); the rest is frozen."""
 
-    system: Literal["acdc"]
+    system: Literal["acdc", "salmonn"]
     init: Init
     trainable: list[Name] = ["connector"]
     lora: Lora | None = None

@@ -12,7 +12,13 @@ from typing import Any, TypeAlias
 import pytest
 
 Tiny: TypeAlias = Callable[[str], tuple[Any, Any]]
-OPTIONS = {"acdc": {"group_size": 5, "connector_width": 24, "remainder": "pad"}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "acdc": {"group_size": 5, "connector_width": 24, "remainder": "pad"},
+    "salmonn": {
+        "num_queries": 2,  # with one, self-attention has nothing to choose from and learns nothing
+        **{"qformer_width": 24, "qformer_heads": 2, "qformer_inner": 32, "qformer_dropout": 0.0},
+    },
+}
 
 
 @pytest.fixture(scope="session")
@@ -24,14 +30,23 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return whisper_folder(root / "whisper"), llama_folder(root / "llama")
 
 
+@pytest.fixture(scope="session")
+def tiny_beats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a one-layer BEATs, random weights: SALMONN's second encoder."""
+    from tiny_parts import beats_folder
+
+    return beats_folder(tmp_path_factory.mktemp("tiny") / "beats")
+
+
 @pytest.fixture
-def tiny(tiny_folders: tuple[Path, Path]) -> Tiny:
+def tiny(tiny_folders: tuple[Path, Path], tiny_beats: Path) -> Tiny:
     """``tiny("acdc")`` -> (model, processor), float32, fresh at every call."""
     from lalm import systems
 
     encoder, llm = tiny_folders
 
     def make(system: str) -> tuple[Any, Any]:
-        return systems.assemble(system, encoder=str(encoder), llm=str(llm), options=OPTIONS[system])
+        second = {"encoder_2": str(tiny_beats)} if system == "salmonn" else {}
+        return systems.assemble(system, encoder=str(encoder), **second, llm=str(llm), options=OPTIONS[system])
 
     return make

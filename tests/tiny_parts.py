@@ -5,14 +5,19 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaTokenizer,
     PreTrainedTokenizerFast,
     WhisperConfig,
     WhisperForConditionalGeneration,
 )
+
+from lalm.encoders import build_encoder
+from lalm.encoders.beats import BEATsConfig
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -48,6 +53,34 @@ def llama_folder(folder: Path, *, dropout: float = 0.0) -> Path:
     return folder
 
 
+def sentencepiece_llama(folder: Path) -> Path:
+    """A tokenizer of the kind Vicuna has: SentencePiece with <s>, </s> and bytes, and no chat template."""
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{i:02X}>": 3 + i for i in range(256)}
+    merges: list[tuple[str, str]] = []
+    for word in (
+        "▁USER",
+        "▁ASSISTANT",
+        "ASSISTANT",
+        "▁Speech",
+        "Speech",
+        "▁Describe",
+        "▁A",
+        "▁dog",
+        "▁barks",
+    ):
+        for i, letter in enumerate(word):
+            vocabulary.setdefault(letter, len(vocabulary))
+            vocabulary.setdefault(word[: i + 1], len(vocabulary))
+            if i and (word[:i], letter) not in merges:
+                merges.append((word[:i], letter))
+    for letter in "▁:<>/.":
+        vocabulary.setdefault(letter, len(vocabulary))
+    tokenizer = LlamaTokenizer(vocab=vocabulary, merges=merges)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def whisper_folder(folder: Path) -> Path:
     """A one-layer Whisper, 16 wide, in the Hub's layout."""
     torch.manual_seed(1)
@@ -69,6 +102,24 @@ def whisper_folder(folder: Path) -> Path:
         begin_suppress_tokens=None,
     )
     WhisperForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def beats_folder(folder: Path) -> Path:
+    """A one-layer BEATs, 16 wide, as a folder of ours."""
+    torch.manual_seed(2)
+    config = BEATsConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        embed_size=8,
+        conv_positions=8,
+        conv_position_groups=4,
+    )
+    folder.mkdir(parents=True)
+    save_file(build_encoder(config).state_dict(), folder / "model.safetensors")
+    config.save_pretrained(folder)
     return folder
 
 

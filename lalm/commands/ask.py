@@ -23,6 +23,7 @@ class Settings:
     beams: int
     temperature: float
     seed: int
+    lora_scale: float | None = None
 
 
 def split(words: Sequence[str]) -> tuple[list[str], str]:
@@ -52,7 +53,13 @@ def run(
     from lalm.commands.weights import fetch_for
     from lalm.engine import Engine, Options
 
-    options = Options(settings.max_new_tokens, settings.beams, settings.temperature, seed=settings.seed)
+    options = Options(
+        settings.max_new_tokens,
+        settings.beams,
+        settings.temperature,
+        seed=settings.seed,
+        lora_scale=settings.lora_scale,
+    )
     fetch_for(model)
     _silence_transformers()
     engine = Engine.load(model, device)

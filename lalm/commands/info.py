@@ -38,8 +38,24 @@ LLAMA_3_8B = {
     "max_position_embeddings": 8192,
     "tie_word_embeddings": False,
 }
+VICUNA_13B = {
+    "model_type": "llama",
+    "vocab_size": 32_000,
+    "hidden_size": 5120,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 40,
+    "intermediate_size": 13_824,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
 PAPER_MODELS = {
     "acdc": PaperModel("acdc/train", LLAMA_3_8B, {"encoder": "MIT", "llm": "Meta Llama 3 Community License"}),
+    "salmonn": PaperModel(
+        "salmonn/1_pretrain",
+        VICUNA_13B,
+        {"encoder": "MIT", "encoder_2": "MIT", "llm": "LLaMA licence (non-commercial)"},
+    ),
 }
 UNKNOWN = "see its source"
 
@@ -89,12 +105,12 @@ def of_system(name: str) -> Info:
     paper = PAPER_MODELS[name]
     settings = recipe.load(paper.recipe)
     fields = dict(settings.init.options)
-    encoder = fields.pop("encoder", None)
+    encoder = fields.pop("encoder", None)  # of one encoder; a system of two has its own default
     config_class, _, model_class, _ = systems.SYSTEMS[name]
     config = config_class(
         **({"audio_config": encoder} if encoder else {}),
         text_config=AutoConfig.for_model(**paper.llm),
-        parts={"encoder": str(settings.init.encoder), "llm": str(settings.init.llm)},
+        parts=settings.init.model_dump(include={"encoder", "encoder_2", "llm"}, exclude_none=True),
         lora=settings.lora.model_dump() if settings.lora else None,
         **fields,
     )

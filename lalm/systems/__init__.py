@@ -24,12 +24,18 @@ from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioL
 from lalm.processing import AudioLMProcessor
 from lalm.systems.acdc.model import ACDCConfig, ACDCForConditionalGeneration, ACDCModel
 from lalm.systems.acdc.prompts import QUESTION_PROMPT
+from lalm.systems.salmonn import prompts as salmonn_prompts
+from lalm.systems.salmonn.model import SALMONNConfig, SALMONNForConditionalGeneration, SALMONNModel
 
 SYSTEMS: dict[
     str,
     tuple[type[AudioLMConfig], type[AudioLMModel], type[AudioLMForConditionalGeneration], Mapping[str, str]],
 ] = {
     "acdc": (ACDCConfig, ACDCModel, ACDCForConditionalGeneration, QUESTION_PROMPT),
+    "salmonn": (
+        *(SALMONNConfig, SALMONNModel, SALMONNForConditionalGeneration),
+        salmonn_prompts.QUESTION_PROMPT,
+    ),
 }
 
 ENCODER_OPTIONS = ("encoder", "encoder_2")
@@ -115,6 +121,25 @@ def add_lora(model: AudioLMForConditionalGeneration, lora: Mapping[str, Any]) ->
         if "lora_" in name:
             parameter.data = parameter.data.float()
     model.config.lora = dict(lora)
+
+
+def set_lora_scale(model: AudioLMForConditionalGeneration, scale: float | None) -> None:
+    """Set how strongly LoRA acts: a layer's weight is W + scale * B A (SALMONN section 5.2), with no reload.
+
+    ``scale`` is the factor itself, and a model was trained with alpha / rank, SALMONN with 32 / 8 = 4.0: there
+    4.0 is the model as trained, 2.0 half of what LoRA learned, 1.0 a quarter, and 0 the LLM alone. None goes
+    back to alpha / rank. Raises ValueError for a model without LoRA, unless None is asked.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    if not model.config.lora:
+        if scale is None:
+            return
+        raise ValueError("this model has no LoRA, so there is no LoRA scale to set")
+    value = model.config.lora["alpha"] / model.config.lora["rank"] if scale is None else scale
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.scaling.update(dict.fromkeys(module.scaling, value))
 
 
 def trained_names(model: AudioLMForConditionalGeneration) -> list[str]:

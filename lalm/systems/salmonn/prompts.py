@@ -11,6 +11,9 @@ from importlib import resources
 
 QUESTION = "{question}"
 
+# Appendix D; the audio tokens stand between two words of plain text.
+QUESTION_PROMPT = {"user": "<Speech>{audio}</Speech> {question}"}
+
 
 @cache
 def prompts() -> Mapping[str, tuple[str, ...]]:
