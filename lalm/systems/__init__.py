@@ -126,7 +126,7 @@ def add_lora(model: AudioLMForConditionalGeneration, lora: Mapping[str, Any]) ->
 def set_lora_scale(model: AudioLMForConditionalGeneration, scale: float | None) -> None:
     """Set how strongly LoRA acts: a layer's weight is W + scale * B A (SALMONN section 5.2), with no reload.
 
-    ``scale`` is the factor itself, and a model was trained with alpha / rank, SALMONN with 32 / 8 = 4.0: there
+    ``scale`` is the factor itself, and training had alpha / rank, SALMONN 32 / 8 = 4.0: there
     4.0 is the model as trained, 2.0 half of what LoRA learned, 1.0 a quarter, and 0 the LLM alone. None goes
     back to alpha / rank. Raises ValueError for a model without LoRA, unless None is asked.
     """
