@@ -31,6 +31,7 @@ def log_mel(
     *,
     num_mels: int = 80,
     pad_to: int | None = None,
+    first: int | None = None,
 ) -> Tensor:
     """Whisper's log-mel spectrogram, (A, M, T) float32, about [-1, 1.5].
 
@@ -39,6 +40,8 @@ def log_mel(
     within them sets the floor of all of them, and frames beyond are 0. T is the longest clip's.
     ``pad_to`` (samples: 480 000 for 30 s) instead gives every clip ``pad_to / 160`` frames, over clip
     and zeros alike, as ``WhisperFeatureExtractor`` does; a clip longer than that raises ValueError.
+    ``first`` then computes only so many of those frames: the same numbers if they hold the whole clip and
+    two frames more, since all that follows is silence.
     """
     audio, lengths = _zeroed_padding(audio, audio_lengths)
     longest = int(lengths.max())
@@ -48,15 +51,16 @@ def log_mel(
     elif longest > pad_to:
         raise ValueError(f"a clip has {longest} samples, more than the window of {pad_to}")
     else:
-        frames = pad_to // HOP
+        frames = pad_to // HOP if first is None else min(first, pad_to // HOP)
         num_frames = torch.full_like(lengths, frames)
     if frames == 0:
         return audio.new_zeros(len(audio), num_mels, 0)
     # Frame t is centred on sample 160 t, with half a window at either side: at the start that is the clip
     # mirrored, at the end zeros, or the mirrored end of a fixed window.
-    audio = pad(audio[:, :longest], (0, frames * HOP - longest))  # (A, 160 T)
+    audio = pad(audio[:, :longest], (0, max(0, frames * HOP - longest)))  # (A, 160 T)
     audio = pad(audio, (WINDOW // 2, 0), mode="reflect")
-    audio = pad(audio, (0, WINDOW // 2), mode="constant" if pad_to is None else "reflect")
+    mirrored = pad_to is not None and frames == pad_to // HOP
+    audio = pad(audio, (0, WINDOW // 2), mode="reflect" if mirrored else "constant")
     with torch.autocast(audio.device.type, enabled=False):
         window = torch.hann_window(WINDOW, dtype=torch.float32, device=audio.device)
         spectrum = torch.stft(audio, WINDOW, HOP, window=window, center=False, return_complex=True)

@@ -6,9 +6,9 @@ B conversations, L row tokens, A audios of the batch in reading order, N samples
 K audio tokens of the batch, D LLM width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +34,11 @@ class AudioLMConfig(PreTrainedConfig):
 
     ``parts`` maps "encoder" and "llm" to a pinned name or folder; a slim checkpoint is loaded from them.
     ``lora`` holds the LoRA settings ({"rank", "alpha", "dropout", "targets"}) when the LLM carries one.
+    ``encoder_options`` are what a system asks of any encoder it is given.
     """
 
     model_type = "lalm"
+    encoder_options: ClassVar[Mapping[str, Any]] = {}
     sub_configs = {"text_config": AutoConfig}  # noqa: RUF012
     has_no_defaults_at_init = True
 
@@ -247,9 +249,9 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         names = [name for name, _ in self.named_parameters()]
         for pattern in patterns:
-            if not any(_matches(name, pattern) for name in names):
+            if not any(name_matches(name, pattern) for name in names):
                 raise ValueError(f"trainable: no parameter is called '{pattern}' (try 'connector')")
-        trainable = {name for name in names if any(_matches(name, p) for p in patterns)}
+        trainable = {name for name in names if any(name_matches(name, p) for p in patterns)}
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in trainable)
         self.train(self.training)
@@ -331,7 +333,7 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return super().generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
 
 
-def _matches(name: str, pattern: str) -> bool:
+def name_matches(name: str, pattern: str) -> bool:
     """True for the parameter itself, anything below a module of that name, or a wildcard match."""
     bare = pattern.removeprefix("model.")
     for candidate in (name, name.removeprefix("model.")):

@@ -5,7 +5,8 @@ always becomes the same tokens. Works with the chat template of any LLM; for the
 families our own bare template is used, because theirs insert a system text nobody asked for.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -48,6 +49,13 @@ def bare_template(tokenizer: PreTrainedTokenizerBase) -> str:
     return template
 
 
+def waveforms() -> Wav2Vec2FeatureExtractor:
+    """transformers' extractor that leaves a waveform as it is."""
+    return Wav2Vec2FeatureExtractor(
+        feature_size=1, sampling_rate=SAMPLE_RATE, padding_value=0.0, do_normalize=False
+    )
+
+
 @dataclass(frozen=True)
 class Clip:
     """One decoded audio part: what was given and how long it is."""
@@ -70,6 +78,8 @@ class CachedFrames:
 class AudioLMProcessor(ProcessorMixin):
     """Tokenizer, waveform padder and the model's slot formula.
 
+    ``question_prompt`` says how a turn is put ("user" with {audio} and {question}, "system") and how one
+    audio is ("slot" with {audio} and {number}). With ``parts`` the chat template writes audio parts itself.
     Example: ``batch = processor.batch([ask(["dog.wav"], "What is this?")])``.
     """
 
@@ -82,11 +92,13 @@ class AudioLMProcessor(ProcessorMixin):
         chat_template: str | None = None,
         audio_token: str = AUDIO_TOKEN,
         question_prompt: Mapping[str, str] | None = None,
+        parts: bool = False,
         config: Any = None,
     ) -> None:
         self.audio_token = audio_token
         self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
         self.question_prompt = dict(question_prompt or {})
+        self.parts = parts
         if VICUNA in (chat_template or "") and isinstance(
             tokenizer.backend_tokenizer.pre_tokenizer, pre_tokenizers.Metaspace
         ):  # each text between special tokens starts like a text of its own, as SALMONN tokenises its pieces
@@ -103,20 +115,29 @@ class AudioLMProcessor(ProcessorMixin):
         config: AudioLMConfig,
         question_prompt: Mapping[str, str] | None = None,
     ) -> "AudioLMProcessor":
-        """A processor for a new model: adds the audio token to the tokenizer and notes it in ``config``."""
-        if AUDIO_TOKEN not in tokenizer.get_vocab():
-            tokenizer.add_tokens([AUDIO_TOKEN], special_tokens=True)
+        """A processor for a new model: adds the audio token to the tokenizer and notes it in ``config``.
+
+        Beside the turns, ``question_prompt`` may name the "audio_token", and a "template" that writes audio
+        parts itself and takes the place of the bare one for ChatML tokenizers, with its "marks" left out
+        where they are no tokens.
+        """
+        prompt = dict(question_prompt or {})
+        audio_token, template = prompt.pop("audio_token", AUDIO_TOKEN), prompt.pop("template", "")
+        for mark in prompt.pop("marks", "").split():
+            template = template if mark in tokenizer.get_vocab() else template.replace(mark, "")
+        parts = bool(template) and "<|im_start|>" in tokenizer.get_vocab()
+        if audio_token not in tokenizer.get_vocab():
+            tokenizer.add_tokens([audio_token], special_tokens=True)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        config.audio_token_id = tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)
-        extractor = Wav2Vec2FeatureExtractor(
-            feature_size=1, sampling_rate=SAMPLE_RATE, padding_value=0.0, do_normalize=False
-        )
+        config.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
         return cls(
-            extractor,
+            waveforms(),
             tokenizer,
-            chat_template=bare_template(tokenizer),
-            question_prompt=question_prompt,
+            chat_template=template if parts else bare_template(tokenizer),
+            audio_token=audio_token,
+            question_prompt={} if parts else prompt,
+            parts=parts,
             config=config,
         )
 
@@ -256,33 +277,43 @@ class AudioLMProcessor(ProcessorMixin):
             spans.append((start, end))
         return text, spans
 
-    def _flat(self, sample: Sample) -> list[dict[str, str]]:
-        """Messages whose content is plain text, audio parts replaced by the audio token."""
-        messages = []
+    def _flat(self, sample: Sample) -> list[dict[str, Any]]:
+        """Messages whose content is plain text, audio parts replaced by the audio token.
+
+        With ``self.parts`` the parts stay, for the chat template to write.
+        """
+        if self.parts:
+            return [{"role": m["role"], "content": _bare_parts(m["content"])} for m in sample.messages]
+        messages: list[dict[str, Any]] = []
+        slots = itertools.count(1)
         bare = not any(m["role"] == "system" for m in sample.messages)
         for message in sample.messages:
             content = message["content"]
             if isinstance(content, str):
                 messages.append({"role": message["role"], "content": content})
                 continue
-            heard = [self._slot(part) for part in content if part["type"] in ("audio", "caption")]
+            written = [self._slot(part, slots) for part in content]
+            heard = [text for text, part in zip(written, content, strict=True) if part["type"] != "text"]
             question = " ".join(part["text"] for part in content if part["type"] == "text").strip()
             audio_first = all(part["type"] == "text" for part in content[len(heard) :])
             asks = message["role"] == "user" and bare and heard and question and audio_first
-            if asks and self.question_prompt:
+            if asks and self.question_prompt.get("user"):
                 if not messages and self.question_prompt.get("system"):
                     messages.append({"role": "system", "content": self.question_prompt["system"]})
                 text = self.question_prompt["user"].format(audio="".join(heard), question=question)
             else:
-                text = "".join(self._slot(part) for part in content)
+                text = "".join(written)
             messages.append({"role": message["role"], "content": text})
         return messages
 
-    def _slot(self, part: Mapping[str, Any]) -> str:
-        """The audio token for an audio part; the text of a text, or of a caption in an audio's place."""
-        return self.audio_token if part["type"] == "audio" else str(part["text"])
+    def _slot(self, part: Mapping[str, Any], numbers: Iterator[int]) -> str:
+        """An audio part as text; the text of a text, or of a caption in an audio's place."""
+        if part["type"] != "audio":
+            return str(part["text"])
+        slot = self.question_prompt.get("slot", "{audio}")
+        return slot.format(audio=self.audio_token, number=next(numbers))
 
-    def _template(self, messages: list[dict[str, str]], *, generation: bool) -> str:
+    def _template(self, messages: list[dict[str, Any]], *, generation: bool) -> str:
         return str(
             self.tokenizer.apply_chat_template(
                 messages,
@@ -300,6 +331,16 @@ class AudioLMProcessor(ProcessorMixin):
         """ids: (B, new) as ``generate`` returns them -> answers without special tokens."""
         texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+
+def _bare_parts(content: str | list[Any]) -> str | list[dict[str, str]]:
+    """A turn's content as chat templates take it: audio parts without their audio."""
+    if isinstance(content, str):
+        return content
+    return [
+        {"type": "audio"} if part["type"] == "audio" else {"type": "text", "text": part["text"]}
+        for part in content
+    ]
 
 
 def _shifted(position: int, shifts: list[tuple[int, int]]) -> int:

@@ -76,10 +76,12 @@ class Data(_Section):
 class Optim(_Section):
     """AdamW and its schedule, counted in optimizer steps; a step sees batch_size * accumulation samples.
 
-    ``dtype`` is that of the frozen parts; what trains is always float32.
+    ``dtype`` is that of the frozen parts; what trains is always float32. ``learning_rates`` are those of
+    parts, by the names ``trainable`` takes (the first that fits counts); all else has ``learning_rate``.
     """
 
     learning_rate: float = Field(gt=0)
+    learning_rates: dict[Name, Annotated[float, Field(gt=0)]] = {}
     warmup_steps: Count = 0
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     weight_decay: float = Field(0.0, ge=0)
@@ -123,7 +125,7 @@ class Valid(_Section):
 class Recipe(_Section):
     """One training run. ``trainable`` names what learns ("connector"; * is allowed); the rest is frozen."""
 
-    system: Literal["acdc", "salmonn"]
+    system: Literal["acdc", "qwen2-audio", "salmonn"]
     init: Init
     trainable: list[Name] = ["connector"]
     lora: Lora | None = None
@@ -168,7 +170,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def shipped() -> dict[str, Path]:
     """Recipes that come with the package: "system/stage" -> file."""
     systems = Path(__file__).parent / "systems"
-    return {f"{p.parent.name}/{p.stem}": p for p in sorted(systems.glob("*/*.yaml"))}
+    return {f"{p.parent.name.replace('_', '-')}/{p.stem}": p for p in sorted(systems.glob("*/*.yaml"))}
 
 
 def dump(recipe: Recipe) -> str:

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from lalm import checkpoint, systems
 from lalm import recipe as recipes
-from lalm.modeling import AudioLMForConditionalGeneration
+from lalm.modeling import AudioLMForConditionalGeneration, name_matches
 from lalm.processing import AudioLMProcessor, CachedFrames, Clip
 from lalm.recipe import Recipe
 from lalm.sample import Sample
@@ -31,6 +31,15 @@ class RecipeTrainer(Trainer):
         super().__init__(**settings)
         self._recipe, self._processor = recipe, processor
         self._out = Path(recipe.out)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's optimizer, with the recipe's learning rates of parts as groups of their own."""
+        optimizer = super().create_optimizer(model)
+        rates = self._recipe.optim.learning_rates
+        if rates:
+            names = {id(p): name for name, p in self.model.named_parameters()}
+            optimizer.param_groups[:] = split_groups(optimizer.param_groups, names, rates)
+        return optimizer
 
     def save_run(self, folder: Path) -> None:
         """Weights and recipe of the run as it is now."""
@@ -127,4 +136,31 @@ class Interruption(TrainerCallback):
 def is_slim(model: AudioLMForConditionalGeneration) -> bool:
     """True when connector and LoRA are all that trains and the other parts can be found by name."""
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
-    return learning <= set(systems.trained_names(model)) and {"encoder", "llm"} <= set(model.config.parts)
+    return learning <= set(systems.trained_names(model)) and systems.has_parts(model.config)
+
+
+def split_groups(
+    groups: Sequence[dict[str, Any]], names: Mapping[int, str], rates: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Optimizer groups split by the first pattern of ``rates`` that fits a parameter's name (by its id).
+
+    Raises ValueError for a pattern that fits no trainable parameter.
+    """
+    split: list[dict[str, Any]] = []
+    used: set[str] = set()
+    for group in groups:
+        parts: dict[str, list[torch.nn.Parameter]] = {}
+        for parameter in group["params"]:
+            fits = (pattern for pattern in rates if name_matches(names[id(parameter)], pattern))
+            parts.setdefault(next(fits, ""), []).append(parameter)
+        used |= parts.keys()
+        split += [
+            {**group, "params": members, "lr": rates.get(pattern, group["lr"])}
+            for pattern, members in sorted(
+                parts.items()
+            )  # "", the rest, first: it is the rate that is logged
+        ]
+    for pattern in rates:
+        if pattern not in used:
+            raise ValueError(f"optim.learning_rates: nothing that trains is called '{pattern}'")
+    return split

@@ -14,6 +14,7 @@ import pytest
 Tiny: TypeAlias = Callable[[str], tuple[Any, Any]]
 OPTIONS: dict[str, dict[str, Any]] = {
     "acdc": {"group_size": 5, "connector_width": 24, "remainder": "pad"},
+    "qwen2-audio": {},
     "salmonn": {
         "num_queries": 2,  # with one, self-attention has nothing to choose from and learns nothing
         **{"qformer_width": 24, "qformer_heads": 2, "qformer_inner": 32, "qformer_dropout": 0.0},

@@ -109,3 +109,13 @@ def test_features_stay_float32(batch: tuple[Tensor, Tensor]) -> None:
         assert torch.equal(log_mel(audio, lengths), mel)
         assert torch.equal(fbank(audio, lengths)[0], bank)
     assert mel.dtype == bank.dtype == torch.float32
+
+
+@pytest.mark.parametrize("num_samples", [1, 700, 16_000, 16_159, 479_700, 480_000])
+def test_the_first_frames_are_those_of_the_whole_window(num_samples):
+    samples = torch.from_numpy(np.random.default_rng(1).standard_normal((1, num_samples)).astype(np.float32))
+    whole = log_mel(samples, pad_to=480_000)
+    first = -(-num_samples // 160) + 2
+    part = log_mel(samples, pad_to=480_000, first=first)
+    assert part.shape[2] == min(first, 3000)
+    torch.testing.assert_close(part, whole[..., :first], atol=1e-5, rtol=0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -333,3 +334,20 @@ def test_a_trained_encoder_makes_whole_checkpoints_that_resume(world: Path, tmp_
     assert lines(out) == whole
     assert any("audio_tower" in name for name in load_file(out / "model.safetensors"))
     systems.load(out)
+
+
+def test_parts_learn_at_their_own_rates_and_resume_with_them(world: Path, tmp_path: Path) -> None:
+    rates = {"connector.linear_2": 1e-3, "*lora_A*": 5e-3}
+    optim = {"learning_rate": 1e-2, "learning_rates": rates, "schedule": "constant", "max_steps": 4}
+    out = tmp_path / "rates"
+    train.run(settings(world, out, optim=optim, every={"save": 2}))
+    saved = torch.load(out / "checkpoint-4" / "optimizer.pt", weights_only=True)
+    rows = {(group["lr"], len(group["params"]) > 0) for group in saved["param_groups"]}
+    assert rows == {(1e-2, True), (1e-3, True), (5e-3, True)}
+    whole = lines(out)
+    shutil.rmtree(out / "checkpoint-4")
+    train.run(settings(world, out, optim=optim, every={"save": 2}))
+    assert lines(out) == whole
+    wrong = {**optim, "learning_rates": {"audio_tower": 1e-3}}
+    with pytest.raises(ValueError, match="nothing that trains is called 'audio_tower'"):
+        train.run(settings(world, tmp_path / "wrong", optim=wrong))

@@ -49,12 +49,28 @@ VICUNA_13B = {
     "max_position_embeddings": 2048,
     "tie_word_embeddings": False,
 }
+QWEN_7B = {  # the released model's text_config
+    "model_type": "qwen2",
+    "vocab_size": 156_032,
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "intermediate_size": 11_008,
+    "max_position_embeddings": 8192,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
 PAPER_MODELS = {
     "acdc": PaperModel("acdc/train", LLAMA_3_8B, {"encoder": "MIT", "llm": "Meta Llama 3 Community License"}),
     "salmonn": PaperModel(
         "salmonn/1_pretrain",
         VICUNA_13B,
         {"encoder": "MIT", "encoder_2": "MIT", "llm": "LLaMA licence (non-commercial)"},
+    ),
+    "qwen2-audio": PaperModel(
+        "qwen2-audio/1_pretrain", QWEN_7B, {"encoder": "Apache-2.0", "llm": "Tongyi Qianwen"}
     ),
 }
 UNKNOWN = "see its source"
@@ -119,14 +135,9 @@ def of_system(name: str) -> Info:
 
 def of_folder(folder: Path) -> Info:
     """A model folder; only its config.json and recipe.yaml are read."""
-    fields = systems.read_config(folder)
-    system, row = next(
-        (name, row) for name, row in systems.SYSTEMS.items() if row[0].model_type == fields["model_type"]
-    )
-    own = {k: v for k, v in fields.items() if k not in ("lalm_slim", "transformers_version")}
-    config = row[0].from_dict(own)
+    system, config = systems.read_config(folder)
     settings = recipe.load(folder) if (folder / "recipe.yaml").is_file() else None
-    return _info(folder.resolve().name, system, config, row[2], settings, {})
+    return _info(folder.resolve().name, system, config, systems.SYSTEMS[system][2], settings, {})
 
 
 def _info(

@@ -1,7 +1,8 @@
 """Whisper's encoder, waveform in: 50 frames a second, any set of its layers, audio of any length.
 
 A clip costs what it is long: it is not padded to Whisper's 30 s unless ``pad_to_window`` asks for the
-original's behaviour, and a longer clip runs as several windows joined in time order.
+original's behaviour, and a longer clip runs as several windows joined in time order. The same layers run
+Qwen2-Audio's encoder (``qwen2_audio``), to the same numbers as its released weights without their padding.
 """
 
 from typing import Any
@@ -11,19 +12,22 @@ from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as WhisperLayers
 
-from lalm.features import SAMPLE_RATE, log_mel
+from lalm.features import HOP, SAMPLE_RATE, log_mel
 
 SAMPLES_PER_FRAME = 320  # 10 ms hop x 2 by the strided convolution: 20 ms
 WINDOWS_AT_ONCE = 16  # bounds the memory of long clips
+LIKE_LENGTH = 0.8  # windows encoded together are at least this fraction of the longest: little is padding
 
 
 class WhisperEncoderConfig(WhisperConfig):
-    """Whisper's own configuration and four choices of ours.
+    """Whisper's own configuration and some choices of ours.
 
     ``layers``: hidden states to return side by side (0: before the first layer, n: after layer n); the
     last layer's alone when absent. Middle layers carry more about sounds than the last one; the connector's
     first linear map gives each layer, and each of its channels, a learned weight.
-    ``pool``: mean of so many frames (Qwen2-Audio pools by 2). ``pad_to_window``: pad short clips to 30 s.
+    ``pool``: mean of so many frames. ``pad_to_window``: pad short clips to 30 s. ``qwen2_audio``: the encoder
+    of that paper. Its spectrogram and convolutions are those of a clip followed by silence, its attention
+    sees the clip's own frames, pooling comes before the last norm, a last group that is not full is dropped.
     """
 
     model_type = "lalm_whisper"
@@ -33,6 +37,7 @@ class WhisperEncoderConfig(WhisperConfig):
         layers: list[int] | None = None,
         pool: int = 1,
         pad_to_window: bool = False,
+        qwen2_audio: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -44,6 +49,9 @@ class WhisperEncoderConfig(WhisperConfig):
             raise ValueError(f"pool must be at least 1, not {pool}")
         self.pool = pool
         self.pad_to_window = pad_to_window
+        self.qwen2_audio = qwen2_audio
+        if qwen2_audio and (pad_to_window or self.layers != [self.encoder_layers]):
+            raise ValueError("qwen2_audio goes with the last layer alone and without pad_to_window")
 
     @property
     def width(self) -> int:
@@ -61,7 +69,9 @@ class WhisperEncoderConfig(WhisperConfig):
         return int(self.max_source_positions) * SAMPLES_PER_FRAME
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames of one clip: a last, partial one counts."""
+        """Frames of one clip: a last, partial one counts (not so with ``qwen2_audio``)."""
+        if self.qwen2_audio:
+            return -(-num_samples // SAMPLES_PER_FRAME) // self.pool
         if self.pad_to_window:
             num_samples = -(-num_samples // self.window_samples) * self.window_samples
         return -(-num_samples // (SAMPLES_PER_FRAME * self.pool))
@@ -100,10 +110,9 @@ class WhisperEncoder(nn.Module):
         lengths = (audio_lengths[:, None] - starts).clamp(0, size).flatten()  # (A * windows,)
         if self.config.pad_to_window:
             windows = nn.functional.pad(windows, (0, size - windows.shape[1]))
-        live = (lengths > 0).nonzero()[:, 0]
         frames: Tensor | None = None
-        for chunk in live.split(WINDOWS_AT_ONCE):
-            part = self._encode(windows[chunk], lengths[chunk])  # (W, T, width)
+        for chunk in _alike(lengths.tolist()):
+            part = self._encode(windows[chunk, : int(lengths[chunk].max())], lengths[chunk])  # (W, T, width)
             if frames is None:
                 total = -(-windows.shape[1] // SAMPLES_PER_FRAME)
                 frames = part.new_zeros(len(windows), total, part.shape[2])
@@ -117,17 +126,23 @@ class WhisperEncoder(nn.Module):
         """One window each, (W, N) -> (W, T, width); what follows a clip is masked everywhere."""
         layers = self.whisper
         dtype = layers.conv1.weight.dtype
+        num_mels, size = self.config.num_mel_bins, self.config.window_samples
         if self.config.pad_to_window:
-            lengths = torch.full_like(lengths, audio.shape[1])
-            mel = log_mel(audio, num_mels=self.config.num_mel_bins, pad_to=audio.shape[1])
+            lengths = torch.full_like(lengths, size)
+            mel = log_mel(audio, num_mels=num_mels, pad_to=size)
+        elif self.config.qwen2_audio:
+            # Two frames more than the clip has: its end reaches into them, and the convolutions see them.
+            mel = log_mel(audio, lengths, num_mels=num_mels, pad_to=size, first=-(-audio.shape[1] // HOP) + 2)
         else:
-            mel = log_mel(audio, lengths, num_mels=self.config.num_mel_bins)
+            mel = log_mel(audio, lengths, num_mels=num_mels)
         num_frames = -(-lengths // SAMPLES_PER_FRAME)
         positions = torch.arange(mel.shape[2], device=mel.device)
-        # The convolutions have biases: without these masks the padding would leak into a clip's last frames.
         hidden = nn.functional.gelu(layers.conv1(mel.to(dtype)))  # (W, D, 2T)
-        hidden = hidden * (positions < 2 * num_frames[:, None])[:, None]
+        if not self.config.qwen2_audio:
+            # The convolution has a bias: without this mask the padding would leak into a clip's last frames.
+            hidden = hidden * (positions < 2 * num_frames[:, None])[:, None]
         hidden = nn.functional.gelu(layers.conv2(hidden)).transpose(1, 2)  # (W, T, D)
+        hidden = hidden[:, : int(num_frames.max())]
         hidden = hidden + layers.embed_positions.weight[: hidden.shape[1]]
         inside = positions[: hidden.shape[1]] < num_frames[:, None]  # (W, T)
         mask: Tensor | None = None
@@ -140,7 +155,8 @@ class WhisperEncoder(nn.Module):
             output = layer(hidden, mask)
             hidden = output[0] if isinstance(output, tuple) else output
             if number in self.config.layers:
-                wanted[number] = layers.layer_norm(hidden) if number == len(layers.layers) else hidden
+                normed = number == len(layers.layers) and not self.config.qwen2_audio
+                wanted[number] = layers.layer_norm(hidden) if normed else hidden
         return torch.cat([wanted[number] for number in self.config.layers], dim=2)
 
     def _pool(self, frames: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,6 +166,10 @@ class WhisperEncoder(nn.Module):
             size = self.config.window_samples
             audio_lengths = -(-audio_lengths // size) * size
         lengths = -(-audio_lengths // SAMPLES_PER_FRAME)
+        if self.config.qwen2_audio:
+            full = frames[:, : frames.shape[1] // pool * pool]
+            means = full.reshape(len(frames), -1, pool, frames.shape[2]).mean(2)  # (A, T / pool, D)
+            return self.whisper.layer_norm(means), lengths // pool
         if pool == 1:
             return frames, lengths
         frames = nn.functional.pad(frames, (0, 0, 0, -frames.shape[1] % pool))
@@ -157,3 +177,15 @@ class WhisperEncoder(nn.Module):
         grouped = (frames * inside[..., None]).reshape(len(frames), -1, pool, frames.shape[2])
         counts = inside.reshape(len(frames), -1, pool).sum(2).clamp(min=1)  # (A, T / pool)
         return (grouped.float().sum(2) / counts[..., None]).to(frames.dtype), -(-lengths // pool)
+
+
+def _alike(lengths: list[int]) -> list[list[int]]:
+    """Numbers of the windows that hold samples, in groups of like length, longest first."""
+    groups: list[list[int]] = []
+    for i in sorted((i for i, n in enumerate(lengths) if n > 0), key=lambda i: -lengths[i]):
+        room = groups and len(groups[-1]) < WINDOWS_AT_ONCE
+        if room and lengths[i] >= LIKE_LENGTH * lengths[groups[-1][0]]:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups

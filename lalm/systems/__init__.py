@@ -24,6 +24,9 @@ from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioL
 from lalm.processing import AudioLMProcessor
 from lalm.systems.acdc.model import ACDCConfig, ACDCForConditionalGeneration, ACDCModel
 from lalm.systems.acdc.prompts import QUESTION_PROMPT
+from lalm.systems.qwen2_audio import released as released_qwen2_audio
+from lalm.systems.qwen2_audio.model import Qwen2AudioLM, Qwen2AudioLMConfig, Qwen2AudioLMModel
+from lalm.systems.qwen2_audio.prompts import PROMPT as QWEN2_AUDIO_PROMPT
 from lalm.systems.salmonn import prompts as salmonn_prompts
 from lalm.systems.salmonn.model import SALMONNConfig, SALMONNForConditionalGeneration, SALMONNModel
 
@@ -32,6 +35,7 @@ SYSTEMS: dict[
     tuple[type[AudioLMConfig], type[AudioLMModel], type[AudioLMForConditionalGeneration], Mapping[str, str]],
 ] = {
     "acdc": (ACDCConfig, ACDCModel, ACDCForConditionalGeneration, QUESTION_PROMPT),
+    "qwen2-audio": (Qwen2AudioLMConfig, Qwen2AudioLMModel, Qwen2AudioLM, QWEN2_AUDIO_PROMPT),
     "salmonn": (
         *(SALMONNConfig, SALMONNModel, SALMONNForConditionalGeneration),
         salmonn_prompts.QUESTION_PROMPT,
@@ -65,7 +69,8 @@ def assemble(
     """
     config_class, _, model_class, question_prompt = _system(system)
     parts = {"encoder": encoder, **({"encoder_2": encoder_2} if encoder_2 else {}), "llm": llm}
-    tower = _load_tower(parts, options or {}, dtype)
+    asked = {**config_class.encoder_options, **((options or {}).get("encoder") or {})}
+    tower = _load_tower(parts, {**(options or {}), "encoder": asked}, dtype)
     llm_folder = weights.resolve(llm)
     language_model = load_causal_lm(str(llm_folder), dtype=dtype)
     own = {key: value for key, value in (options or {}).items() if key not in ENCODER_OPTIONS}
@@ -142,6 +147,23 @@ def set_lora_scale(model: AudioLMForConditionalGeneration, scale: float | None) 
             module.scaling.update(dict.fromkeys(module.scaling, value))
 
 
+def merge_lora(model: AudioLMForConditionalGeneration) -> None:
+    """Add the LoRA matrices to the weights they sit beside, in place; the model has no LoRA afterwards."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    model.config.lora = None
+
+
+def has_parts(config: AudioLMConfig) -> bool:
+    """True when everything but connector and LoRA can be found again by name."""
+    return {"encoder", "llm"} <= set(config.parts) or "model" in config.parts
+
+
 def trained_names(model: AudioLMForConditionalGeneration) -> list[str]:
     """Names of the tensors a slim checkpoint holds: the connector's and LoRA's."""
     return [name for name in model.state_dict() if name.startswith("model.connector.") or "lora_" in name]
@@ -158,7 +180,7 @@ def save(
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         return
-    if not {"encoder", "llm"} <= set(model.config.parts):
+    if not has_parts(model.config):
         raise ValueError("a slim checkpoint needs the names of its encoder and LLM; this model has none")
     state = model.state_dict()
     path = folder / "model.safetensors"
@@ -171,16 +193,30 @@ def save(
 def load(
     folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device | None = None
 ) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
-    """Open a whole or slim checkpoint folder. Raises ValueError naming what is wrong with it."""
+    """Open a whole, slim or released checkpoint folder. Raises ValueError naming what is wrong with it."""
     folder = Path(folder)
-    fields = read_config(folder)
+    fields = _read_config(folder)
     if fields.get("lalm_slim"):
-        model, processor = _load_slim(folder, fields, dtype)
+        model, processor = _load_slim(folder, dtype)
+        return model.to(device or "cpu").eval(), processor
+    if fields["model_type"] == released_qwen2_audio.MODEL_TYPE:
+        model, processor = released_qwen2_audio.load(folder, fields, dtype)
     else:
         model = AutoModelForMultimodalLM.from_pretrained(folder, dtype=dtype)
         processor = AudioLMProcessor.from_pretrained(folder)
         processor.config = model.config
+    model.config.parts = {"model": str(folder.resolve())}  # what LoRA and a new connector would be added to
     return model.to(device or "cpu").eval(), processor
+
+
+def read_config(folder: Path) -> tuple[str, AudioLMConfig]:
+    """The system of a model folder and its config; no weights are read."""
+    fields = _read_config(folder)
+    if fields["model_type"] == released_qwen2_audio.MODEL_TYPE:
+        return "qwen2-audio", released_qwen2_audio.read_config(fields)
+    name = next(name for name, row in SYSTEMS.items() if row[0].model_type == fields["model_type"])
+    own = {key: value for key, value in fields.items() if key not in ("lalm_slim", "transformers_version")}
+    return name, SYSTEMS[name][0].from_dict(own)
 
 
 def _system(name: str) -> tuple[Any, Any, Any, Mapping[str, str]]:
@@ -189,7 +225,7 @@ def _system(name: str) -> tuple[Any, Any, Any, Mapping[str, str]]:
     return SYSTEMS[name]
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     """The fields of a model folder's config.json. Raises ValueError when it is none of lalm's."""
     if not folder.is_dir():
         raise ValueError(f"there is no model folder '{folder}'")
@@ -200,7 +236,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         fields = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"'{path}' is damaged: {error}") from None
-    types = {row[0].model_type for row in SYSTEMS.values()}
+    types = {released_qwen2_audio.MODEL_TYPE, *(row[0].model_type for row in SYSTEMS.values())}
     if not isinstance(fields, dict) or fields.get("model_type") not in types:
         raise ValueError(
             f"'{path}' is not a lalm model: its model_type is none of {', '.join(sorted(types))}"
@@ -208,14 +244,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def _load_slim(
-    folder: Path, fields: dict[str, Any], dtype: torch.dtype
-) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
-    config_class, _, model_class, question_prompt = next(
-        row for row in SYSTEMS.values() if row[0].model_type == fields["model_type"]
-    )
-    fields = {key: value for key, value in fields.items() if key not in ("lalm_slim", "transformers_version")}
-    config = config_class.from_dict(fields)
+def _load_slim(folder: Path, dtype: torch.dtype) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
+    name, config = read_config(folder)
+    _, _, model_class, question_prompt = SYSTEMS[name]
+    if "model" in config.parts:
+        model, processor = load(weights.resolve(config.parts["model"]), dtype=dtype)
+        model.config.parts = config.parts
+        if config.lora:
+            add_lora(model, config.lora)
+        load_trained(model, folder)
+        return model, processor
     audio = config.audio_config
     configs = [audio.first, audio.second] if isinstance(audio, PairConfig) else [audio]
     options = {name: c.to_diff_dict() for name, c in zip(ENCODER_OPTIONS, configs, strict=False)}

@@ -1,0 +1,93 @@
+"""Qwen2-Audio Technical Report (arXiv 2407.10759).
+
+    waveform --128 mel, 25/10 ms--> Whisper-large-v3 --pool 2--> norm --> linear --> 25 tokens/s x 4096
+                                                                                        |
+    Audio 1: <|audio_bos|> ... slots ... <|audio_eos|> question ------------------> Qwen-7B --> answer
+
+    Section 2, Model Architecture     Qwen2AudioLMModel; encoder: lalm/encoders/whisper.py with qwen2_audio
+    Section 2, Pre-training           1_pretrain.yaml; prompts.py
+    Section 2, Supervised Fine-tuning 2_sft.yaml; template.jinja
+    Section 2, equation (2), DPO      3_dpo.yaml; lalm/dpo.py
+    Released weights, both ways       released.py
+
+Any Whisper can be the encoder and any causal LM of transformers the LLM. A clip of n samples has
+ceil(n / 160) feature frames (10 ms), half as many encoder frames, and half of those, rounded down, as
+tokens: 750 for 30 s, none below 321 samples. Beyond 30 s, windows are joined in time order; the released
+model stops hearing there.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedConfig
+
+from lalm.encoders import build_encoder, encoder_config
+from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
+
+WHISPER_LARGE_V3 = {  # section 2: "based on the Whisper-large-v3 model"
+    "model_type": "lalm_whisper",
+    "num_mel_bins": 128,
+    "d_model": 1280,
+    "encoder_layers": 32,
+    "encoder_attention_heads": 20,
+    "encoder_ffn_dim": 5120,
+    "max_source_positions": 1500,
+}
+
+
+class Qwen2AudioLMConfig(AudioLMConfig):
+    """The paper's encoder by default; it has no other numbers of its own."""
+
+    model_type = "lalm_qwen2_audio"
+    sub_configs = {"text_config": AutoConfig, "audio_config": AutoConfig}  # noqa: RUF012
+    encoder_options: ClassVar[Mapping[str, Any]] = {
+        "qwen2_audio": True,
+        "pool": 2,
+    }  # section 2: "stride of two"
+
+    def __init__(self, audio_config: PreTrainedConfig | dict[str, Any] | None = None, **kwargs: Any) -> None:
+        self.audio_config = encoder_config(audio_config or WHISPER_LARGE_V3 | dict(self.encoder_options))
+        super().__init__(**kwargs)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Pooled encoder frames of one clip, 40 ms each."""
+        return int(self.audio_config.num_frames(num_samples))
+
+    def num_tokens(self, num_frames: int) -> int:
+        """One token a pooled frame."""
+        return num_frames
+
+
+class Qwen2AudioConnector(nn.Module):
+    """One linear layer: 1280 -> 4096 with bias (as released; section 2 does not name it)."""
+
+    def __init__(self, config: Qwen2AudioLMConfig) -> None:
+        super().__init__()
+        self.linear = nn.Linear(config.audio_config.width, int(config.text_config.hidden_size))
+
+    def forward(self, frames: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """frames: (A, T, W), frame_lengths: (A,) -> tokens (A, T, D), lengths (A,)."""
+        return self.linear(frames.to(self.linear.weight.dtype)), frame_lengths
+
+
+class Qwen2AudioLMModel(AudioLMModel):
+    """Encoder, connector and LLM body of Qwen2-Audio."""
+
+    config_class = Qwen2AudioLMConfig
+
+    def __init__(self, config: Qwen2AudioLMConfig) -> None:
+        super().__init__(config)
+        self.audio_tower = build_encoder(config.audio_config)
+        self.connector = self.build_connector()
+        self.post_init()
+
+    def build_connector(self) -> Qwen2AudioConnector:
+        return Qwen2AudioConnector(self.config)
+
+
+class Qwen2AudioLM(AudioLMForConditionalGeneration):
+    """Qwen2-Audio with the LLM's head."""
+
+    config_class = Qwen2AudioLMConfig
+    model_class = Qwen2AudioLMModel

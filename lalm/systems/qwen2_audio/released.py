@@ -1,0 +1,180 @@
+"""Qwen2-Audio's released layout (Qwen/Qwen2-Audio-7B and -Instruct on the Hub), read and written.
+
+On disk: ``audio_tower.*``, ``multi_modal_projector.linear.*``, ``language_model.{model.*,lm_head.weight}`` in
+sharded safetensors, config.json with model_type qwen2_audio, the tokenizer, and the chat template of the
+Instruct model. A folder without a chat template is the base model: audio, then the task's sentence.
+"""
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    Qwen2AudioConfig,
+    Qwen2AudioEncoderConfig,
+    WhisperFeatureExtractor,
+)
+
+from lalm.encoders.whisper import WhisperEncoderConfig
+from lalm.processing import AudioLMProcessor, waveforms
+from lalm.systems.qwen2_audio.model import Qwen2AudioLM, Qwen2AudioLMConfig
+from lalm.systems.qwen2_audio.prompts import AUDIO_TOKEN, PRETRAIN
+
+MODEL_TYPE = "qwen2_audio"
+FROM_DISK = {  # a name on disk, as a regular expression -> ours
+    r"^audio_tower\.": "model.audio_tower.whisper.",
+    r"^multi_modal_projector\.": "model.connector.",
+    r"^language_model\.model\.": "model.language_model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
+TO_DISK = {
+    "model.audio_tower.whisper.": "audio_tower.",
+    "model.connector.": "multi_modal_projector.",
+    "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+}
+ENCODER_FIELDS = (
+    *("num_mel_bins", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "encoder_layerdrop"),
+    *("d_model", "dropout", "attention_dropout", "activation_function", "activation_dropout"),
+    *("scale_embedding", "max_source_positions"),
+)
+
+
+def read_config(fields: Mapping[str, Any]) -> Qwen2AudioLMConfig:
+    """Our config from the fields of a released config.json."""
+    try:
+        theirs = Qwen2AudioConfig(**{k: v for k, v in fields.items() if k != "model_type"})
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"config.json is no Qwen2-Audio configuration: {_line(error)}") from None
+    audio = theirs.audio_config.to_dict()
+    text = theirs.text_config.to_dict()
+    return Qwen2AudioLMConfig(
+        audio_config=WhisperEncoderConfig(
+            **Qwen2AudioLMConfig.encoder_options, **{name: audio[name] for name in ENCODER_FIELDS}
+        ),
+        # the head is stored in full, whatever the LLM it began as did
+        text_config=AutoConfig.for_model(**{**text, "tie_word_embeddings": False}),
+        audio_token_id=theirs.audio_token_id,
+    )
+
+
+def load(
+    folder: Path, fields: Mapping[str, Any], dtype: torch.dtype
+) -> tuple[Qwen2AudioLM, AudioLMProcessor]:
+    """Open a folder in the released layout; every tensor must be there, and no other."""
+    config = read_config(fields)
+    try:
+        model, report = Qwen2AudioLM.from_pretrained(
+            folder, config=config, key_mapping=FROM_DISK, dtype=dtype, output_loading_info=True
+        )
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"the weights in '{folder}' cannot be read: {_line(error)}") from None
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if odd := sorted(str(name) for name in report[kind]):
+            raise ValueError(
+                f"the weights in '{folder}' do not fit its config.json: "
+                f"{len(odd)} {kind.replace('_', ' ')}, e.g. {odd[0]}"
+            )
+    return model, read_processor(folder, config)
+
+
+def read_processor(folder: Path, config: Qwen2AudioLMConfig) -> AudioLMProcessor:
+    """The folder's tokenizer and chat template over the same slot formula."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.convert_tokens_to_ids(AUDIO_TOKEN) != config.audio_token_id:
+        raise ValueError(f"the tokenizer in '{folder}' does not have {AUDIO_TOKEN} as its config.json says")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return AudioLMProcessor(
+        waveforms(),
+        tokenizer,
+        chat_template=_template(folder),
+        audio_token=AUDIO_TOKEN,
+        parts=True,
+        config=config,
+    )
+
+
+def _template(folder: Path) -> str:
+    """The folder's chat template, in either of the files that transformers has kept it in."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    file = folder / "chat_template.json"
+    if file.is_file():
+        return str(json.loads(file.read_text(encoding="utf-8"))["chat_template"])
+    return PRETRAIN
+
+
+def export(
+    model: Qwen2AudioLM, processor: AudioLMProcessor, folder: Path, *, max_shard_size: str = "5GB"
+) -> None:
+    """Write ``model`` in the released layout, for transformers, vLLM, SGLang and ms-swift.
+
+    An LLM whose embedding table ends before the audio tokens gets rows for them: the mean of the others.
+    """
+    if not isinstance(model, Qwen2AudioLM):
+        raise ValueError(f"only a qwen2-audio model has this layout, not {model.config.model_type}")
+    audio_config = model.config.audio_config
+    if model.config.lora:
+        raise ValueError("merge the LoRA matrices before exporting")
+    if audio_config.model_type != WhisperEncoderConfig.model_type or not audio_config.qwen2_audio:
+        raise ValueError("only a Whisper encoder with qwen2_audio has this layout")
+    if audio_config.pool != 2:
+        raise ValueError(f"the released layout pools by 2, this encoder by {audio_config.pool}")
+    if not processor.parts:
+        raise ValueError("the released layout is for LLMs with a ChatML tokenizer")
+    folder.mkdir(parents=True, exist_ok=True)
+    text = model.config.text_config.to_dict() | {"tie_word_embeddings": False}
+    rows = max(text["vocab_size"], len(processor.tokenizer))
+    state = {_on_disk(name): tensor for name, tensor in model.state_dict().items()}
+    for name in ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight"):
+        state[name] = _with_rows(state[name], rows)
+    save_torch_state_dict(state, folder, max_shard_size=max_shard_size, safe_serialization=True)
+    text["vocab_size"] = rows
+    text["dtype"] = str(next(model.parameters()).dtype).removeprefix("torch.")
+    config = Qwen2AudioConfig(
+        audio_config=Qwen2AudioEncoderConfig(
+            **{name: getattr(audio_config, name) for name in ENCODER_FIELDS}
+        ),
+        text_config=AutoConfig.for_model(**text),
+        audio_token_index=processor.audio_token_id,
+        architectures=["Qwen2AudioForConditionalGeneration"],
+        dtype=text["dtype"],
+    )
+    config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    tokenizer = copy.deepcopy(processor.tokenizer)
+    tokenizer.chat_template = None if processor.chat_template == PRETRAIN else processor.chat_template
+    tokenizer.save_pretrained(folder)
+    WhisperFeatureExtractor(
+        feature_size=audio_config.num_mel_bins,
+        chunk_length=audio_config.window_samples // 16_000,
+        return_attention_mask=True,
+        processor_class="Qwen2AudioProcessor",
+    ).save_pretrained(folder)
+    if tokenizer.chat_template:  # where releases before 4.57 look for it
+        written = json.dumps({"chat_template": tokenizer.chat_template}, indent=2, ensure_ascii=False)
+        (folder / "chat_template.json").write_text(written + "\n", encoding="utf-8")
+
+
+def _on_disk(name: str) -> str:
+    return next(new + name.removeprefix(ours) for ours, new in TO_DISK.items() if name.startswith(ours))
+
+
+def _with_rows(table: Tensor, rows: int) -> Tensor:
+    """A copy of a (V, D) table with mean rows up to ``rows``."""
+    extra = table.float().mean(0, keepdim=True).to(table.dtype).expand(rows - len(table), -1)
+    return torch.cat([table, extra])
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

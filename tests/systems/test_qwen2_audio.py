@@ -1,0 +1,359 @@
+"""Qwen2-Audio against transformers' own classes: prompts, lengths, logits, answers, files both ways."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_parts import byte_tokenizer
+from transformers import (
+    AutoProcessor,
+    GenerationConfig,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    WhisperFeatureExtractor,
+)
+
+from lalm import systems
+from lalm.commands import export, info
+from lalm.engine import Engine, Options
+from lalm.sample import Message, Sample
+from lalm.systems.qwen2_audio import released
+from lalm.systems.qwen2_audio.model import Qwen2AudioLMConfig
+from lalm.systems.qwen2_audio.prompts import TASKS
+
+SIZES = {  # seconds of the window; encoder width, layers, heads; LLM width, layers, heads, key-value heads
+    "small": (4, 32, 2, 4, 32, 2, 4, 2),
+    "medium": (30, 256, 2, 4, 512, 3, 8, 8),
+}
+TOKENS = ["<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|endoftext|>"]
+
+
+def original(size: str, folder: Path) -> tuple[Any, Any]:
+    """transformers' model and processor with random weights, also saved as the Hub has them."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": TOKENS})
+    tokenizer.padding_side = "left"
+    window_s, width, layers, heads, llm_width, llm_layers, llm_heads, kv_heads = SIZES[size]
+    torch.manual_seed(0)
+    config = Qwen2AudioConfig(
+        audio_config={
+            "model_type": "qwen2_audio_encoder",
+            "d_model": width,
+            "encoder_layers": layers,
+            "encoder_attention_heads": heads,
+            "encoder_ffn_dim": 2 * width,
+            "max_source_positions": 50 * window_s,
+        },
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": len(tokenizer) + 5,
+            "hidden_size": llm_width,
+            "intermediate_size": 2 * llm_width,
+            "num_hidden_layers": llm_layers,
+            "num_attention_heads": llm_heads,
+            "num_key_value_heads": kv_heads,
+            "max_position_embeddings": 8192,
+            "initializer_range": 0.1,
+        },
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+    )
+    model = Qwen2AudioForConditionalGeneration(config).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)  # biases too
+    model.generation_config = GenerationConfig(
+        eos_token_id=[tokenizer.eos_token_id], pad_token_id=tokenizer.pad_token_id
+    )
+    extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=window_s, return_attention_mask=True)
+    processor = Qwen2AudioProcessor(extractor, tokenizer)
+    model.save_pretrained(folder, max_shard_size="100KB" if size == "small" else "5GB")
+    processor.save_pretrained(folder)
+    return model, processor
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
+    folder = tmp_path_factory.mktemp("released")
+    return *original("small", folder), folder
+
+
+def clip(num_samples: int) -> np.ndarray:
+    """Loud to the last sample, so that what a clip leaves in the frames after it shows."""
+    noise = np.random.default_rng(num_samples).standard_normal(num_samples) * 0.1
+    return (noise + 0.2 * np.sin(np.arange(num_samples) * 0.05)).astype(np.float32)
+
+
+def question(*lengths: int) -> Sample:
+    parts: list[Any] = [{"type": "audio", "audio": clip(n), "rate": 16_000} for n in lengths]
+    return Sample(({"role": "user", "content": [*parts, {"type": "text", "text": "What is it?"}]},))
+
+
+def theirs_of(processor: Any, rows: list[Sample]) -> Any:
+    """The batch that transformers' processor makes of the same conversations."""
+    chats = [[{"role": m["role"], "content": m["content"]} for m in row.messages] for row in rows]
+    texts = [processor.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats]
+    clips = [part["audio"] for row in rows for part in row.audios]
+    audio = {"audio": clips, "sampling_rate": 16_000} if clips else {}
+    return processor(text=texts, return_tensors="pt", padding=True, **audio)
+
+
+BATCHES = {
+    "one clip": [question(40_123)],
+    "several clips": [question(16_000, 321, 52_000)],
+    "mixed lengths": [question(3_000), question(63_999), question(16_001, 40_000), question(64_000)],
+    "text only": [question()],
+    "text among audio": [question(), question(24_000)],
+}
+
+
+@pytest.mark.parametrize("size, names", [("small", list(BATCHES)), ("medium", ["mixed lengths"])])
+def test_released_weights_give_the_logits_and_answers_of_transformers(size, names, tmp_path):
+    model, processor = original(size, tmp_path)
+    engine = Engine(*systems.load(tmp_path), "released")
+    for name in names:
+        rows = BATCHES[name]
+        batch, our_batch = theirs_of(processor, rows), engine.processor.batch(rows)
+        assert torch.equal(batch["input_ids"], our_batch["input_ids"]), name
+        real = batch["attention_mask"].bool()
+        positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        with torch.no_grad():
+            logits = model(**batch, position_ids=positions).logits[real]
+            found = engine.model(**our_batch, position_ids=positions).logits[real]
+        assert float(logits.std()) > 0.05
+        torch.testing.assert_close(found, logits, atol=1e-4, rtol=0)
+        ids = model.generate(**batch, max_new_tokens=6, do_sample=False)[:, batch["input_ids"].shape[1] :]
+        texts = [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
+        assert [r.text for r in engine.reply(rows, Options(max_new_tokens=6))] == texts, name
+        assert len(texts[0]) > 0
+
+
+def test_the_folder_is_sharded_as_on_the_hub_and_nothing_may_be_missing(small, tmp_path):
+    _, _, folder = small
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert "audio_tower.layers.0.fc1.weight" in index["weight_map"]
+    assert "language_model.model.embed_tokens.weight" in index["weight_map"]
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shard = tmp_path / index["weight_map"]["multi_modal_projector.linear.weight"]
+    tensors = load_file(shard)
+    del tensors["multi_modal_projector.linear.weight"]
+    save_file(tensors | {"audio_tower.extra": torch.zeros(1)}, shard, metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"do not fit its config.json: 1 missing keys, e.g. .*connector.linear"
+    ):
+        systems.load(tmp_path)
+    save_file(load_file(folder / shard.name) | {"audio_tower.extra": torch.zeros(1)}, shard, {"format": "pt"})
+    with pytest.raises(ValueError, match="1 unexpected keys"):
+        systems.load(tmp_path)
+    shard.write_bytes(shard.read_bytes()[:50])
+    with pytest.raises(ValueError, match="cannot be read"):
+        systems.load(tmp_path)
+
+
+def test_export_is_the_release_again(small, tmp_path):
+    model, processor, folder = small
+    ours, our_processor = systems.load(folder)
+    released.export(ours, our_processor, tmp_path, max_shard_size="100KB")
+    again, report = Qwen2AudioForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values()), report
+    state = again.state_dict()
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    names = {
+        file: set(json.loads((f / "model.safetensors.index.json").read_text())["weight_map"])
+        for file, f in (("theirs", folder), ("ours", tmp_path))
+    }
+    assert names["ours"] == names["theirs"]
+    theirs = AutoProcessor.from_pretrained(tmp_path)
+    assert isinstance(theirs, Qwen2AudioProcessor)
+    assert theirs.feature_extractor.to_dict() == processor.feature_extractor.to_dict()
+    assert theirs.chat_template == processor.chat_template
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert fields["architectures"] == ["Qwen2AudioForConditionalGeneration"]
+    assert fields["model_type"] == "qwen2_audio" and fields["audio_token_index"] == 260
+
+
+def test_a_model_of_ours_with_lora_exports_merged_and_transformers_hears_the_same(tiny, tmp_path):
+    """Another family's LLM, whose table ends before the audio token, takes Qwen's place."""
+    model, processor = tiny("qwen2-audio")
+    systems.add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj", "v_proj"]})
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    systems.save(model, processor, tmp_path / "mine", slim=True)
+    rows = [question(16_000, 50_000), question(9_000)]
+    batch = processor.batch(rows, padding_side="right")
+    with torch.no_grad():
+        logits = model(**batch).logits
+    export.run(str(tmp_path / "mine"), tmp_path / "out", "float32")
+    theirs, report = Qwen2AudioForConditionalGeneration.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not any(report.values()), report
+    their_processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    their_processor.tokenizer.padding_side = "right"
+    inputs = theirs_of(their_processor, rows)
+    assert torch.equal(inputs["input_ids"], batch["input_ids"])
+    with torch.no_grad():
+        found = theirs.eval()(**inputs).logits
+    real = batch["attention_mask"].bool()
+    assert found.shape[2] == len(processor.tokenizer) > logits.shape[2]
+    torch.testing.assert_close(found[..., : logits.shape[2]][real], logits[real], atol=1e-4, rtol=0)
+    reopened, _ = systems.load(tmp_path / "out")
+    torch.testing.assert_close(
+        reopened(**batch).logits[..., : logits.shape[2]][real], logits[real], atol=1e-4, rtol=0
+    )
+
+
+def test_other_models_are_not_exported(tiny, tmp_path):
+    model, processor = tiny("acdc")
+    with pytest.raises(ValueError, match="only a qwen2-audio model has this layout, not lalm_acdc"):
+        released.export(model, processor, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is not empty"):
+        export.run("any", tmp_path, "float32")
+
+
+def test_lora_on_released_weights_is_a_slim_checkpoint(small, tmp_path):
+    _, _, folder = small
+    model, processor = systems.load(folder)
+    systems.add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj"]})
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name or "connector" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    systems.save(model, processor, tmp_path, slim=True)
+    again, _ = systems.load(tmp_path)
+    batch = processor.batch([question(16_000)])
+    torch.testing.assert_close(again(**batch).logits, model(**batch).logits)
+
+
+CHATS: dict[str, list[Message]] = {
+    "a question": list(question(16_000).messages),
+    "text only": [{"role": "user", "content": "Hello."}],
+    "own system": [{"role": "system", "content": "Be brief."}, *question(16_000).messages],
+    "voice chat": [{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}],
+    "turns": [
+        *question(16_000, 9_000).messages,
+        {"role": "assistant", "content": "Rain, then a dog.\n"},
+        {"role": "user", "content": [{"type": "text", "text": "And "}, {"type": "audio", "audio": "b.wav"}]},
+        {"role": "assistant", "content": "A cat."},
+        {"role": "user", "content": "Sure?"},
+    ],
+}
+
+
+@pytest.mark.parametrize("chat", CHATS)
+def test_the_prompt_is_the_releases(small, tiny, chat):
+    _, processor, folder = small
+    _, opened = systems.load(folder)
+    theirs = processor.apply_chat_template(CHATS[chat], add_generation_prompt=True, tokenize=False)
+    assert opened.render(Sample(tuple(CHATS[chat])))[0] == theirs
+    _, new = tiny("qwen2-audio")
+    bare = theirs.replace("<|audio_bos|>", "").replace("<|audio_eos|>", "")  # its LLM has no such tokens
+    assert new.render(Sample(tuple(CHATS[chat])))[0] == bare
+
+
+def test_the_prompt_in_full(small):
+    _, processor = systems.load(small[2])
+    assert processor.render(question(16_000))[0] == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\nWhat is it?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_a_folder_without_a_chat_template_is_the_base_model(small, tmp_path):
+    _, _, folder = small
+    for file in folder.iterdir():
+        if "template" not in file.name:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    model, processor = systems.load(tmp_path)
+    parts: list[Any] = [{"type": "audio", "audio": "a.wav"}, {"type": "text", "text": TASKS["caption"]}]
+    asked = Sample(({"role": "user", "content": parts},))
+    prompt = "<|audio_bos|><|AUDIO|><|audio_eos|>Generate the caption in English:"
+    assert processor.render(asked)[0] == prompt
+    text, spans = processor.render(asked.with_target(" Glass breaks."), labels=True)
+    assert text == prompt + " Glass breaks.<|endoftext|>"
+    assert [text[a:b] for a, b in spans] == [" Glass breaks.<|endoftext|>"]
+    released.export(model, processor, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("chat_template*"))
+
+
+def test_answers_of_all_turns_are_learned_with_their_ends(small):
+    _, processor = systems.load(small[2])
+    end: list[Message] = [{"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes"}]
+    messages = [*CHATS["turns"][:2], *end]
+    labels = processor.batch([Sample(tuple(messages))], labels=True)["labels"][0]
+    text = processor.tokenizer.decode(labels[labels != -100])
+    assert text == "Rain, then a dog.\n<|im_end|>Yes<|im_end|>"
+
+
+# samples -> 10 ms frames -> tokens; the feature extractor and the released formula stop at 30 s, we go on.
+LENGTHS = [
+    *[(1, 1, 0), (320, 2, 0), (321, 3, 1), (640, 4, 1), (960, 6, 1), (961, 7, 2), (16_000, 100, 25)],
+    *[(160_000, 1000, 250), (480_000, 3000, 750)],
+]
+
+
+def test_lengths_are_those_of_the_release(small):
+    extractor = WhisperFeatureExtractor(feature_size=128, return_attention_mask=True)
+    processor = Qwen2AudioProcessor(extractor, small[1].tokenizer)
+    config = Qwen2AudioLMConfig()
+    for num_samples, frames, tokens in LENGTHS:
+        inputs = processor(text="<|AUDIO|>", audio=[clip(num_samples)], sampling_rate=16_000)
+        assert int(np.asarray(inputs["feature_attention_mask"]).sum()) == frames
+        assert len(inputs["input_ids"][0]) == tokens == config.num_audio_tokens(num_samples)
+    assert config.num_audio_tokens(720_000) == 1125  # 45 s; the release hears 750
+    assert config.num_audio_tokens(480_320) == 750 and config.num_audio_tokens(480_960) == 751
+
+
+def test_too_short_a_clip_is_refused_by_name(small):
+    _, processor = systems.load(small[2])
+    with pytest.raises(ValueError, match=r"array: 0\.020 s is too short to give one audio token"):
+        processor.batch([question(320)])
+    assert processor.batch([question(321)])["input_ids"].shape[0] == 1
+
+
+def test_longer_clips_are_their_windows_in_time_order(small):
+    model, _ = systems.load(small[2])
+    whole = torch.from_numpy(clip(2 * 64_000 + 30_000))
+    with torch.no_grad():
+        tokens = model.get_audio_features(whole[None], torch.tensor([len(whole)])).pooler_output
+        pieces = [
+            model.get_audio_features(p[None], torch.tensor([len(p)])).pooler_output
+            for p in whole.split(64_000)
+        ]
+    torch.testing.assert_close(tokens, torch.cat(pieces), atol=1e-5, rtol=1e-4)
+
+
+def test_the_full_size_model_has_8_397_billion_parameters():
+    found = info.of_system("qwen2-audio")
+    counts = {part.role: part.parameters for part in found.parts}
+    assert counts == {"encoder": 636_968_960, "connector": 5_246_976, "llm": 7_754_878_976}
+    assert found.parameters == 8_397_094_912
+    assert found.audio_tokens_per_second == 25
+
+
+def test_info_reads_a_released_folder(small):
+    model, _, folder = small
+    found = info.of_folder(folder)
+    assert found.system == "qwen2-audio"
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_any_whisper_becomes_its_encoder(tiny):
+    model, _ = tiny("qwen2-audio")
+    encoder = model.config.audio_config
+    assert encoder.model_type == "lalm_whisper" and encoder.d_model == 16
+    assert encoder.qwen2_audio and encoder.pool == 2
+
+
+def test_a_damaged_configuration_is_one_sentence(small, tmp_path):
+    fields = json.loads((small[2] / "config.json").read_text())
+    fields["text_config"] = {"model_type": "nonsense"}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=r"config.json is no Qwen2-Audio configuration"):
+        systems.load(tmp_path)
