@@ -72,6 +72,11 @@ class AudioLMConfig(PreTrainedConfig):
         """Audio tokens of one clip: the one formula that the processor and the model both use."""
         return self.num_tokens(self.num_frames(num_samples))
 
+    @property
+    def token_groups(self) -> tuple[int, int, int]:
+        """How the connector groups frames: frames of a group, frames from one to the next, tokens of each."""
+        raise TypeError(f"the connector of {type(self).__name__} makes no tokens of groups of frames")
+
     def samples_heard(self, num_samples: int) -> int:
         """Samples of the clip that reach the LLM (fewer only where a system cuts or drops, by option)."""
         return num_samples

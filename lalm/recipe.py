@@ -101,7 +101,7 @@ class Optim(_Section):
 
 
 class WarmStart(_Section):
-    """A short stage before the first step that needs no LLM pass; see the system's ``warm_start``."""
+    """A short stage before the first step that needs no LLM pass; see ``lalm.warm_start``."""
 
     epochs: float = Field(gt=0)
     learning_rate: float = Field(gt=0)

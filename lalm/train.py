@@ -26,9 +26,9 @@ from lalm.modeling import AudioLMForConditionalGeneration
 from lalm.processing import AudioLMProcessor, CachedFrames
 from lalm.recipe import Recipe
 from lalm.sample import Sample
-from lalm.systems.acdc.warm_start import warm_start
 from lalm.train_report import GradientCheck, Report, TrainError, parts_table, say, show_example
 from lalm.trainer import Answers, Interruption, Read, RecipeTrainer, is_slim
+from lalm.warm_start import warm_start
 
 # A run may be resumed under a recipe that differs in these; anything else would be another run.
 MAY_CHANGE = (

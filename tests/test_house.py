@@ -52,9 +52,10 @@ MAY_IMPORT = {
     "completions": ["modeling", "processing", "systems"],
     "engine": ["modeling", "processing", "sample", "systems", "weights"],
     "data": ["audio", "processing", "sample"],
+    "warm_start": ["modeling", "processing", "sample", "words"],
     "train*": [
         *["audio", "cache", "checkpoint", "data", "modeling", "processing", "recipe", "sample", "systems"],
-        *["systems.*.warm_start", "train_report", "trainer"],
+        *["train_report", "trainer", "warm_start"],
     ],
     "corpus*": ["audio", "decoding", "sample", "weights", "words", "corpus.*"],
     "tasks*": ["audio", "corpus.*", "sample", "systems.salmonn.prompts", "tasks.*"],

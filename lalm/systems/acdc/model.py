@@ -64,6 +64,11 @@ class ACDCConfig(AudioLMConfig):
         extra = self.group_size - 1 if self.remainder == "pad" else 0
         return (num_frames + extra) // self.group_size * self.tokens_per_group
 
+    @property
+    def token_groups(self) -> tuple[int, int, int]:
+        """Groups side by side."""
+        return self.group_size, self.group_size, self.tokens_per_group
+
 
 class ACDCConnector(nn.Module):
     """Join ``group_size`` frames, then Linear -> ReLU -> Linear: 3840 -> 2048 -> D (section 3.1.2).

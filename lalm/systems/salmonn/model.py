@@ -109,6 +109,11 @@ class SALMONNConfig(AudioLMConfig):
         """Every window gives ``num_queries`` tokens."""
         return self.num_windows(num_frames) * self.num_queries
 
+    @property
+    def token_groups(self) -> tuple[int, int, int]:
+        """Windows: (17, 17, 1)."""
+        return self.window_frames, self.stride_frames, self.num_queries
+
 
 class WindowQFormer(nn.Module):
     """Queries that look at one window of frames at a time (section 3.1), for frames of any encoder or pair.

@@ -1,4 +1,4 @@
-"""A start for the connector that needs no pass through the LLM (ours; the paper trains from scratch).
+"""A start for a connector that needs no pass through the LLM (ours; the papers train from scratch).
 
 Manifests with ``events`` tell what sounds when. Each audio token is pulled to the LLM's input embeddings
 of the words that name the event at its time: by contrast with all other names, and by distance, so that
@@ -75,9 +75,11 @@ def warm_start(
     folder: str,
     seed: int = 0,
 ) -> float:
-    """Train the connector of an AC/DC model on the events of one-clip samples; returns the loss at its end.
+    """Train the connector on the events of one-clip samples; returns the loss at its end.
 
-    ``frames_of`` gives a sample's encoder frames (T, W). Raises ValueError when no sample has events.
+    Works for connectors that turn each group of frames into tokens of its own (``config.token_groups``) and
+    standardise frames. ``frames_of`` gives a sample's encoder frames (T, W). Raises ValueError when no sample
+    has events.
     """
     captions = sorted({event["caption"] for sample in samples for event in sample.events})
     if not captions:
@@ -85,7 +87,7 @@ def warm_start(
     groups = event_groups(model, samples, frames_of, {name: i for i, name in enumerate(captions)})
     embedding: Any = model.get_input_embeddings()
     weights: Tensor = embedding.weight.detach().float()  # (V, D)
-    count = model.config.tokens_per_group
+    _, _, count = model.config.token_groups
     table = torch.stack([name_words(processor, name, count, weights) for name in captions])
     standardise(model.model.connector, groups.frames)
     pull = NamePull(model.model.connector.train(), table, weights.mean(0))
@@ -128,23 +130,23 @@ def event_groups(
     numbers: dict[str, int],
 ) -> Groups:
     """The audio tokens that fall into an event; where two overlap the shorter event counts."""
-    size = model.config.group_size
-    token_s = size / model.config.audio_config.frames_per_second
+    size, stride, _ = model.config.token_groups
+    token_s = stride / model.config.audio_config.frames_per_second
     frames, names = [], []
     for sample in samples:
         if not sample.events or len(sample.audios) != 1:
             continue
-        clip = frames_of(sample)[: LONGEST_TOKENS * size]  # (T, W)
-        count = -(-len(clip) // size)
+        clip = frames_of(sample)[: LONGEST_TOKENS * stride]  # (T, W)
+        count = 1 + max(0, -(-(len(clip) - size) // stride))
         owner = torch.full((count,), -1)
         for event in sorted(sample.events, key=lambda e: e["onset_s"] - e["offset_s"]):
             first = int(event["onset_s"] / token_s)
             owner[first : max(first + 1, round(event["offset_s"] / token_s + 0.5))] = numbers[
                 event["caption"]
             ]
-        padded = nn.functional.pad(clip, (0, 0, 0, count * size - len(clip)))
+        padded = nn.functional.pad(clip, (0, 0, 0, (count - 1) * stride + size - len(clip)))
         inside = owner >= 0
-        frames.append(padded.reshape(count, size, -1)[inside])
+        frames.append(padded.unfold(0, size, stride).transpose(1, 2)[inside])
         names.append(owner[inside])
     return Groups(torch.cat(frames), torch.cat(names))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lalm.sample import ask
-from lalm.systems.acdc.warm_start import NamePull, event_groups, name_words, warm_start
+from lalm.warm_start import NamePull, event_groups, name_words, warm_start
 
 
 def scene(seed: int):
@@ -22,11 +22,20 @@ def scene(seed: int):
     return replace(ask([np.concatenate([tone, noise])], ""), events=events)
 
 
-@pytest.mark.parametrize("tokens_per_group", [1, 2])
-def test_tokens_point_to_their_events_names(tiny, tmp_path, tokens_per_group):
+CHANGES = [
+    ("acdc", {"tokens_per_group": 1}),
+    ("acdc", {"tokens_per_group": 2}),
+    ("salmonn", {"num_queries": 1, "window_s": 0.1, "stride_s": 0.1}),
+    ("salmonn", {"num_queries": 2, "window_s": 0.1, "stride_s": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("system", "changes"), CHANGES, ids=str)
+def test_tokens_point_to_their_events_names(tiny, tmp_path, system, changes):
     torch.manual_seed(0)
-    model, processor = tiny("acdc")
-    model.config.tokens_per_group = tokens_per_group
+    model, processor = tiny(system)
+    for name, value in changes.items():
+        setattr(model.config, name, value)
     model.model.connector = model.model.build_connector()
     samples = [scene(i) for i in range(4)]
 
@@ -37,14 +46,17 @@ def test_tokens_point_to_their_events_names(tiny, tmp_path, tokens_per_group):
 
     names = {"a whistle blows": 0, "rain falls": 1}
     groups = event_groups(model, samples, frames_of, names)
-    assert groups.frames.shape[1] == model.config.group_size
+    assert groups.frames.shape[1] == 5
     assert groups.names.tolist() == ([0] * (len(groups) // 8) + [1] * (len(groups) // 8)) * 4
-    before = model.model.connector.linear_2.weight.clone()
+    before = [p.clone() for p in model.model.connector.parameters()]
     warm_start(model, processor, samples, frames_of, epochs=60, learning_rate=1e-2, folder=str(tmp_path))
-    assert not torch.equal(before, model.model.connector.linear_2.weight)
+    after = model.model.connector.parameters()
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True) if a.ndim == 2)
 
     weights = model.get_input_embeddings().weight.detach()
-    table = torch.stack([name_words(processor, name, tokens_per_group, weights) for name in names])
+    table = torch.stack(
+        [name_words(processor, name, model.config.token_groups[2], weights) for name in names]
+    )
     pull = NamePull(model.model.connector, table, weights.mean(0)).eval()
     best = pull(groups.frames, groups.names)["cosines"].argmax(1)
     assert (best == groups.names).float().mean() > 0.9
@@ -82,3 +94,13 @@ def test_manifest_without_events_is_refused(tiny, tmp_path):
             learning_rate=1e-3,
             folder=str(tmp_path),
         )
+
+
+def test_overlapping_windows_belong_to_the_event_at_their_start(tiny):
+    model, _ = tiny("salmonn")
+    model.config.window_s, model.config.stride_s = 0.2, 0.1
+    frames = torch.arange(100.0)[:, None].expand(100, 32)
+    groups = event_groups(model, [scene(0)], lambda s: frames, {"a whistle blows": 0, "rain falls": 1})
+    assert groups.frames.shape == (19, 10, 32)
+    assert groups.frames[3, :, 0].tolist() == [15.0 + i for i in range(10)]
+    assert groups.names.tolist() == [0] * 10 + [1] * 9
