@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import soundfile
@@ -21,6 +22,8 @@ WINDOW_STEPS = 50  # samples of this many steps are sorted by length together
 CHARACTERS_PER_TOKEN = 4  # rough, for sorting only
 UNKNOWN_SECONDS = 10.0  # for sorting only, where a header does not tell
 SKIP_FRACTION, SKIP_FLOOR = 0.01, 20
+
+Audios: TypeAlias = Sequence[Clip | CachedFrames]  # of one sample, in reading order
 
 logger = logging.getLogger("lalm.data")
 
@@ -146,7 +149,7 @@ class Batches(Dataset[Batch]):
 
 
 class Collator:
-    """Batches -> tensors with labels (see ``AudioLMProcessor.batch``).
+    """Batches -> tensors with labels: by ``render(samples, audios)``, else ``AudioLMProcessor.batch``.
 
     ``read`` gives the audios of a sample (decoded, or frames from a cache). A sample that cannot be read or
     rendered is left out, counted and named in the log; a batch with none left becomes the next batch of its
@@ -154,9 +157,15 @@ class Collator:
     """
 
     def __init__(
-        self, processor: AudioLMProcessor, read: Callable[[Sample], Sequence[Clip | CachedFrames]]
+        self,
+        processor: AudioLMProcessor,
+        read: Callable[[Sample], Audios],
+        render: Callable[[Sequence[Sample], Sequence[Audios]], BatchFeature] | None = None,
     ) -> None:
-        self._processor, self._read = processor, read
+        self._read = read
+        self._render = render or (
+            lambda samples, audios: processor.batch(samples, labels=True, audios=audios)
+        )
         self.skipped: dict[str, dict[tuple[int, int], str]] = {}  # purpose -> key -> what is wrong
 
     def __call__(self, batches: Sequence[Batch]) -> BatchFeature:
@@ -172,7 +181,7 @@ class Collator:
 
     def _tensors(self, batch: Batch) -> BatchFeature | None:
         samples: list[Sample] = []
-        audios: list[Sequence[Clip | CachedFrames]] = []
+        audios: list[Audios] = []
         places: list[int] = []
         for place, (key, sample) in enumerate(zip(batch.keys, batch.samples, strict=True)):
             if key in self.skipped.get(batch.origin.purpose, {}):
@@ -187,23 +196,19 @@ class Collator:
         if not samples:
             return None
         try:
-            return self._processor.batch(samples, labels=True, audios=audios)
+            return self._render(samples, audios)
         except ValueError:
             good = self._renderable(batch, places, audios)
         if not good:
             return None
-        return self._processor.batch(
-            [samples[i] for i in good], labels=True, audios=[audios[i] for i in good]
-        )
+        return self._render([samples[i] for i in good], [audios[i] for i in good])
 
-    def _renderable(
-        self, batch: Batch, places: Sequence[int], audios: Sequence[Sequence[Clip | CachedFrames]]
-    ) -> list[int]:
-        """Which of the samples at ``places`` of the batch the processor takes, tried one by one."""
+    def _renderable(self, batch: Batch, places: Sequence[int], audios: Sequence[Audios]) -> list[int]:
+        """Which of the samples at ``places`` of the batch can be rendered, tried one by one."""
         good = []
         for i, place in enumerate(places):
             try:
-                self._processor.batch([batch.samples[place]], labels=True, audios=[audios[i]])
+                self._render([batch.samples[place]], [audios[i]])
                 good.append(i)
             except ValueError as error:
                 self._skip(batch, place, error)

@@ -107,6 +107,18 @@ class WarmStart(_Section):
     learning_rate: float = Field(gt=0)
 
 
+class Dpo(_Section):
+    """Learn from pairs of a ``chosen`` and a ``rejected`` answer; see ``lalm.dpo``.
+
+    ``reference`` is the model as the run starts: a frozen "copy", the LLM without its "adapter" (fresh LoRA
+    alone learns), or "precomputed" numbers. ``label_smoothing``: the share of pairs taken to be wrong.
+    """
+
+    beta: float = Field(gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    reference: Literal["copy", "adapter", "precomputed"] = "copy"
+
+
 class Every(_Section):
     """Optimizer steps between log lines, checkpoints and validations (0: no validation)."""
 
@@ -130,6 +142,7 @@ class Recipe(_Section):
     trainable: list[Name] = ["connector"]
     lora: Lora | None = None
     warm_start: WarmStart | None = None
+    dpo: Dpo | None = None
     data: Data
     optim: Optim
     every: Every = Every()

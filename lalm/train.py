@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lalm import recipe as recipes
 from lalm.audio import SAMPLE_RATE
 from lalm.cache import FrameCache
 from lalm.data import Batches, Collator, DataError, Mixture, audio_seconds, open_manifest, subset, text_tokens
+from lalm.dpo import PreferenceTrainer, ReferenceTable, check_pairs, pair_collator
 from lalm.modeling import AudioLMForConditionalGeneration
 from lalm.processing import AudioLMProcessor, CachedFrames
 from lalm.recipe import Recipe
@@ -67,15 +69,17 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     read = _reader(recipe, model.to(settings.device), processor, [train, valid], console)
     if recipe.warm_start and start is None:
         _warm_start(recipe, model, processor, train, read, console)
-    collator, batches = Collator(processor, read), Batches(train, steps * train.parts)
+    collator = _collator(recipe, model, processor, [train, valid], read)
+    batches = Batches(train, steps * train.parts)
     console.print(parts_table(model))
     say(console, "The first example; the loss learns what stands in [[ ]]:", "bold")
     first = collator([batches[0]])
     console.print(show_example(first, processor.tokenizer, model.config.audio_token_id))
     with Report(out, console, train.steps_per_epoch) as report:
-        trainer = RecipeTrainer(
-            recipe,
-            processor,
+        make = RecipeTrainer if recipe.dpo is None else partial(PreferenceTrainer, recipe.dpo)
+        trainer = make(
+            recipe=recipe,
+            processor=processor,
             model=model,
             args=settings,
             data_collator=collator,
@@ -266,6 +270,29 @@ def _reader(
         return [CachedFrames(frames[part]) for part in sample.audios]
 
     return read
+
+
+def _collator(
+    recipe: Recipe,
+    model: AudioLMForConditionalGeneration,
+    processor: AudioLMProcessor,
+    mixed: Sequence[Mixture | None],
+    read: Read,
+) -> Collator:
+    """What makes batches of samples: conversations, or pairs of answers when the recipe has ``dpo``."""
+    if recipe.dpo is None:
+        return Collator(processor, read)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise TrainError("dpo: preferences are learned in one process; start the run without torchrun")
+    names = [*(source.path for source in recipe.data.train), "data.valid"]
+    sources = [source for m in mixed if m is not None for source in m.sources]
+    for name, source in zip(names, sources, strict=False):
+        check_pairs(source, name)
+    table = None
+    if recipe.dpo.reference == "precomputed":
+        table = ReferenceTable(Path(recipe.out) / "reference.json")
+        table.fill(model, processor, sources, read, recipe.optim.batch_size)
+    return pair_collator(processor, read, table)
 
 
 def _warm_start(

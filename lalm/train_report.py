@@ -33,6 +33,8 @@ from transformers import (
 
 from lalm.modeling import IGNORE_INDEX
 
+PREFERENCE = ("margin", "accuracy", "kl", "chosen_log_prob", "rejected_log_prob")
+LOGGED = ("loss", "learning_rate", "grad_norm", *PREFERENCE)
 GRADIENT_STEPS = 3  # LoRA's first matrices get their first gradient in the second step
 
 
@@ -133,8 +135,8 @@ class Report(TrainerCallback):
     """Progress bar (or plain lines where there is no terminal), ``metrics.jsonl`` and TensorBoard.
 
     A line of metrics.jsonl is {"step", "epoch", "loss", "learning_rate", "grad_norm"},
-    {"step", "epoch", "valid_loss"}, or {"step", "answers": [...]}. A resumed run first drops the lines after
-    its checkpoint, so the file reads as if the run had never stopped.
+    {"step", "epoch", "valid_loss"} (both with ``PREFERENCE`` in a DPO run), or {"step", "answers": [...]}.
+    A resumed run first drops the lines after its checkpoint, so the file reads as if it had never stopped.
     """
 
     def __init__(self, out: Path, console: Console, steps_per_epoch: int) -> None:
@@ -193,13 +195,11 @@ class Report(TrainerCallback):
         logs: Mapping[str, float],
         **kwargs: Any,
     ) -> None:
-        names = {
-            "loss": "loss",
-            "learning_rate": "learning_rate",
-            "grad_norm": "grad_norm",
-            "eval_loss": "valid_loss",
+        values = {
+            key.replace("eval_", "valid_"): value
+            for key, value in logs.items()
+            if key.removeprefix("eval_") in LOGGED
         }
-        values = {names[key]: value for key, value in logs.items() if key in names}
         step = state.global_step
         if values and self._board is not None:
             self.write(step, {"epoch": round(step / self._steps_per_epoch, 4), **values})

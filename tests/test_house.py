@@ -55,8 +55,9 @@ MAY_IMPORT = {
     "warm_start": ["modeling", "processing", "sample", "words"],
     "train*": [
         *["audio", "cache", "checkpoint", "data", "modeling", "processing", "recipe", "sample", "systems"],
-        *["train_report", "trainer", "warm_start"],
+        *["dpo", "train_report", "trainer", "warm_start"],
     ],
+    "dpo": ["data", "modeling", "processing", "recipe", "sample", "systems", "trainer"],
     "corpus*": ["audio", "decoding", "sample", "weights", "words", "corpus.*"],
     "tasks*": ["audio", "corpus.*", "sample", "systems.salmonn.prompts", "tasks.*"],
     "evaluate*": ["audio", "data", "engine", "sample", "words", "evaluate.*"],
