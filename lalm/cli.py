@@ -212,6 +212,23 @@ def export(
     command.run(model, out, dtype)
 
 
+@app.command("import")
+def import_released(
+    system: Annotated[Literal["salmonn"], typer.Argument(help="Whose released file.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="Such as salmonn_v1.pth.", show_default=False)],
+    llm: Annotated[str, typer.Option(help="Its LLM: folder or Hub id.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The model folder to write.", show_default=False)],
+    whisper: Annotated[str, typer.Option(help="Its speech encoder.")] = "openai/whisper-large-v2",
+    beats: Annotated[
+        str, typer.Option(help="Its other encoder; a BEATs .pt file will do.")
+    ] = "WeiChihChen/BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2",
+) -> None:
+    """Turn a released checkpoint into a model folder: salmonn_v1.pth needs Vicuna-13B v1.1."""
+    from lalm.commands import importing as command
+
+    command.salmonn(file, command.Parts(llm, whisper, beats), out)
+
+
 @corpus_app.command("build")
 def corpus_build(
     tier: Annotated[str, typer.Argument(help="small, medium or large.")] = "small",

@@ -64,7 +64,7 @@ def from_hub(part: Part, folder: Path, progress: Progress) -> Path | None:
 
 def hub_snapshot(repository: str) -> Path:
     """The local snapshot of a Hub repository, brought here if need be. Raises WeightsError."""
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "BEATs*.pt"]
     try:
         return Path(snapshot_download(repository, allow_patterns=patterns, etag_timeout=HUB_PATIENCE_S))
     except (*HUB_ERRORS, HFValidationError):

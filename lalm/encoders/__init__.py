@@ -56,6 +56,17 @@ def build_encoder(config: PreTrainedConfig) -> nn.Module:
     return ENCODERS[config.model_type][1](config)
 
 
+def read_config(folder: Path, options: Mapping[str, Any] | None = None) -> EncoderConfig:
+    """The config of the encoder that ``load_encoder`` would open; of our folders no weights are read."""
+    try:
+        fields = json.loads((folder / "config.json").read_text())
+        if fields["model_type"] in ENCODERS:
+            return encoder_config(fields | dict(options or {}))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # released files, and what is wrong with a folder, are a matter of reading the weights
+    return encoder_config(load_encoder(folder, options).config)
+
+
 def load_encoder(folder: Path, options: Mapping[str, Any] | None = None) -> nn.Module:
     """An encoder with the weights of ``folder``, float32, in eval mode.
 

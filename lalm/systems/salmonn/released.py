@@ -1,0 +1,164 @@
+"""SALMONN's released checkpoints (salmonn_v1.pth: 13B, salmonn_7b_v0.pth), read safely into our names.
+
+On disk: a pickled dict whose ``model`` holds what was trained (layer norms, queries, Q-Former, projection,
+LoRA) and some buffers; optimizer, scaler, epoch and ``config`` may stand beside it. Encoders and LLM are not
+in it. Nothing in a file is run: it is read as tensors and plain containers only, and every key of ``model``
+is either mapped, a known buffer, or an error that names it.
+"""
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HEAD_WIDTH = 64  # of the Q-Former, BERT's
+LORA_SCALE = 4.0  # section 4.1; the files' config says it as alpha 32 at rank 8
+
+# A released name -> ours, below "model.".
+RENAMED = (
+    (r"ln_speech\.(weight|bias)", r"connector.norms.0.\1"),
+    (r"ln_audio\.(weight|bias)", r"connector.norms.1.\1"),
+    (r"speech_query_tokens", r"connector.queries"),
+    (r"speech_Qformer\.bert\.embeddings\.LayerNorm\.(weight|bias)", r"connector.qformer.layernorm.\1"),
+    (
+        r"speech_Qformer\.bert\.encoder\.layer\.(\d+)\.(attention|crossattention)\.self\.(\w+)\.(\w+)",
+        r"connector.qformer.encoder.layer.\1.\2.attention.\3.\4",
+    ),
+    (
+        r"speech_Qformer\.bert\.encoder\.layer\.(\d+)\."
+        r"((?:attention\.output|crossattention\.output|intermediate_query|output_query)\.\w+\.\w+)",
+        r"connector.qformer.encoder.layer.\1.\2",
+    ),
+    (r"speech_llama_proj\.(weight|bias)", r"connector.projection.\1"),
+    (
+        r"llama_model\.base_model\.model\.model\.(layers\.\d+\.self_attn\.[qv]_proj\.lora_[AB])"
+        r"(?:\.default)?\.weight",
+        r"language_model.\1.default.weight",
+    ),
+)
+BUFFERS = re.compile(r"speech_Qformer\.bert\.embeddings\.position_ids|llama_model\..*\.rotary_emb\.inv_freq")
+
+
+class SALMONNImportError(ValueError):
+    """A file is not a SALMONN checkpoint, or not a safe one; the text says why in one sentence."""
+
+
+@dataclass(frozen=True)
+class Released:
+    """A checkpoint's trained tensors (float32, our names), the buffers left out, and what the shapes tell.
+
+    ``speech_width`` and ``audio_width`` are those of the two encoders' frames, ``llm_width`` and
+    ``llm_layers`` those of the LLM; ``options`` are fields of ``SALMONNConfig``.
+    """
+
+    tensors: dict[str, Tensor]
+    skipped: list[str]
+    speech_width: int
+    audio_width: int
+    llm_width: int
+    llm_layers: int
+    options: dict[str, Any]
+    lora: dict[str, Any]
+
+
+def read(path: Path) -> Released:
+    """Read a released file. Raises SALMONNImportError."""
+    content = _content(path)
+    tensors: dict[str, Tensor] = {}
+    skipped: list[str] = []
+    unknown: list[str] = []
+    for key, value in content["model"].items():
+        ours = next((re.sub(p, r, key) for p, r in RENAMED if re.fullmatch(p, key)), None)
+        if ours and isinstance(value, Tensor) and f"model.{ours}" not in tensors:
+            tensors[f"model.{ours}"] = value.float().contiguous()
+        elif BUFFERS.fullmatch(key):
+            skipped.append(key)
+        else:
+            unknown.append(str(key))
+    if unknown:
+        raise SALMONNImportError(
+            f"'{path.name}' has {len(unknown)} tensors that no SALMONN has: {', '.join(sorted(unknown)[:5])}"
+        )
+
+    def shape(name: str, rank: int) -> tuple[int, ...]:
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found is None or len(found) != rank:
+            raise SALMONNImportError(
+                f"'{path.name}' is no whole SALMONN: its '{name}' is {found or 'absent'}"
+            )
+        return found
+
+    [speech], [audio] = shape("model.connector.norms.0.weight", 1), shape("model.connector.norms.1.weight", 1)
+    _, num_queries, width = shape("model.connector.queries", 3)
+    at = "model.connector.qformer.encoder.layer"
+    inner = shape(f"{at}.0.intermediate_query.dense.weight", 2)[0]
+    llm_width = shape("model.connector.projection.weight", 2)[0]
+    rank = shape("model.language_model.layers.0.self_attn.q_proj.lora_A.default.weight", 2)[0]
+    if not rank or not width or width % HEAD_WIDTH:
+        raise SALMONNImportError(
+            f"'{path.name}' is no SALMONN: its Q-Former is {width} wide and its LoRA has rank {rank}"
+        )
+    options = {
+        "num_queries": num_queries,
+        "qformer_width": width,
+        "qformer_heads": width // HEAD_WIDTH,
+        "qformer_inner": inner,
+        "qformer_layers": _count(tensors, at),
+        **_windows(path, content.get("config")),
+    }
+    lora = {"rank": rank, "alpha": LORA_SCALE * rank, "dropout": 0.1, "targets": ["q_proj", "v_proj"]}
+    tensors["model.connector.frame_mean"] = torch.zeros(speech + audio)
+    tensors["model.connector.frame_scale"] = torch.ones(speech + audio)
+    layers = _count(tensors, "model.language_model.layers")
+    return Released(tensors, skipped, speech, audio, llm_width, layers, options, lora)
+
+
+def check(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are missing, too many, or of another shape than the model's: SALMONNImportError."""
+    for name in sorted(found.keys() | expected.keys()):
+        here = tuple(found[name].shape) if name in found else "absent"
+        due = tuple(expected[name].shape) if name in expected else "absent"
+        if here != due:
+            raise SALMONNImportError(f"'{path.name}': the tensor '{name}' is {here} instead of {due}")
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"(?:GLOBAL|Unsupported (?:class|global|operand)\S*) ([\w.]+)", str(error))
+        what = f"it asks for '{asked[1]}'" if asked else "it is not a plain file of tensors"
+        raise SALMONNImportError(f"'{path.name}' is not opened, because {what}, which may run code") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise SALMONNImportError(f"'{path}' cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise SALMONNImportError(f"'{path.name}' is no SALMONN checkpoint: it holds no 'model'")
+    return content
+
+
+def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    """Layers below ``prefix``, from their numbers; one too many is found when all names are compared."""
+    return len({name[len(prefix) + 1 :].split(".")[0] for name in tensors if name.startswith(f"{prefix}.")})
+
+
+def _windows(path: Path, config: Any) -> dict[str, float]:
+    """Window and stride in seconds where the file's config tells them; LoRA's scale must be the known one."""
+    settings = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(settings, dict):
+        return {}
+    alpha, rank = settings.get("lora_alpha", 32), settings.get("lora_rank", 8)
+    if not isinstance(alpha, int | float) or not isinstance(rank, int) or alpha != LORA_SCALE * rank:
+        raise SALMONNImportError(
+            f"'{path.name}' was trained with LoRA alpha {alpha} at rank {rank}, not 4 to 1"
+        )
+    names = {"second_per_window": "window_s", "second_stride": "stride_s"}
+    found = {ours: settings[theirs] for theirs, ours in names.items() if theirs in settings}
+    for name, value in found.items():
+        if not isinstance(value, float) or not 0.02 <= value <= 30:
+            raise SALMONNImportError(f"'{path.name}': its config gives {name} = {value!r}")
+    return found
