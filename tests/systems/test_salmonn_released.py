@@ -283,5 +283,5 @@ def changed_widths():
 
 def test_a_file_that_is_none_is_refused(tmp_path):
     (tmp_path / "x.pth").write_bytes(b"no pickle")
-    with pytest.raises(SALMONNImportError, match="cannot be read|is not opened"):
+    with pytest.raises(SALMONNImportError, match=r"cannot be read|is not opened"):
         read(tmp_path / "x.pth")
