@@ -38,15 +38,17 @@ def one_run(engine_of, name: str, control: Control, samples: list[Sample], log: 
     if log.exists():
         rows = [json.loads(line) for line in log.read_text().splitlines()]
         known = {r["id"]: r["answer"] for r in rows if (r["model"], r["control"]) == (name, control)}
-    if not all(s.id in known for s in samples):
+    missing = [i for i, s in enumerate(samples) if s.id not in known]
+    if missing:
         print(f"  {name} / {control}", flush=True)
-        answers = ask_all(engine_of(), spoil(samples, control))
+        spoilt = spoil(samples, control)
+        answers = ask_all(engine_of(), [spoilt[i] for i in missing])
         with log.open("a") as file:
-            for sample, answer in zip(samples, answers, strict=True):
+            for sample, answer in zip([samples[i] for i in missing], answers, strict=True):
                 row = {"model": name, "control": control, "id": sample.id, "task": sample.task}
                 row |= {"references": list(sample.references), "answer": answer}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        known = dict(zip([s.id for s in samples], answers, strict=True))
+                known[sample.id] = answer
     return run(samples, lambda asked: [known[s.id] for s in asked])
 
 
@@ -88,6 +90,7 @@ def main() -> None:
     parser.add_argument("--shipped", help="the model that also gets the controls (default: the first)")
     parser.add_argument("--per-task", type=int, default=150, help="questions of each task and set")
     parser.add_argument("--per-instruction", type=int, default=50)
+    parser.add_argument("--tasks", nargs="*", help="ask these tasks only, and no instructions")
     options = parser.parse_args()
     models = dict(pair.split("=", 1) for pair in options.model)
     shipped = options.shipped or next(iter(models))
@@ -95,8 +98,12 @@ def main() -> None:
     pages, scores = [], {}
     engines: dict[str, Engine] = {}
     for split in SETS:
-        asked = questions(options.data / f"questions_{split}.jsonl", per_task=options.per_task)
-        told = questions(options.data / f"instructions_{split}.jsonl", per_task=options.per_instruction)
+        asked = questions(
+            options.data / f"questions_{split}.jsonl", tasks=options.tasks or (), per_task=options.per_task
+        )
+        told = []
+        if not options.tasks:
+            told = questions(options.data / f"instructions_{split}.jsonl", per_task=options.per_instruction)
         reports: dict[tuple[str, str], Report] = {}
         print(f"{split}: {len(asked)} questions, {len(told)} instructions", flush=True)
         for name, folder in models.items():
