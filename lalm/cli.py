@@ -98,6 +98,29 @@ def info(
 
 
 @app.command()
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(help="Model folder (default: the embedded small model).")
+    ] = None,
+    golden: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="AUDIO NPY",
+            help="For an EAT encoder: a recording, and the released model's frames of it.",
+        ),
+    ] = None,
+    json: Json = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")
+    ] = None,
+) -> int:
+    """Is this model wired right? A line a check, with the fix in words; exit code 1 when one fails."""
+    from lalm.commands import doctor as command
+
+    return command.run(model, golden, device=device, as_json=json)
+
+
+@app.command()
 def respond(
     manifest: Annotated[Path, typer.Argument(help="Caption manifest (JSONL).", show_default=False)],
     out: Annotated[

@@ -53,6 +53,8 @@ MAY_IMPORT = {
     "engine": ["modeling", "processing", "sample", "systems", "weights"],
     "data": ["audio", "processing", "sample"],
     "warm_start": ["modeling", "processing", "sample", "words"],
+    "doctor_weights": [],
+    "doctor": ["audio", "doctor_weights", "encoders.*", "engine", "sample", "weights"],
     "train*": [
         *["audio", "cache", "checkpoint", "data", "modeling", "processing", "recipe", "sample", "systems"],
         *["dpo", "train_report", "trainer", "warm_start"],
