@@ -72,6 +72,10 @@ def test_ask_prints_the_answer(lalm, model):
     assert out == lalm("ask", "--model", model, "--max-new-tokens", 5, HORSE, QUESTION)[1]
 
 
+def test_lora_scale_needs_lora(lalm, model):
+    refused(lalm("ask", HORSE, QUESTION, "--model", model, "--lora-scale", 2.0), "this model has no LoRA")
+
+
 def test_ask_json_tells_seconds_and_times(lalm, model, tmp_path):
     long = tmp_path / "long.wav"
     soundfile.write(long, np.full(40 * 8_000, 0.1), 8_000)

@@ -1,17 +1,18 @@
 """What SALMONN's paper and released code state: token counts, parameters, the prompt; and the LoRA dial."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from tiny_parts import sentencepiece_llama
+from tiny_parts import noise, sentencepiece_llama
 from transformers import AutoConfig, AutoTokenizer
 
-from lalm import recipe, systems
+from lalm import recipe, systems, train
 from lalm.commands import info
 from lalm.engine import Engine, Options
 from lalm.processing import AudioLMProcessor
-from lalm.sample import ask
+from lalm.sample import ask, write_manifest
 from lalm.systems.salmonn.model import SALMONNConfig, WindowQFormer
 
 LORA = {"rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
@@ -225,3 +226,43 @@ def test_any_system_takes_any_encoders(tiny_folders, tiny_beats):
         systems.assemble(
             "salmonn", encoder=whisper, llm=llm, options=SMALL | {"encoder_2": {"window_frames": 32}}
         )
+
+
+def test_recipe_with_two_encoders_trains_from_a_warm_start(tiny_folders, tiny_beats, tmp_path):
+    """Frames of the pair are cached, warm start and LoRA learn, the next stage starts from the folder."""
+    whisper, llm = map(str, tiny_folders)
+    samples = []
+    for i in range(4):
+        path = str(noise(tmp_path / f"{i}.wav", 1.0 + 0.3 * i, seed=i))
+        events = ({"label": "noise/white", "caption": "rain falls", "onset_s": 0.0, "offset_s": 1.0},)
+        samples.append(replace(ask([path], "What?").with_target(f"rain {i}"), events=events, id=str(i)))
+    write_manifest(tmp_path / "train.jsonl", samples)
+    fields = {
+        "system": "salmonn",
+        "init": {
+            "encoder": whisper,
+            "encoder_2": str(tiny_beats),
+            "llm": llm,
+            "options": SMALL | {"encoder": {"pool": 2}, "encoder_2": {"window_frames": 64}},
+        },
+        "lora": {"rank": 2, "alpha": 8},
+        "warm_start": {"epochs": 2, "learning_rate": 1e-3},
+        "data": {"train": [{"path": str(tmp_path / "train.jsonl")}]},
+        "optim": {"learning_rate": 1e-2, "batch_size": 2, "max_steps": 4},
+        "every": {"log": 1, "save": 4, "valid": 0},
+        "cache": str(tmp_path / "cache"),
+        "out": str(tmp_path / "one"),
+    }
+    train.run(recipe.Recipe.model_validate(fields))
+    first, _ = systems.load(tmp_path / "one")
+    assert first.config.audio_config.first.pool == 2 and first.config.audio_config.second.window_frames == 64
+    connector = first.model.connector
+    assert connector.frame_mean.abs().sum() > 0 and not torch.equal(connector.frame_scale, torch.ones(32))
+    stage = fields | {"init": {"from": str(tmp_path / "one")}, "out": str(tmp_path / "two")}
+    del stage["warm_start"]
+    train.run(recipe.Recipe.model_validate(stage))
+    second, _ = systems.load(tmp_path / "two")
+    before, after = first.state_dict(), second.state_dict()
+    moved = {n for n in after if not torch.equal(before[n], after[n])}
+    assert moved <= set(systems.trained_names(second)) and any("lora_B" in n for n in moved)
+    assert any("connector.queries" in n for n in moved)

@@ -118,6 +118,9 @@ class SALMONNConfig(AudioLMConfig):
 class WindowQFormer(nn.Module):
     """Queries that look at one window of frames at a time (section 3.1), for frames of any encoder or pair.
 
+    With a single query the self-attention has nothing to choose from: its queries and keys, which the paper
+    counts among its parameters, never get a gradient (and the trainer says so).
+
     ``frame_mean`` and ``frame_scale`` standardise each channel of the frames before the layer norms. They
     start as 0 and 1, which is the paper's connector; a warm start sets both from its data (Whisper's middle
     layers have channels of huge constant value).
