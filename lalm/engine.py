@@ -22,6 +22,7 @@ from transformers import (
 
 from lalm import systems
 from lalm.modeling import AudioLMForConditionalGeneration
+from lalm.prefill import Memory
 from lalm.processing import AudioLMProcessor, Clip
 from lalm.sample import Sample
 
@@ -127,13 +128,18 @@ class Engine:
                 replies |= zip([i for i, _ in batch], answers, strict=True)
         return [replies[i] for i in range(len(samples))]
 
-    def stream(self, sample: Sample, options: Options | None = None) -> Iterator[str]:
+    def stream(
+        self, sample: Sample, options: Options | None = None, memory: Memory | None = None
+    ) -> Iterator[str]:
         """The answer as pieces of text, as they come; joined they are ``reply``'s text.
 
-        With beams the answer comes as one piece, because no token is certain before the last.
+        With beams the answer comes as one piece, because no token is certain before the last. ``memory`` is
+        what the LLM has read of this conversation in earlier calls (see ``lalm.conversation``).
         """
         options = options or Options()
         question = self._prepare(sample)
+        if memory is not None and options.beams > 1:
+            raise ValueError("a conversation that is remembered is answered without beams")
         if options.beams > 1:
             yield self._answer([question], options)[0].text
             return
@@ -142,7 +148,7 @@ class Engine:
 
         def work() -> None:
             try:
-                self._generate([question], options, clock, streamer)
+                self._generate([question], options, clock, streamer, memory)
             except BaseException as error:  # re-raised where the pieces are read
                 failures.append(error)
                 streamer.end()
@@ -185,7 +191,12 @@ class Engine:
         return replies
 
     def _generate(
-        self, questions: Sequence["_Question"], options: Options, clock: "_Clock", streamer: Any = None
+        self,
+        questions: Sequence["_Question"],
+        options: Options,
+        clock: "_Clock",
+        streamer: Any = None,
+        memory: Memory | None = None,
     ) -> Tensor:
         """New ids, (B, new)."""
         batch = self.processor.batch([q.sample for q in questions], audios=[q.clips for q in questions])
@@ -193,12 +204,20 @@ class Engine:
         with self._lock, torch.random.fork_rng(self._gpus()):
             systems.set_lora_scale(self.model, options.lora_scale)
             torch.manual_seed(options.seed)
-            return self.model.generate(
-                **batch.to(self.model.device),
+            inputs: dict[str, Any] = dict(batch.to(self.model.device))
+            if memory is not None:
+                config = self.model.config
+                tokens = [config.num_audio_tokens(len(clip.audio)) for clip in questions[0].clips]
+                inputs = memory.unread(inputs, config.audio_token_id, tokens)
+            ids = self.model.generate(
+                **inputs,
                 generation_config=self._settings(options),
                 stopping_criteria=StoppingCriteriaList([clock]),
                 streamer=streamer,
             )
+            if memory is not None:
+                memory.keep(inputs["input_ids"], ids)
+            return ids
 
     def _check_length(self, questions: Sequence["_Question"], lengths: list[int], options: Options) -> None:
         window = int(self.model.config.text_config.max_position_embeddings)

@@ -20,11 +20,14 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     BaseModelOutputWithPooling,
     CausalLMOutputWithPast,
 )
+
+from lalm.prefill import read_in_groups
 
 IGNORE_INDEX = -100
 
@@ -272,6 +275,7 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         input_values: Tensor | None = None,
         audio_lengths: Tensor | None = None,
         frames: Tensor | None = None,
@@ -282,7 +286,7 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """One pass. labels: (B, L) int64, -100 where nothing is learned.
+        """One pass. labels: (B, L) int64, -100 where nothing is learned; position_ids: (B, L) int64.
 
         With labels, ``loss`` is the cross-entropy per target token (over ``num_items_in_batch`` when the
         trainer accumulates) and ``logits`` is None; without labels, logits are (B, kept, V) float32.
@@ -292,6 +296,7 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
+            position_ids=position_ids,
             input_values=input_values,
             audio_lengths=audio_lengths,
             frames=frames,
@@ -329,10 +334,22 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         audio_lengths: Tensor | None = None,
         frames: Tensor | None = None,
         frame_lengths: Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Only the new ids, (B, new). Options are those of transformers' ``generate``."""
-        embeds = self.model.embed(input_ids, input_values, audio_lengths, frames, frame_lengths)
+        """Only the new ids, (B, new). Options are those of transformers' ``generate``.
+
+        ``past_key_values`` holds the first positions of input_ids; audio is then that of the rest.
+        """
+        known = past_key_values.get_seq_length() if past_key_values is not None else 0
+        embeds = self.model.embed(input_ids[:, known:], input_values, audio_lengths, frames, frame_lengths)
+        settings = kwargs.get("generation_config") or self.generation_config
+        beams = kwargs.get("num_beams") or settings.num_beams or 1
+        if past_key_values is None and attention_mask is not None and beams == 1:
+            past_key_values = read_in_groups(self.model.language_model, embeds, attention_mask)
+        embeds = nn.functional.pad(embeds, (0, 0, known, 0))  # transformers wants a place for what is known
+        if past_key_values is not None:
+            kwargs["past_key_values"] = past_key_values
         if self.config.audio_token_id < self.config.text_config.vocab_size:  # an LLM never says a slot
             kwargs.setdefault("suppress_tokens", [self.config.audio_token_id])
         return super().generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)

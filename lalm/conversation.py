@@ -1,0 +1,63 @@
+"""A chat of several turns that the LLM reads, and hears, only once.
+
+Audio analysis and voice chat are the same (Qwen2-Audio, section 2): a turn is recordings, text, or both,
+and no system prompt says which. Any system can be asked.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lalm.audio import SAMPLE_RATE, AudioSource, audio_name, load_audio
+from lalm.engine import Engine, Options
+from lalm.messages import Message
+from lalm.prefill import Memory
+from lalm.sample import Sample
+
+
+class Conversation:
+    """Turns with one engine; keys and values of what was read are kept between them.
+
+    Example: ``chat = Conversation(engine)``, then ``chat.reply(["dog.ogg"], "What is it?")`` and
+    ``chat.reply(text="Are you sure?")``.
+    """
+
+    def __init__(self, engine: Engine, options: Options | None = None, *, system: str = "") -> None:
+        self.engine = engine
+        self.options = options or Options()
+        self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
+        self._memory = Memory()
+
+    def stream(self, audios: Sequence[AudioSource] = (), text: str = "") -> Iterator[str]:
+        """The answer to a turn, in pieces as they come; turn and answer are part of the chat from then on.
+
+        Arrays in ``audios`` are mono float32 at 16 kHz. Raises ValueError for an empty turn, and what
+        ``Engine.stream`` raises; the chat is then as it was. A stream left early keeps what was said.
+        """
+        content: list[Any] = [
+            {"type": "audio", "audio": load_audio(a), "rate": SAMPLE_RATE, "name": audio_name(a)}
+            for a in audios
+        ]
+        if text.strip():
+            content.append({"type": "text", "text": text.strip()})
+        if not content:
+            raise ValueError("a turn needs a recording or some text")
+        self.messages.append({"role": "user", "content": content})
+        said: list[str] = []
+        try:
+            for piece in self.engine.stream(Sample(tuple(self.messages)), self.options, self._memory):
+                said.append(piece)
+                yield piece
+        except Exception:
+            self.messages.pop()
+            raise
+        except GeneratorExit:
+            self._answered(said)
+            raise
+        self._answered(said)
+
+    def reply(self, audios: Sequence[AudioSource] = (), text: str = "") -> str:
+        """The whole answer to a turn."""
+        return "".join(self.stream(audios, text))
+
+    def _answered(self, said: Sequence[str]) -> None:
+        self.messages.append({"role": "assistant", "content": "".join(said)})

@@ -1,0 +1,115 @@
+"""Reading prompts before the first token of an answer: rows of like length together, known text not again.
+
+transformers' ``generate`` reads a batch as one padded rectangle. Here rows are read in groups of like
+length and their keys and values put into one left-padded cache, so that a short row costs what it is long.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+LIKE_LENGTH = 0.8  # rows read together are at least this fraction of the longest
+WORTHWHILE = 0.8  # padded batches fuller than this are read as they are
+
+
+def read_in_groups(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> DynamicCache | None:
+    """A cache of all but the last position of a left-padded batch; None where one pass does as well.
+
+    embeds: (B, L, D); attention_mask: (B, L). ``llm`` is the body of a transformers causal LM.
+    """
+    lengths = attention_mask.sum(1).tolist()
+    left_padded = bool(attention_mask[:, -1].all())
+    if not left_padded or sum(lengths) > WORTHWHILE * embeds.shape[0] * embeds.shape[1]:
+        return None
+    total = embeds.shape[1] - 1
+    joined: list[tuple[Tensor, Tensor]] = []
+    for rows in groups(lengths):
+        size = lengths[rows[0]]
+        mask = attention_mask[rows, -size:-1]
+        outputs: Any = llm(
+            inputs_embeds=embeds[rows, -size:-1],
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
+        )
+        layers = outputs.past_key_values.layers
+        if not all(type(layer) is DynamicLayer for layer in layers):
+            return None  # sliding windows and states keep no place for every position
+        for number, layer in enumerate(layers):
+            if len(joined) <= number:
+                shape = (len(lengths), layer.keys.shape[1], total)
+                joined.append(
+                    (
+                        layer.keys.new_zeros(*shape, layer.keys.shape[3]),
+                        layer.values.new_zeros(*shape, layer.values.shape[3]),
+                    )
+                )
+            keys, values = joined[number]
+            keys[rows, :, total - size + 1 :] = layer.keys
+            values[rows, :, total - size + 1 :] = layer.values
+    cache = DynamicCache()
+    for number, (keys, values) in enumerate(joined):
+        cache.update(keys, values, number)
+    return cache
+
+
+def groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Numbers of the rows in groups of like length, longest first."""
+    found: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if found and lengths[row] >= LIKE_LENGTH * lengths[found[-1][0]]:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
+
+
+class Memory:
+    """What the LLM has read of one conversation: its keys and values, and the tokens they stand for.
+
+    A conversation only grows, so the beginning that its next prompt shares with these tokens is not read,
+    and its audio not encoded, again.
+    """
+
+    def __init__(self) -> None:
+        self.cache = DynamicCache()
+        self.ids = torch.empty(0, dtype=torch.long)
+
+    def unread(
+        self, batch: dict[str, Tensor], audio_token_id: int, clip_tokens: Sequence[int]
+    ) -> dict[str, Any]:
+        """The batch of one row without the audio heard before, and the cache of what comes before it.
+
+        ``clip_tokens`` are the audio tokens of each clip of the row.
+        """
+        ids = batch["input_ids"][0].cpu()
+        shared = min(len(ids) - 1, len(self.ids), self.cache.get_seq_length())
+        same = (ids[:shared] == self.ids[:shared]).long().cumprod(0).sum()
+        known = int(same)
+        slots = int((ids[:known] == audio_token_id).sum())
+        heard = 0
+        while heard < len(clip_tokens) and slots >= clip_tokens[heard]:
+            slots -= clip_tokens[heard]
+            heard += 1
+        if slots:  # the shared beginning ends inside a clip: read that clip again, whole
+            first = (ids == audio_token_id).nonzero()[sum(clip_tokens[:heard]), 0]
+            known = int(first)
+        surplus = self.cache.get_seq_length() - known
+        if known == 0:
+            self.cache = DynamicCache()
+        elif surplus:
+            self.cache.crop(-surplus)
+        self.ids = ids[:known]
+        left = dict(batch)
+        for name in ("input_values", "audio_lengths", "frames", "frame_lengths"):
+            if name in left:
+                left[name] = left[name][heard:]
+        return {**left, "past_key_values": self.cache}
+
+    def keep(self, prompt: Tensor, answer: Tensor) -> None:
+        """Note what the cache holds now: the prompt (1, L) and the answer (1, new) but for its last token."""
+        self.ids = torch.cat([prompt[0].cpu(), answer[0].cpu()])[: self.cache.get_seq_length()]

@@ -1,0 +1,120 @@
+"""Turns of a chat: same answers as when everything is read anew, and nothing is heard twice."""
+
+import numpy as np
+import pytest
+import torch
+
+from lalm import prefill, systems
+from lalm.conversation import Conversation
+from lalm.engine import Engine, Options
+from lalm.sample import Sample, ask
+
+SHORT = Options(max_new_tokens=8)
+
+
+@pytest.fixture(params=sorted(systems.SYSTEMS))
+def engine(request, tiny) -> Engine:
+    torch.manual_seed(0)
+    return Engine(*tiny(request.param), "tiny")
+
+
+def sound(num_samples: int, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(num_samples) * 0.1).astype(np.float32)
+
+
+def counted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[int]]:
+    """Clips encoded and positions read, call by call."""
+    clips, positions = [], []
+    encode, body = engine.model.model.encode, engine.model.model.language_model
+    forward = body.forward
+    monkeypatch.setattr(
+        engine.model.model, "encode", lambda *given: (clips.append(len(given[0])), encode(*given))[1]
+    )
+
+    def read(**given):
+        positions.append(given["inputs_embeds"].shape[1])
+        return forward(**given)
+
+    monkeypatch.setattr(body, "forward", read)
+    return clips, positions
+
+
+def test_turns_equal_an_uncached_chat_and_clips_are_encoded_once(engine, monkeypatch):
+    chat = Conversation(engine, SHORT)
+    first, second = sound(30_000, 1), sound(20_000, 2)
+    turns = [([first], "What is it?"), ([], "Sure? Say more."), ([second], ""), ([], "Which is louder?")]
+    clips, positions = counted(engine, monkeypatch)
+    answers, read = [], []
+    for audios, text in turns:
+        positions.clear()
+        answers.append("".join(chat.stream(audios, text)))
+        read.append(positions[0])
+    assert clips == [1, 1]  # one a recording, none for the turns of text
+    fresh = []
+    for end in range(1, len(chat.messages), 2):
+        fresh.append(engine.reply([Sample(tuple(chat.messages[:end]))], SHORT)[0].text)
+    assert answers == fresh and len(set(answers)) > 1
+    assert read[1] < read[0] and read[3] < read[0]
+    whole = engine.processor.batch([Sample(tuple(chat.messages[:-1]))])["input_ids"].shape[1]
+    assert sum(read) < whole + 4 * SHORT.max_new_tokens
+
+
+def test_a_stream_left_early_and_a_failing_turn_leave_a_sound_chat(engine, monkeypatch):
+    chat = Conversation(engine, Options(max_new_tokens=40, temperature=1.0), system="Be brief.")
+    monkeypatch.setattr(Engine, "_ends", lambda self: {10**6})
+    stream = chat.stream([sound(30_000)], "What is it?")
+    piece = next(stream)
+    stream.close()
+    assert chat.messages[-1] == {"role": "assistant", "content": piece}
+    before = list(chat.messages)
+    with pytest.raises(ValueError, match="a turn needs a recording or some text"):
+        chat.reply(text="  ")
+    monkeypatch.setattr(engine.model, "generate", lambda **given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        chat.reply(text="And?")
+    assert chat.messages == before
+    monkeypatch.undo()
+    chat.options = SHORT
+    answer = chat.reply([sound(9_000, 3)], "And this?")
+    assert answer == engine.reply([Sample(tuple(chat.messages[:-1]))], SHORT)[0].text
+
+
+def test_a_conversation_has_no_beams(engine):
+    with pytest.raises(ValueError, match="without beams"):
+        Conversation(engine, Options(beams=2)).reply(text="Hi")
+
+
+def test_memory_reads_a_clip_again_that_it_knows_in_part():
+    memory = prefill.Memory()
+    memory.cache.update(torch.zeros(1, 1, 6, 2), torch.zeros(1, 1, 6, 2), 0)
+    memory.ids = torch.tensor([1, 9, 9, 2, 9, 9])
+    batch = {
+        "input_ids": torch.tensor([[1, 9, 9, 2, 9, 9, 9, 3]]),
+        "input_values": torch.zeros(2, 5),
+        "audio_lengths": torch.tensor([4, 5]),
+    }
+    left = memory.unread(batch, 9, [2, 3])
+    assert left["past_key_values"].get_seq_length() == 4  # the second clip begins there
+    assert left["audio_lengths"].tolist() == [5]
+    other = memory.unread({"input_ids": torch.tensor([[5, 6]])}, 9, [])
+    assert other["past_key_values"].get_seq_length() == 0
+
+
+def rows() -> list[Sample]:
+    return [
+        ask([sound(n, n % 5)], text)
+        for n, text in [(64_000, "What?"), (8_000, "Why?"), (30_000, "Who is it?")]
+    ]
+
+
+def test_rows_of_unlike_length_are_read_apart_and_answered_the_same(engine, monkeypatch):
+    alone = [engine.reply([row], SHORT)[0].text for row in rows()]
+    _, positions = counted(engine, monkeypatch)
+    assert [reply.text for reply in engine.reply(rows(), SHORT)] == alone
+    lengths = [engine.processor.batch([row])["input_ids"].shape[1] for row in rows()]
+    assert len(positions) > len(prefill.groups(lengths)) > 1
+    assert sum(positions[: len(prefill.groups(lengths))]) < max(lengths) * len(lengths)
+
+
+def test_groups_hold_rows_of_like_length():
+    assert prefill.groups([10, 100, 9, 85, 50]) == [[1, 3], [4], [0, 2]]
