@@ -80,6 +80,40 @@ def ask(
 
 
 @app.command()
+def chat(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[AUDIO... TEXT]",
+            help="The first turn; with --voice files to listen to, - for standard input, and text between.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder (default: the embedded small model).")
+    ] = None,
+    voice: Annotated[
+        bool, typer.Option("--voice", help="Listen: every utterance is a turn (default: the microphone).")
+    ] = False,
+    pause: Annotated[float, typer.Option(min=0.1, help="Seconds of silence that end an utterance.")] = 0.7,
+    system: Annotated[str, typer.Option(help="System text.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0: the likeliest answer.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.")] = None,
+) -> None:
+    """Talk: several turns of recordings, text or both, each line of standard input a turn.
+
+    With --voice, - is 16-bit mono PCM at 16 kHz or a WAV stream.
+    """
+    from lalm.commands import chat as command
+    from lalm.commands.ask import Settings
+
+    settings = Settings(max_new_tokens, 1, temperature, seed)
+    command.run(words or [], model, settings, voice=voice, pause_s=pause, system=system, device=device)
+
+
+@app.command()
 def info(
     name: Annotated[
         str | None,

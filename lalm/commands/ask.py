@@ -31,7 +31,7 @@ def split(words: Sequence[str]) -> tuple[list[str], str]:
     if not words:
         raise ValueError('there is nothing to ask about: lalm ask AUDIO... "What do you hear?"')
     *audios, question = words
-    if _is_audio(question):
+    if is_audio(question):
         raise ValueError(f"there is no question: put one in quotes after '{_short(question)}'")
     if not question.strip():
         raise ValueError("the question is empty")
@@ -96,7 +96,7 @@ def facts(reply: "Reply", sample: Sample, model: str) -> dict[str, Any]:
     }
 
 
-def _is_audio(word: str) -> bool:
+def is_audio(word: str) -> bool:
     """Can only be meant as a recording: standard input, a data URL, a file that is there."""
     if word == "-" or word.startswith("data:"):
         return True

@@ -1,0 +1,140 @@
+"""``lalm chat``: turns of recordings, text or both, answered as the answer comes.
+
+Without ``--voice`` a turn is a line: audio files first, then text; either may be absent. With it, files,
+standard input or the microphone are listened to, and every utterance is a turn; typed lines come between.
+"""
+
+import queue
+import shlex
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lalm.audio import SAMPLE_RATE, audio_name, load_audio
+from lalm.commands.ask import Settings, is_audio
+from lalm.voice import VoiceError, load_detector, microphone, pcm_blocks, utterances
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the user says at once: recordings (sources, or (N,) float32 at 16 kHz), text, or both."""
+
+    audios: list[Any] = field(default_factory=list)
+    text: str = ""
+
+
+def run(
+    words: Sequence[str],
+    model: str | None,
+    settings: Settings,
+    *,
+    voice: bool,
+    pause_s: float,
+    system: str,
+    device: str | None,
+) -> None:
+    """Answer turn after turn on standard output, until there are no more."""
+    if voice:
+        load_detector(pause_s)  # what is missing is said before a model is loaded
+    turns = spoken_turns(words, pause_s) if voice else typed_turns(words)
+    from lalm.commands.weights import fetch_for
+    from lalm.conversation import Conversation
+    from lalm.engine import Engine, Options
+
+    fetch_for(model)
+    options = Options(settings.max_new_tokens, settings.beams, settings.temperature, seed=settings.seed)
+    chat = Conversation(Engine.load(model, device), options, system=system)
+    patient = sys.stdin.isatty()
+    for turn in turns:
+        try:
+            for piece in chat.stream(turn.audios, turn.text):
+                print(piece, end="", flush=True)
+            print()
+        except ValueError as error:
+            if not patient:
+                raise
+            print("lalm:", error, file=sys.stderr)
+
+
+def typed_turns(words: Sequence[str]) -> Iterator[Turn]:
+    """The words as the first turn, if there are any; then one turn a line of standard input."""
+    if words:
+        yield parse(words)
+    if "-" in words:
+        return  # standard input was a recording
+    for line in lines():
+        try:
+            yield parse(shlex.split(line))
+        except ValueError:  # an apostrophe is no quotation mark
+            yield parse(line.split())
+
+
+def parse(words: Sequence[str]) -> Turn:
+    """Audio files as long as there are any, then text."""
+    count = next((i for i, word in enumerate(words) if not is_audio(word)), len(words))
+    return Turn(list(words[:count]), " ".join(words[count:]))
+
+
+def spoken_turns(words: Sequence[str], pause_s: float) -> Iterator[Turn]:
+    """Every utterance in the files, or in standard input (-), or at the microphone; other words are text."""
+    if not words:
+        yield from _at_the_microphone(load_detector(pause_s))
+        return
+    for word in words:
+        if not is_audio(word):
+            yield Turn(text=word)
+            continue
+        if word == "-":
+            blocks: Any = pcm_blocks(sys.stdin.buffer)
+        else:
+            blocks = [load_audio(word)]
+        found = 0
+        for speech in utterances(blocks, load_detector(pause_s)):
+            found += 1
+            yield _heard(speech)
+        if not found:
+            raise VoiceError(f"no speech was found in {audio_name(word)}")
+
+
+def _at_the_microphone(detector: Any) -> Iterator[Turn]:
+    """Utterances and typed lines in the order they come; an error of either side ends the chat."""
+    coming: queue.SimpleQueue[Turn | Exception] = queue.SimpleQueue()
+
+    def listen() -> None:
+        try:
+            for speech in utterances(microphone(), detector):
+                coming.put(_heard(speech))
+        except Exception as error:
+            coming.put(error)
+
+    def read() -> None:
+        for line in lines():
+            coming.put(Turn(text=line))
+
+    for work in (listen, read):
+        threading.Thread(target=work, daemon=True).start()
+    print("Listening; type a line to say something in writing, Ctrl-C to stop.", file=sys.stderr)
+    while True:
+        turn = coming.get()
+        if isinstance(turn, Exception):
+            raise turn
+        yield turn
+
+
+def _heard(speech: Any) -> Turn:
+    print(f"[heard {len(speech) / SAMPLE_RATE:.1f} s]", file=sys.stderr)
+    return Turn(audios=[speech])
+
+
+def lines() -> Iterator[str]:
+    """Lines of standard input that say something."""
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()

@@ -1,0 +1,141 @@
+"""Speech as it comes: microphone, 16-bit PCM or files -> utterances, each ended by a pause.
+
+Where speech begins and ends is found by silero-vad (MIT; its model lies in its package). Nothing here
+knows of models that answer: an utterance is mono float32 at 16 kHz.
+"""
+
+import queue
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+import soxr
+import torch
+
+from lalm.audio import SAMPLE_RATE, AudioError
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Detector: TypeAlias = Callable[[torch.Tensor], dict[str, Any] | None]
+
+FRAME = 512  # samples, 32 ms: what silero-vad looks at
+BLOCK = 4096  # bytes read from a stream at a time, 128 ms of 16-bit audio at 16 kHz
+HEADER_LIMIT = 1 << 20  # bytes before a WAV's samples
+
+
+class VoiceError(ValueError):
+    """Speech that cannot be listened to; the text says why."""
+
+
+def load_detector(pause_s: float) -> Detector:
+    """silero-vad; called with (512,) float32 it returns {"start": ...}, {"end": ...} or None.
+
+    Speech ends after ``pause_s`` seconds without any. Raises VoiceError where the package is absent.
+    """
+    threads = torch.get_num_threads()
+    try:
+        import silero_vad
+    except ImportError:
+        raise VoiceError("finding the end of speech needs silero-vad: pip install 'lalm[voice]'") from None
+    torch.set_num_threads(threads)  # importing it leaves torch with one
+    model = silero_vad.load_silero_vad()
+    return silero_vad.VADIterator(
+        model, sampling_rate=SAMPLE_RATE, min_silence_duration_ms=round(1000 * pause_s)
+    )
+
+
+def utterances(blocks: Iterable[Array], detector: Detector, *, before_s: float = 0.3) -> Iterator[Array]:
+    """Each stretch of speech with ``before_s`` seconds of what came before it, as soon as it has ended."""
+    recent: deque[Array] = deque(maxlen=max(1, round(before_s * SAMPLE_RATE / FRAME)))
+    speech: list[Array] | None = None
+    for frame in frames(blocks):
+        event = detector(torch.from_numpy(frame)) or {}
+        (recent if speech is None else speech).append(frame)
+        if "start" in event and speech is None:
+            speech = [*recent]
+            recent.clear()
+        elif "end" in event and speech is not None:
+            yield np.concatenate(speech)
+            speech = None
+    if speech is not None:
+        yield np.concatenate(speech)
+
+
+def frames(blocks: Iterable[Array]) -> Iterator[Array]:
+    """Blocks (N,) of any size as frames of 512 samples; the last is filled up with silence."""
+    left = np.zeros(0, np.float32)
+    for block in blocks:
+        left = np.concatenate([left, block])
+        for _ in range(len(left) // FRAME):
+            yield left[:FRAME]
+            left = left[FRAME:]
+    if len(left):
+        yield np.pad(left, (0, FRAME - len(left)))
+
+
+def pcm_blocks(stream: BinaryIO) -> Iterator[Array]:
+    """Blocks of a stream of 16-bit PCM, mono at 16 kHz, or of a WAV file that says otherwise about itself."""
+    start = stream.read(4)
+    rate, channels = (SAMPLE_RATE, 1) if start != b"RIFF" else _wav_header(stream)
+    held = b"" if start == b"RIFF" else start
+    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32") if rate != SAMPLE_RATE else None
+    size = 2 * channels
+    while data := stream.read(BLOCK):
+        held += data
+        whole = len(held) // size * size
+        samples = np.frombuffer(held[:whole], "<i2").reshape(-1, channels).mean(1, dtype=np.float32) / 32768
+        held = held[whole:]
+        yield samples if resampler is None else resampler.resample_chunk(samples)
+    if resampler is not None:
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _wav_header(stream: BinaryIO) -> tuple[int, int]:
+    """Rate and channels of a WAV stream after its first four bytes; the samples come next."""
+    read, shape = 0, None
+    if stream.read(8)[4:] != b"WAVE":
+        raise AudioError("the stream begins like a WAV file and is none")
+    while read < HEADER_LIMIT:
+        head = stream.read(8)
+        if len(head) < 8:
+            break
+        name, size = struct.unpack("<4sI", head)
+        if name == b"data" and shape is not None:
+            return shape
+        body = stream.read(min(size + size % 2, HEADER_LIMIT))
+        read += len(head) + len(body)
+        if name == b"fmt " and len(body) >= 16:
+            kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", body[:16])
+            if (
+                kind not in (1, 0xFFFE)
+                or bits != 16
+                or not 1 <= channels <= 64
+                or not 1000 <= rate <= 384_000
+            ):
+                raise AudioError(f"a WAV stream must be 16-bit PCM, not {bits}-bit of kind {kind}")
+            shape = (rate, channels)
+    raise AudioError("the WAV stream has no samples")
+
+
+def microphone() -> Iterator[Array]:
+    """Blocks from the default microphone, until the caller stops. Raises VoiceError where there is none."""
+    try:
+        import sounddevice
+    except (ImportError, OSError):
+        raise VoiceError(
+            "the microphone needs sounddevice: pip install 'lalm[voice]', and PortAudio"
+        ) from None
+    heard: queue.SimpleQueue[Array] = queue.SimpleQueue()
+    try:
+        with sounddevice.InputStream(
+            samplerate=SAMPLE_RATE,
+            channels=1,
+            dtype="float32",
+            blocksize=FRAME,
+            callback=lambda block, *rest: heard.put(block[:, 0].copy()),
+        ):
+            while True:
+                yield heard.get()
+    except sounddevice.PortAudioError as error:
+        raise VoiceError(f"the microphone cannot be opened: {error}") from None
