@@ -3,7 +3,6 @@
 Errors are one sentence on stderr. Exit codes: 0 done, 2 bad input, 1 anything else.
 """
 
-import errno
 import os
 import sys
 import traceback
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lalm.pins import FetchError
+from lalm.commands.errors import explain, refuse
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -34,6 +33,15 @@ app.add_typer(recipes_app, name="recipes")
 app.add_typer(weights_app, name="weights")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[str | None, typer.Option(help="Model folder (default: the embedded small model).")]
+Longest = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
+Temperature = Annotated[float, typer.Option(help="0: the likeliest answer; above: drawn at random.")]
+Seed = Annotated[int, typer.Option(help="Of the draw.")]
+LoraScale = Annotated[
+    float | None,
+    typer.Option(help="How strongly LoRA acts; 0: the LLM alone (default: as trained, SALMONN 4.0)."),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")]
 ClickException: Any = typer.BadParameter.__mro__[2]  # typer's own click or the package, by version
 
 
@@ -54,23 +62,14 @@ def ask(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model folder (default: the embedded small model).")
-    ] = None,
+    model: Model = None,
     json: Json = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
+    max_new_tokens: Longest = 128,
     beams: Annotated[int, typer.Option(help="Width of the beam search; 1 is greedy.")] = 1,
-    temperature: Annotated[
-        float, typer.Option(help="0: the likeliest answer; above: drawn at random.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
-    lora_scale: Annotated[
-        float | None,
-        typer.Option(help="How strongly LoRA acts; 0: the LLM alone (default: as trained, SALMONN 4.0)."),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")
-    ] = None,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    lora_scale: LoraScale = None,
+    device: Device = None,
 ) -> None:
     """Ask a question about one or more recordings."""
     from lalm.commands import ask as command
@@ -89,18 +88,17 @@ def chat(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model folder (default: the embedded small model).")
-    ] = None,
+    model: Model = None,
     voice: Annotated[
         bool, typer.Option("--voice", help="Listen: every utterance is a turn (default: the microphone).")
     ] = False,
     pause: Annotated[float, typer.Option(min=0.1, help="Seconds of silence that end an utterance.")] = 0.7,
     system: Annotated[str, typer.Option(help="System text.")] = "",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0: the likeliest answer.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.")] = None,
+    max_new_tokens: Longest = 128,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    lora_scale: LoraScale = None,
+    device: Device = None,
 ) -> None:
     """Talk: several turns of recordings, text or both, each line of standard input a turn.
 
@@ -109,7 +107,7 @@ def chat(
     from lalm.commands import chat as command
     from lalm.commands.ask import Settings
 
-    settings = Settings(max_new_tokens, 1, temperature, seed)
+    settings = Settings(max_new_tokens, 1, temperature, seed, lora_scale)
     command.run(words or [], model, settings, voice=voice, pause_s=pause, system=system, device=device)
 
 
@@ -375,44 +373,16 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = app(words, prog_name="lalm", standalone_mode=False)
     except ClickException as error:
-        return _refuse(error.format_message(), 2) if str(error.format_message()) else 2
+        return refuse(error.format_message(), 2) if str(error.format_message()) else 2
+    except typer.Abort:
+        return refuse("stopped", 1)
     except BaseException as error:
         if debug:
             traceback.print_exc()
-        return _explain(error)
+        return explain(error)
     if code == 130:  # typer's own answer to Ctrl-C
-        return _refuse("stopped", 1)
+        return refuse("stopped", 1)
     return code if isinstance(code, int) else 0
-
-
-def _explain(error: BaseException) -> int:
-    """One sentence for an exception; the exit code."""
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return _refuse("stopped", 1)
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 1
-    if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: nothing to flush to
-        return 1
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _refuse(f"the disk is full{_at(error)}", 1)
-    if isinstance(error, FileNotFoundError):
-        return _refuse(f"there is no file{_at(error)}", 2)
-    if isinstance(error, OSError) and error.filename is not None:
-        return _refuse(f"{error.strerror}{_at(error)}", 2)
-    if isinstance(error, ValueError):
-        return _refuse(str(error), 1 if isinstance(error, FetchError) else 2)
-    what = (str(error).strip().splitlines() or ["no message"])[0]
-    return _refuse(f"unexpected {type(error).__name__}: {what} (--debug shows the traceback)", 1)
-
-
-def _at(error: OSError) -> str:
-    return f" '{error.filename}'" if error.filename else ""
-
-
-def _refuse(sentence: str, code: int) -> int:
-    print("lalm:", " ".join(sentence.split()), file=sys.stderr)
-    return code
 
 
 def _quiet(debug: bool) -> None:

@@ -52,7 +52,18 @@ def refused(result: tuple[int, str, str], *said: str, code: int = 2) -> None:
 def test_help_names_every_command(lalm):
     code, out, _ = lalm("--help")
     assert code == 0
-    for name in ("ask", "chat", "export", "import", "info", "respond", "train", "corpus", "recipes", "weights"):
+    for name in (
+        "ask",
+        "chat",
+        "export",
+        "import",
+        "info",
+        "respond",
+        "train",
+        "corpus",
+        "recipes",
+        "weights",
+    ):
         assert f"\n  {name} " in out
 
 

@@ -44,7 +44,12 @@ def run(
     from lalm.engine import Engine, Options
 
     fetch_for(model)
-    options = Options(settings.max_new_tokens, settings.beams, settings.temperature, seed=settings.seed)
+    options = Options(
+        settings.max_new_tokens,
+        temperature=settings.temperature,
+        seed=settings.seed,
+        lora_scale=settings.lora_scale,
+    )
     chat = Conversation(Engine.load(model, device), options, system=system)
     patient = sys.stdin.isatty()
     for turn in turns:
