@@ -142,9 +142,7 @@ def doctor(
         ),
     ] = None,
     json: Json = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")
-    ] = None,
+    device: Device = None,
 ) -> int:
     """Is this model wired right? A line a check, with the fix in words; exit code 1 when one fails."""
     from lalm.commands import doctor as command
