@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from lalm.audio import AudioSource
+from lalm.layouts import native
 from lalm.messages import (
     AudioPart,
     Message,
@@ -49,6 +50,7 @@ __all__ = [
 ]
 
 
+BOM = b"\xef\xbb\xbf"
 _TEXT_FIELDS = ("id", "task", "chosen", "rejected", "split")
 _LIST_FIELDS = ("references", "choices")
 
@@ -139,7 +141,7 @@ class Sample:
     def from_json(cls, obj: object, *, place: str, folder: Path | None = None) -> "Sample":
         """Check and build one sample; ``place`` opens every error, relative paths resolve to ``folder``."""
         try:
-            return _sample_from_json(obj, folder)
+            return _sample_from_json(native(obj), folder)
         except SampleError as error:
             raise SampleError(f"{place}: {error}") from None
 
@@ -166,13 +168,20 @@ def ask(audios: Sequence[AudioSource], question: str, *, system: str = "") -> Sa
 
 
 def read_manifest(path: str | Path) -> Iterator[Sample]:
-    """Samples of a JSONL manifest; blank lines are skipped, errors read ``train.jsonl:42: <what>``."""
+    """Samples of a JSONL manifest; blank lines are skipped, errors read ``train.jsonl:42: <what>``.
+
+    Rows may also be those of ms-swift, LLaMA-Factory, OpenAI or Hugging Face chats (``lalm.layouts``), and
+    the file one JSON list of rows, as LLaMA-Factory's are (``train.json[3]: <what>``).
+    """
     path = Path(path)
     try:
         file = path.open("rb")
     except OSError as error:
         raise SampleError(f"the manifest {path} cannot be opened: {error.strerror}") from None
     with file:
+        if file.peek(64).lstrip(BOM + b" \t\r\n").startswith(b"["):
+            yield from _read_list(path)
+            return
         for number, line in enumerate(file, 1):
             place = f"{path.name}:{number}"
             try:
@@ -184,6 +193,18 @@ def read_manifest(path: str | Path) -> Iterator[Sample]:
                 raise SampleError(f"{place}: not JSON: {error.msg} at column {error.colno}") from None
             if text:
                 yield Sample.from_json(obj, place=place, folder=path.parent)
+
+
+def _read_list(path: Path) -> Iterator[Sample]:
+    """Samples of a file that is one JSON list."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise SampleError(f"{path.name}: the file is not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        raise SampleError(f"{path.name}:{error.lineno}: not JSON: {error.msg}") from None
+    for number, row in enumerate(rows):
+        yield Sample.from_json(row, place=f"{path.name}[{number}]", folder=path.parent)
 
 
 def write_manifest(path: str | Path, samples: Iterable[Sample]) -> int:

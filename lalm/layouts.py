@@ -1,0 +1,177 @@
+"""Manifest rows of other toolkits as rows of ours: ms-swift, LLaMA-Factory, OpenAI and Hugging Face chats.
+
+A row is recognised by its keys and parts, never by the file's name. What a row says that a sample cannot
+hold is refused, not dropped. Errors say what is wrong; the reader adds file and line.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from lalm.messages import SampleError, json_list, json_object, json_text
+
+TAG = "<audio>"
+SPEAKERS = {"human": "user", "gpt": "assistant", "system": "system"}  # LLaMA-Factory's sharegpt form
+
+
+def native(row: Any) -> Any:
+    """The row as a manifest row of ours; one that is ours already, or no object, is returned as it is."""
+    if not isinstance(row, dict):
+        return row
+    if "conversations" in row:
+        return _llama_factory(row)
+    if "preferred_output" in row or "non_preferred_output" in row:
+        return _openai_pair(row)
+    if "messages" not in row:
+        return row
+    if any(key in row for key in ("audios", "rejected_response", "rejected_messages", "rejected_audios")):
+        return _ms_swift(row)
+    return {**row, "messages": _openai(row["messages"])}
+
+
+def _ms_swift(row: dict[str, Any]) -> dict[str, Any]:
+    """{"messages": [{"role", "content"}], "audios": [...]}, preferences by ``rejected_response``."""
+    keys = ["messages", "audios", "system", "rejected_response", "rejected_messages", "rejected_audios", "id"]
+    json_object(row, "an ms-swift row", keys, ["messages"])
+    turns = _turns(row["messages"], "messages", "role", "content")
+    audios = _list_of_text(row.get("audios", []), "audios")
+    if "rejected_audios" in row and _list_of_text(row["rejected_audios"], "rejected_audios") != audios:
+        raise SampleError(
+            "rejected_audios differs from audios; both answers of a pair must be about the same"
+        )
+    rejected = row.get("rejected_response", row.get("rejected_messages"))
+    if isinstance(rejected, list):
+        rejected = _last_answer(_turns(rejected, "rejected_messages", "role", "content"), "rejected_messages")
+    made = _with_audio(_with_system(turns, row), audios)
+    if rejected is None:
+        return made | _id(row)
+    if turns[-1][0] != "assistant":
+        raise SampleError("there is a rejected answer, but messages does not end with the chosen one")
+    rejected = json_text(rejected, "rejected_response")
+    return {"messages": made["messages"][:-1], "chosen": turns[-1][1], "rejected": rejected, **_id(row)}
+
+
+def _llama_factory(row: dict[str, Any]) -> dict[str, Any]:
+    """{"conversations": [{"from", "value"}], "audios": [...]}, preferences by ``chosen`` and ``rejected``."""
+    json_object(row, "a sharegpt row", ["conversations", "audios", "system", "chosen", "rejected", "id"])
+    turns = []
+    for number, (speaker, text) in enumerate(
+        _turns(row["conversations"], "conversations", "from", "value"), 1
+    ):
+        if speaker not in SPEAKERS:
+            raise SampleError(f"turn {number} is from {speaker!r}; turns are from {', '.join(SPEAKERS)}")
+        turns.append((SPEAKERS[speaker], text))
+    made = _with_audio(_with_system(turns, row), _list_of_text(row.get("audios", []), "audios"))
+    for name in ("chosen", "rejected"):
+        if name in row:
+            answer = row[name]
+            if isinstance(answer, dict):
+                answer = json_object(answer, name, ["from", "value"], ["value"])["value"]
+            made[name] = json_text(answer, name)
+    return made | _id(row)
+
+
+def _openai_pair(row: dict[str, Any]) -> dict[str, Any]:
+    """{"input": {"messages"}, "preferred_output": [message], "non_preferred_output": [message]}."""
+    keys = ["input", "preferred_output", "non_preferred_output"]
+    json_object(row, "a preference row", [*keys, "id"], keys)
+    asked = json_object(row["input"], "input", ["messages"], ["messages"])
+    answers = [_last_answer(_turns(row[key], key, "role", "content"), key) for key in keys[1:]]
+    return {"messages": _openai(asked["messages"]), "chosen": answers[0], "rejected": answers[1], **_id(row)}
+
+
+def _openai(messages: Any) -> Any:
+    """OpenAI's and Hugging Face's parts as ours; what is wrong otherwise is left for the sample to refuse."""
+    if not isinstance(messages, list):
+        return messages
+    return [
+        _openai_message(m, f"message {n}") if isinstance(m, dict) else m for n, m in enumerate(messages, 1)
+    ]
+
+
+def _openai_message(message: dict[str, Any], where: str) -> dict[str, Any]:
+    made = dict(message)
+    if made.get("role") == "developer":
+        made["role"] = "system"
+    if isinstance(made.get("content"), list):
+        made["content"] = [
+            _openai_part(part, f"{where} part {n}") for n, part in enumerate(made["content"], 1)
+        ]
+    return made
+
+
+def _openai_part(part: Any, where: str) -> Any:
+    if not isinstance(part, dict):
+        return part
+    match part.get("type"):
+        case "input_audio":
+            inside = json_object(
+                part.get("input_audio"), f"{where} input_audio", ["data", "format"], ["data"]
+            )
+            data = "".join(json_text(inside["data"], f"{where} input_audio.data").split())
+            return {"type": "audio", "audio": f"data:audio/{inside.get('format', 'wav')};base64,{data}"}
+        case "audio_url":
+            url = part.get("audio_url")
+            url = url if isinstance(url, str) else json_object(url, f"{where} audio_url").get("url")
+            return {"type": "audio", "audio": json_text(url, f"{where} audio_url.url")}
+        case "audio" if "audio" not in part:
+            named = next(
+                (key for key in ("url", "path") if key in part), ""
+            )  # as Hugging Face's chats have it
+            return {"audio" if key == named else key: value for key, value in part.items()}
+    return part
+
+
+def _with_audio(turns: Sequence[tuple[str, str]], audios: Sequence[str]) -> dict[str, Any]:
+    """Messages whose <audio> tags have become parts, in the order of ``audios``."""
+    tags = sum(text.count(TAG) for _, text in turns)
+    if tags != len(audios):
+        raise SampleError(f"the text has {tags} {TAG} tags but audios holds {len(audios)}")
+    left = iter(audios)
+    messages: list[dict[str, Any]] = []
+    for role, text in turns:
+        if TAG not in text:
+            messages.append({"role": role, "content": text})
+            continue
+        parts: list[dict[str, str]] = []
+        for piece in re.split(f"({TAG})", text):
+            if piece == TAG:
+                parts.append({"type": "audio", "audio": next(left)})
+            elif piece.strip("\n"):
+                parts.append({"type": "text", "text": piece.strip("\n")})
+        messages.append({"role": role, "content": parts})
+    return {"messages": messages}
+
+
+def _turns(value: Any, name: str, speaker: str, text: str) -> list[tuple[str, str]]:
+    """(speaker, text) of every turn."""
+    turns = []
+    for number, turn in enumerate(json_list(value, name), 1):
+        where = f"{name} turn {number}"
+        json_object(turn, where, [speaker, text], [speaker, text])
+        turns.append(
+            (json_text(turn[speaker], f"{where} {speaker}"), json_text(turn[text], f"{where} {text}"))
+        )
+    if not turns:
+        raise SampleError(f"{name} is empty")
+    return turns
+
+
+def _with_system(turns: list[tuple[str, str]], row: dict[str, Any]) -> list[tuple[str, str]]:
+    system = json_text(row.get("system", ""), "system")
+    return [("system", system), *turns] if system else turns
+
+
+def _last_answer(turns: Sequence[tuple[str, str]], where: str) -> str:
+    if turns[-1][0] != "assistant":
+        raise SampleError(f"{where} does not end with an assistant turn")
+    return turns[-1][1]
+
+
+def _list_of_text(value: Any, where: str) -> list[str]:
+    items = [value] if isinstance(value, str) else json_list(value, where)
+    return [json_text(item, f"{where}[{number}]") for number, item in enumerate(items)]
+
+
+def _id(row: dict[str, Any]) -> dict[str, str]:
+    return {"id": str(row["id"])} if "id" in row else {}
