@@ -25,10 +25,15 @@ def read_in_groups(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> Dy
     left_padded = bool(attention_mask[:, -1].all())
     if not left_padded or sum(lengths) > WORTHWHILE * embeds.shape[0] * embeds.shape[1]:
         return None
+    config: Any = llm.config
+    if not keeps_every_position(DynamicCache(config=config)):
+        return None
     total = embeds.shape[1] - 1
     joined: list[tuple[Tensor, Tensor]] = []
     for rows in groups(lengths):
         size = lengths[rows[0]]
+        if size == 1:  # nothing before the last position
+            continue
         mask = attention_mask[rows, -size:-1]
         outputs: Any = llm(
             inputs_embeds=embeds[rows, -size:-1],
@@ -36,10 +41,7 @@ def read_in_groups(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> Dy
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
             use_cache=True,
         )
-        layers = outputs.past_key_values.layers
-        if not all(type(layer) is DynamicLayer for layer in layers):
-            return None  # sliding windows and states keep no place for every position
-        for number, layer in enumerate(layers):
+        for number, layer in enumerate(outputs.past_key_values.layers):
             if len(joined) <= number:
                 shape = (len(lengths), layer.keys.shape[1], total)
                 joined.append(
@@ -55,6 +57,11 @@ def read_in_groups(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> Dy
     for number, (keys, values) in enumerate(joined):
         cache.update(keys, values, number)
     return cache
+
+
+def keeps_every_position(cache: DynamicCache) -> bool:
+    """False where a layer has a sliding window or a state: it cannot be cut or padded."""
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 def groups(lengths: Sequence[int]) -> list[list[int]]:
@@ -89,7 +96,7 @@ class Memory:
         ids = batch["input_ids"][0].cpu()
         shared = min(len(ids) - 1, len(self.ids), self.cache.get_seq_length())
         same = (ids[:shared] == self.ids[:shared]).long().cumprod(0).sum()
-        known = int(same)
+        known = int(same) if keeps_every_position(self.cache) else 0
         slots = int((ids[:known] == audio_token_id).sum())
         heard = 0
         while heard < len(clip_tokens) and slots >= clip_tokens[heard]:

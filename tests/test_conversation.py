@@ -118,3 +118,15 @@ def test_rows_of_unlike_length_are_read_apart_and_answered_the_same(engine, monk
 
 def test_groups_hold_rows_of_like_length():
     assert prefill.groups([10, 100, 9, 85, 50]) == [[1, 3], [4], [0, 2]]
+
+
+def test_a_row_of_one_token_among_longer_ones(tiny):
+    body = tiny("acdc")[0].model.language_model.eval()
+    embeds, mask = torch.randn(2, 6, 32), torch.tensor([[1] * 6, [0] * 5 + [1]])
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        whole = body(inputs_embeds=embeds, attention_mask=mask, position_ids=places).last_hidden_state[:, -1]
+        cache = prefill.read_in_groups(body, embeds, mask)
+        last = {"inputs_embeds": embeds[:, -1:], "position_ids": places[:, -1:]}
+        found = body(**last, attention_mask=mask, past_key_values=cache).last_hidden_state[:, -1]
+    torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-4)
