@@ -320,6 +320,7 @@ def _warm_start(
         learning_rate=recipe.warm_start.learning_rate,
         folder=recipe.out,
         seed=recipe.optim.seed,
+        progress=lambda done, steps, loss: say(console, f"warm start {done}/{steps}  loss {loss:.3f}"),
     )
     say(console, f"Warm start: loss {loss:.3f} after {recipe.warm_start.epochs:g} epochs.")
 

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from lalm.modeling import AudioLMForConditionalGeneration
 from lalm.processing import AudioLMProcessor
@@ -64,6 +71,24 @@ class NamePull(nn.Module):
         return {"loss": contrast + distance, "cosines": cosines}
 
 
+class Progress(TrainerCallback):
+    """Reports steps done, all steps and the loss of the last tenth."""
+
+    def __init__(self, report: Callable[[int, int, float], None]) -> None:
+        self.report = report
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **others: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            self.report(state.global_step, state.max_steps, logs["loss"])
+
+
 def warm_start(
     model: AudioLMForConditionalGeneration,
     processor: AudioLMProcessor,
@@ -74,8 +99,11 @@ def warm_start(
     learning_rate: float,
     folder: str,
     seed: int = 0,
+    progress: Callable[[int, int, float], None] = lambda done, steps, loss: None,
 ) -> float:
     """Train the connector on the events of one-clip samples; returns the loss at its end.
+
+    ``progress`` is told ten times: steps done, all steps, loss.
 
     Works for connectors that turn each group of frames into tokens of its own (``config.token_groups``) and
     standardise frames. ``frames_of`` gives a sample's encoder frames (T, W). Raises ValueError when no sample
@@ -103,7 +131,7 @@ def warm_start(
         seed=seed,
         use_cpu=not torch.accelerator.is_available(),
         save_strategy="no",
-        logging_steps=20,
+        logging_steps=0.1,
         report_to=[],
         disable_tqdm=True,
         log_level="error",
@@ -111,6 +139,7 @@ def warm_start(
     )
     trainer = Trainer(model=pull, args=arguments, train_dataset=groups)
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Progress(progress))
     mean = trainer.train().training_loss
     return float(next((log["loss"] for log in reversed(trainer.state.log_history) if "loss" in log), mean))
 
