@@ -1,0 +1,75 @@
+"""Metrics that take a model's folder: sentence similarity and FENSE (Zhou et al. 2022), tagging by text."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lalm.evaluate.intervals import Array
+
+BATCH = 64
+ERROR_THRESHOLD, ERROR_COST = 0.9, 0.9  # FENSE: a caption that is surely broken keeps a tenth of its score
+
+
+class SentenceEncoder:
+    """A sentence-transformers folder of the common kind: a transformer, its tokens' mean, length 1."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        inner = next((p for p in (folder, folder / "0_Transformer") if (p / "config.json").is_file()), None)
+        if inner is None:
+            raise ValueError(f"'{folder}' is no sentence encoder: it has no config.json")
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(inner)
+        self.model: Any = AutoModel.from_pretrained(inner, dtype=torch.float32).eval()
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Array:
+        """(texts, width) float32, each of length 1."""
+        rows = []
+        for start in range(0, len(texts), BATCH):
+            batch = self.tokenizer(
+                list(texts[start : start + BATCH]), padding=True, truncation=True, return_tensors="pt"
+            )
+            hidden = self.model(**batch).last_hidden_state
+            mask = batch["attention_mask"][..., None].to(hidden.dtype)
+            mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+            rows.append(torch.nn.functional.normalize(mean, dim=1).numpy())
+        return np.concatenate(rows)
+
+
+def similarities(
+    encoder: SentenceEncoder, hypotheses: Sequence[str], references: Sequence[Sequence[str]]
+) -> Array:
+    """Mean cosine of each caption with its references, (items,)."""
+    said = encoder(hypotheses)
+    flat = encoder([text for texts in references for text in texts])
+    scores, at = np.zeros(len(said)), 0
+    for i, texts in enumerate(references):
+        scores[i] = (flat[at : at + len(texts)] @ said[i]).mean()
+        at += len(texts)
+    return scores
+
+
+@torch.no_grad()
+def broken(folder: Path, texts: Sequence[str]) -> Array:
+    """Probability that each caption is not fluent, by a sequence classifier whose last class means so."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    rows = []
+    for start in range(0, len(texts), BATCH):
+        batch = tokenizer(
+            list(texts[start : start + BATCH]), padding=True, truncation=True, return_tensors="pt"
+        )
+        logits = model(**batch).logits
+        rows.append((logits.softmax(1)[:, -1] if logits.shape[1] > 1 else logits.sigmoid()[:, 0]).numpy())
+    return np.concatenate(rows)
+
+
+def fense(similarity: Array, error: Array) -> Array:
+    """FENSE of each caption: its similarity, a tenth of it where an error is likelier than 0.9."""
+    return similarity * np.where(error > ERROR_THRESHOLD, 1 - ERROR_COST, 1.0)

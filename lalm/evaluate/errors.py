@@ -1,0 +1,50 @@
+"""Error rates of transcripts: words, characters, phones; each item's share of corpus-level edits."""
+
+from collections.abc import Sequence
+
+from lalm.evaluate.intervals import Measured, additive, ratio
+from lalm.evaluate.normalise import normalised
+
+
+def edits(hypothesis: str, reference: str) -> tuple[int, int]:
+    """(word edits, words of the reference) of two texts whose words are separated by spaces."""
+    import jiwer
+
+    if not reference.split():
+        return len(hypothesis.split()), 0
+    counted = jiwer.process_words(reference, hypothesis)
+    wrong = counted.substitutions + counted.deletions + counted.insertions
+    return wrong, counted.hits + counted.substitutions + counted.deletions
+
+
+def word_errors(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], languages: Sequence[str]
+) -> Measured:
+    """Word error rate over the corpus, character error rate where the language is written without spaces.
+
+    Both sides are normalised. Of several references (either order of two speakers) the nearest counts.
+    """
+    rows = []
+    for hypothesis, texts, language in zip(hypotheses, references, languages, strict=True):
+        said = normalised(hypothesis, language)
+        rows.append(_nearest([edits(said, normalised(text, language)) for text in texts]))
+    return additive(rows, ratio)
+
+
+def phone_errors(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Measured:
+    """Phone error rate: phones are words here, case and stress digits (AH0) apart."""
+    rows = [
+        _nearest([edits(phones(hypothesis), phones(text)) for text in texts])
+        for hypothesis, texts in zip(hypotheses, references, strict=True)
+    ]
+    return additive(rows, ratio)
+
+
+def phones(text: str) -> str:
+    """Upper-case phone names without stress and punctuation."""
+    kept = "".join(c if c.isalpha() or c.isspace() else " " for c in text if not c.isdigit())
+    return " ".join(kept.upper().split())
+
+
+def _nearest(counts: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return min(counts, key=lambda pair: pair[0] / max(pair[1], 1))

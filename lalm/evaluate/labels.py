@@ -1,0 +1,90 @@
+"""Scores of labels: accuracy, macro-F1, mean average precision; and reading labels out of answers."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from lalm.evaluate.intervals import Array, Measured, additive
+from lalm.words import stem, words
+
+
+def read_letter(answer: str, choices: Sequence[str]) -> str | None:
+    """The choice that an answer to lettered options takes: its letter, else the one choice it names whole.
+
+    A letter counts alone, in brackets, before a bracket, full stop or colon, or after "answer is" or
+    "option"; so "A dog barks" is not the letter A. None when nothing, or more than one thing, is chosen.
+    """
+    said = answer.strip().strip("*_`\"' ")
+    last = chr(ord("A") + len(choices) - 1)
+    found = re.fullmatch(rf"\(?([A-{last}a-{last.lower()}])[).:]?", said)
+    found = found or re.match(rf"\(?([A-{last}])(?:[).:](?:\s|$)|\n)", said)
+    found = found or re.search(rf"(?:answer is|answer:|option)\s*:?\s*\(?([A-{last}])\b(?!\s+[a-z])", said)
+    if found:
+        return choices[ord(found[1].upper()) - ord("A")]
+    return read_label(said, choices)
+
+
+def read_label(answer: str, choices: Sequence[str]) -> str | None:
+    """The one choice whose words the answer holds in order; None when none or several are held.
+
+    A choice inside another that is held too ("wind" in "wind chime") does not count.
+    """
+    text = [stem(word) for word in words(answer)]
+    held = [choice for choice in choices if _within([stem(w) for w in words(choice)], text)]
+    own = {choice: [stem(w) for w in words(choice)] for choice in held}
+    held = [c for c in held if not any(d != c and own[d] != own[c] and _within(own[c], own[d]) for d in held)]
+    return held[0] if len(held) == 1 else None
+
+
+def _within(inner: Sequence[str], outer: Sequence[str]) -> bool:
+    n = len(inner)
+    return n > 0 and any(list(outer[i : i + n]) == list(inner) for i in range(len(outer) - n + 1))
+
+
+def macro_f1(said: Sequence[str | None], wanted: Sequence[str]) -> Measured:
+    """Mean over the classes of ``wanted`` of each class's F1; an answer that says no class helps none."""
+    classes = sorted(set(wanted))
+    place = {label: i for i, label in enumerate(classes)}
+    table = np.zeros((len(wanted), 3, len(classes)))  # right, said, wanted
+    for row, mine, right in zip(table, said, wanted, strict=True):
+        row[2, place[right]] = 1
+        if mine in place:
+            row[1, place[mine]] = 1
+            row[0, place[mine]] = mine == right
+
+    def finish(sums: Array) -> Array:
+        right, mine, true = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, -1), -2, 0)
+        there = true > 0  # a draw may lack a class
+        both = mine + true
+        f1 = np.divide(2 * right, both, out=np.zeros_like(both), where=both > 0)
+        count = there.sum(-1)
+        return np.divide((f1 * there).sum(-1), count, out=np.zeros(count.shape), where=count > 0)
+
+    return additive(table.reshape(len(table), -1), finish)
+
+
+def mean_average_precision(scores: Array, wanted: Array) -> Measured:
+    """Mean over classes of the average precision. scores: (items, classes); wanted: the same, 0 or 1.
+
+    Equal scores are one threshold, as in scikit-learn. Classes without a positive item are left out.
+    """
+    orders = [np.argsort(-scores[:, c], kind="stable") for c in range(scores.shape[1])]
+
+    def of_counts(counts: Array) -> Array:
+        total, classes = np.zeros(len(counts)), np.zeros(len(counts))
+        for c, order in enumerate(orders):
+            ranked = scores[order, c]
+            last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # ends of equal scores
+            weights = counts[:, order]
+            right = np.cumsum(weights * wanted[order, c], 1)[:, last]
+            every = np.cumsum(weights, 1)[:, last]
+            precision = np.divide(right, every, out=np.zeros(right.shape), where=every > 0)
+            positives = right[:, -1]
+            gained = np.diff(right, axis=1, prepend=0)
+            there = positives > 0
+            total += np.divide((precision * gained).sum(1), positives, out=np.zeros(len(counts)), where=there)
+            classes += there
+        return np.divide(total, classes, out=np.zeros(len(counts)), where=classes > 0)
+
+    return Measured(len(scores), of_counts)

@@ -1,0 +1,190 @@
+"""The metrics by name: each makes a ``Measured`` of a run's answers, so each has an interval."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lalm.evaluate import bleu, captions, embeddings, errors, events, following, labels
+from lalm.evaluate.intervals import Measured, mean_of
+from lalm.evaluate.meteor import meteor
+from lalm.sample import Sample
+from lalm.words import words
+
+NEEDS_SPICE = (
+    "SPICE needs Java 8 to 13 and Stanford CoreNLP 3.6.0 with its models, and is not computed here; "
+    "content_f1 is a stand-in that is not SPICE"
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answered item. ``read`` is what the task's parser made of the text; None: nothing readable."""
+
+    sample: Sample
+    text: str
+    read: str | None
+
+    @property
+    def recording(self) -> str:
+        return self.sample.origin.get("recording") or self.sample.id
+
+
+@dataclass
+class Resources:
+    """Folders that metrics use ("meteor", "sentences", "fluency"), and what each metric says it used."""
+
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    used: dict[str, str] = field(default_factory=dict)
+
+    def folder(self, name: str, metric: str) -> Path:
+        """The folder given for ``name``. Raises ValueError when there is none."""
+        if name not in self.folders:
+            raise ValueError(f"{metric} needs a folder: say --resource {name}=FOLDER (docs/evaluate.md)")
+        self.used[metric] = self.folders[name].name
+        return self.folders[name]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """``measure`` takes a run's answers; ``percent`` says that the number is shown times 100."""
+
+    measure: Callable[[Sequence[Answer], Resources], Measured]
+    lower_is_better: bool = False
+    percent: bool = True
+
+
+def _texts(answers: Sequence[Answer]) -> tuple[list[str], list[Sequence[str]]]:
+    return [a.text.replace("\n", " ") for a in answers], [a.sample.references for a in answers]
+
+
+def _on_texts(score: Callable[[list[str], list[Sequence[str]]], Measured]) -> Metric:
+    return Metric(lambda answers, _: score(*_texts(answers)))
+
+
+def _wer(answers: Sequence[Answer], resources: Resources) -> Measured:
+    return errors.word_errors(*_texts(answers), [a.sample.origin.get("language", "en") for a in answers])
+
+
+def _bleu(answers: Sequence[Answer], resources: Resources) -> Measured:
+    names = {bleu.tokeniser_for(a.sample.origin.get("target_language", "")) for a in answers}
+    if len(names) > 1:
+        raise ValueError(f"one BLEU cannot have several tokenisers: {', '.join(sorted(names))}")
+    (name,) = names
+    resources.used["bleu"] = f"sacreBLEU, tokeniser {name}"
+    return _hundredth(bleu.corpus_bleu(*_texts(answers), name))
+
+
+def _caption_bleu(answers: Sequence[Answer], resources: Resources) -> Measured:
+    return _hundredth(captions.caption_bleu(*_texts(answers)))
+
+
+def _hundredth(measured: Measured) -> Measured:
+    return Measured(measured.num_items, lambda counts: measured.of_counts(counts) / 100)
+
+
+def _meteor(answers: Sequence[Answer], resources: Resources) -> Measured:
+    measured, resources.used["meteor"] = meteor(*_texts(answers), resources.folders.get("meteor"))
+    return measured
+
+
+def _right(answer: Answer) -> float:
+    accepted = {" ".join(words(reference)) for reference in answer.sample.references}
+    return float(answer.read is not None and " ".join(words(answer.read)) in accepted)
+
+
+def _accuracy(answers: Sequence[Answer], resources: Resources) -> Measured:
+    return mean_of([_right(answer) for answer in answers])
+
+
+def _unreadable(answers: Sequence[Answer], resources: Resources) -> Measured:
+    return mean_of([float(answer.read is None) for answer in answers])
+
+
+def _macro_f1(answers: Sequence[Answer], resources: Resources) -> Measured:
+    return labels.macro_f1([a.read for a in answers], [a.sample.references[0] for a in answers])
+
+
+def _tagging(answers: Sequence[Answer], resources: Resources) -> Measured:
+    """Macro mAP over the classes in ``choices``: by cosine with an encoder's class names, else by mention."""
+    classes = answers[0].sample.choices
+    wanted = np.array([[float(c in a.sample.references) for c in classes] for a in answers])
+    if "sentences" in resources.folders:
+        encoder = embeddings.SentenceEncoder(resources.folder("sentences", "map"))
+        scores = encoder([a.text or " " for a in answers]) @ encoder(classes).T
+    else:
+        resources.used["map"] = "a class scores 1 when the answer names it, else 0"
+        scores = np.array([[float(labels.read_label(a.text, [c]) == c) for c in classes] for a in answers])
+    return labels.mean_average_precision(scores, wanted)
+
+
+def _spans(answers: Sequence[Answer]) -> tuple[list[list[events.Span]], list[list[events.Span]]]:
+    said, wanted = [], []
+    for answer in answers:
+        own = [(e["label"], e["onset_s"], e["offset_s"]) for e in answer.sample.events]
+        said.append(events.read_ranges(answer.text, own[0][0] if own else ""))
+        wanted.append(own)
+    return said, wanted
+
+
+def _question_following(answers: Sequence[Answer], resources: Resources) -> Measured:
+    spoken = [a.sample.origin.get("transcript", "") for a in answers]
+    return following.question_following([a.text for a in answers], spoken)
+
+
+def _keywords(answers: Sequence[Answer], resources: Resources) -> Measured:
+    """Share of the first three keywords named that are among the references (SALMONN's KE)."""
+    scores = []
+    for answer in answers:
+        named = [" ".join(words(k)) for k in answer.text.replace("\n", ",").split(",")]
+        accepted = {" ".join(words(reference)) for reference in answer.sample.references}
+        scores.append(sum(k in accepted for k in dict.fromkeys(k for k in named if k)) / 3 if named else 0.0)
+    return mean_of([min(score, 1.0) for score in scores])
+
+
+def _similarity(answers: Sequence[Answer], resources: Resources) -> Measured:
+    encoder = embeddings.SentenceEncoder(resources.folder("sentences", "similarity"))
+    return mean_of(embeddings.similarities(encoder, *_texts(answers)))
+
+
+def _fense(answers: Sequence[Answer], resources: Resources) -> Measured:
+    texts, references = _texts(answers)
+    error = embeddings.broken(resources.folder("fluency", "fense"), texts)
+    encoder = embeddings.SentenceEncoder(resources.folder("sentences", "fense"))
+    return mean_of(embeddings.fense(embeddings.similarities(encoder, texts, references), error))
+
+
+def _spice(answers: Sequence[Answer], resources: Resources) -> Measured:
+    raise ValueError(NEEDS_SPICE)
+
+
+METRICS: Mapping[str, Metric] = {
+    "wer": Metric(_wer, lower_is_better=True),
+    "per": Metric(lambda answers, _: errors.phone_errors(*_texts(answers)), lower_is_better=True),
+    "bleu": Metric(_bleu),
+    "caption_bleu": Metric(_caption_bleu),
+    "rouge_l": _on_texts(captions.rouge_l),
+    "cider_d": _on_texts(captions.cider_d),
+    "meteor": Metric(_meteor),
+    "content_f1": _on_texts(captions.content_f1),
+    "spice": Metric(_spice),
+    "spider": Metric(_spice),
+    "similarity": Metric(_similarity),
+    "fense": Metric(_fense),
+    "accuracy": Metric(_accuracy),
+    "unreadable": Metric(_unreadable, lower_is_better=True),
+    "macro_f1": Metric(_macro_f1),
+    "map": Metric(_tagging),
+    "event_f1": Metric(lambda answers, _: events.event_f1(*_spans(answers))),
+    "segment_f1": Metric(lambda answers, _: events.segment_f1(*_spans(answers))),
+    "mean_iou": Metric(lambda answers, _: events.mean_iou(*_spans(answers))),
+    "recall_at_iou_5": Metric(lambda answers, _: events.recall_at_iou(*_spans(answers), 0.5)),
+    "keywords": Metric(_keywords),
+    "following": Metric(_question_following),
+    "story_following": Metric(lambda answers, _: following.story_following([a.text for a in answers])),
+    "diversity": Metric(lambda answers, _: following.diversity([a.text for a in answers]), percent=False),
+    "repeat_rate": Metric(
+        lambda answers, _: following.repeat_rate([a.text for a in answers]), lower_is_better=True
+    ),
+}

@@ -1,0 +1,54 @@
+"""Texts before they are compared: Whisper's normalisers, of transformers, by language."""
+
+import json
+import re
+from functools import cache
+from importlib import resources
+from typing import Any
+
+CHARACTER_LANGUAGES = ("zh", "yue", "ja", "th")  # written without spaces: error rates count characters
+LANGUAGES = {  # names that corpora use
+    **{"english": "en", "chinese": "zh", "mandarin": "zh", "cantonese": "yue", "japanese": "ja"},
+    **{"german": "de", "french": "fr", "spanish": "es", "italian": "it", "thai": "th"},
+}
+
+
+def language_code(name: str) -> str:
+    """ "en" for "English", "en-US" or "en"; empty for empty."""
+    code = name.strip().lower().replace("_", "-")
+    return LANGUAGES.get(code, code.split("-")[0])
+
+
+def normalised(text: str, language: str) -> str:
+    """Whisper's English normaliser for English, its basic one for others; characters apart for zh and ja."""
+    code = language_code(language or "en")
+    if code == "en":
+        return str(_english()(text))
+    plain = str(_basic()(text))
+    if code in CHARACTER_LANGUAGES:
+        return " ".join(re.sub(r"\s", "", plain))
+    return " ".join(plain.split())
+
+
+def normaliser_name(language: str) -> str:
+    """For the card."""
+    code = language_code(language or "en")
+    if code == "en":
+        return "whisper english"
+    return "whisper basic, characters" if code in CHARACTER_LANGUAGES else "whisper basic"
+
+
+@cache
+def _english() -> Any:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    # British and American spellings: data beside Whisper's tokenizer, which transformers does not contain.
+    spellings = resources.files("whisper_normalizer") / "normalizers" / "english.json"
+    return EnglishTextNormalizer(json.loads(spellings.read_text()))
+
+
+@cache
+def _basic() -> Any:
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
+
+    return BasicTextNormalizer()

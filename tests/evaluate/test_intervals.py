@@ -1,0 +1,55 @@
+"""Intervals: they cover, they respect clusters, and paired differences see what unpaired ones hide."""
+
+import numpy as np
+import pytest
+
+from lalm.evaluate.intervals import Measured, additive, bootstrap, difference, interval, mean_of, ratio
+
+
+def names(count: int) -> list[str]:
+    return [str(i) for i in range(count)]
+
+
+def test_an_interval_is_about_two_standard_errors_either_side():
+    values = np.random.default_rng(0).normal(5, 2, 400)
+    found = bootstrap(values, names(400))
+    assert found.mean == pytest.approx(values.mean())
+    assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.08)
+    assert str(found).endswith("(n=400)")
+
+
+def test_items_of_one_recording_are_drawn_together():
+    values = np.repeat(np.random.default_rng(0).normal(0, 1, 50), 8)
+    alone, together = bootstrap(values, names(400)), bootstrap(values, [str(i // 8) for i in range(400)])
+    assert together.num_recordings == 50
+    assert (together.high - together.low) / (alone.high - alone.low) == pytest.approx(8**0.5, rel=0.1)
+
+
+def test_one_recording_has_no_interval():
+    found = bootstrap([1.0, 0.0], ["a", "a"])
+    assert found.mean == 0.5 and np.isinf(found.low) and np.isinf(found.high)
+
+
+def test_a_ratio_of_sums_is_not_a_mean_of_ratios():
+    measured = additive([(1, 10), (1, 1)], ratio)
+    assert measured.value == pytest.approx(2 / 11)
+    assert measured.of_counts(np.array([[2, 0], [0, 0]])) == pytest.approx([0.1, 0.0])
+
+
+def test_a_paired_difference_is_sharper():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0, 1, 200)
+    mine, other = mean_of(hard + 0.2 + rng.normal(0, 0.1, 200)), mean_of(hard)
+    found = difference(mine, other, names(200))
+    assert found.low > 0.15 and found.high < 0.25 and found.p_value < 0.01
+    same = difference(mean_of(hard + rng.normal(0, 0.1, 200)), other, names(200))
+    assert same.low < 0 < same.high and same.p_value > 0.05
+    with pytest.raises(ValueError, match="the same items: 200 and 3"):
+        difference(mine, mean_of([1, 2, 3]), names(200))
+
+
+def test_counts_and_names_must_agree():
+    with pytest.raises(ValueError, match="2 values for 1 recordings"):
+        bootstrap([1.0, 2.0], ["a"])
+    with pytest.raises(ValueError, match="at least one"):
+        interval(Measured(0, lambda counts: counts.sum(1)), [])

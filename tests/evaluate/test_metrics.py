@@ -1,0 +1,172 @@
+"""Metrics against the reference tools' own numbers (reference_tools.json says which), and by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lalm.evaluate import bleu, captions, errors, events, following, labels
+from lalm.evaluate.intervals import interval
+from lalm.evaluate.meteor import MeteorData, alignment, meteor, score, statistics
+from lalm.evaluate.metrics import METRICS, Answer, Resources
+from lalm.evaluate.normalise import normalised
+from lalm.sample import ask
+
+TOOLS = json.loads((Path(__file__).parent / "reference_tools.json").read_text())
+HYPOTHESES = [row["hypothesis"] for row in TOOLS["captions"]]
+REFERENCES = [row["references"] for row in TOOLS["captions"]]
+
+
+def test_caption_tokens_are_those_of_the_java_tokeniser():
+    for row in TOOLS["captions"]:
+        for text, tokens in zip([row["hypothesis"], *row["references"]], row["tokens"], strict=True):
+            assert " ".join(captions.caption_tokens(text)) == tokens
+
+
+def test_bleu_rouge_and_cider_are_the_coco_tools():
+    assert captions.caption_bleu(HYPOTHESES, REFERENCES).value == pytest.approx(
+        100 * TOOLS["bleu_4"], abs=1e-6
+    )
+    for name, metric in (("rouge_l", captions.rouge_l), ("cider_d", captions.cider_d)):
+        measured = metric(HYPOTHESES, REFERENCES)
+        items = measured.of_counts(np.eye(measured.num_items))
+        assert items == pytest.approx([row[name] for row in TOOLS["captions"]], abs=1e-9)
+
+
+def test_meteor_without_its_data_says_that_it_is_not_meteor():
+    measured, name = meteor(HYPOTHESES, REFERENCES)
+    assert "not METEOR 1.5" in name
+    assert 0.9 * TOOLS["meteor"] < measured.value < TOOLS["meteor"]
+
+
+def test_meteor_by_hand():
+    # The jar's numbers with its exact and stem modules.
+    data = MeteorData("")
+    for said, wanted, result in (
+        ("footsteps fall", "footstep falls", 0.6),
+        ("footsteps fall four times", "a footstep falls four times", None),
+        ("four", "four", 1.0),
+    ):
+        if result is not None:
+            assert float(score(statistics(said.split(), wanted.split(), data))) == pytest.approx(result)
+    matches, chunks = alignment(["four", "sun", "two"], ["two", "moon", "four"], data)
+    assert [(m.start, m.at) for m in matches] == [(0, 2), (2, 0)] and chunks == 2
+    table = MeteorData("", paraphrases={("goes", "off"): frozenset({("starts",)})})
+    (match,), _ = alignment(["it", "goes", "off"], ["alarm", "starts"], table)
+    assert (match.start, match.length, match.at, match.width) == (1, 2, 1, 1)
+    with pytest.raises(ValueError, match=r"no METEOR folder: it has no meteor-1\.5\.jar"):
+        MeteorData.read(Path("nowhere"), [])
+
+
+@pytest.mark.parametrize("tokeniser", ["13a", "zh", "char"])
+def test_corpus_bleu_is_sacrebleus(tokeniser):
+    from sacrebleu.metrics import BLEU
+
+    said = ["the cat sat on the mat, he said.", "a dog barks at the moon tonight", "我喜欢听音乐和唱歌"]
+    wanted = [["the cat is on the mat, he said."], ["a dog barked at the moon"], ["我很喜欢听音乐"]]
+    theirs = BLEU(tokenize=tokeniser).corpus_score(said, [[texts[0] for texts in wanted]]).score
+    assert bleu.corpus_bleu(said, wanted, tokeniser).value == pytest.approx(theirs, abs=1e-9)
+    nothing = BLEU(tokenize=tokeniser).corpus_score(["x y z w v"], [["a b c d e"]]).score
+    assert bleu.corpus_bleu(["x y z w v"], [["a b c d e"]], tokeniser).value == pytest.approx(nothing)
+
+
+def test_word_errors_are_of_the_corpus_and_normalised():
+    said = ["The colour's grey, isn't it?", "one two three four"]
+    wanted = [["the color is gray is not it"], ["1 2 3"]]
+    measured = errors.word_errors(said, wanted, ["en", "en"])
+    assert normalised("The colour's grey", "English") == "the color is gray"
+    assert measured.value == pytest.approx(
+        sum(
+            errors.edits(normalised(a, "en"), normalised(b[0], "en"))[0]
+            for a, b in zip(said, wanted, strict=True)
+        )
+        / sum(len(normalised(b[0], "en").split()) for b in wanted)
+    )
+    assert errors.word_errors(["你好 世界"], [["你好,世间!"]], ["zh"]).value == pytest.approx(1 / 4)
+    assert errors.word_errors(["Ä b"], [["ä, b c"]], ["german"]).value == pytest.approx(1 / 3)
+    assert errors.word_errors(["words"], [[""]], ["en"]).value == 0.0  # nothing to get wrong
+    both = errors.word_errors(["b first a second"], [["a second b first", "b first a second"]], ["en"])
+    assert both.value == 0.0  # either order of two speakers
+
+
+def test_phone_errors_leave_stress_aside():
+    assert errors.phone_errors(["hh ah l ow"], [["HH AH0 L OW1"]]).value == 0.0
+    assert errors.phone_errors(["HH AH OW"], [["HH AH0 L OW1"]]).value == pytest.approx(1 / 4)
+
+
+def test_event_scores_are_sed_evals():
+    said = [[tuple(span) for span in item["said"]] for item in TOOLS["events"]["items"]]
+    wanted = [[tuple(span) for span in item["wanted"]] for item in TOOLS["events"]["items"]]
+    assert events.event_f1(said, wanted).value == pytest.approx(TOOLS["events"]["event_f1"])
+    assert events.segment_f1(said, wanted).value == pytest.approx(TOOLS["events"]["segment_f1"])
+
+
+def test_ranges_are_read_and_overlap_is_measured():
+    assert events.read_ranges("From 1 to 2.5 seconds, then 4.0s-5.5s.", "dog") == [
+        ("dog", 1.0, 2.5),
+        ("dog", 4.0, 5.5),
+    ]
+    assert events.read_ranges("9-2") == [] and events.read_ranges("no") == []
+    said, wanted = [[("a", 0.0, 2.0)], []], [[("a", 1.0, 3.0), ("a", 2.5, 3.0)], [("a", 0.0, 1.0)]]
+    assert events.mean_iou(said, wanted).value == pytest.approx((1 / 3 + 0) / 2)
+    assert events.recall_at_iou(said, wanted, 0.3).value == 0.5
+
+
+def test_average_precision_is_scikit_learns_and_can_be_resampled():
+    scores, wanted = np.array(TOOLS["precision"]["scores"]), np.array(TOOLS["precision"]["wanted"])
+    measured = labels.mean_average_precision(scores, wanted)
+    assert measured.value == pytest.approx(TOOLS["precision"]["map"])
+    counts = np.random.default_rng(0).integers(0, 3, (1, len(scores)))
+    again = np.repeat(np.arange(len(scores)), counts[0])
+    repeated = labels.mean_average_precision(scores[again], wanted[again])
+    assert measured.of_counts(counts)[0] == pytest.approx(repeated.value)
+
+
+def test_macro_f1_by_hand():
+    said, wanted = ["a", "a", None, "b", "z"], ["a", "b", "a", "b", "b"]
+    # a: right 1, said 2, wanted 2; b: right 1, said 1, wanted 3
+    assert labels.macro_f1(said, wanted).value == pytest.approx((2 / 4 + 2 / 4) / 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "choice"),
+    [
+        *[("B", "rain"), ("(b)", "rain"), ("B. rain", "rain"), ("C) a wind chime", "wind chime")],
+        *[("The answer is B.", "rain"), ("It is rain", "rain"), ("a wind chime", "wind chime")],
+        *[("A dog barks", "dog"), ("A", "dog"), ("dog or rain", None), ("nothing", None), ("", None)],
+    ],
+)
+def test_letters_and_choices(answer, choice):
+    assert labels.read_letter(answer, ["dog", "rain", "wind chime", "wind"]) == choice
+
+
+def test_appendix_c():
+    spoken = "what is the capital of france"
+    assert not following.follows_question("What is the capital of France?", spoken)  # transcribed
+    assert not following.follows_question("what is capital of france", spoken)  # one of six words wrong
+    assert following.follows_question("Paris.", spoken)
+    story = " ".join(f"word{i % 40}" for i in range(50))
+    assert following.follows_story(story) and not following.follows_story(story.rpartition(" ")[0])
+    assert following.diversity([story, "a a b"]).value == pytest.approx((40 + 2) / 2)
+    assert following.repeats("on and on and on it goes " * 3) and not following.repeats(story)
+    assert following.repeat_rate(["so it goes on " * 4, "once"]).value == 0.5
+
+
+def test_every_metric_says_what_it_lacks_or_gives_an_interval():
+    sample = ask([], "?")
+    fields = {"references": ("dog", "a dog barks"), "choices": ("dog", "rain")}
+    event = {"label": "dog", "caption": "", "onset_s": 0.0, "offset_s": 1.0}
+    items = [
+        Answer(type(sample)(sample.messages, id=str(i), events=(event,), **fields), text, "dog")
+        for i, text in enumerate(["a dog barks", "dog", "0-1 s", "dog, rain"])
+    ]
+    for name, metric in METRICS.items():
+        resources = Resources()
+        if name in ("spice", "spider", "similarity", "fense"):
+            with pytest.raises(ValueError, match=r"needs (Java|a folder)"):
+                metric.measure(items, resources)
+            continue
+        found = interval(metric.measure(items, resources), [item.recording for item in items])
+        assert found.low <= found.mean + 1e-9 and found.mean <= found.high + 1e-9, name
+        assert found.num_items == 4
