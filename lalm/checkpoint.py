@@ -4,14 +4,21 @@ A folder is written under ``OUT/.writing``, sealed (every file's size and sha256
 everything synced to disk) and renamed to ``OUT/checkpoint-STEP``. Whatever carries that name was complete.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 KEEP = 2
 CHECKSUMS = "checksums.json"
+# How safetensors (the system's error number) and torch.save say that a file could not be written.
+DISK_FULL = ("os error 28", "os error 122", "file write failed", "unexpected pos")
 
 
 def staging(out: Path) -> Path:
@@ -45,13 +52,31 @@ def publish(draft: Path, final: Path) -> None:
     _sync(final.parent)
 
 
+@contextmanager
+def writing(draft: Path, final: Path) -> Iterator[None]:
+    """Around whatever writes ``draft``: a full disk becomes one OSError that names ``final``.
+
+    safetensors and torch.save say it in words of their own; what was half written is deleted, so that the
+    checkpoints that are there keep their room.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and not any(sign in str(error) for sign in DISK_FULL):
+            raise
+        shutil.rmtree(draft, ignore_errors=True)
+        raise OSError(errno.ENOSPC, "the disk is full", str(final)) from error
+
+
 def fault(folder: Path) -> str:
     """What is wrong with a checkpoint folder, or "" when it is as it was written."""
     try:
         sums = json.loads((folder / CHECKSUMS).read_text())
-    except (OSError, ValueError):
+        rows = [(name, int(size), str(digest)) for name, (size, digest) in sums.items()]
+    except (OSError, ValueError, TypeError, AttributeError):
         return f"{CHECKSUMS} is missing or damaged"
-    for name, (size, digest) in sums.items():
+    for name, size, digest in rows:
         file = folder / name
         if not file.is_file():
             return f"{name} is missing"

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 import soundfile
+import torch
 from torch.utils.data import Dataset
 from transformers import BatchFeature
 
@@ -83,6 +84,9 @@ class Mixture:
         self._shares = [max(1, round(len(samples) * weight)) for samples, weight in sources]
         step = batch_size * parts
         self.steps_per_epoch = -(-sum(self._shares) // step)
+        # (num_samples,) bool: found unreadable. Shared memory, so loader processes count together.
+        self.unreadable = torch.zeros(self.num_samples, dtype=torch.bool).share_memory_()
+        self._first = np.cumsum([0, *(len(samples) for samples in self.sources)])
         self._epoch: tuple[int, np.ndarray] | None = None
         self._window: tuple[tuple[int, int], list[np.ndarray]] | None = None
 
@@ -90,6 +94,10 @@ class Mixture:
     def num_samples(self) -> int:
         """Different samples in all sources."""
         return sum(len(samples) for samples in self.sources)
+
+    def number(self, key: tuple[int, int]) -> int:
+        """Place of a (source, row) among all samples."""
+        return int(self._first[key[0]]) + key[1]
 
     def keys(self, index: int) -> tuple[tuple[int, int], ...]:
         """(source, row) of the samples of batch ``index`` >= 0 of the endless order."""
@@ -153,7 +161,8 @@ class Collator:
 
     ``read`` gives the audios of a sample (decoded, or frames from a cache). A sample that cannot be read or
     rendered is left out, counted and named in the log; a batch with none left becomes the next batch of its
-    mixture. More than 1 % of a mixture's samples (and more than 20) unreadable raises DataError.
+    mixture. More than 1 % of a mixture's samples (and more than 20) unreadable raises DataError; the loader
+    processes of one training process count together.
     """
 
     def __init__(
@@ -176,7 +185,8 @@ class Collator:
             tensors = self._tensors(candidate)
             if tensors is not None:
                 return tensors
-        last = next(reversed(self.skipped[origin.purpose].values()))
+        known = self.skipped.get(origin.purpose) or {(0, 0): "another loader process has named it"}
+        last = next(reversed(known.values()))
         raise DataError(f"none of the {origin.purpose} samples can be read; the last problem: {last}")
 
     def _tensors(self, batch: Batch) -> BatchFeature | None:
@@ -184,7 +194,7 @@ class Collator:
         audios: list[Audios] = []
         places: list[int] = []
         for place, (key, sample) in enumerate(zip(batch.keys, batch.samples, strict=True)):
-            if key in self.skipped.get(batch.origin.purpose, {}):
+            if batch.origin.mixture.unreadable[batch.origin.mixture.number(key)]:
                 continue
             try:
                 audios.append(self._read(sample))
@@ -215,17 +225,18 @@ class Collator:
         return good
 
     def _skip(self, batch: Batch, place: int, error: Exception) -> None:
-        purpose, total = batch.origin.purpose, batch.origin.mixture.num_samples
+        purpose, mixture = batch.origin.purpose, batch.origin.mixture
+        total = mixture.num_samples
         sample = batch.samples[place]
         what = f"{sample.id}: {error}" if sample.id and not str(error).startswith(sample.id) else str(error)
-        skipped = self.skipped.setdefault(purpose, {})
-        skipped[batch.keys[place]] = what
-        logger.warning("skipped a %s sample (%d so far): %s", purpose, len(skipped), what)
+        self.skipped.setdefault(purpose, {})[batch.keys[place]] = what
+        mixture.unreadable[mixture.number(batch.keys[place])] = True
+        count = int(mixture.unreadable.sum())
+        logger.warning("skipped a %s sample (%d so far): %s", purpose, count, what)
         limit = max(SKIP_FLOOR, int(SKIP_FRACTION * total))
-        if len(skipped) > limit:
+        if count > limit:
             raise DataError(
-                f"{len(skipped)} of {total} {purpose} samples cannot be read "
-                f"(limit {limit}); the last: {what}"
+                f"{count} of {total} {purpose} samples cannot be read (limit {limit}); the last: {what}"
             )
 
 

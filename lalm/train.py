@@ -100,6 +100,8 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
         say(console, f"Go on with: lalm train {newest / 'recipe.yaml'}")
         raise KeyboardInterrupt
     _finish(trainer, out)
+    if lost := int(train.unreadable.sum()):
+        say(console, f"{lost} of {train.num_samples} training samples were skipped; the log names them.")
     say(console, f"Done after step {trainer.state.global_step}; the model is in {out}.")
     return out
 
@@ -330,7 +332,8 @@ def _finish(trainer: RecipeTrainer, out: Path) -> None:
     if not trainer.args.should_save:
         return
     draft = checkpoint.staging(out) / "final"
-    trainer.save_run(draft)
+    with checkpoint.writing(draft, out / "model.safetensors"):
+        trainer.save_run(draft)
     for file in draft.iterdir():
         file.replace(out / file.name)
     _clear(checkpoint.staging(out))

@@ -50,12 +50,14 @@ class RecipeTrainer(Trainer):
         return str(checkpoint.staging(self._out))
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            name = f"checkpoint-{self.state.global_step}"
-            checkpoint.publish(checkpoint.staging(self._out) / name, self._out / name)
-            checkpoint.prune(self._out, self.state.global_step)
+        name = f"checkpoint-{self.state.global_step}"
+        draft, final = checkpoint.staging(self._out) / name, self._out / name
+        with checkpoint.writing(draft, final):
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                checkpoint.publish(draft, final)
+                checkpoint.prune(self._out, self.state.global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         self.save_run(Path(output_dir or self._out))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_parts import byte_tokenizer, noise
+from torch.utils.data import DataLoader
 
 from lalm.data import Batches, Collator, DataError, Mixture, audio_seconds, open_manifest, subset, text_tokens
 from lalm.modeling import AudioLMConfig
@@ -180,6 +181,23 @@ def test_too_many_unreadable_samples_stop_the_run(tmp_path: Path, processor: Aud
     ):
         for i in range(30):
             collator([batches[i]])
+
+
+def test_loader_processes_count_unreadable_samples_together(
+    tmp_path: Path, processor: AudioLMProcessor
+) -> None:
+    clip = noise(tmp_path / "a.wav", 0.5)
+    samples = [sample(f"s{i}", audio=tmp_path / "none.wav" if i < 14 else clip) for i in range(30)]
+    collator, batches = collated(samples, processor, 1)
+    loader = DataLoader(batches, batch_size=1, shuffle=False, collate_fn=collator, num_workers=2)
+    assert len(list(loader)) == 30
+    assert int(batches.mixture.unreadable.sum()) == 14
+    assert not collator.skipped  # the loader processes have their own
+    samples = [sample(f"s{i}", audio=tmp_path / "none.wav" if i < 24 else clip) for i in range(30)]
+    collator, batches = collated(samples, processor, 1)
+    loader = DataLoader(batches, batch_size=1, shuffle=False, collate_fn=collator, num_workers=2)
+    with pytest.raises(DataError, match=r"21 of 30 training samples cannot be read"):
+        list(loader)
 
 
 def test_nothing_readable_says_so(tmp_path: Path, processor: AudioLMProcessor) -> None:

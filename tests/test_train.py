@@ -282,11 +282,40 @@ def test_a_disk_that_fills_up_while_saving_costs_the_steps_since_the_last_checkp
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "publish", write)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match=r"the disk is full.*checkpoint-8"):
             train.run(full)
     assert [folder.name for folder in checkpoint.checkpoints(out)] == ["checkpoint-4"]
     train.run(full)
     assert lines(out) == lines(finished)
+
+
+FULL_DISK = """
+mount -t tmpfs -o size={size} full {out} || exit 77
+{python} -c "{code}" {file}
+code=$?; ls {out}; exit $code
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a small file system")
+def test_a_really_full_disk_is_one_sentence(world: Path, tmp_path: Path, finished: Path) -> None:
+    """A file system with room for one checkpoint and a half."""
+    out = tmp_path / "small"
+    out.mkdir()
+    file = tmp_path / "full.yaml"
+    file.write_text(recipe.dump(settings(world, out, every={"save": 2, "valid": 0})))
+    size = sum(-(-f.stat().st_size // 4096) * 4096 for f in (finished / "checkpoint-12").iterdir())
+    code = "import sys, lalm.cli; sys.exit(lalm.cli.run(['train', sys.argv[1]]))"
+    script = FULL_DISK.format(size=size * 3 // 2, out=out, python=sys.executable, code=code, file=file)
+    root = Path(__file__).parent.parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(root)])}
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], env=environment, capture_output=True, text=True
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("no user namespaces here")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.strip().splitlines()[-1] == f"lalm: the disk is full '{out / 'checkpoint-4'}'"
+    assert "Traceback" not in done.stderr and "checkpoint-2" in done.stdout
 
 
 def test_another_recipe_is_not_resumed(world: Path, finished: Path) -> None:
