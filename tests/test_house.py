@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "systems.*.prompts": [],
     "systems.*.released": ["encoders.whisper", "processing", "systems.*.model", "systems.*.prompts"],
     "systems.*": [  # data builders and objectives of one paper
-        *["completions", "data", "engine", "modeling", "processing", "sample", "words"],
+        *["completions", "data", "engine", "modeling", "processing", "rows", "sample", "words"],
         *["systems.*.prompts", "train"],
     ],
     "systems": [
@@ -50,6 +50,7 @@ MAY_IMPORT = {
     ],
     "processing": ["audio", "modeling", "sample"],
     "cache": ["audio", "sample"],
+    "rows": ["completions", "sample"],
     "completions": ["modeling", "processing", "systems"],
     "prefill": [],
     "voice": ["audio"],
@@ -65,7 +66,9 @@ MAY_IMPORT = {
     ],
     "dpo": ["data", "modeling", "processing", "recipe", "sample", "systems", "trainer"],
     "corpus*": ["audio", "decoding", "sample", "weights", "words", "corpus.*"],
-    "tasks*": ["audio", "corpus.*", "sample", "systems.salmonn.prompts", "tasks.*"],
+    "tasks*": [
+        *["audio", "completions", "corpus.*", "rows", "sample", "systems.salmonn.prompts", "tasks.*"],
+    ],
     "evaluate*": ["audio", "data", "engine", "sample", "words", "evaluate.*"],
     "commands*": ["[!c]*", "c[!l]*"],  # anything but cli
     "cli": ["commands.*", "pins", "recipe", "train"],

@@ -35,12 +35,12 @@ def run(job: Job, sampling: Sampling, llm: str, url: str | None) -> None:
     """Write the job's manifest and print what was done."""
     if not job.manifest.is_file():
         raise ValueError(f"there is no manifest '{job.manifest}'")
-    writer = _writer(job.mode, llm, url)
+    answering = None if job.mode == "caption" else writer(llm, url)
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("replies", total=None)
         counts = respond(
-            writer=writer,
+            writer=answering,
             sampling=sampling,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             **asdict(job),
@@ -51,10 +51,8 @@ def run(job: Job, sampling: Sampling, llm: str, url: str | None) -> None:
     )
 
 
-def _writer(mode: Mode, llm: str, url: str | None) -> Writer | None:
-    """Who answers: nobody in caption mode, an OpenAI-compatible endpoint, or a local model."""
-    if mode == "caption":
-        return None
+def writer(llm: str, url: str | None) -> Writer:
+    """Who answers: the model of an OpenAI-compatible endpoint, or a local one, fetched if need be."""
     if url is not None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"--url must begin with http:// or https://, not '{url}'")

@@ -24,6 +24,7 @@ from lalm.completions import (
     text_beside,
 )
 from lalm.processing import AUDIO_TOKEN
+from lalm.rows import RowsError
 from lalm.sample import ask, read_manifest, write_manifest
 from lalm.systems.acdc.continuation import CONTINUATION, POOL, ContinuationError, mentions, respond
 
@@ -240,7 +241,7 @@ def test_a_run_killed_with_signal_9_goes_on_and_keeps_its_rows(tmp_path):
     end = time.monotonic() + 120
     while not (out.exists() and out.stat().st_size > 2000) and time.monotonic() < end:
         time.sleep(0.01)
-    with pytest.raises(ContinuationError, match=r"another run is writing"):
+    with pytest.raises(RowsError, match=r"another run is writing"):
         respond(path, out, Echo())
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
@@ -269,7 +270,7 @@ def test_bad_options_are_named(manifest, tmp_path, options, message):
 
 def test_other_settings_do_not_mix_into_one_file(manifest, tmp_path):
     respond(manifest, tmp_path / "out.jsonl", Echo())
-    with pytest.raises(ContinuationError, match=r"was begun with temperature=0\.7, not 0\.1"):
+    with pytest.raises(RowsError, match=r"was begun with temperature=0\.7, not 0\.1"):
         respond(manifest, tmp_path / "out.jsonl", Echo(), sampling=Sampling(temperature=0.1))
 
 
@@ -290,7 +291,7 @@ def test_two_rows_with_one_id_are_named(tmp_path):
 
 def test_a_foreign_file_is_not_overwritten(manifest, tmp_path):
     (tmp_path / "out.jsonl").write_text("notes\n")
-    with pytest.raises(ContinuationError, match="not a manifest this command wrote"):
+    with pytest.raises(RowsError, match="not a manifest this command wrote"):
         respond(manifest, tmp_path / "out.jsonl", Echo())
     assert (tmp_path / "out.jsonl").read_text() == "notes\n"
 

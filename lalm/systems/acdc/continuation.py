@@ -7,16 +7,13 @@ row, so that both see the same but for the caption, whose place the audio takes.
 """
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
 from lalm.completions import Chat, Completion, Sampling, Writer
+from lalm.rows import Counts, write_rows
 from lalm.sample import Message, Part, Sample, read_manifest
 from lalm.systems.acdc.prompts import BASELINE_SYSTEM
 from lalm.words import stems
@@ -41,17 +38,6 @@ _JOINING = stems("then first next after before while followed by that it there h
 
 class ContinuationError(ValueError):
     """A manifest or option that cannot be used."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Rows written now, rows that lay there already, and of all asked now or before, how many replies the
-    token limit cut off and how many were dropped (empty, or without any word of the caption)."""
-
-    written: int
-    already: int
-    truncated: int
-    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,7 +102,7 @@ def respond(
     content word of the caption. Rows already in ``out`` are kept, so a killed run goes on where it stopped.
     How the rows were made is written to ``<out>.json``, the ids of dropped replies to ``<out>.dropped``.
 
-    Raises ContinuationError for a manifest, option or existing ``out`` that does not fit.
+    Raises ContinuationError for a manifest or option that does not fit, RowsError for an existing ``out``.
     """
     sampling = sampling or Sampling()
     if mode != "caption" and writer is None:
@@ -138,60 +124,22 @@ def respond(
         **asdict(sampling),
     }
 
-    def answers(requests: Sequence[Request]) -> list[Completion]:
+    def answers(requests: Sequence[Request], attempt: int) -> list[Completion]:
         if writer is None:
             return [Completion(r.caption, truncated=False) for r in requests]
         return writer.complete([r.chat for r in requests], [r.seed for r in requests], sampling)
 
-    def keeps(request: Request, answer: Completion) -> bool:
-        return bool(answer.text) and (not keep_mentioning or mentions(answer.text, request.caption))
+    def row(request: Request, answer: Completion) -> Sample | None:
+        good = bool(answer.text) and (not keep_mentioning or mentions(answer.text, request.caption))
+        return request.row(answer) if good else None
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(f"{out}.lock", timeout=0):
-            _note(out, made)
-            return _write(wanted, out, answers, keeps, batch_size, progress)
-    except Timeout:
-        raise ContinuationError(f"another run is writing {out}") from None
+    wanted.sort(key=lambda r: len(r.caption))  # replies to captions alike in length end alike
+    return write_rows(wanted, out, answers, row, made, batch_size=batch_size, progress=progress)
 
 
 def mentions(reply: str, caption: str) -> bool:
     """Does the reply name anything of the caption? By the stems of its content words."""
     return bool((stems(reply) & stems(caption)) - _JOINING)
-
-
-def _write(
-    wanted: Sequence[Request],
-    out: Path,
-    answers: Callable[[Sequence[Request]], list[Completion]],
-    keeps: Callable[[Request, Completion], bool],
-    batch_size: int,
-    progress: Callable[[int, int], None] | None,
-) -> Counts:
-    """Answer the requests that ``out`` lacks, one batch on the disk before the next is begun."""
-    lost = out.with_name(out.name + ".dropped")
-    out.touch()
-    done, truncated = _resume(out)
-    dropped = set(_whole_lines(lost).decode().split("\n")[:-1])
-    requests = [r for r in wanted if r.row_id not in done and r.row_id not in dropped]
-    requests.sort(key=lambda r: len(r.caption))  # replies to captions alike in length end alike
-    written = 0
-    for at in range(0, len(requests), batch_size):
-        batch = requests[at : at + batch_size]
-        rows, missing = [], []
-        for request, answer in zip(batch, answers(batch), strict=True):
-            if keeps(request, answer):
-                rows.append(json.dumps(request.row(answer).to_json(out.parent), ensure_ascii=False))
-                truncated += answer.truncated
-            else:
-                missing.append(request.row_id)
-        _append(out, rows)
-        _append(lost, missing)
-        written += len(rows)
-        dropped.update(missing)
-        if progress:
-            progress(at + len(batch), len(requests))
-    return Counts(written, len(done), truncated, len(dropped))
 
 
 def _requests(
@@ -224,45 +172,3 @@ def _shard(shard: str) -> tuple[int, int]:
     if not (part.isdigit() and total.isdigit() and 1 <= int(part) <= int(total)):
         raise ContinuationError(f"shard must look like 2/8, not '{shard}'")
     return int(part) - 1, int(total)
-
-
-def _append(path: Path, lines: Sequence[str]) -> None:
-    """Add lines and wait until they are on the disk."""
-    if lines:
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _whole_lines(path: Path) -> bytes:
-    """What a file holds up to its last line break; a half-written last line is taken away."""
-    raw = path.read_bytes() if path.exists() else b""
-    whole = raw[: raw.rfind(b"\n") + 1]
-    if len(whole) < len(raw):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return whole
-
-
-def _resume(out: Path) -> tuple[set[str], int]:
-    """Ids already written, and how many of their replies were cut off."""
-    try:
-        rows = [json.loads(line) for line in _whole_lines(out).splitlines()]
-        return {row["id"] for row in rows}, sum(bool(row.get("truncated")) for row in rows)
-    except (ValueError, KeyError, TypeError):
-        raise ContinuationError(f"{out} exists and is not a manifest this command wrote") from None
-
-
-def _note(out: Path, made: Mapping[str, object]) -> None:
-    """``<out>.json``: how the rows were made; going on with other settings is refused."""
-    path = out.with_name(out.name + ".json")
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else made
-    for key, value in made.items():
-        if before.get(key, value) != value:
-            raise ContinuationError(
-                f"{out} was begun with {key}={before[key]!r}, not {value!r}: choose another file"
-            )
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
