@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from lalm.cli_options import WRITER, Device, Json, Llm, Longest, LoraScale, Model, Seed, Temperature, Url
+from lalm.cli_tasks import tasks_app
 from lalm.commands.errors import explain, refuse
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -28,20 +30,11 @@ recipes_app = typer.Typer(help="Training recipes that come with the package.", n
 weights_app = typer.Typer(
     help="Pretrained parts: what there is, fetching, where they lie.", no_args_is_help=True
 )
+app.add_typer(tasks_app)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(weights_app, name="weights")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Model = Annotated[str | None, typer.Option(help="Model folder (default: the embedded small model).")]
-Longest = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
-Temperature = Annotated[float, typer.Option(help="0: the likeliest answer; above: drawn at random.")]
-Seed = Annotated[int, typer.Option(help="Of the draw.")]
-LoraScale = Annotated[
-    float | None,
-    typer.Option(help="How strongly LoRA acts; 0: the LLM alone (default: as trained, SALMONN 4.0)."),
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")]
 ClickException: Any = typer.BadParameter.__mro__[2]  # typer's own click or the package, by version
 
 
@@ -156,12 +149,8 @@ def respond(
     out: Annotated[
         Path, typer.Argument(help="Manifest to write; goes on where it stopped.", show_default=False)
     ],
-    llm: Annotated[
-        str, typer.Option(help="Pinned name, folder, Hub id; with --url the endpoint's model.")
-    ] = ("qwen2.5-coder-0.5b-instruct"),
-    url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible endpoint, such as http://host:8000/v1.")
-    ] = None,
+    llm: Llm = WRITER,
+    url: Url = None,
     mode: Annotated[
         Literal["response", "caption", "pool", "continuation"],
         typer.Option(
@@ -219,37 +208,6 @@ def train(
     from lalm import train as training
 
     training.run(read, resume=resume)
-
-
-@app.command()
-def build(
-    task: Annotated[
-        str,
-        typer.Argument(
-            help="asr, translate_zh, caption, phones, emotion, music_caption, overlap, speaker, gender; "
-            "annotation: SALMONN's published JSON; corpus: every task of a `lalm corpus build` folder.",
-            show_default=False,
-        ),
-    ],
-    source: Annotated[Path, typer.Argument(help="The corpus: a file or folder.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Manifest to write; for corpus a folder.", show_default=False)],
-    layout: Annotated[
-        str | None, typer.Option(help="How the corpus is laid out, such as librispeech (docs/salmonn.md).")
-    ] = None,
-    audio: Annotated[Path | None, typer.Option(help="Folder of the audio, where it is elsewhere.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the prompts, pairs and mixtures drawn.")] = 0,
-    test: Annotated[bool, typer.Option("--test", help="The task's test prompt for every sample.")] = False,
-    language: Annotated[
-        list[str] | None, typer.Option(help="corpus: transcribe this language only; may be repeated.")
-    ] = None,
-) -> None:
-    """Turn a corpus into a manifest of instructions and answers."""
-    from lalm.commands import build as command
-
-    if task == "corpus":
-        command.corpus(source, out, seed=seed, languages=language or [])
-    else:
-        command.task(task, source, out, layout=layout, audio=audio, seed=seed, test=test)
 
 
 @app.command()

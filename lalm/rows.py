@@ -62,7 +62,8 @@ def write_rows(
 ) -> Counts:
     """Answer the requests that ``out`` lacks, one batch on the disk before the next is begun.
 
-    ``made`` says how, and is kept beside ``out``. A reply that makes no row is asked for ``tries`` times at most.
+    ``made`` says how, and is kept beside ``out``. A reply that makes no row is asked for ``tries`` times
+    in all.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     try:

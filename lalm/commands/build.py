@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from lalm.commands.respond import Sampling, progress_bar, writer
 from lalm.tasks import READERS, Source, build, recordings
+from lalm.tasks.question_answers import write_questions
+
+QA_TOKENS, LONG_QA_TOKENS = 128, 320
 
 
 def corpus(folder: Path, out: Path, *, seed: int, languages: Sequence[str]) -> None:
@@ -24,3 +28,18 @@ def task(
     built = build(name, Source(source, audio, seed), out, layout=layout, seed=None if test else seed)
     missing = f", {built.missing} left out because their audio is missing" if built.missing else ""
     print(f"{out}: {built.written} samples{missing}")
+
+
+def questions(manifest: Path, out: Path, *, seed: int, long: bool, llm: str, url: str | None) -> None:
+    """Write questions and answers about a manifest, and print how the LLM did."""
+    if not manifest.is_file():
+        raise ValueError(f"there is no manifest '{manifest}'")
+    sampling = Sampling(max_new_tokens=LONG_QA_TOKENS if long else QA_TOKENS, seed=seed)
+    with progress_bar("questions") as progress:
+        counts = write_questions(
+            manifest, out, writer(llm, url), sampling=sampling, long=long, progress=progress
+        )
+    print(
+        f"{out}: {counts.written} questions written, {counts.already} were there already, "
+        f"{counts.again} malformed replies asked for again, {counts.dropped} rows dropped"
+    )

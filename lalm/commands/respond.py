@@ -1,6 +1,8 @@
 """``lalm respond``: a manifest of captions becomes a manifest of the LLM's replies."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,19 +38,21 @@ def run(job: Job, sampling: Sampling, llm: str, url: str | None) -> None:
     if not job.manifest.is_file():
         raise ValueError(f"there is no manifest '{job.manifest}'")
     answering = None if job.mode == "caption" else writer(llm, url)
-    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("replies", total=None)
-        counts = respond(
-            writer=answering,
-            sampling=sampling,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-            **asdict(job),
-        )
+    with progress_bar("replies") as progress:
+        counts = respond(writer=answering, sampling=sampling, progress=progress, **asdict(job))
     print(
         f"{job.out}: {counts.written} rows written, {counts.already} were there already, "
         f"{counts.truncated} cut off by the token limit, {counts.dropped} dropped"
     )
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, as a function of how much is done and how much there is."""
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def writer(llm: str, url: str | None) -> Writer:

@@ -20,8 +20,9 @@ from lalm.corpus.catalogue import SPLITS, Row, classes
 from lalm.corpus.clips import Clip
 from lalm.corpus.questions import questions
 from lalm.corpus.scenes import Recording
-from lalm.sample import Sample, ask, read_manifest, write_manifest
+from lalm.sample import Sample, read_manifest, write_manifest
 from lalm.tasks.instructions import instruct
+from lalm.tasks.sources import asking
 
 TRAINED_QUESTIONS = ("presence", "speech", "what", "which_of_two")
 QUESTION_GROUP = 300  # recordings that are asked about together: ``questions`` makes at most 300 a task
@@ -72,7 +73,7 @@ def _bare(sample: Sample, task: str, target: str, references: Sequence[str] = ()
     """The sample's audio alone, with another task and target (none if empty)."""
     bare = replace(
         sample,
-        messages=ask([sample.audios[0]["audio"]], "").messages,
+        messages=asking(sample.audios),
         id=f"{task}-{sample.id}",
         task=task,
         references=tuple(references) or ((target,) if target else ()),

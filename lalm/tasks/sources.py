@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from lalm.sample import Sample, ask
+from lalm.sample import AudioPart, Message, Part, Sample, ask
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
 MAX_JSON_BYTES = 2 << 30  # the largest published annotation file is a quarter of it
@@ -102,6 +102,12 @@ def opened(path: Path) -> Path:
     if not path.is_file():
         raise SourceError(f"there is no file '{path}'")
     return path
+
+
+def asking(audios: Sequence[AudioPart], question: str = "") -> tuple[Message, ...]:
+    """One user turn: the audio parts as they are, then ``question``."""
+    text: list[Part] = [{"type": "text", "text": question}] if question else []
+    return ({"role": "user", "content": [*audios, *text]},)
 
 
 def heard(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lalm.sample import Sample, ask, read_manifest
-from lalm.tasks.sources import AUDIO_SUFFIXES, Source, SourceError, heard, lines, opened, table
+from lalm.sample import Sample, read_manifest
+from lalm.tasks.sources import AUDIO_SUFFIXES, Source, SourceError, asking, heard, lines, opened, table
 
 GENDERS = {"F": "woman", "M": "man"}
 # IEMOCAP's four usual classes; "excited" counts as happy, other labels are left out.
@@ -41,7 +41,7 @@ def transcripts(source: Source) -> Iterator[Sample]:
         if not text or not sample.audios:
             raise SourceError(f"{source.path.name}: {sample.id or 'a sample'} has no transcript or no audio")
         origin = {"recording": sample.id, **sample.origin, "transcript": text}
-        bare = replace(sample, messages=ask([sample.audios[0]["audio"]], "").messages, references=(text,))
+        bare = replace(sample, messages=asking(sample.audios), references=(text,))
         yield replace(bare, id=f"asr-{sample.id}", task="asr", origin=origin).with_target(text)
 
 

@@ -1,0 +1,20 @@
+"""Options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+WRITER = "qwen2.5-coder-0.5b-instruct"  # what writes replies and questions unless told
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[str | None, typer.Option(help="Model folder (default: the embedded small model).")]
+Longest = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
+Temperature = Annotated[float, typer.Option(help="0: the likeliest answer; above: drawn at random.")]
+Seed = Annotated[int, typer.Option(help="Of the draw.")]
+LoraScale = Annotated[
+    float | None,
+    typer.Option(help="How strongly LoRA acts; 0: the LLM alone (default: as trained, SALMONN 4.0)."),
+]
+Llm = Annotated[str, typer.Option(help="Pinned name, folder, Hub id; with --url the endpoint's model.")]
+Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, such as http://host:8000/v1.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")]

@@ -1,0 +1,51 @@
+"""``lalm perplexity``: how likely models find the known answers of manifests, with LoRA on and off."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from lalm.data import open_manifest, subset
+from lalm.engine import Engine
+from lalm.evaluate.perplexity import Perplexity, perplexities, plot
+from lalm.sample import Sample
+
+
+def run(
+    models: Sequence[str],
+    manifests: Sequence[Path],
+    out: Path,
+    *,
+    lora_scales: Sequence[float],
+    per_task: int,
+    device: str | None,
+) -> None:
+    """Print a table, and write ``out``/perplexity.json and perplexity.png."""
+    samples = answered(manifests, per_task)
+    found: list[Perplexity] = []
+    print(f"{'model':<24}{'task':<16}{'LoRA':>8}{'mean':>12}{'std':>12}{'pooled':>12}{'n':>6}")
+    for model in models:
+        engine = Engine.load(model, device)
+        scales = [None, *lora_scales] if engine.model.config.lora else [None]
+        for scale in scales:
+            for row in perplexities(engine, samples, scale):
+                found.append(row)
+                name = "trained" if scale is None else f"{scale:g}"
+                numbers = f"{row.mean:>12.4g}{row.std:>12.3g}{row.pooled:>12.4g}{row.num_answers:>6}"
+                print(f"{row.model:<24}{row.task:<16}{name:>8}{numbers}", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "perplexity.json").write_text(json.dumps([asdict(row) for row in found], indent=1) + "\n")
+    plot(found, out / "perplexity.png")
+    print(f"The numbers and the plot are in {out}.")
+
+
+def answered(manifests: Sequence[Path], per_task: int) -> list[Sample]:
+    """Samples of the manifests that have a target, ``per_task`` of each task spread evenly."""
+    by_task: dict[str, list[Sample]] = {}
+    for path in manifests:
+        for sample in open_manifest(path):
+            if sample.target:
+                by_task.setdefault(sample.task, []).append(sample)
+    if not by_task:
+        raise ValueError(f"no sample of {', '.join(str(path) for path in manifests)} has an answer")
+    return [sample for task in sorted(by_task) for sample in subset(by_task[task], per_task)]

@@ -1,0 +1,176 @@
+"""Activation tuning: which stories are kept, what trains, and what is said before and after."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import OPTIONS
+from safetensors.torch import load_file
+from tiny_parts import noise
+
+from lalm import systems
+from lalm.cli import run
+from lalm.engine import Engine, Reply
+from lalm.evaluate.perplexity import answer_nll, perplexities
+from lalm.sample import ask, message_text, read_manifest, write_manifest
+from lalm.systems.salmonn.activation import (
+    STORY_TOKENS,
+    ActivationError,
+    good,
+    learn,
+    longest,
+    without_audio,
+    write_stories,
+)
+from lalm.systems.salmonn.prompts import prompts
+from lalm.words import repeats
+
+LONG = " ".join(f"word{i}" for i in range(60))
+
+
+class Teller:
+    """An engine whose replies are given; it remembers what was asked."""
+
+    def __init__(self, texts):
+        self.texts, self.asked, self.options = list(texts), [], []
+
+    def reply(self, samples, options):
+        self.asked += samples
+        self.options.append(options)
+        texts = [self.texts.pop(0) for _ in samples]
+        return [Reply(t, (), 0.0, 0.0, 0.0, STORY_TOKENS if t == LONG else 60) for t in texts]
+
+
+def clips(count):
+    made = (replace(ask([f"{i}.wav"], "").with_target(f"Bird {i}."), id=f"c{i}") for i in range(count))
+    return [replace(clip, task="caption", references=(f"bird {i}",)) for i, clip in enumerate(made)]
+
+
+def test_texts_that_go_in_circles_repeat():
+    assert not repeats("") and not repeats("the dog and the cat and the bird and the fish")
+    assert repeats("it was so nice and " * 3) and not repeats("it was so nice and " * 2)
+    ten = "one two three four five six seven eight nine ten"
+    assert repeats(f"{ten} then {ten}")
+    assert good(LONG) and not good(LONG[:100]) and not good("a b c d " * 20)
+
+
+def test_long_stories_that_do_not_repeat_are_kept():
+    other = LONG.replace("word", "sound")
+    engine = Teller(["Birds.", LONG, "again and again and " * 20, other, LONG, LONG])
+    made = write_stories(engine, clips(6), lora_scale=1.5, count=2, seed=3)
+    assert [story.target for story in made.kept] == [LONG, other] and made.written == 4
+    assert [story.truncated for story in made.kept] == [True, False]
+    assert {options.lora_scale for options in engine.options} == {1.5}
+    assert {options.max_new_tokens for options in engine.options} == {200}
+    assert all(message_text(s.messages[0]) in prompts()["story"] for s in engine.asked)
+    assert len({s.id for s in engine.asked}) == 4 and all(s.task == "story" for s in made.kept)
+    assert made.kept[0].origin["caption"].startswith("bird")
+    with pytest.raises(ActivationError, match=r"of 3 stories at LoRA scale 2, 1 had 50 words"):
+        write_stories(Teller([LONG, "no", "no"]), clips(3), lora_scale=2.0, count=2)
+
+
+def test_other_ways_of_table_5():
+    rows = [clip.with_target("a " * n) for n, clip in enumerate(clips(5))]
+    assert [len(row.target.split()) for row in longest(rows, 2)] == [4, 3]
+    with pytest.raises(ActivationError, match="12 samples with an answer are needed, and there are 4"):
+        longest(rows)
+    story = write_stories(Teller([LONG]), clips(1), lora_scale=1.0, count=1).kept
+    (bare,) = without_audio(story)
+    assert bare.audios == [] and bare.target == LONG
+    assert bare.messages[0]["content"] == f"bird 0\n{message_text(story[0].messages[0])}"
+    with pytest.raises(ActivationError, match="no caption or transcript is known"):
+        list(without_audio([replace(story[0], origin={})]))
+
+
+@pytest.fixture
+def stage(tiny_folders, tiny_beats, tmp_path):
+    """A folder as stage 2 leaves it, with LoRA that has learned something, and a manifest."""
+    whisper, llm = map(str, tiny_folders)
+    lora = {"rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
+    parts = {"encoder": whisper, "encoder_2": str(tiny_beats), "llm": llm}
+    model, processor = systems.assemble("salmonn", **parts, options=OPTIONS["salmonn"], lora=lora)
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    systems.save(model, processor, tmp_path / "stage2", slim=True)
+    rows = []
+    for i in range(3):
+        path = noise(tmp_path / f"{i}.wav", 0.8 + 0.2 * i, seed=i)
+        row = ask([path], "What?").with_target(f"Rain falls on roof {i}.")
+        rows.append(replace(row, id=f"r{i}", task="caption"))
+    asked = replace(ask([path], "Is it rain?"), id="p", task="presence", references=("yes",))
+    write_manifest(tmp_path / "rows.jsonl", [*rows, asked])
+    write_manifest(tmp_path / "stories.jsonl", [replace(ask([path], "A story!"), id="s", task="story")])
+    return tmp_path / "stage2"
+
+
+def test_lora_and_connector_go_on_from_the_stage_before(stage, tmp_path):
+    before = load_file(stage / "model.safetensors")
+    shared = {"steps": 2, "learning_rate": 1e-2, "seed": 0}
+    learn(stage, tmp_path / "rows.jsonl", tmp_path / "both", connector=True, **shared)
+    learn(stage, tmp_path / "rows.jsonl", tmp_path / "lora", connector=False, **shared)
+    both, lora = (load_file(tmp_path / name / "model.safetensors") for name in ("both", "lora"))
+    assert set(both) == set(lora) == set(before)
+    for name, tensor in before.items():
+        if "lora_" in name:
+            assert not torch.equal(lora[name], tensor) and (lora[name] - tensor).abs().max() < 0.05
+        elif "connector" in name:
+            assert torch.equal(lora[name], tensor)
+    assert not torch.equal(both["model.connector.queries"], before["model.connector.queries"])
+
+
+def test_a_model_without_lora_cannot_be_activated(tiny, tmp_path):
+    model, processor = tiny("salmonn")
+    systems.save(model, processor, tmp_path / "plain", slim=True)
+    with pytest.raises(ActivationError, match="has no LoRA, so there is nothing to activate"):
+        learn(
+            tmp_path / "plain", tmp_path, tmp_path / "o", steps=1, learning_rate=1.0, connector=True, seed=0
+        )
+
+
+def test_the_command_activates_and_reports(stage, tmp_path, capsys):
+    out, rows = tmp_path / "active", str(tmp_path / "rows.jsonl")
+    words = ["activate", str(stage), "--clips", rows, "--out", str(out), "--way", "given", "--steps", "3"]
+    words += ["--measure", rows, "--measure", str(tmp_path / "stories.jsonl"), "--learning-rate", "0.01"]
+    assert run([*words, "--device", "cpu"]) == 0, capsys.readouterr().err
+    report = json.loads((out / "activation.json").read_text())
+    assert set(report["before"]) == set(report["after"]) == {"caption", "presence", "story"}
+    assert report["after"]["caption"]["perplexity"] < report["before"]["caption"]["perplexity"]
+    assert set(report["before"]["story"]) == {"n", "followed", "different_words", "repeating"}
+    assert {s.id for s in read_manifest(out / "stories.jsonl")} == {"r0", "r1", "r2"}
+    assert "caption         perplexity" in capsys.readouterr().out
+
+
+def test_perplexity_is_that_of_the_answer_and_the_scale_is_put_back(stage, tmp_path):
+    engine = Engine.load(str(stage), "cpu")
+    model = engine.model.float()
+    sample = next(read_manifest(tmp_path / "rows.jsonl"))
+    batch = engine.processor.batch([sample], labels=True)
+    labels = batch.pop("labels")[0]
+    logits = model(**batch).logits[0].log_softmax(1)  # (L, V)
+    places = [i for i in range(1, len(labels)) if labels[i] != -100]
+    expected = -sum(logits[i - 1, labels[i]].item() for i in places)
+    nll, count = answer_nll(engine, sample)
+    assert count == len(places) == len("Rain falls on roof 0.") + 1
+    assert nll == pytest.approx(expected, rel=1e-4)
+    (trained,) = perplexities(engine, [sample])
+    (off,) = perplexities(engine, [sample], 0.0)
+    assert trained.mean == pytest.approx(2.718281828 ** (nll / count), rel=1e-4)
+    assert off.mean != pytest.approx(trained.mean, rel=1e-3)
+    assert perplexities(engine, [sample])[0] == trained
+
+
+def test_the_perplexity_command_writes_numbers_and_a_plot(stage, tmp_path, capsys):
+    out = tmp_path / "ppl"
+    words = ["perplexity", str(stage), str(stage), "--data", str(tmp_path / "rows.jsonl"), "--out", str(out)]
+    assert run([*words, "--per-task", "2", "--device", "cpu"]) == 0, capsys.readouterr().err
+    rows = json.loads((out / "perplexity.json").read_text())
+    assert [(row["task"], row["lora_scale"], row["num_answers"]) for row in rows] == [
+        ("caption", None, 2),
+        ("caption", 0.0, 2),
+    ] * 2
+    assert (out / "perplexity.png").read_bytes()[:4] == b"\x89PNG"
+    assert run(["perplexity", str(stage), "--data", str(tmp_path / "stories.jsonl")]) == 2
+    assert "has an answer" in capsys.readouterr().err
