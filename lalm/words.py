@@ -1,7 +1,6 @@
 """Words of English answers and captions, as far as comparing them needs."""
 
 import re
-from collections import Counter
 
 STOP_WORDS = frozenset(
     [
@@ -47,13 +46,3 @@ def stem(word: str) -> str:
 def stems(text: str) -> set[str]:
     """Stems of the content words."""
     return {stem(w) for w in words(text) if w not in STOP_WORDS}
-
-
-def repeats(text: str) -> bool:
-    """Whether a text goes in circles: some four words in a row three times, or some ten twice."""
-    said = words(text)
-    for size, limit in ((4, 3), (10, 2)):
-        counts = Counter(tuple(said[i : i + size]) for i in range(len(said) - size + 1))
-        if counts and max(counts.values()) >= limit:
-            return True
-    return False

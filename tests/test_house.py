@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "systems.*.prompts": [],
     "systems.*.released": ["encoders.whisper", "processing", "systems.*.model", "systems.*.prompts"],
     "systems.salmonn.activation": [
-        *["engine", "recipe", "sample", "systems", "tasks.instructions", "train", "words"],
+        *["engine", "evaluate.following", "recipe", "sample", "systems", "tasks.instructions", "train"],
+        "words",
     ],
     "systems.*": [  # data builders and objectives of one paper
         *["completions", "data", "engine", "modeling", "processing", "rows", "sample", "words"],

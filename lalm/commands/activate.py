@@ -9,19 +9,17 @@ from typing import Any, Literal
 
 from lalm.data import open_manifest, subset
 from lalm.engine import Engine, Options
+from lalm.evaluate.following import STORY_TOKENS, diversity, repeat_rate, story_following
 from lalm.evaluate.perplexity import perplexities
 from lalm.evaluate.scoring import SCORERS
 from lalm.sample import Sample, write_manifest
 from lalm.systems.salmonn.activation import (
     NUM_STORIES,
-    STORY_TOKENS,
-    STORY_WORDS,
     learn,
     longest,
     without_audio,
     write_stories,
 )
-from lalm.words import repeats, words
 
 ANSWER_TOKENS = 64  # of an answer to anything but a story
 
@@ -105,13 +103,9 @@ def measure(engine: Engine, samples: Sequence[Sample]) -> dict[str, dict[str, fl
 
 
 def _stories_told(answers: Sequence[str]) -> dict[str, float]:
-    """Appendix C: followed when 50 words or more; diversity is how many different words a story has."""
-    said = [words(answer) for answer in answers]
-    return {
-        "followed": mean(float(len(story) >= STORY_WORDS) for story in said),
-        "different_words": mean(len(set(story)) for story in said),
-        "repeating": mean(float(repeats(answer)) for answer in answers),
-    }
+    """Appendix C's following rate and diversity, and table 5's repeat rate."""
+    measures = {"followed": story_following, "different_words": diversity, "repeating": repeat_rate}
+    return {name: measure(answers).value for name, measure in measures.items()}
 
 
 def _scored(samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from conftest import OPTIONS
 from safetensors.torch import load_file
 from tiny_parts import noise
 
-from lalm import systems
+from lalm import recipe, systems
 from lalm.cli import run
 from lalm.engine import Engine, Reply
 from lalm.evaluate.perplexity import answer_nll, perplexities
@@ -24,7 +24,6 @@ from lalm.systems.salmonn.activation import (
     write_stories,
 )
 from lalm.systems.salmonn.prompts import prompts
-from lalm.words import repeats
 
 LONG = " ".join(f"word{i}" for i in range(60))
 
@@ -47,11 +46,7 @@ def clips(count):
     return [replace(clip, task="caption", references=(f"bird {i}",)) for i, clip in enumerate(made)]
 
 
-def test_texts_that_go_in_circles_repeat():
-    assert not repeats("") and not repeats("the dog and the cat and the bird and the fish")
-    assert repeats("it was so nice and " * 3) and not repeats("it was so nice and " * 2)
-    ten = "one two three four five six seven eight nine ten"
-    assert repeats(f"{ten} then {ten}")
+def test_good_stories_are_long_and_do_not_repeat():
     assert good(LONG) and not good(LONG[:100]) and not good("a b c d " * 20)
 
 
@@ -119,6 +114,15 @@ def test_lora_and_connector_go_on_from_the_stage_before(stage, tmp_path):
         elif "connector" in name:
             assert torch.equal(lora[name], tensor)
     assert not torch.equal(both["model.connector.queries"], before["model.connector.queries"])
+
+
+def test_stages_start_from_each_other():
+    for size in ("", "_small"):
+        stages = [recipe.load(f"salmonn/{name}{size}") for name in ("1_pretrain", "2_instruct", "3_activate")]
+        assert [stage.init.from_ for stage in stages] == [None, stages[0].out, stages[1].out]
+        assert len({stage.lora.model_dump_json() for stage in stages}) == 1
+        assert all(stage.trainable == ["connector"] for stage in stages)
+        assert (stages[2].optim.max_steps, stages[2].optim.batch_size) == (12, 1)
 
 
 def test_a_model_without_lora_cannot_be_activated(tiny, tmp_path):

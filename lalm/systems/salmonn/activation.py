@@ -14,14 +14,13 @@ import numpy as np
 
 from lalm import systems, train
 from lalm.engine import Engine, Options, pick_device, pick_dtype
+from lalm.evaluate.following import STORY_TOKENS, STORY_WORDS, follows_story, repeats
 from lalm.recipe import Recipe
 from lalm.sample import Message, Sample, message_text
 from lalm.tasks.instructions import instruct
-from lalm.words import repeats, words
+from lalm.words import words
 
 NUM_STORIES = 12  # section 4.2 "twelve stories ... 12 steps, with each step using only one story sample"
-STORY_TOKENS = 200  # appendix C "we set the max length of output tokens to 200"
-STORY_WORDS = 50  # appendix C "answers shorter than 50 words are regarded as disobeying"
 
 
 class ActivationError(ValueError):
@@ -73,7 +72,7 @@ def write_stories(
 
 def good(story: str) -> bool:
     """Long enough to count as a story, and not repeating itself."""
-    return len(words(story)) >= STORY_WORDS and not repeats(story)
+    return follows_story(story) and not repeats(story)
 
 
 def longest(samples: Sequence[Sample], count: int = NUM_STORIES) -> tuple[Sample, ...]:
