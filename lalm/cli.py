@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from lalm.cli_evaluate import evaluate_app
 from lalm.cli_options import WRITER, Device, Json, Llm, Longest, LoraScale, Model, Seed, Temperature, Url
 from lalm.cli_tasks import tasks_app
 from lalm.commands.errors import explain, refuse
@@ -34,6 +35,7 @@ app.add_typer(tasks_app)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(weights_app, name="weights")
+app.add_typer(evaluate_app)
 
 ClickException: Any = typer.BadParameter.__mro__[2]  # typer's own click or the package, by version
 

@@ -20,7 +20,7 @@ from lalm.modeling import load_causal_lm
 from lalm.processing import bare_template
 from lalm.systems import load_tokenizer
 
-Chat: TypeAlias = Sequence[dict[str, str]]
+Chat: TypeAlias = Sequence[dict[str, Any]]
 
 DRAW_BLOCK = 128  # vocabulary entries that are summed together before a token is looked for among them
 BARE_TOKENS = 20  # more than any template's markers around one letter; a system text takes more
@@ -204,7 +204,8 @@ class EndpointWriter:
 
     The endpoint applies its own chat template. Before the first chat without a system turn, one letter is
     sent; if the prompt counted in the reply is longer than markers can make it, the template adds a system
-    text and the run is refused. ``requests_per_s`` limits how quickly requests start (None: no limit).
+    text and the run is refused, unless ``bare`` is False. ``requests_per_s`` limits how quickly requests
+    start (None: no limit).
     """
 
     url: str
@@ -215,6 +216,7 @@ class EndpointWriter:
     pause_s: float = 0.5
     timeout_s: float = 120.0
     requests_per_s: float | None = None
+    bare: bool = True
     template: str = "the endpoint's"
 
     def __post_init__(self) -> None:
@@ -227,7 +229,7 @@ class EndpointWriter:
 
     def complete(self, chats: Sequence[Chat], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
         """One reply a chat, in order. Raises CompletionError when the endpoint keeps failing."""
-        if not self._probed and chats and chats[0][0]["role"] != "system":
+        if self.bare and not self._probed and chats and chats[0][0]["role"] != "system":
             self._probe()
             self._probed = True
         with ThreadPoolExecutor(self.concurrency) as pool:

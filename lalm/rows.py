@@ -86,7 +86,7 @@ def _write(
     lost = out.with_name(out.name + ".dropped")
     out.touch()
     done, truncated = _resume(out)
-    dropped = set(_whole_lines(lost).decode().split("\n")[:-1])
+    dropped = set(whole_lines(lost).decode().split("\n")[:-1])
     requests = [r for r in wanted if r.row_id not in done and r.row_id not in dropped]
     written = again = 0
     for at in range(0, len(requests), batch_size):
@@ -102,8 +102,8 @@ def _write(
             if not left:
                 break
         samples = [rows[request.row_id] for request in batch if request.row_id in rows]
-        _append(out, [json.dumps(sample.to_json(out.parent), ensure_ascii=False) for sample in samples])
-        _append(lost, [request.row_id for request in left])
+        append(out, [json.dumps(sample.to_json(out.parent), ensure_ascii=False) for sample in samples])
+        append(lost, [request.row_id for request in left])
         written += len(samples)
         truncated += sum(sample.truncated for sample in samples)
         dropped.update(request.row_id for request in left)
@@ -112,7 +112,7 @@ def _write(
     return Counts(written, len(done), truncated, len(dropped), again)
 
 
-def _append(path: Path, lines: Sequence[str]) -> None:
+def append(path: Path, lines: Sequence[str]) -> None:
     """Add lines and wait until they are on the disk."""
     if lines:
         with path.open("a", encoding="utf-8") as file:
@@ -121,7 +121,7 @@ def _append(path: Path, lines: Sequence[str]) -> None:
             os.fsync(file.fileno())
 
 
-def _whole_lines(path: Path) -> bytes:
+def whole_lines(path: Path) -> bytes:
     """What a file holds up to its last line break; a half-written last line is taken away."""
     raw = path.read_bytes() if path.exists() else b""
     whole = raw[: raw.rfind(b"\n") + 1]
@@ -134,7 +134,7 @@ def _whole_lines(path: Path) -> bytes:
 def _resume(out: Path) -> tuple[set[str], int]:
     """Ids already written, and how many of their replies were cut off."""
     try:
-        rows = [json.loads(line) for line in _whole_lines(out).splitlines()]
+        rows = [json.loads(line) for line in whole_lines(out).splitlines()]
         return {row["id"] for row in rows}, sum(bool(row.get("truncated")) for row in rows)
     except (ValueError, KeyError, TypeError):
         raise RowsError(f"{out} exists and is not a manifest this command wrote") from None

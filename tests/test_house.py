@@ -73,7 +73,10 @@ MAY_IMPORT = {
     "tasks*": [
         *["audio", "completions", "corpus.*", "rows", "sample", "systems.salmonn.prompts", "tasks.*"],
     ],
-    "evaluate*": ["audio", "data", "engine", "sample", "systems", "words", "evaluate.*"],
+    "evaluate*": [
+        *["audio", "completions", "engine", "messages", "rows", "sample", "systems", "weights", "words"],
+        *["evaluate.*", "tasks", "tasks.*"],
+    ],
     "commands*": ["[!c]*", "c[!l]*"],  # anything but cli
     "cli*": ["cli_*", "commands.*", "pins", "recipe", "train"],
 }
@@ -82,8 +85,8 @@ MAY_BE_IMPORTED_BY = {
     "typer": ["cli*"],
     "rich": ["commands*", "train*"],
     "peft": ["systems", "train"],
-    "yaml": ["recipe"],
-    "pydantic": ["recipe"],
+    "yaml": ["recipe", "evaluate.task"],
+    "pydantic": ["recipe", "evaluate.task"],
     "fastapi": [],
     "torchaudio": [],
     "torchvision": [],

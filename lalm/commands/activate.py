@@ -4,14 +4,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any, Literal
 
 from lalm.data import open_manifest, subset
-from lalm.engine import Engine, Options
-from lalm.evaluate.following import STORY_TOKENS, diversity, repeat_rate, story_following
+from lalm.engine import Engine, Options, Reply
+from lalm.evaluate.following import STORY_TOKENS
+from lalm.evaluate.metrics import Answer, Resources, unreadable
+from lalm.evaluate.parsers import PARSERS
 from lalm.evaluate.perplexity import perplexities
-from lalm.evaluate.scoring import SCORERS
+from lalm.evaluate.scores import score
+from lalm.evaluate.task import Task, known_tasks
 from lalm.sample import Sample, write_manifest
 from lalm.systems.salmonn.activation import (
     NUM_STORIES,
@@ -87,33 +89,28 @@ def _stories(job: Job, engine: Engine, clips: Sequence[Sample]) -> tuple[list[Sa
 
 
 def measure(engine: Engine, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-    """By task: its score if it has one, how far stories are stories, and the perplexity of known answers."""
+    """By task: its metrics if `lalm eval` knows it, and the perplexity of known answers."""
     found: dict[str, dict[str, float]] = {}
-    for task in sorted({sample.task for sample in samples}):
-        own = [sample for sample in samples if sample.task == task]
-        found[task] = {"n": float(len(own))}
-        if task in SCORERS or task == "story":
-            limit = STORY_TOKENS if task == "story" else ANSWER_TOKENS
-            answers = [reply.text for reply in engine.reply(own, Options(limit))]
-            found[task] |= _stories_told(answers) if task == "story" else _scored(own, answers)
+    for name in sorted({sample.task for sample in samples}):
+        own = [sample for sample in samples if sample.task == name]
+        found[name] = {"n": float(len(own))}
+        if (task := known_tasks().get(name)) is not None:
+            limit = STORY_TOKENS if name == "story" else ANSWER_TOKENS
+            found[name] |= _scored(task, own, engine.reply(own, Options(limit)))
         known = [sample for sample in own if sample.target]
         if known:
-            found[task]["perplexity"] = perplexities(engine, known)[0].pooled
+            found[name]["perplexity"] = perplexities(engine, known)[0].pooled
     return found
 
 
-def _stories_told(answers: Sequence[str]) -> dict[str, float]:
-    """Appendix C's following rate and diversity, and table 5's repeat rate."""
-    measures = {"followed": story_following, "different_words": diversity, "repeating": repeat_rate}
-    return {name: measure(answers).value for name, measure in measures.items()}
-
-
-def _scored(samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, float]:
-    scores = [SCORERS[s.task](s, answer) for s, answer in zip(samples, answers, strict=True)]
-    return {
-        "score": mean(score or 0.0 for score in scores),
-        "unreadable": mean(float(score is None) for score in scores),
-    }
+def _scored(task: Task, samples: Sequence[Sample], replies: Sequence[Reply]) -> dict[str, float]:
+    answers = [
+        Answer(sample, reply.text, PARSERS[task.parser](sample, reply.text))
+        for sample, reply in zip(samples, replies, strict=True)
+    ]
+    scored = score(task, answers, Resources(), judged=False)
+    values = {name: measured.value for name, measured in scored.measured.items()}
+    return {**values, "unreadable": unreadable(answers).value}
 
 
 def _of_each_task(path: Path, count: int) -> list[Sample]:

@@ -30,11 +30,6 @@ def question_following(answers: Sequence[str], spoken: Sequence[str]) -> Measure
     return mean_of([float(follows_question(a, s)) for a, s in zip(answers, spoken, strict=True)])
 
 
-def story_following(answers: Sequence[str]) -> Measured:
-    """Following rate of storytelling."""
-    return mean_of([float(follows_story(answer)) for answer in answers])
-
-
 def diversity(answers: Sequence[str]) -> Measured:
     """Different words in an answer, on average: "counting the number of different words" (section 4.3)."""
     return mean_of([float(len(set(words(answer)))) for answer in answers])

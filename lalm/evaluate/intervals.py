@@ -71,11 +71,17 @@ def ratio(sums: Array) -> Array:
 
 
 def interval(measured: Measured, recordings: Sequence[str], *, seed: int = 0) -> Interval:
-    """The metric with its interval; ``recordings`` names each item's recording."""
+    """The metric with its interval; ``recordings`` names each item's recording.
+
+    All right or all wrong, which no draw can change, has the exact binomial limit instead of no width.
+    """
     draws = np.concatenate([measured.of_counts(c) for c in _counts(measured, recordings, seed)])
-    num_recordings = len(set(recordings))
+    num_recordings, value = len(set(recordings)), measured.value
     low, high = _limits(draws, num_recordings)
-    return Interval(measured.value, low, high, measured.num_items, num_recordings)
+    if low == high and value in (0.0, 1.0):
+        beyond = 1 - 0.025 ** (1 / num_recordings)
+        low, high = (0.0, beyond) if value == 0 else (1 - beyond, 1.0)
+    return Interval(value, low, high, measured.num_items, num_recordings)
 
 
 def difference(mine: Measured, other: Measured, recordings: Sequence[str], *, seed: int = 0) -> Difference:

@@ -9,8 +9,9 @@ import numpy as np
 from lalm.evaluate import bleu, captions, embeddings, errors, events, following, labels
 from lalm.evaluate.intervals import Measured, mean_of
 from lalm.evaluate.meteor import meteor
+from lalm.evaluate.parsers import speaks
 from lalm.sample import Sample
-from lalm.words import words
+from lalm.words import stems, words
 
 NEEDS_SPICE = (
     "SPICE needs Java 8 to 13 and Stanford CoreNLP 3.6.0 with its models, and is not computed here; "
@@ -20,11 +21,13 @@ NEEDS_SPICE = (
 
 @dataclass(frozen=True)
 class Answer:
-    """One answered item. ``read`` is what the task's parser made of the text; None: nothing readable."""
+    """One answered item. ``read`` is what the task's parser made of the text; None: nothing readable.
+    ``judged`` is a judge's score, from 0 to 1; None: the judge's reply was not readable, or nobody judged."""
 
     sample: Sample
     text: str
     read: str | None
+    judged: float | None = None
 
     @property
     def recording(self) -> str:
@@ -39,20 +42,22 @@ class Resources:
     used: dict[str, str] = field(default_factory=dict)
 
     def folder(self, name: str, metric: str) -> Path:
-        """The folder given for ``name``. Raises ValueError when there is none."""
+        """The folder given for ``name``. Raises LookupError when there is none."""
         if name not in self.folders:
-            raise ValueError(f"{metric} needs a folder: say --resource {name}=FOLDER (docs/evaluate.md)")
+            raise LookupError(f"{metric} needs a folder: say --resource {name}=FOLDER (docs/evaluate.md)")
         self.used[metric] = self.folders[name].name
         return self.folders[name]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """``measure`` takes a run's answers; ``percent`` says that the number is shown times 100."""
+    """``measure`` takes a run's answers; ``percent`` says that the number is shown times 100, ``compares``
+    that answers are compared with references."""
 
     measure: Callable[[Sequence[Answer], Resources], Measured]
     lower_is_better: bool = False
     percent: bool = True
+    compares: bool = True
 
 
 def _texts(answers: Sequence[Answer]) -> tuple[list[str], list[Sequence[str]]]:
@@ -98,8 +103,24 @@ def _accuracy(answers: Sequence[Answer], resources: Resources) -> Measured:
     return mean_of([_right(answer) for answer in answers])
 
 
-def _unreadable(answers: Sequence[Answer], resources: Resources) -> Measured:
+def unreadable(answers: Sequence[Answer]) -> Measured:
+    """Share of the answers that the parser could not read: wrong, and told apart."""
     return mean_of([float(answer.read is None) for answer in answers])
+
+
+def _names(answer: Answer) -> float:
+    """1 when the answer names all content words of any reference."""
+    named = stems(answer.text)
+    return float(any(own <= named for own in map(stems, answer.sample.references) if own))
+
+
+def _on_each(score: Callable[[Answer], bool | float], *, compares: bool = False) -> Metric:
+    return Metric(lambda answers, _: mean_of([float(score(answer)) for answer in answers]), compares=compares)
+
+
+def _judged(answers: Sequence[Answer], resources: Resources) -> Measured:
+    """The judge's mean score; an unreadable judgment counts 0 and is counted apart."""
+    return mean_of([answer.judged or 0.0 for answer in answers])
 
 
 def _macro_f1(answers: Sequence[Answer], resources: Resources) -> Measured:
@@ -156,7 +177,7 @@ def _fense(answers: Sequence[Answer], resources: Resources) -> Measured:
 
 
 def _spice(answers: Sequence[Answer], resources: Resources) -> Measured:
-    raise ValueError(NEEDS_SPICE)
+    raise LookupError(NEEDS_SPICE)
 
 
 METRICS: Mapping[str, Metric] = {
@@ -173,7 +194,12 @@ METRICS: Mapping[str, Metric] = {
     "similarity": Metric(_similarity),
     "fense": Metric(_fense),
     "accuracy": Metric(_accuracy),
-    "unreadable": Metric(_unreadable, lower_is_better=True),
+    "names": _on_each(_names, compares=True),
+    "judge": Metric(_judged),
+    "one_word": _on_each(lambda answer: len(words(answer.text)) == 1),
+    "ten_words": _on_each(lambda answer: 9 <= len(words(answer.text)) <= 11),
+    "says_yes_or_no": _on_each(lambda answer: words(answer.text) in (["yes"], ["no"])),
+    "in_language": _on_each(lambda a: speaks(a.text, a.sample.origin.get("target_language", ""))),
     "macro_f1": Metric(_macro_f1),
     "map": Metric(_tagging),
     "event_f1": Metric(lambda answers, _: events.event_f1(*_spans(answers))),
@@ -182,9 +208,13 @@ METRICS: Mapping[str, Metric] = {
     "recall_at_iou_5": Metric(lambda answers, _: events.recall_at_iou(*_spans(answers), 0.5)),
     "keywords": Metric(_keywords),
     "following": Metric(_question_following),
-    "story_following": Metric(lambda answers, _: following.story_following([a.text for a in answers])),
-    "diversity": Metric(lambda answers, _: following.diversity([a.text for a in answers]), percent=False),
+    "story_following": _on_each(lambda answer: following.follows_story(answer.text)),
+    "diversity": Metric(
+        lambda answers, _: following.diversity([a.text for a in answers]), percent=False, compares=False
+    ),
     "repeat_rate": Metric(
-        lambda answers, _: following.repeat_rate([a.text for a in answers]), lower_is_better=True
+        lambda answers, _: following.repeat_rate([a.text for a in answers]),
+        lower_is_better=True,
+        compares=False,
     ),
 }

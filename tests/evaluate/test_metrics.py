@@ -164,7 +164,7 @@ def test_every_metric_says_what_it_lacks_or_gives_an_interval():
     for name, metric in METRICS.items():
         resources = Resources()
         if name in ("spice", "spider", "similarity", "fense"):
-            with pytest.raises(ValueError, match=r"needs (Java|a folder)"):
+            with pytest.raises(LookupError, match=r"needs (Java|a folder)"):
                 metric.measure(items, resources)
             continue
         found = interval(metric.measure(items, resources), [item.recording for item in items])

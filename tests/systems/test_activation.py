@@ -142,7 +142,9 @@ def test_the_command_activates_and_reports(stage, tmp_path, capsys):
     report = json.loads((out / "activation.json").read_text())
     assert set(report["before"]) == set(report["after"]) == {"caption", "presence", "story"}
     assert report["after"]["caption"]["perplexity"] < report["before"]["caption"]["perplexity"]
-    assert set(report["before"]["story"]) == {"n", "followed", "different_words", "repeating"}
+    assert set(report["before"]["story"]) == {
+        *("n", "diversity", "story_following", "repeat_rate", "unreadable")
+    }
     assert {s.id for s in read_manifest(out / "stories.jsonl")} == {"r0", "r1", "r2"}
     assert "caption         perplexity" in capsys.readouterr().out
 

@@ -1,0 +1,206 @@
+"""Who answers: a local model, an OpenAI-compatible endpoint, or a file of answers given elsewhere.
+
+Answers are appended to ``predictions.jsonl`` chunk by chunk, so that a killed run goes on where it stopped.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from lalm.audio import SAMPLE_RATE, load_audio
+from lalm.completions import EndpointWriter, Sampling
+from lalm.engine import Engine, Options
+from lalm.messages import message_to_openai
+from lalm.rows import append, whole_lines
+from lalm.sample import Sample
+
+CHUNK = 64  # answers between two writes
+
+
+@dataclass(frozen=True)
+class Said:
+    """One answer; seconds of each recording given, and heard where that is known."""
+
+    text: str
+    given_s: tuple[float, ...] = ()
+    heard_s: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which answer: of a task, under a control, to an item."""
+
+    task: str
+    control: str
+    id: str
+
+
+class Answerer(Protocol):
+    """Anything that answers samples; ``name`` is what the report calls it."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], max_new_tokens: int) -> list[Said]:
+        """One answer a sample, in order."""
+
+
+@dataclass
+class Local:
+    """A loaded model, answering greedily, batched by length."""
+
+    engine: Engine
+    lora_scale: float | None = None
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.engine.name
+
+    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], max_new_tokens: int) -> list[Said]:
+        """One answer a sample, in order."""
+        options = Options(max_new_tokens=max_new_tokens, seed=self.seed, lora_scale=self.lora_scale)
+        return [
+            Said(
+                reply.text,
+                tuple(round(heard.seconds_given, 3) for heard in reply.heard),
+                tuple(round(heard.seconds_heard, 3) for heard in reply.heard),
+            )
+            for reply in self.engine.reply(samples, options)
+        ]
+
+
+@dataclass
+class Endpoint:
+    """An OpenAI-compatible endpoint that takes ``input_audio``; what it hears of a recording is unknown."""
+
+    writer: EndpointWriter
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.writer.name
+
+    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], max_new_tokens: int) -> list[Said]:
+        """One answer a sample, in order."""
+        chats = [[message_to_openai(_plain(message)) for message in sample.messages] for sample in samples]
+        sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens, seed=self.seed)
+        done = self.writer.complete(chats, [self.seed] * len(chats), sampling)
+        return [Said(reply.text, _given(s)) for s, reply in zip(samples, done, strict=True)]
+
+
+class Recorded:
+    """Answers of a file: JSONL rows with "id" and "text", and "task" and "control" where several are.
+
+    A ``predictions.jsonl`` that this program wrote is such a file. Raises ValueError for one that is not.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.stem
+        self._said: dict[tuple[str, str, str], Said] = {}
+        for place, row in rows_of(path):
+            task, control = row.get("task", ""), row.get("control", "audio")
+            if not isinstance(row.get("id"), str) or not isinstance(row.get("text"), str):
+                raise ValueError(f"{place}: an answer needs an id and a text, both strings")
+            said = Said(row["text"], tuple(row.get("given_s") or ()), _maybe(row.get("heard_s")))
+            self._said[str(task), str(control), row["id"]] = said
+
+    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], max_new_tokens: int) -> list[Said]:
+        """The recorded answers. Raises ValueError naming the first that is not there."""
+        found = [
+            self._said.get((k.task, k.control, k.id)) or self._said.get(("", k.control, k.id)) for k in keys
+        ]
+        lacking = [key for key, said in zip(keys, found, strict=True) if said is None]
+        if lacking:
+            more = f", nor to {len(lacking) - 1} others" if len(lacking) > 1 else ""
+            spoiled = f" under the control '{lacking[0].control}'" if lacking[0].control != "audio" else ""
+            raise ValueError(
+                f"the predictions hold no answer to '{lacking[0].id}' of {lacking[0].task}{spoiled}{more}"
+            )
+        return [said for said in found if said is not None]
+
+
+def rows_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(place, row) of a JSONL file."""
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise ValueError(f"{path.name}:{number}: not JSON") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path.name}:{number}: not a JSON object")
+        rows.append((f"{path.name}:{number}", row))
+    return rows
+
+
+def collect(
+    wanted: Sequence[tuple[Key, Sample, int]],
+    answerer: Answerer,
+    log: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[Key, Said]:
+    """Answers to all of ``wanted`` (key, sample as asked, longest answer): those in ``log``, and new ones
+    that are appended to it."""
+    said: dict[Key, Said] = {}
+    whole_lines(log)
+    for _, row in rows_of(log) if log.exists() else []:
+        key = Key(str(row.get("task")), str(row.get("control")), str(row.get("id")))
+        said[key] = Said(str(row.get("text")), tuple(row.get("given_s") or ()), _maybe(row.get("heard_s")))
+    missing = [item for item in wanted if item[0] not in said]
+    missing.sort(key=lambda item: item[2])  # one limit a chunk
+    done = len(wanted) - len(missing)
+    if progress:
+        progress(done, len(wanted))
+    while missing:
+        limit = missing[0][2]
+        chunk = [item for item in missing[:CHUNK] if item[2] == limit]
+        missing = missing[len(chunk) :]
+        answers = answerer.answer([item[0] for item in chunk], [item[1] for item in chunk], limit)
+        lines = []
+        for (key, _, _), answer in zip(chunk, answers, strict=True):
+            said[key] = answer
+            lines.append(json.dumps(asdict(key) | asdict(answer), ensure_ascii=False))
+        append(log, lines)
+        done += len(chunk)
+        if progress:
+            progress(done, len(wanted))
+    return {key: said[key] for key, _, _ in wanted}
+
+
+def _maybe(seconds: Any) -> tuple[float, ...] | None:
+    return tuple(seconds) if seconds is not None else None
+
+
+def _plain(message: Any) -> Any:
+    """Captions in an audio's place as text, which any endpoint understands."""
+    if isinstance(message["content"], str):
+        return message
+    parts = [
+        {"type": "text", "text": part["text"]} if part["type"] == "caption" else part
+        for part in message["content"]
+    ]
+    return {**message, "content": parts}
+
+
+def _given(sample: Sample) -> tuple[float, ...]:
+    return tuple(
+        round(
+            len(
+                load_audio(
+                    part["audio"],
+                    rate=part.get("rate"),
+                    offset_s=part.get("offset_s", 0.0),
+                    duration_s=part.get("duration_s"),
+                )
+            )
+            / SAMPLE_RATE,
+            3,
+        )
+        for part in sample.audios
+    )

@@ -1,0 +1,146 @@
+"""What a run rests on, as hashes: weights, data, prompts, template, parser, normaliser, judge, versions."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lalm.engine import Engine
+from lalm.evaluate.answers import Answerer, Endpoint, Local
+from lalm.evaluate.controls import asked, recording_of
+from lalm.evaluate.normalise import normaliser_name
+from lalm.evaluate.parsers import fingerprint
+from lalm.evaluate.task import Asked, question_of
+from lalm.sample import Sample
+from lalm.weights import resolve
+
+LIBRARIES = ("lalm", "torch", "transformers", "peft", "jiwer", "sacrebleu", "numpy", "soundfile")
+# Two runs of a task can be compared only when these agree.
+MUST_MATCH = ("data", "prompt", "prompts", "parser", "parser_code", "normaliser", "max_new_tokens", "judge")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries whose numbers these are."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def model_card(answerer: Answerer, folder: Path | None) -> dict[str, Any]:
+    """Who answered. For a local model the hash of every weight that acts, and of the chat template."""
+    if isinstance(answerer, Endpoint):
+        return {"name": answerer.name, "kind": "endpoint", "url": answerer.writer.url}
+    if not isinstance(answerer, Local):
+        return {"name": answerer.name, "kind": "predictions"}
+    engine = answerer.engine
+    return {
+        "name": engine.name,
+        "kind": "local",
+        "weights": _weights(engine, folder),
+        "template": _template(engine),
+        "dtype": str(engine.model.dtype).removeprefix("torch."),
+        "device": str(engine.model.device),
+        "lora_scale": answerer.lora_scale,
+    }
+
+
+def _weights(engine: Engine, folder: Path | None) -> str:
+    folders = [folder] if folder else []
+    parts = [name for name in engine.model.config.parts.values() if name]
+    folders += [place for name in parts if (place := resolve(name)) != folder]
+    files = [path for place in folders for path in _weight_files(place)]
+    if not files:  # a model that was never on a disk: of its tensors then
+        state = engine.model.state_dict()
+        return _digest(bytes(f"{k} {state[k].float().sum().item()}", "utf-8") for k in sorted(state))
+    return _digest(_file(path) for path in files)
+
+
+def _weight_files(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    return sorted(p for p in place.glob("*") if p.suffix in (".safetensors", ".json", ".gguf", ".bin"))
+
+
+def _template(engine: Engine) -> str:
+    processor = engine.processor
+    prompt = json.dumps(processor.question_prompt, sort_keys=True)
+    return _digest([str(processor.chat_template).encode(), prompt.encode()])
+
+
+def task_card(opened: Asked, judge: str) -> dict[str, Any]:
+    """What a task's items, question and reading are."""
+    task, samples = opened.task, opened.samples
+    put = asked(task, samples)
+    languages = {sample.origin.get("language", "en") for sample in samples}
+    scores_text = {"wer", "following"} & set(task.metrics)
+    return {
+        "about": task.about,
+        "citation": task.citation,
+        "source": opened.source,
+        "items": len(samples),
+        "recordings": len({recording_of(sample) for sample in samples}),
+        "missing": opened.missing,
+        "data": _digest(_item(sample) for sample in samples),
+        "prompt": task.prompts[0] if task.prompts else "each item's own",
+        "prompts": _digest(f"{s.id} {question_of(s)}".encode() for s in put),
+        "parser": task.parser,
+        "parser_code": fingerprint(task.parser),
+        "normaliser": sorted({normaliser_name(name) for name in languages}) if scores_text else [],
+        "max_new_tokens": task.max_new_tokens,
+        "judge": judge if "judge" in task.metrics else "",
+        "chance": _chance(opened),
+    }
+
+
+def _chance(opened: Asked) -> float | None:
+    """What guessing scores; None where guessing has no fixed score."""
+    if opened.task.metrics[0] != "accuracy":
+        return None
+    if opened.task.parser == "yes_no":
+        return 0.5
+    sizes = [len(sample.choices) for sample in opened.samples]
+    return sum(1 / size for size in sizes) / len(sizes) if all(sizes) else None
+
+
+def _item(sample: Sample) -> bytes:
+    """One item: id, answers, choices and the bytes of its audio."""
+    told = json.dumps([sample.id, sample.references, sample.choices, sample.events], ensure_ascii=False)
+    return told.encode() + b"".join(_audio(part) for part in sample.audios)
+
+
+def _audio(part: Any) -> bytes:
+    source, place = part["audio"], f" {part.get('offset_s')} {part.get('duration_s')}".encode()
+    if isinstance(source, np.ndarray):
+        return hashlib.sha256(source.tobytes()).digest() + place
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).digest() + place
+    path = Path(str(source))
+    is_file = isinstance(source, Path) or ":" not in str(source)[:12]
+    return (_file(path) if is_file else hashlib.sha256(str(source).encode()).digest()) + place
+
+
+def _file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _digest(pieces: Iterable[bytes]) -> str:
+    """sha256 of the pieces, each with its length before it."""
+    whole = hashlib.sha256()
+    for piece in pieces:
+        whole.update(len(piece).to_bytes(8, "big") + piece)
+    return whole.hexdigest()[:32]
+
+
+def differing(mine: dict[str, Any], other: dict[str, Any], keys: Sequence[str] = MUST_MATCH) -> list[str]:
+    """The keys in which two cards' tasks differ."""
+    return [key for key in keys if mine.get(key) != other.get(key)]

@@ -1,0 +1,157 @@
+"""An LLM as judge, by three published protocols in our own words.
+
+``quality``: 0 to 5 against the reference (AudioBench, arXiv 2406.16020; its score is this times 20).
+``chat``: 1 to 10 each for the reference and the answer, in both orders (AIR-Bench, arXiv 2402.07729); the
+answer's mean counts. ``yes_no``: right or not (SALMONN, arXiv 2310.13289, appendix C). All become 0 to 1.
+
+Every reply is kept in SQLite under the hash of judge and prompt, so that a run can be scored again without
+the judge. A reply that cannot be read is None, counted and shown, and counts 0.
+"""
+
+import hashlib
+import re
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lalm.completions import Chat, Sampling, Writer
+from lalm.evaluate.metrics import Answer
+from lalm.evaluate.task import Task, question_of
+
+BATCH = 32
+SYSTEM = "You grade answers to questions about audio that you cannot hear. You are strict and brief."
+SETTINGS = Sampling(temperature=0.0, max_new_tokens=64, seed=0)
+
+QUALITY = """Compare an answer with the reference answer.
+
+Question: {question}
+Reference: {reference}
+Answer: {answer}
+
+Give points from 0 to 5:
+0: says nothing, refuses, or has nothing to do with the reference
+1: nearly all wrong
+2: some of it fits, most does not
+3: about half of it fits
+4: fits, but for small errors or gaps
+5: says what the reference says
+Reply with one line, "Points: N"."""
+
+CHAT = """Two assistants answered a question about a recording. This is what the recording holds:
+{described}
+
+Question: {question}
+First answer: {first}
+Second answer: {second}
+
+Grade how right, relevant and helpful each answer is, from 1 to 10. The order of the answers means nothing.
+Reply with one line of two numbers, "First: N, Second: M"."""
+
+YES_NO = """Decide whether an answer is right.
+
+Question: {question}
+Right answer: {reference}
+Answer given: {answer}
+
+The answer given may be worded differently and may say more, as long as it does not contradict the right one.
+Reply with one word, "Yes" or "No"."""
+
+
+class JudgeError(ValueError):
+    """A cache that is not one, or a judgment that is not there."""
+
+
+def read_points(reply: str) -> float | None:
+    """0 to 1 from "Points: N", or from a reply that is one number from 0 to 5."""
+    found = re.search(r"points\W{0,4}([0-5])(?![\d.])", reply, re.I) or re.fullmatch(
+        r"\W*([0-5])\W*", reply.strip()
+    )
+    return int(found[1]) / 5 if found else None
+
+
+def read_pair(reply: str) -> tuple[float, float] | None:
+    """Two numbers from 1 to 10 as 0.1 to 1, in order; None when there are others."""
+    numbers = [int(n) for n in re.findall(r"\d+", reply.strip())]
+    if len(numbers) != 2 or not all(1 <= n <= 10 for n in numbers):
+        return None
+    return numbers[0] / 10, numbers[1] / 10
+
+
+def read_verdict(reply: str) -> float | None:
+    """1 for a reply that begins with yes, 0 with no."""
+    word = re.match(r"\W*(yes|no)\b", reply.strip(), re.I)
+    return float(word[1].lower() == "yes") if word else None
+
+
+class Judge:
+    """A judge by name, with its cache. ``load`` is called at the first judgment that is not cached."""
+
+    def __init__(self, name: str, load: Callable[[], Writer], cache: Path) -> None:
+        self.model = name
+        wording = hashlib.sha256("".join([SYSTEM, QUALITY, CHAT, YES_NO]).encode()).hexdigest()[:8]
+        self.name = f"{name}, wording {wording}"
+        self._load = load
+        self._writer: Writer | None = None
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._cache = sqlite3.connect(cache)
+            self._cache.execute(
+                "CREATE TABLE IF NOT EXISTS judgments "
+                "(key TEXT PRIMARY KEY, judge TEXT NOT NULL, prompt TEXT NOT NULL, reply TEXT NOT NULL)"
+            )
+        except sqlite3.Error as error:
+            raise JudgeError(f"'{cache}' cannot hold judgments: {error}") from None
+
+    def judged(self, task: Task, answers: Sequence[Answer]) -> list[Answer]:
+        """The answers with the judge's scores."""
+        prompts = [_prompts(task, answer) for answer in answers]
+        replies = iter(self.replies([prompt for own in prompts for prompt in own]))
+        scored = []
+        for answer, own in zip(answers, prompts, strict=True):
+            mine = [next(replies) for _ in own]
+            scored.append(replace(answer, judged=_score(task.judge, mine)))
+        return scored
+
+    def replies(self, prompts: Sequence[str]) -> list[str]:
+        """The judge's replies, from the cache where they are."""
+        keys = [hashlib.sha256(f"{self.model}\0{SYSTEM}\0{p}".encode()).hexdigest() for p in prompts]
+        known = {key: row[0] for key in keys if (row := self._cached(key)) is not None}
+        missing = [(key, p) for key, p in dict(zip(keys, prompts, strict=True)).items() if key not in known]
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
+            chats: list[Chat] = [
+                [{"role": "system", "content": SYSTEM}, {"role": "user", "content": p}] for _, p in batch
+            ]
+            self._writer = self._writer or self._load()
+            done = self._writer.complete(chats, [0] * len(chats), SETTINGS)
+            rows = [(key, self.model, p, r.text) for (key, p), r in zip(batch, done, strict=True)]
+            with self._cache:
+                self._cache.executemany("INSERT OR REPLACE INTO judgments VALUES (?, ?, ?, ?)", rows)
+            known |= {row[0]: row[3] for row in rows}
+        return [known[key] for key in keys]
+
+    def _cached(self, key: str) -> tuple[str] | None:
+        row: tuple[str] | None = self._cache.execute(
+            "SELECT reply FROM judgments WHERE key = ?", (key,)
+        ).fetchone()
+        return row
+
+
+def _prompts(task: Task, answer: Answer) -> list[str]:
+    question, said = question_of(answer.sample), answer.text.strip() or "(nothing)"
+    reference = " / ".join(answer.sample.references)
+    if task.judge == "chat":
+        described = answer.sample.origin.get("caption") or answer.sample.origin.get("transcript") or reference
+        orders = ((reference, said), (said, reference))
+        return [CHAT.format(described=described, question=question, first=a, second=b) for a, b in orders]
+    form = YES_NO if task.judge == "yes_no" else QUALITY
+    return [form.format(question=question, reference=reference, answer=said)]
+
+
+def _score(protocol: str, replies: Sequence[str]) -> float | None:
+    """None when any of an answer's replies is not readable."""
+    if protocol == "chat":
+        first, second = (read_pair(reply) for reply in replies)
+        return None if first is None or second is None else (first[1] + second[0]) / 2
+    return read_verdict(replies[0]) if protocol == "yes_no" else read_points(replies[0])

@@ -1,0 +1,155 @@
+"""From answers to numbers: every metric of a task with its interval, by category and by duration too."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lalm.evaluate.intervals import Array, Difference, Interval, Measured, difference, interval
+from lalm.evaluate.metrics import METRICS, Answer, Resources, unreadable
+from lalm.evaluate.task import Task
+
+BLOCK = 256  # items scored one by one at a time
+MAX_CATEGORIES = 30
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A task's answers under one control with their metrics. ``skipped``: metric -> why it is not there."""
+
+    task: Task
+    answers: tuple[Answer, ...]
+    measured: dict[str, Measured]
+    used: dict[str, str]
+    skipped: dict[str, str]
+
+    @property
+    def leading(self) -> str | None:
+        """The first metric that could be computed."""
+        return next(iter(self.measured), None)
+
+    @property
+    def recordings(self) -> list[str]:
+        return [answer.recording for answer in self.answers]
+
+
+def score(task: Task, answers: Sequence[Answer], resources: Resources, *, judged: bool) -> Scored:
+    """The task's metrics. One that lacks a judge, a folder or references is skipped and says so."""
+    measured: dict[str, Measured] = {}
+    skipped: dict[str, str] = {}
+    resources.used = {}
+    for name in task.metrics:
+        if name == "judge" and not judged:
+            skipped[name] = "no judge was given (--judge)"
+            continue
+        bare = next((a for a in answers if not a.sample.references), None)
+        if METRICS[name].compares and bare is not None:
+            skipped[name] = f"'{bare.sample.id}' has no references to score by"
+            continue
+        try:
+            measured[name] = METRICS[name].measure(answers, resources)
+        except LookupError as error:
+            skipped[name] = str(error.args[0])
+    return Scored(task, tuple(answers), measured, dict(resources.used), skipped)
+
+
+def numbers(scored: Scored) -> dict[str, Any]:
+    """The metrics with their intervals, as the card has them; what could not be read beside them."""
+    found = {}
+    for name, measured in scored.measured.items():
+        metric = METRICS[name]
+        found[name] = {
+            **plain(interval(measured, scored.recordings)),
+            "percent": metric.percent,
+            "lower_is_better": metric.lower_is_better,
+            **({"by": scored.used[name]} if name in scored.used else {}),
+        }
+    return {
+        "metrics": found,
+        "skipped": scored.skipped,
+        "unreadable": plain(interval(unreadable(scored.answers), scored.recordings)),
+    }
+
+
+def gap(mine: Scored, other: Scored, name: str) -> Difference:
+    """A metric of one run minus that of another on the same items, paired."""
+    return difference(mine.measured[name], other.measured[name], mine.recordings)
+
+
+def plain(found: Interval) -> dict[str, Any]:
+    """For JSON, which has no infinity: an interval without bounds has None there."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in asdict(found).items()
+    }
+
+
+def each(measured: Measured) -> Array:
+    """The metric of every item alone, (items,)."""
+    rows = []
+    for start in range(0, measured.num_items, BLOCK):
+        counts = np.zeros((min(BLOCK, measured.num_items - start), measured.num_items))
+        counts[np.arange(len(counts)), start + np.arange(len(counts))] = 1
+        rows.append(measured.of_counts(counts))
+    return np.concatenate(rows)
+
+
+def part_of(measured: Measured, items: Sequence[int]) -> Measured:
+    """The metric on some of the items."""
+    places = np.asarray(items)
+
+    def of_counts(counts: Array) -> Array:
+        whole = np.zeros((len(counts), measured.num_items))
+        whole[:, places] = counts
+        return measured.of_counts(whole)
+
+    return Measured(len(places), of_counts)
+
+
+def groups(scored: Scored, names: Sequence[str]) -> list[tuple[str, Interval]]:
+    """The leading metric by group; ``names`` gives each item's."""
+    assert scored.leading is not None
+    found = []
+    for name in dict.fromkeys(sorted(names)):
+        items = [i for i, own in enumerate(names) if own == name]
+        own = [scored.recordings[i] for i in items]
+        found.append((name, interval(part_of(scored.measured[scored.leading], items), own)))
+    return found
+
+
+def categories(scored: Scored) -> list[str]:
+    """Each item's category: what its origin says, or its first label, or its reference where they are few."""
+    told = [answer.sample.origin.get("category", "") for answer in scored.answers]
+    labels = [_group(answer) for answer in scored.answers]
+    references = [
+        answer.sample.references[0] if answer.sample.references else "" for answer in scored.answers
+    ]
+    for names in (told, labels if scored.task.parser != "label" else references, references):
+        if all(names) and 1 < len(set(names)) <= MAX_CATEGORIES:
+            return names
+    return []
+
+
+def _group(answer: Answer) -> str:
+    return answer.sample.events[0]["label"].partition("/")[0] if answer.sample.events else ""
+
+
+def confusion(scored: Scored) -> tuple[list[str], list[list[int]]]:
+    """Labels and counts, a row what is right, a column what was said, the last one unreadable; else empty."""
+    right = [answer.sample.references[0] if answer.sample.references else "" for answer in scored.answers]
+    said = [answer.read for answer in scored.answers]
+    names = sorted(set(right))
+    if scored.task.parser not in ("label", "choice", "yes_no", "number", "nearest_choice"):
+        return [], []
+    if not 1 < len(names) <= 20:
+        return [], []
+    counts = Counter(zip(right, said, strict=True))
+    table = [
+        [counts[a, b] for b in names]
+        + [sum(n for (own, b), n in counts.items() if own == a and b not in names)]
+        for a in names
+    ]
+    return names, table

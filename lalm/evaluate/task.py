@@ -1,0 +1,267 @@
+"""A task is data: where its items come from, how they are asked, how answers are read and scored.
+
+One entry of a YAML file in ``lalm/evaluate/tasks/`` (or of a file of your own)::
+
+    vocalsound:
+      about: six human vocal sounds
+      citation: Gong et al. 2022, arXiv 2205.03433
+      layout: vocalsound                      # a reader of lalm.evaluate.layouts
+      path: VocalSound/datafiles/te.json      # below --data
+      prompts: ["Which human sound is it: {choices}?"]   # the first is asked, the others are paraphrases
+      parser: label
+      metrics: [accuracy, macro_f1]           # the first one leads
+
+A manifest's samples may name their task in ``task``; ``manifest=FILE`` scores each of them by it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lalm.evaluate.layouts import LAYOUTS
+from lalm.evaluate.metrics import METRICS
+from lalm.evaluate.parsers import PARSERS
+from lalm.sample import Message, Part, Sample, read_manifest
+from lalm.tasks import Source
+
+FOLDER = Path(__file__).parent / "tasks"
+ANY = "manifest"  # the task that is as many tasks as its samples name
+Text = Annotated[str, Field(min_length=1)]
+
+
+class TaskError(ValueError):
+    """A task that is not there or cannot be asked; the text names it."""
+
+
+class Task(BaseModel):
+    """How items are asked and scored. ``prompts`` may hold {question}, {choices} ("a, b or c") and
+    {options} (lettered lines); without prompts each sample brings its own. ``choices`` are the labels of a
+    task whose samples bring none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Text
+    about: Text
+    citation: str = ""
+    layout: Text = "manifest"
+    path: str = ""
+    prompts: tuple[Text, ...] = ()
+    parser: Text = "text"
+    metrics: tuple[Text, ...] = Field(min_length=1)
+    choices: tuple[Text, ...] = ()
+    language: str = ""
+    target_language: str = ""
+    judge: Literal["", "quality", "chat", "yes_no"] = ""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 128
+
+    @field_validator("parser", "layout")
+    @classmethod
+    def _known(cls, value: str, info: Any) -> str:
+        known = PARSERS if info.field_name == "parser" else LAYOUTS
+        if value not in known:
+            raise ValueError(f"there is no {info.field_name} '{value}'; there are {', '.join(known)}")
+        return value
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if value not in METRICS:
+                raise ValueError(f"there is no metric '{value}'; there are {', '.join(METRICS)}")
+        return values
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A task's items as read, not yet asked; ``missing`` recordings were not there, ``source`` is read."""
+
+    task: Task
+    samples: tuple[Sample, ...]
+    source: str
+    missing: int = 0
+
+
+def read_tasks(path: Path) -> dict[str, Task]:
+    """The tasks of a YAML file by name. Raises TaskError naming file, task and key."""
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TaskError(f"there is no task file '{path}'") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise TaskError(f"{path.name} is not a mapping of task names to their keys")
+    tasks = {}
+    for name, entry in entries.items():
+        try:
+            tasks[str(name)] = Task(name=str(name), **entry)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise TaskError(
+                f"{path.name}: {name}.{place}: {first['msg'].removeprefix('Value error, ')}"
+            ) from None
+    return tasks
+
+
+@cache
+def known_tasks() -> dict[str, Task]:
+    """The tasks that come with the package."""
+    found: dict[str, Task] = {}
+    for path in sorted(FOLDER.glob("*.yaml")):
+        found |= read_tasks(path)
+    return found
+
+
+def open_task(spec: str, data: Path, *, limit: int = 0, seed: int = 0) -> list[Asked]:
+    """The items of "NAME", "NAME=PATH", "FILE.yaml=PATH", or "manifest=FILE" (one entry a task in it).
+
+    At most ``limit`` items a task (0: all), drawn with ``seed``. Items whose audio is not there are left
+    out and counted. Raises TaskError for an unknown task or one without any item.
+    """
+    name, _, given = spec.partition("=")
+    if name.endswith((".yaml", ".yml")):
+        own = read_tasks(Path(name))
+        if len(own) != 1:
+            raise TaskError(f"'{name}' holds {len(own)} tasks; --task takes a file of one")
+        (task,) = own.values()
+    elif name == ANY:
+        if not given:
+            raise TaskError("the task 'manifest' needs its file: --task manifest=FILE.jsonl")
+        return [_drawn(asked, limit, seed) for asked in _by_task(Path(given))]
+    else:
+        tasks = known_tasks()
+        if name not in tasks:
+            raise TaskError(f"there is no task '{name}'; there are {ANY}, {', '.join(sorted(tasks))}")
+        task = tasks[name]
+    if not given and not task.path:
+        raise TaskError(f"the task '{task.name}' needs its file: --task {name}=FILE.jsonl")
+    path = Path(given) if given else data / task.path
+    if not path.exists():
+        hint = "" if given else f" (say --data FOLDER, or --task {name}=PATH)"
+        raise TaskError(f"{task.name}: there is no '{path}'{hint}")
+    own_manifest = path.suffix == ".jsonl" and task.layout != "slurp"
+    reader = LAYOUTS["manifest" if own_manifest else task.layout]
+    return [_drawn(_there(task, list(reader(Source(path))), str(path)), limit, seed)]
+
+
+def _by_task(path: Path) -> list[Asked]:
+    """A manifest's samples by their task; a task without a name of ours is scored by what samples hold."""
+    if not path.is_file():
+        raise TaskError(f"there is no manifest '{path}'")
+    groups: dict[str, list[Sample]] = {}
+    for sample in read_manifest(path):
+        groups.setdefault(sample.task, []).append(_with_reference(sample))
+    if not groups:
+        raise TaskError(f"{path.name} holds no samples")
+    tasks = known_tasks()
+    return [
+        _there(tasks.get(name) or _guessed(name, samples, path), samples, str(path))
+        for name, samples in sorted(groups.items())
+    ]
+
+
+def _guessed(name: str, samples: Sequence[Sample], path: Path) -> Task:
+    """A task for samples that have references and maybe choices, and no known task."""
+    without = next((s for s in samples if not s.references), None)
+    if without is not None:
+        raise TaskError(f"{path.name}: sample '{without.id}' has no references to score by")
+    about = f"{name or 'items'} of {path.name}"
+    if all(sample.choices for sample in samples):
+        return Task(name=name or ANY, about=about, parser="choice", metrics=("accuracy",))
+    if all({r.lower() for r in s.references} <= {"yes", "no"} for s in samples):
+        return Task(name=name or ANY, about=about, parser="yes_no", metrics=("accuracy",))
+    return Task(name=name or ANY, about=about, metrics=("rouge_l", "cider_d", "content_f1", "names"))
+
+
+def _there(task: Task, samples: Sequence[Sample], source: str) -> Asked:
+    """The samples whose audio is there, with ids, and the task's choices where they bring none."""
+    found: dict[str, Sample] = {}
+    absent = ""
+    missing = 0
+    for number, sample in enumerate(samples, 1):
+        gone = [p for p in _files(sample) if not p.is_file()]
+        if gone:
+            absent, missing = absent or str(gone[0]), missing + 1
+            continue
+        name = sample.id or f"{task.name}-{number}"
+        if name in found:
+            raise TaskError(f"{task.name}: two items of '{source}' have the id '{name}'")
+        origin = dict(sample.origin)
+        if task.language:
+            origin.setdefault("language", task.language)
+        if task.target_language:
+            origin.setdefault("target_language", task.target_language)
+        sample = _with_reference(sample)
+        found[name] = replace(sample, id=name, choices=sample.choices or task.choices, origin=origin)
+    if not found:
+        example = f": there is no '{absent}', for one" if absent else ""
+        raise TaskError(f"{task.name}: '{source}' gives no item whose audio is there{example}")
+    return Asked(task, tuple(found.values()), source, missing)
+
+
+def _with_reference(sample: Sample) -> Sample:
+    """A sample that has an answer and no references: its answer is the reference."""
+    return sample if sample.references or not sample.target else replace(sample, references=(sample.target,))
+
+
+def _files(sample: Sample) -> list[Path]:
+    paths = [part["audio"] for part in sample.audios]
+    return [Path(p) for p in paths if isinstance(p, Path) or (isinstance(p, str) and ":" not in p[:12])]
+
+
+def _drawn(asked: Asked, limit: int, seed: int) -> Asked:
+    if not limit or limit >= len(asked.samples):
+        return asked
+    order = np.random.default_rng(seed).permutation(len(asked.samples))
+    return replace(asked, samples=tuple(asked.samples[i] for i in sorted(order[:limit])))
+
+
+def brings_instruction(task: Task, sample: Sample) -> bool:
+    """Whether the sample is asked with its own words: it has some, and the prompt has no place for them."""
+    return not task.prompts or (bool(question_of(sample)) and "{question}" not in task.prompts[0])
+
+
+def question_of(sample: Sample) -> str:
+    """The text of the last user turn."""
+    content = _last_user(sample)["content"]
+    if isinstance(content, str):
+        return content.strip()
+    return "\n".join(part["text"] for part in content if part["type"] == "text").strip()
+
+
+def put(task: Task, sample: Sample, wording: int = 0) -> Sample:
+    """The sample as it is asked: its answer taken away, the task's prompt after its audio."""
+    bare = sample.prompt()
+    if brings_instruction(task, bare):
+        return bare
+    prompt, question = task.prompts[wording % len(task.prompts)], question_of(bare)
+    for place, value in (("{question}", question), ("{choices}", bare.choices), ("{options}", bare.choices)):
+        if place in prompt and not value:
+            raise TaskError(f"{task.name}: sample '{sample.id}' has nothing to put in the prompt's {place}")
+    prompt = prompt.replace("{question}", question).replace("{choices}", _listed(bare.choices))
+    prompt = prompt.replace(
+        "{options}", "\n".join(f"{chr(ord('A') + i)}. {text}" for i, text in enumerate(bare.choices))
+    )
+    last = _last_user(bare)
+    parts: list[Part] = [] if isinstance(last["content"], str) else list(last["content"])
+    kept: list[Part] = [part for part in parts if part["type"] != "text"]
+    turn: Message = {"role": "user", "content": [*kept, {"type": "text", "text": prompt}]}
+    return replace(bare, messages=tuple(turn if m is last else m for m in bare.messages))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def _last_user(sample: Sample) -> Message:
+    turn = next((m for m in reversed(sample.messages) if m["role"] == "user"), None)
+    if turn is None:
+        raise TaskError(f"sample '{sample.id}' has no user turn")
+    return turn

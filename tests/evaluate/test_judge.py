@@ -1,0 +1,120 @@
+"""Judges: what they are asked, how replies are read, the cache that replays them, and their agreement."""
+
+import sqlite3
+
+import numpy as np
+import pytest
+
+from lalm.completions import Completion
+from lalm.evaluate.agreement import agreement, kappa, read_judgments, spearman
+from lalm.evaluate.intervals import interval
+from lalm.evaluate.judge import Judge, JudgeError, read_pair, read_points, read_verdict
+from lalm.evaluate.metrics import Answer, Resources
+from lalm.evaluate.scores import numbers, score
+from lalm.evaluate.task import Task
+from lalm.sample import Sample, ask
+
+
+class Replies:
+    """A judge's model with a list of replies; notes the prompts."""
+
+    name, template = "replies", "none"
+
+    def __init__(self, *replies: str) -> None:
+        self.left, self.prompts = list(replies), []
+
+    def complete(self, chats, seeds, sampling):
+        assert sampling.temperature == 0
+        self.prompts += [chat[-1]["content"] for chat in chats]
+        return [Completion(self.left.pop(0), truncated=False) for _ in chats]
+
+
+def answers(*texts: str) -> list[Answer]:
+    asked = ask([], "What is it?").messages
+    return [
+        Answer(Sample(asked, id=str(i), references=("a dog",), origin={"caption": "a dog barks"}), text, text)
+        for i, text in enumerate(texts)
+    ]
+
+
+def task(judge: str) -> Task:
+    return Task(name="t", about="x", metrics=("judge",), judge=judge)
+
+
+@pytest.mark.parametrize(
+    ("reply", "points"),
+    [
+        *[("Points: 4", 0.8), ("**Points:** 5", 1.0), ("3", 0.6), ("Points: 0\nIt is wrong.", 0.0)],
+        *[("Points: 7", None), ("Points: 4.5", None), ("good", None), ("", None)],
+    ],
+)
+def test_points_are_read_or_not(reply, points):
+    assert read_points(reply) == points
+
+
+def test_pairs_and_verdicts_are_read_or_not():
+    assert read_pair("First: 7, Second: 10") == (0.7, 1.0) and read_pair("8 3") == (0.8, 0.3)
+    assert read_pair("First: 7") is None and read_pair("0 5") is None and read_pair("1 2 3") is None
+    assert read_verdict("Yes, it is.") == 1 and read_verdict(" no") == 0 and read_verdict("Not sure") is None
+
+
+def test_both_orders_are_asked_and_the_answers_own_grade_counts(tmp_path):
+    model = Replies("First: 10, Second: 4", "First: 6, Second: 9")
+    (judged,) = Judge("m", lambda: model, tmp_path / "j.sqlite").judged(task("chat"), answers("a cat"))
+    assert judged.judged == pytest.approx((0.4 + 0.6) / 2)
+    assert "First answer: a dog\nSecond answer: a cat" in model.prompts[0]
+    assert "First answer: a cat\nSecond answer: a dog" in model.prompts[1]
+    assert all("a dog barks" in prompt for prompt in model.prompts)
+
+
+def test_judgments_replay_without_the_judge_and_unreadable_ones_are_counted(tmp_path):
+    said = answers("a dog", "a cat", "", "a dog")
+    first = Judge("m", lambda: Replies("Points: 5", "Points: 0", "hm"), tmp_path / "j.sqlite")
+    judged = first.judged(task("quality"), said)
+    assert [a.judged for a in judged] == [1.0, 0.0, None, 1.0]  # the last is the first one's judgment
+    assert (
+        "(nothing)"
+        in sqlite3.connect(tmp_path / "j.sqlite")
+        .execute("SELECT prompt FROM judgments WHERE reply = 'hm'")
+        .fetchone()[0]
+    )
+
+    def nobody():
+        raise AssertionError("the judge was asked again")
+
+    assert Judge("m", nobody, tmp_path / "j.sqlite").judged(task("quality"), said) == judged
+    found = numbers(score(task("quality"), judged, Resources(), judged=True))
+    assert found["metrics"]["judge"]["mean"] == pytest.approx(0.5)
+    without = score(task("quality"), said, Resources(), judged=False)
+    assert not without.measured and without.skipped == {"judge": "no judge was given (--judge)"}
+    (tmp_path / "odd").write_text("this is no database at all, only text")
+    with pytest.raises(JudgeError, match="cannot hold judgments"):
+        Judge("m", nobody, tmp_path / "odd")
+
+
+def test_kappa_by_hand_and_spearman_as_scipy_has_it():
+    a, b = np.array([0, 0, 1, 1, 1.0]), np.array([0, 1, 1, 1, 0.0])
+    assert kappa(a, b).value == pytest.approx((3 / 5 - 13 / 25) / (1 - 13 / 25))
+    three = np.array([0, 0.5, 1.0, 1.0])
+    assert kappa(three, three[::-1], weighted=True).value < 0 < kappa(three, three).value
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, 30) / 5, rng.integers(0, 5, 30) / 5
+    from scipy.stats import spearmanr
+
+    assert spearman(x, y).value == pytest.approx(spearmanr(x, y).statistic)
+    found = interval(spearman(x, x), [str(i) for i in range(30)])
+    assert found.mean == pytest.approx(1)
+
+
+def test_agreement_with_people(tmp_path):
+    run, people = tmp_path / "run.jsonl", tmp_path / "people.jsonl"
+    run.write_text("".join(f'{{"task": "t", "id": "{i}", "judged": {i % 2}}}\n' for i in range(6)))
+    people.write_text("".join(f'{{"id": "{i}", "judged": {i % 2}}}\n' for i in range(1, 8)))
+    found = agreement(read_judgments(run), read_judgments(people))
+    assert found.kappa.mean == 1 and found.spearman.mean == pytest.approx(1) and found.only_one == 3
+    people.write_text('{"id": "1", "judged": 5}\n')
+    with pytest.raises(ValueError, match=r"people\.jsonl:1: 'judged' must be a number from 0 to 1, not 5"):
+        read_judgments(people)
+    people.write_text('{"id": "1"}\n')
+    with pytest.raises(ValueError, match="holds no judgments"):
+        read_judgments(people)

@@ -1,0 +1,218 @@
+"""A run: asked, killed, gone on with, scored, written, compared; and what it refuses."""
+
+from pathlib import Path
+
+import pytest
+
+from lalm.evaluate.answers import Key, Recorded, Said, collect, rows_of
+from lalm.evaluate.compare import CompareError, compare
+from lalm.evaluate.controls import CONTROLS, Impossible, asked
+from lalm.evaluate.run import Job, RunError, read_card, run
+from lalm.evaluate.task import TaskError, known_tasks, open_task, put, question_of, read_tasks
+from lalm.sample import ask, write_manifest
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+NAMES = ("applause", "bell", "bird", "chainsaw", "horse", "train", "water")
+
+
+def clip(name: str) -> str:
+    return str(SAMPLES / f"{name}{'.flac' if name == 'bell' else '.ogg'}")
+
+
+def sample(name: str, question: str, task: str, *references: str, choices: tuple[str, ...] = ()):
+    made = ask([clip(name)], question)
+    return type(made)(
+        made.messages,
+        id=f"{task}-{name}",
+        task=task,
+        references=references,
+        choices=choices,
+        origin={"recording": name, "caption": f"a {name}"},
+    )
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Two tasks over the seven recordings that come with the package."""
+    path = tmp_path / "questions.jsonl"
+    rows = [sample(n, f"Is there a {n}?", "presence", "yes" if i % 2 else "no") for i, n in enumerate(NAMES)]
+    rows += [sample(n, "What is it?", "own", n, choices=NAMES) for n in NAMES]
+    write_manifest(path, rows)
+    return path
+
+
+class Parrot:
+    """Says yes, or the recording's name; counts what it was asked and may break down."""
+
+    name = "parrot"
+
+    def __init__(self, wrong: str = "", breaks_after: int = 99) -> None:
+        self.wrong, self.left, self.asked = wrong, breaks_after, 0
+
+    def answer(self, keys, samples, max_new_tokens):
+        if self.left <= 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        self.asked += len(samples)
+        replies = ["Yes." if k.task == "presence" else f"It is a {k.id.split('-')[1]}." for k in keys]
+        return [
+            Said("???" if self.wrong and self.wrong in k.id else r, (1.0,), (0.5,))
+            for k, r in zip(keys, replies, strict=True)
+        ]
+
+
+def job(manifest: Path, out: Path, **more) -> Job:
+    return Job(open_task(f"manifest={manifest}", Path()), out, **more)
+
+
+def test_a_run_is_scored_and_written(manifest, tmp_path):
+    result = run(job(manifest, tmp_path / "out", controls=CONTROLS), Parrot(wrong="own-bell"))
+    tasks = read_card(tmp_path / "out")["tasks"]
+    assert tasks["presence"]["metrics"]["accuracy"]["mean"] == pytest.approx(3 / 7)
+    assert tasks["own"]["metrics"]["accuracy"]["mean"] == pytest.approx(6 / 7)
+    assert tasks["own"]["unreadable"]["mean"] == pytest.approx(1 / 7) and tasks["own"][
+        "chance"
+    ] == pytest.approx(1 / 7)
+    assert tasks["own"]["seconds_given"] == 7.0 and tasks["own"]["seconds_heard"] == 3.5
+    silent = tasks["own"]["controls"]["silent"]
+    assert silent["minus"]["accuracy"]["mean"] == 0 and "impossible" in tasks["own"]["controls"]["reordered"]
+    row = next(r for _, r in rows_of(tmp_path / "out" / "predictions.jsonl") if r["id"] == "own-bell")
+    assert row["text"] == "???" and row["read"] is None and row["heard_s"] == [0.5]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<audio") == page.count("data:audio/mpeg;base64,") == 14  # the seven of each task
+    assert "own-bell" in page and "unreadable" in page and 'src="http' not in page
+    assert result.card["finished"] and len(tasks["own"]["data"]) == 32
+
+
+def test_a_killed_run_goes_on_where_it_stopped(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr("lalm.evaluate.answers.CHUNK", 4)
+    with pytest.raises(KeyboardInterrupt):
+        run(job(manifest, tmp_path), Parrot(breaks_after=2))
+    log = tmp_path / "predictions.jsonl"
+    assert len(log.read_text().splitlines()) == 8 and not read_card(tmp_path)["finished"]
+    log.write_text(log.read_text() + '{"task": "own", "id": "half a li')
+    parrot = Parrot()
+    resumed = run(job(manifest, tmp_path), parrot).card
+    assert parrot.asked == 6 and resumed["finished"]
+    assert resumed["tasks"] == run(job(manifest, tmp_path / "whole"), Parrot()).card["tasks"]
+
+
+def test_another_run_into_the_same_folder_is_refused(manifest, tmp_path):
+    run(job(manifest, tmp_path), Parrot())
+    other = Parrot()
+    other.name = "jackdaw"
+    with pytest.raises(RunError, match="holds a run of parrot with another model: say --out"):
+        run(job(manifest, tmp_path), other)
+    with pytest.raises(RunError, match="other tasks"):
+        run(Job(job(manifest, tmp_path).tasks[:1], tmp_path), Parrot())
+    lines = manifest.read_text().replace('"no"', '"yes"')
+    manifest.write_text(lines)
+    with pytest.raises(RunError, match="presence with another data"):
+        run(job(manifest, tmp_path), Parrot())
+
+
+def test_recorded_answers_score_as_the_run_that_gave_them(manifest, tmp_path):
+    first = run(job(manifest, tmp_path / "a"), Parrot(wrong="own-bell")).card
+    again = run(job(manifest, tmp_path / "b"), Recorded(tmp_path / "a" / "predictions.jsonl")).card
+    assert first["tasks"] == again["tasks"] and again["model"]["kind"] == "predictions"
+    (tmp_path / "few.jsonl").write_text('{"id": "own-bell", "text": "bell"}\n')
+    with pytest.raises(ValueError, match=r"no answer to 'own-applause' of own, nor to \d+ others"):
+        run(job(manifest, tmp_path / "c"), Recorded(tmp_path / "few.jsonl"))
+    (tmp_path / "bad.jsonl").write_text('{"id": 3}\n')
+    with pytest.raises(ValueError, match=r"bad\.jsonl:1: an answer needs an id and a text"):
+        Recorded(tmp_path / "bad.jsonl")
+
+
+def test_runs_are_compared_on_the_same_items_only(manifest, tmp_path):
+    run(job(manifest, tmp_path / "a"), Parrot())
+    run(job(manifest, tmp_path / "b"), Parrot(wrong="own-b"))
+    rows = {(row.task, row.metric): row for row in compare(tmp_path / "a", tmp_path / "b")}
+    own = rows["own", "accuracy"]
+    assert (own.a, own.b) == (1.0, pytest.approx(5 / 7)) and own.difference.mean == pytest.approx(2 / 7)
+    assert rows["presence", "accuracy"].difference.mean == 0
+    manifest.write_text(manifest.read_text().replace("Is there", "Do you hear"))
+    run(job(manifest, tmp_path / "c"), Parrot())
+    with pytest.raises(CompareError, match="presence cannot be compared: the runs differ in prompts"):
+        compare(tmp_path / "a", tmp_path / "c")
+    with pytest.raises(RunError, match=r"it has no card\.json"):
+        compare(tmp_path / "a", tmp_path)
+
+
+def test_prompts_take_question_choices_and_options(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "mine:\n  about: x\n  parser: choice\n  metrics: [accuracy]\n"
+        '  prompts: ["{question} {choices}?\\n{options}", "Or: {question}\\n{options}"]\n'
+    )
+    (task,) = read_tasks(path).values()
+    item = sample("bell", "What is it?", "mine", "bell", choices=("bell", "a horse", "rain"))
+    assert question_of(put(task, item)) == "What is it? bell, a horse or rain?\nA. bell\nB. a horse\nC. rain"
+    assert question_of(put(task, item, 1)) == "Or: What is it?\nA. bell\nB. a horse\nC. rain"
+    (again,) = asked(task, [item], "reordered")
+    assert "A. a horse\nB. rain\nC. bell" in question_of(again) and again.choices[2] == "bell"
+    (other,) = asked(task, [item], "paraphrased")
+    assert question_of(other).startswith("Or:")
+    (told,) = asked(task, [item], "cascade")
+    assert not told.audios and told.messages[0]["content"][0] == {"type": "caption", "text": "a bell"}
+    with pytest.raises(Impossible, match="one recording only"):
+        asked(task, [item], "shuffled")
+    several = [item, sample("horse", "What is it?", "mine", "a horse", choices=("bell", "a horse"))]
+    shuffled = asked(task, several, "shuffled")
+    assert [s.audios[0]["audio"] for s in shuffled] == [clip("horse"), clip("bell")]
+    (silent, _) = asked(task, several, "silent")
+    assert not silent.audios[0]["audio"].any() and len(silent.audios[0]["audio"]) == pytest.approx(
+        2.8 * 16000, rel=0.02
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("mine: {about: x}", r"mine\.metrics: Field required"),
+        ("mine: {about: x, metrics: [nothing]}", "there is no metric 'nothing'"),
+        ("mine: {about: x, metrics: [wer], parser: odd}", "there is no parser 'odd'"),
+        ("mine: {about: x, metrics: [wer], odd: 1}", r"mine\.odd: Extra inputs"),
+        ("- a", "not a mapping of task names"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_a_task_file_says_what_is_wrong(tmp_path, text, error):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(TaskError, match=error):
+        read_tasks(path)
+
+
+def test_tasks_that_cannot_be_asked_say_why(manifest, tmp_path):
+    for spec, error in (
+        ("odd", "there is no task 'odd'; there are manifest, "),
+        ("manifest", "needs its file: --task manifest=FILE.jsonl"),
+        ("manifest=nowhere.jsonl", "there is no manifest 'nowhere.jsonl'"),
+        ("presence", "needs its file"),
+        ("presence=nowhere.jsonl", "presence: there is no 'nowhere.jsonl'"),
+    ):
+        with pytest.raises(TaskError, match=error):
+            open_task(spec, tmp_path)
+    text = manifest.read_text().replace("bell.flac", "gone.flac")
+    manifest.write_text(text)
+    opened = open_task(f"manifest={manifest}", tmp_path)
+    assert [(o.task.name, len(o.samples), o.missing) for o in opened] == [("own", 6, 1), ("presence", 6, 1)]
+    assert len(open_task(f"manifest={manifest}", tmp_path, limit=2, seed=1)[0].samples) == 2
+
+
+def test_answers_come_in_chunks_of_one_limit(tmp_path):
+    items = [(Key("t", "audio", str(i)), ask([], "?"), 8 if i % 2 else 4) for i in range(6)]
+    limits = []
+
+    class Noting(Parrot):
+        def answer(self, keys, samples, max_new_tokens):
+            limits.append((len(keys), max_new_tokens))
+            return [Said("x") for _ in keys]
+
+    assert len(collect(items, Noting(), tmp_path / "log.jsonl")) == 6
+    assert limits == [(3, 4), (3, 8)]
+
+
+def test_every_task_that_comes_along_is_whole():
+    tasks = known_tasks()
+    assert "presence" in tasks and all(task.about and task.metrics for task in tasks.values())
