@@ -143,7 +143,9 @@ def _tagging(answers: Sequence[Answer], resources: Resources) -> Measured:
 def _spans(answers: Sequence[Answer]) -> tuple[list[list[events.Span]], list[list[events.Span]]]:
     said, wanted = [], []
     for answer in answers:
-        own = [(e["label"], e["onset_s"], e["offset_s"]) for e in answer.sample.events]
+        asked = answer.sample.origin.get("asked", "")  # the one sound that the question is about
+        events_of = [e for e in answer.sample.events if not asked or e["label"] == asked]
+        own = [(e["label"], e["onset_s"], e["offset_s"]) for e in events_of]
         said.append(events.read_ranges(answer.text, own[0][0] if own else ""))
         wanted.append(own)
     return said, wanted

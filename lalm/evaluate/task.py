@@ -42,7 +42,7 @@ class TaskError(ValueError):
 class Task(BaseModel):
     """How items are asked and scored. ``prompts`` may hold {question}, {choices} ("a, b or c") and
     {options} (lettered lines); without prompts each sample brings its own. ``choices`` are the labels of a
-    task whose samples bring none."""
+    task whose samples bring none, ``split`` the only part of the samples that is asked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,6 +51,7 @@ class Task(BaseModel):
     citation: str = ""
     layout: Text = "manifest"
     path: str = ""
+    split: str = ""
     prompts: tuple[Text, ...] = ()
     parser: Text = "text"
     metrics: tuple[Text, ...] = Field(min_length=1)
@@ -186,6 +187,8 @@ def _there(task: Task, samples: Sequence[Sample], source: str) -> Asked:
     absent = ""
     missing = 0
     for number, sample in enumerate(samples, 1):
+        if task.split and sample.split != task.split:
+            continue
         gone = [p for p in _files(sample) if not p.is_file()]
         if gone:
             absent, missing = absent or str(gone[0]), missing + 1

@@ -74,7 +74,7 @@ def _about(
 
 def covost(source: Source) -> Iterator[Sample]:
     """CoVoST 2: ``covost_v2.en_zh-CN.train.tsv`` (path, sentence, translation), ``clips/`` beside."""
-    found = re.search(r"\.(\w+)_([a-z]+)", source.path.name)
+    found = re.search(r"\.([A-Za-z-]+)_([a-z]+)", source.path.name)
     if found is None:
         raise SourceError(
             f"{source.path.name} does not name its languages, as covost_v2.en_zh-CN.train.tsv does"

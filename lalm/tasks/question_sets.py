@@ -1,0 +1,204 @@
+"""Published questions about audio, and labelled sounds, as they are laid out."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lalm.sample import Sample, ask
+from lalm.tasks.sources import Source, SourceError, heard, lines, read_json, table
+
+VOCAL_SOUNDS = {
+    **{"laughter": "laughter", "sigh": "sigh", "cough": "cough"},
+    **{"throatclearing": "throat clearing", "sneeze": "sneeze", "sniff": "sniff"},
+}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """A JSON file that is one list of objects."""
+    rows = read_json(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise SourceError(f"{path.name} is not a list of objects")
+    return rows
+
+
+def _of(row: dict[str, Any], place: str, *names: str) -> list[Any]:
+    """Values of a row. Raises SourceError naming the first that is not there."""
+    for name in names:
+        if row.get(name) in (None, ""):
+            raise SourceError(f"{place}: the row has no {name}")
+    return [row[name] for name in names]
+
+
+def _question(
+    task: str,
+    name: str,
+    audio: Path,
+    question: str,
+    references: Sequence[str],
+    choices: Sequence[str] = (),
+    **origin: str,
+) -> Sample:
+    return Sample(
+        ask([str(audio)], question.strip()).messages,
+        id=f"{task}-{name}",
+        task=task,
+        references=tuple(references),
+        choices=tuple(choices),
+        origin={"recording": audio.stem, **{key: value for key, value in origin.items() if value}},
+    )
+
+
+def clotho_aqa(source: Source) -> Iterator[Sample]:
+    """Clotho-AQA: ``clotho_aqa_test.csv`` (file_name, QuestionText, answer, ...), three answers a question as
+    three rows: all that were given are its references, the commonest first."""
+    answers: dict[tuple[str, str], list[str]] = {}
+    for _, row in table(source.path, ["file_name", "QuestionText", "answer"]):
+        answers.setdefault((row["file_name"], row["QuestionText"].strip()), []).append(
+            row["answer"].strip().lower()
+        )
+    for number, ((file, question), given) in enumerate(answers.items()):
+        ranked = sorted(dict.fromkeys(given), key=lambda answer: -given.count(answer))
+        binary = "yes or no" if set(given) <= {"yes", "no"} else "one word"
+        audio = source.find(Path(file).stem)
+        yield _question("audio_qa", str(number), audio, question, ranked, category=binary)
+
+
+def airbench_chat(source: Source) -> Iterator[Sample]:
+    """AIR-Bench chat: ``Chat_meta.json``, audio in ``TASK_DATASET/FILE`` beside; ``meta_info`` says what is
+    heard, for the judge."""
+    for number, row in enumerate(_rows(source.path)):
+        place = f"{source.path.name}:{number}"
+        name, path, task, dataset, question, answer = _of(
+            row, place, "uniq_id", "path", "task_name", "dataset_name", "question", "answer_gt"
+        )
+        audio = (source.audio or source.folder) / f"{task}_{dataset}" / str(path)
+        told = str(row.get("meta_info") or "")
+        yield _question(
+            "audio_chat", str(name), audio, str(question), [str(answer)], caption=told, category=str(task)
+        )
+
+
+def airbench_foundation(source: Source) -> Iterator[Sample]:
+    """AIR-Bench foundation: ``Foundation_meta.json`` with ``choice_a`` to ``choice_d``, audio as for chat."""
+    for number, row in enumerate(_rows(source.path)):
+        place = f"{source.path.name}:{number}"
+        name, path, task, dataset, question, answer = _of(
+            row, place, "uniq_id", "path", "task_name", "dataset_name", "question", "answer_gt"
+        )
+        choices = [str(row[key]) for key in ("choice_a", "choice_b", "choice_c", "choice_d") if row.get(key)]
+        if str(answer) not in choices:
+            raise SourceError(f"{place}: the answer '{answer}' is not among the choices")
+        audio = (source.audio or source.folder) / f"{task}_{dataset}" / str(path)
+        yield _question(
+            "audio_choice", str(name), audio, str(question), [str(answer)], choices, category=str(task)
+        )
+
+
+def mmau(source: Source) -> Iterator[Sample]:
+    """MMAU: ``mmau-test-mini.json`` rows with "id", "audio_id" (a path), "question", "choices", "answer",
+    "task" (sound, music, speech)."""
+    for number, row in enumerate(_rows(source.path)):
+        place = f"{source.path.name}:{number}"
+        name, path, question, choices, answer = _of(
+            row, place, "id", "audio_id", "question", "choices", "answer"
+        )
+        if not isinstance(choices, list) or answer not in choices:
+            raise SourceError(f"{place}: the answer '{answer}' is not among the choices")
+        audio = (source.audio or source.folder) / str(path)
+        category = str(row.get("task") or "")
+        yield _question("audio_choice", str(name), audio, str(question), [answer], choices, category=category)
+
+
+def avqa(source: Source) -> Iterator[Sample]:
+    """AVQA: ``val_qa.json`` rows with "video_name", "question_text", "multi_choice", "answer" (an index) and
+    "question_relation"; the sound of each video anywhere below. Questions about the picture are left out."""
+    for number, row in enumerate(_rows(source.path)):
+        place = f"{source.path.name}:{number}"
+        name, video, question, choices, answer = _of(
+            row, place, "id", "video_name", "question_text", "multi_choice", "answer"
+        )
+        if row.get("question_relation") == "View":
+            continue
+        if not isinstance(answer, int) or not 0 <= answer < len(choices):
+            raise SourceError(f"{place}: the answer {answer!r} is no index of the choices")
+        audio = source.find(Path(str(video)).stem, str(video))
+        category = str(row.get("question_type") or "")
+        yield _question(
+            "audio_choice", str(name), audio, str(question), [choices[answer]], choices, category=category
+        )
+
+
+def esc50(source: Source) -> Iterator[Sample]:
+    """ESC-50: ``meta/esc50.csv`` (filename, fold, category, src_file, ...), ``audio/`` in its folder; clips
+    cut from one recording count as one."""
+    path = source.path / "meta" / "esc50.csv" if source.path.is_dir() else source.path
+    rows = list(table(path, ["filename", "fold", "category"]))
+    names = sorted({row["category"].replace("_", " ") for _, row in rows})
+    for _, row in rows:
+        audio = (source.audio or path.parents[1] / "audio") / row["filename"]
+        label = row["category"].replace("_", " ")
+        made = heard("sound_class", audio.stem, [audio], label, choices=names, fold=row["fold"])
+        recording = row.get("src_file") or audio.stem
+        yield Sample(
+            **{**_fields(made), "origin": {**made.origin, "recording": recording, "category": label}}
+        )
+
+
+def _fields(sample: Sample) -> dict[str, Any]:
+    names = ("messages", "id", "task", "references", "choices")
+    return {name: getattr(sample, name) for name in names}
+
+
+def vocalsound(source: Source) -> Iterator[Sample]:
+    """VocalSound: ``datafiles/te.json`` ({"data": [{"wav": ".../f0003_0_cough.wav"}]}), the wavs anywhere
+    below the folder above; the class is the file name's last part, the speaker its first."""
+    whole = read_json(source.path)
+    rows = whole.get("data") if isinstance(whole, dict) else None
+    if not isinstance(rows, list):
+        raise SourceError(f"{source.path.name} has no list 'data'")
+    nearby = Source(source.path.parents[1], source.audio)
+    for number, row in enumerate(rows):
+        stem = Path(str(row.get("wav", ""))).stem if isinstance(row, dict) else ""
+        kind = VOCAL_SOUNDS.get(stem.rpartition("_")[2])
+        if kind is None:
+            raise SourceError(f"{source.path.name}:{number}: '{stem}' does not end with a vocal sound's name")
+        made = heard(
+            "vocal_sound",
+            stem,
+            [nearby.find(stem)],
+            kind,
+            choices=tuple(VOCAL_SOUNDS.values()),
+            category=kind,
+        )
+        speaker = stem.partition("_")[0]
+        yield Sample(**{**_fields(made), "origin": {**made.origin, "recording": speaker}})
+
+
+def audioset(source: Source) -> Iterator[Sample]:
+    """AudioSet: ``eval_segments.csv`` (# YTID, start_seconds, end_seconds, "/m/...,/m/...") with
+    ``class_labels_indices.csv`` beside it; a file of ten seconds, named by video or video and start."""
+    names = {
+        row["mid"]: row["display_name"]
+        for _, row in table(source.folder / "class_labels_indices.csv", ["mid", "display_name"])
+    }
+    for place, line in lines(source.path):
+        if line.startswith("#"):
+            continue
+        fields = next(csv.reader([line], skipinitialspace=True))
+        if len(fields) != 4:
+            raise SourceError(f"{place}: not 'YTID, start, end, labels'")
+        video, start, _, codes = fields
+        unknown = [code for code in codes.split(",") if code not in names]
+        if unknown:
+            raise SourceError(f"{place}: class_labels_indices.csv has no class '{unknown[0]}'")
+        labels = [names[code] for code in codes.split(",")]
+        second = start.partition(".")[0]
+        path = source.find(
+            video, f"Y{video}", f"{video}_{second}", f"Y{video}_{second}", f"{video}_{second}000"
+        )
+        yield heard(
+            *("tags", f"{video}_{second}", [path], ", ".join(labels)),
+            references=labels,
+            choices=tuple(names.values()),
+        )
