@@ -61,7 +61,9 @@ def main() -> None:
             ]
             controls = CONTROLS[:3] if name == shipped else ()
             job = Job(tasks, options.out / f"{name}_{split}", controls, options.per_task, 0, Path(folder))
-            cards[split][name] = run(job, answerer).card
+            result = run(job, answerer)
+            assert result is not None
+            cards[split][name] = result.card
     pages = [f"## {split}\n\n{table(cards[split], shipped)}\n" for split in SETS]
     (options.out / "table.md").write_text("\n".join(pages))
     print("\n".join(pages))

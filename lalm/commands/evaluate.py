@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from lalm.commands.ask import _silence_transformers
 from lalm.commands.weights import fetch_for, fetch_with_bar
 from lalm.evaluate.agreement import agreement, read_judgments
-from lalm.evaluate.answers import Answerer, Endpoint, Local, Recorded
+from lalm.evaluate.answers import Answerer, Endpoint, Local, Recorded, Share
 from lalm.evaluate.compare import compare as compared
 from lalm.evaluate.controls import CONTROLS
 from lalm.evaluate.judge import Judge
@@ -66,13 +66,14 @@ def run(request: Request, judging: Judging, resources: Sequence[str], *, as_json
         for spec in specs
         for asked in open_task(spec, request.data, limit=request.limit, seed=request.seed)
     ]
-    answerer, folder = _answerer(request)
+    share, device = _share(request.device)
+    answerer, folder = _answerer(replace(request, device=device))
     out = request.out or Path("eval") / answerer.name
     judge = _judge(judging, out)
     controls = CONTROLS if request.controls else ()
     job = Job(opened, out, controls, request.limit, request.seed, folder)
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=share.rank > 0) as bar:
         line = bar.add_task("answers", total=None)
         result = evaluated(
             job,
@@ -80,12 +81,25 @@ def run(request: Request, judging: Judging, resources: Sequence[str], *, as_json
             Resources(folders),
             judge,
             progress=lambda done, total: bar.update(line, completed=done, total=total),
+            share=share,
         )
+    if result is None:  # the first process says what was found
+        return
     if as_json:
         print(json.dumps(result.card, ensure_ascii=False))
         return
     _print(result.card)
     print(f"{out / 'report.html'}, {out / 'card.json'}")
+
+
+def _share(device: str | None) -> tuple[Share, str | None]:
+    """This process' part and device, when `accelerate launch` started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Share(), device
+    from accelerate import PartialState
+
+    state = PartialState()
+    return Share(state.process_index, state.num_processes, state.wait_for_everyone), str(state.device)
 
 
 def _answerer(request: Request) -> tuple[Answerer, Path | None]:

@@ -139,24 +139,35 @@ def rows_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
     return rows
 
 
+@dataclass(frozen=True)
+class Share:
+    """One of ``total`` processes that answer together; ``wait`` returns when all have called it."""
+
+    rank: int = 0
+    total: int = 1
+    wait: Callable[[], None] = lambda: None
+
+
 def collect(
     wanted: Sequence[tuple[Key, Sample, int]],
     answerer: Answerer,
-    log: Path,
+    folder: Path,
     progress: Callable[[int, int], None] | None = None,
+    share: Share | None = None,
 ) -> dict[Key, Said]:
-    """Answers to all of ``wanted`` (key, sample as asked, longest answer): those in ``log``, and new ones
-    that are appended to it."""
-    said: dict[Key, Said] = {}
+    """Answers to all of ``wanted`` (key, sample as asked, longest answer): those in the folder's logs, and
+    new ones that are appended to this process' own."""
+    share = share or Share()
+    log = folder / (f"predictions.{share.rank}.jsonl" if share.rank else "predictions.jsonl")
     whole_lines(log)
-    for _, row in rows_of(log) if log.exists() else []:
-        key = Key(str(row.get("task")), str(row.get("control")), str(row.get("id")))
-        said[key] = Said(str(row.get("text")), tuple(row.get("given_s") or ()), _maybe(row.get("heard_s")))
-    missing = [item for item in wanted if item[0] not in said]
+    share.wait()
+    said = _read(folder)
+    share.wait()  # nobody writes before all have read
+    missing = [item for item in wanted if item[0] not in said][share.rank :: share.total]
     missing.sort(key=lambda item: item[2])  # one limit a chunk
-    done = len(wanted) - len(missing)
+    done, total = 0, len(missing)
     if progress:
-        progress(done, len(wanted))
+        progress(done, total)
     while missing:
         limit = missing[0][2]
         chunk = [item for item in missing[:CHUNK] if item[2] == limit]
@@ -169,8 +180,22 @@ def collect(
         append(log, lines)
         done += len(chunk)
         if progress:
-            progress(done, len(wanted))
+            progress(done, total)
+    share.wait()
+    if share.total > 1:
+        said = _read(folder)
     return {key: said[key] for key, _, _ in wanted}
+
+
+def _read(folder: Path) -> dict[Key, Said]:
+    """The answers in a run's logs, of whichever process."""
+    said = {}
+    for log in sorted(folder.glob("predictions*.jsonl")):
+        for _, row in rows_of(log):
+            key = Key(str(row.get("task")), str(row.get("control")), str(row.get("id")))
+            given, heard = tuple(row.get("given_s") or ()), _maybe(row.get("heard_s"))
+            said[key] = Said(str(row.get("text")), given, heard)
+    return said
 
 
 def _maybe(seconds: Any) -> tuple[float, ...] | None:

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lalm.evaluate import card as cards
-from lalm.evaluate.answers import Answerer, Key, Said, collect, rows_of
+from lalm.evaluate.answers import Answerer, Key, Said, Share, collect, rows_of
 from lalm.evaluate.controls import AUDIO, Impossible, asked
 from lalm.evaluate.judge import Judge
 from lalm.evaluate.metrics import Answer, Resources
@@ -57,23 +57,25 @@ def run(
     resources: Resources | None = None,
     judge: Judge | None = None,
     progress: Progress | None = None,
-) -> Result:
+    share: Share | None = None,
+) -> Result | None:
     """Ask, score and write. The same call again goes on where it stopped; another one into the same folder
-    is refused. Raises RunError, and whatever the model refuses."""
-    resources = resources or Resources()
+    is refused. With a ``share``, each process answers its part, and the first scores and writes; the others
+    return None. Raises RunError, and whatever the model refuses."""
+    resources, share = resources or Resources(), share or Share()
     job.out.mkdir(parents=True, exist_ok=True)
     log = job.out / "predictions.jsonl"
+    if share.rank:
+        share.wait()  # until the first has begun
+        collect(_wanted(job, _shown(job)[0]), answerer, job.out, None, share)
+        return None
     try:
         with FileLock(job.out / ".lock", timeout=0):
             card = _begin(job, answerer, judge)
+            share.wait()
             tasks = {opened.task.name: opened for opened in job.tasks}
             shown, impossible = _shown(job)
-            wanted = [
-                (Key(name, control, sample.id), item, tasks[name].task.max_new_tokens)
-                for (name, control), items in shown.items()
-                for sample, item in zip(tasks[name].samples, items, strict=True)
-            ]
-            said = collect(wanted, answerer, log, progress)
+            said = collect(_wanted(job, shown), answerer, job.out, progress, share)
             scored = {}
             for (name, control), items in shown.items():
                 answers = _answers(tasks[name], control, items, said, judge)
@@ -131,6 +133,16 @@ def _shown(job: Job) -> tuple[dict[tuple[str, str], list[Sample]], dict[tuple[st
             except Impossible as error:
                 impossible[opened.task.name, control] = str(error)
     return shown, impossible
+
+
+def _wanted(job: Job, shown: dict[tuple[str, str], list[Sample]]) -> list[tuple[Key, Sample, int]]:
+    """Every answer that is needed: which, what is asked, how long it may be."""
+    tasks = {opened.task.name: opened for opened in job.tasks}
+    return [
+        (Key(name, control, sample.id), item, tasks[name].task.max_new_tokens)
+        for (name, control), items in shown.items()
+        for sample, item in zip(tasks[name].samples, items, strict=True)
+    ]
 
 
 def _answers(
@@ -206,6 +218,8 @@ def _write_rows(
     draft = log.with_name(log.name + ".partial")
     draft.write_text("".join(lines), encoding="utf-8")
     draft.replace(log)
+    for other in log.parent.glob("predictions.*.jsonl"):  # of other processes; their rows are in the log now
+        other.unlink()
 
 
 def read_card(folder: Path) -> dict[str, Any]:

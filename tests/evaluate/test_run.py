@@ -1,10 +1,12 @@
 """A run: asked, killed, gone on with, scored, written, compared; and what it refuses."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from lalm.evaluate.answers import Key, Recorded, Said, collect, rows_of
+from lalm.evaluate.answers import Key, Recorded, Said, Share, collect, rows_of
 from lalm.evaluate.compare import CompareError, compare
 from lalm.evaluate.controls import CONTROLS, Impossible, asked
 from lalm.evaluate.run import Job, RunError, read_card, run
@@ -80,7 +82,7 @@ def test_a_run_is_scored_and_written(manifest, tmp_path):
     assert row["text"] == "???" and row["read"] is None and row["heard_s"] == [0.5]
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<audio") == page.count("data:audio/mpeg;base64,") == 14  # the seven of each task
-    assert "own-bell" in page and "unreadable" in page and 'src="http' not in page
+    assert "own-bell" in page and "unreadable" in page and 'src="http' not in page and "<built" not in page
     assert result.card["finished"] and len(tasks["own"]["data"]) == 32
 
 
@@ -209,10 +211,25 @@ def test_answers_come_in_chunks_of_one_limit(tmp_path):
             limits.append((len(keys), max_new_tokens))
             return [Said("x") for _ in keys]
 
-    assert len(collect(items, Noting(), tmp_path / "log.jsonl")) == 6
+    assert len(collect(items, Noting(), tmp_path)) == 6
     assert limits == [(3, 4), (3, 8)]
 
 
 def test_every_task_that_comes_along_is_whole():
     tasks = known_tasks()
     assert "presence" in tasks and all(task.about and task.metrics for task in tasks.values())
+
+
+def test_processes_share_the_answers_and_the_first_scores(manifest, tmp_path):
+    barrier = threading.Barrier(2)
+    parrots = [Parrot(), Parrot()]
+    shares = [Share(rank, 2, barrier.wait) for rank in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        work = [
+            pool.submit(run, job(manifest, tmp_path / "two"), parrot, None, None, None, share)
+            for parrot, share in zip(parrots, shares, strict=True)
+        ]
+        first, second = (part.result(timeout=60) for part in work)
+    assert second is None and [parrot.asked for parrot in parrots] == [7, 7]
+    assert first.card["tasks"] == run(job(manifest, tmp_path / "one"), Parrot()).card["tasks"]
+    assert [path.name for path in (tmp_path / "two").glob("predictions*")] == ["predictions.jsonl"]
