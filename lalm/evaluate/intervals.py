@@ -73,14 +73,15 @@ def ratio(sums: Array) -> Array:
 def interval(measured: Measured, recordings: Sequence[str], *, seed: int = 0) -> Interval:
     """The metric with its interval; ``recordings`` names each item's recording.
 
-    All right or all wrong, which no draw can change, has the exact binomial limit instead of no width.
+    Where all recordings are alike (all right, all wrong, one of two right in each), no draw changes anything:
+    then the width is what the binomial limit leaves to recordings unlike them, for metrics from 0 to 1.
     """
     draws = np.concatenate([measured.of_counts(c) for c in _counts(measured, recordings, seed)])
     num_recordings, value = len(set(recordings)), measured.value
     low, high = _limits(draws, num_recordings)
-    if low == high and value in (0.0, 1.0):
-        beyond = 1 - 0.025 ** (1 / num_recordings)
-        low, high = (0.0, beyond) if value == 0 else (1 - beyond, 1.0)
+    if high - low < 1e-12 and 0 <= value <= 1:
+        unlike = 1 - 0.025 ** (1 / num_recordings)
+        low, high = value * (1 - unlike), value + (1 - value) * unlike
     return Interval(value, low, high, measured.num_items, num_recordings)
 
 

@@ -25,6 +25,15 @@ def test_items_of_one_recording_are_drawn_together():
     assert (together.high - together.low) / (alone.high - alone.low) == pytest.approx(8**0.5, rel=0.1)
 
 
+def test_recordings_that_are_all_alike_do_not_make_certain():
+    right = interval(mean_of([1.0] * 10), names(10))
+    assert (right.low, right.high) == (pytest.approx(0.025**0.1), 1.0)  # Clopper and Pearson's
+    wrong = interval(mean_of([0.0] * 10), names(10))
+    assert (wrong.low, wrong.high) == (0.0, pytest.approx(1 - 0.025**0.1))
+    half = interval(mean_of([1.0, 0.0] * 2), ["a", "a", "b", "b"])
+    assert half.low < 0.1 and half.high > 0.9
+
+
 def test_one_recording_has_no_interval():
     found = bootstrap([1.0, 0.0], ["a", "a"])
     assert found.mean == 0.5 and np.isinf(found.low) and np.isinf(found.high)
