@@ -25,7 +25,11 @@ from lalm.evaluate.run import run as evaluated
 from lalm.evaluate.scores import plain
 from lalm.evaluate.task import known_tasks, open_task
 
-RESOURCES = ("meteor", "sentences", "fluency")
+RESOURCES = {  # what a folder must hold, in one of these places
+    "meteor": ("meteor-1.5.jar",),
+    "sentences": ("config.json", "0_Transformer/config.json"),
+    "fluency": ("config.json",),
+}
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ def _answerer(request: Request) -> tuple[Answerer, Path | None]:
         if request.lora_scale is not None:
             raise ValueError("--lora-scale is for local models; an endpoint has no such setting")
         return Endpoint(_endpoint(request.url, request.model, "--url"), request.seed), None
+    if request.model is not None and request.model.startswith(("http://", "https://")):
+        raise ValueError("an endpoint is given by --url, beside its model's name: lalm eval NAME --url URL")
     if request.model is not None and request.model.endswith(".jsonl"):
         path = Path(request.model)
         if not path.is_file():
@@ -162,6 +168,8 @@ def _resources(given: Sequence[str]) -> dict[str, Path]:
             raise ValueError(f"--resource takes NAME=FOLDER with {', '.join(RESOURCES)}, not '{pair}'")
         if not Path(place).is_dir():
             raise ValueError(f"--resource {name}: there is no folder '{place}'")
+        if not any((Path(place) / file).is_file() for file in RESOURCES[name]):
+            raise ValueError(f"--resource {name}: '{place}' has no {RESOURCES[name][0]}")
         folders[name] = Path(place)
     return folders
 
@@ -180,6 +188,8 @@ def _print(card: dict[str, Any]) -> None:
             value = shown_number(found["mean"], metric)
             table.add_row(name, metric, value, f"{low} to {high}", str(found["num_items"]), share)
         notes += [f"{name}: {metric} is not there: {why}" for metric, why in entry["skipped"].items()]
+        if entry.get("judge_unreadable"):
+            notes.append(f"{name}: {entry['judge_unreadable']} judgments could not be read and count 0")
         if entry["missing"]:
             notes.append(f"{name}: {entry['missing']} items left out because their audio is missing")
     Console().print(table)

@@ -48,14 +48,14 @@ Second answer: {second}
 Grade how right, relevant and helpful each answer is, from 1 to 10. The order of the answers means nothing.
 Reply with one line of two numbers, "First: N, Second: M"."""
 
-YES_NO = """Decide whether an answer is right.
+YES_NO = """Decide whether an answer to a question is right.
 
 Question: {question}
 Right answer: {reference}
 Answer given: {answer}
 
 The answer given may be worded differently and may say more, as long as it does not contradict the right one.
-Reply with one word, "Yes" or "No"."""
+Reply with one word, "Right" or "Wrong"."""
 
 
 class JudgeError(ValueError):
@@ -79,9 +79,9 @@ def read_pair(reply: str) -> tuple[float, float] | None:
 
 
 def read_verdict(reply: str) -> float | None:
-    """1 for a reply that begins with yes, 0 with no."""
-    word = re.match(r"\W*(yes|no)\b", reply.strip(), re.I)
-    return float(word[1].lower() == "yes") if word else None
+    """1 for a reply that begins with "right" (not "yes", which the answer itself may say), 0 with "wrong"."""
+    word = re.match(r"\W*(right|correct|wrong|incorrect)\b", reply.strip(), re.I)
+    return float(word[1].lower() in ("right", "correct")) if word else None
 
 
 class Judge:

@@ -38,8 +38,21 @@ def label(sample: Sample, answer: str) -> str | None:
     return labels.read_label(answer, sample.choices)
 
 
-def nearest_choice(sample: Sample, answer: str) -> str | None:
+def first_named(sample: Sample, answer: str) -> str | None:
     """The choice whose content words the answer names best; on a tie the one named first."""
+    return min(ranks, key=lambda option: ranks[option]) if (ranks := _named(sample, answer)) else None
+
+
+def nearest_choice(sample: Sample, answer: str) -> str | None:
+    """The choice whose content words the answer names best; None on a tie, as when it repeats them all."""
+    ranks = _named(sample, answer)
+    best = min((share for share, _ in ranks.values()), default=0.0)
+    found = [option for option, (share, _) in ranks.items() if share == best]
+    return found[0] if len(found) == 1 else None
+
+
+def _named(sample: Sample, answer: str) -> dict[str, tuple[float, int]]:
+    """The choices that the answer names: minus the share of their words, and where the first one stands."""
     said = words(answer)
     positions = {}
     for option in sample.choices:
@@ -47,7 +60,7 @@ def nearest_choice(sample: Sample, answer: str) -> str | None:
         hits = [i for i, word in enumerate(said) if stem(word) in own]
         if hits:
             positions[option] = (-len({stem(said[i]) for i in hits}) / len(own), hits[0])
-    return min(positions, key=lambda option: positions[option]) if positions else None
+    return positions
 
 
 def number(sample: Sample, answer: str) -> str | None:
@@ -74,6 +87,7 @@ PARSERS: Mapping[str, Parser] = {
     "choice": choice,
     "label": label,
     "nearest_choice": nearest_choice,
+    "first_named": first_named,
     "number": number,
     "ranges": ranges,
 }
@@ -81,7 +95,15 @@ PARSERS: Mapping[str, Parser] = {
 
 def fingerprint(name: str) -> str:
     """sha256 of a parser's code and of what it reads with, for the card."""
-    used: list[Any] = [PARSERS[name], labels.read_letter, labels.read_label, events.read_ranges, words, stem]
+    used: list[Any] = [
+        PARSERS[name],
+        labels.read_letter,
+        labels.read_label,
+        _named,
+        events.read_ranges,
+        words,
+        stem,
+    ]
     return hashlib.sha256("".join(inspect.getsource(code) for code in used).encode()).hexdigest()[:16]
 
 

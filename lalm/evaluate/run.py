@@ -103,8 +103,10 @@ def _begin(job: Job, answerer: Answerer, judge: Judge | None) -> dict[str, Any]:
         "tasks": {o.task.name: cards.task_card(o, judge.name if judge else "") for o in job.tasks},
         "finished": False,
     }
-    path = job.out / "card.json"
-    if path.exists():
+    path, log = job.out / "card.json", job.out / "predictions.jsonl"
+    if not log.exists() or not log.stat().st_size:
+        pass  # nothing was answered yet
+    elif path.exists():
         before = read_card(job.out)
         for key in ("model", "seed", "limit"):
             if before.get(key) != card[key]:
@@ -117,7 +119,7 @@ def _begin(job: Job, answerer: Answerer, judge: Judge | None) -> dict[str, Any]:
             keys = ("data", "prompts", "max_new_tokens")
             if odd := cards.differing(card["tasks"][name], before["tasks"][name], keys):
                 raise RunError(f"'{job.out}' holds a run of {name} with another {odd[0]}: say --out")
-    elif (job.out / "predictions.jsonl").exists():
+    else:
         raise RunError(f"'{job.out}' holds predictions without a card.json: say --out")
     _write_json(path, card)
     return card

@@ -142,7 +142,7 @@ def confusion(scored: Scored) -> tuple[list[str], list[list[int]]]:
     right = [answer.sample.references[0] if answer.sample.references else "" for answer in scored.answers]
     said = [answer.read for answer in scored.answers]
     names = sorted(set(right))
-    if scored.task.parser not in ("label", "choice", "yes_no", "number", "nearest_choice"):
+    if scored.task.parser not in ("label", "choice", "yes_no", "number", "nearest_choice", "first_named"):
         return [], []
     if not 1 < len(names) <= 20:
         return [], []

@@ -16,6 +16,7 @@ A manifest's samples may name their task in ``task``; ``manifest=FILE`` scores e
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -139,7 +140,9 @@ def open_task(spec: str, data: Path, *, limit: int = 0, seed: int = 0) -> list[A
     else:
         tasks = known_tasks()
         if name not in tasks:
-            raise TaskError(f"there is no task '{name}'; there are {ANY}, {', '.join(sorted(tasks))}")
+            near = get_close_matches(name, [ANY, *tasks], 1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise TaskError(f"there is no task '{name}'{meant}; `lalm tasks` lists those there are")
         task = tasks[name]
     if not given and not task.path:
         raise TaskError(f"the task '{task.name}' needs its file: --task {name}=FILE.jsonl")

@@ -10,6 +10,7 @@ import torch
 
 from lalm import systems
 from lalm.cli import run
+from lalm.data import Batches, Collator, Mixture, open_manifest, text_tokens
 from lalm.engine import Engine
 from lalm.evaluate.answers import Local
 from lalm.evaluate.run import Job
@@ -105,7 +106,7 @@ def test_an_endpoint_is_evaluated(manifest, tmp_path, capsys):
     ("words", "error"),
     [
         (["eval"], "there is nothing to ask: say --task NAME"),
-        (["eval", "--task", "nonsense"], "there is no task 'nonsense'; there are manifest, "),
+        (["eval", "--task", "nonsense"], "there is no task 'nonsense'; `lalm tasks` lists"),
         (["eval", "--task", "presence"], "the task 'presence' needs its file"),
         (["eval", "--task", "manifest=MANIFEST", "--url", "localhost"], "--url needs the endpoint's model"),
         (["eval", "m", "--task", "manifest=MANIFEST", "--url", "localhost"], "--url must begin with http"),
@@ -114,6 +115,8 @@ def test_an_endpoint_is_evaluated(manifest, tmp_path, capsys):
         (["eval", "--task", "manifest=MANIFEST", "--resource", "x"], "--resource takes NAME=FOLDER"),
         (["eval", "--task", "manifest=MANIFEST", "--judge-url", "http://x"], "need --judge"),
         (["eval", "--samples", "-1", "--task", "presence"], "Invalid value for '--samples'"),
+        (["eval", "http://x/v1", "--task", "manifest=MANIFEST"], "an endpoint is given by --url"),
+        (["eval", "--task", "manifest=MANIFEST", "--resource", "meteor=."], "has no meteor-1.5.jar"),
         (["compare", "a", "b"], "'a' is no folder of `lalm eval`"),
         (["agree", "a", "b"], "there is no file 'a'"),
     ],
@@ -147,7 +150,9 @@ def test_training_serving_and_evaluation_read_one_example_as_the_same_tokens(
     item = task.samples[0]
     served = Sample.from_openai(item.to_openai())
     engine.reply([served])
-    row = processor.batch([item.with_target("Yes.")], labels=True)
+    write_manifest(tmp_path / "train.jsonl", [item.with_target("Yes.")])
+    mixture = Mixture([(open_manifest(tmp_path / "train.jsonl"), 1.0)], text_tokens, batch_size=1)
+    row = Collator(processor, processor.clips)([Batches(mixture, 1)[0]])
     first = int((row["labels"][0] != -100).nonzero()[0])
     rendered.append(row["input_ids"][0, :first].tolist())
     assert len(rendered) == 3 and rendered[0] == rendered[1] == rendered[2]

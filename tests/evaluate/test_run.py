@@ -187,7 +187,8 @@ def test_a_task_file_says_what_is_wrong(tmp_path, text, error):
 
 def test_tasks_that_cannot_be_asked_say_why(manifest, tmp_path):
     for spec, error in (
-        ("odd", "there is no task 'odd'; there are manifest, "),
+        ("odd", "there is no task 'odd'; `lalm tasks` lists those there are"),
+        ("cloto", r"there is no task 'cloto' \(did you mean clotho\?\)"),
         ("manifest", "needs its file: --task manifest=FILE.jsonl"),
         ("manifest=nowhere.jsonl", "there is no manifest 'nowhere.jsonl'"),
         ("presence", "needs its file"),
