@@ -21,6 +21,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 import soxr
 
+from lalm import archives
 from lalm.decoding import (
     BLOCK_FRAMES,
     MAX_CHANNELS,
@@ -51,7 +52,8 @@ def load_audio(
 ) -> Array:
     """Read ``source`` as (N,) float32 mono 16 kHz, values as decoded (normally in [-1, 1]).
 
-    ``source`` is a path, ``-`` (standard input), a ``data:`` URL, encoded bytes, or an array of shape
+    ``source`` is a path (``x.tar/a.flac`` is inside a tar), ``-`` (standard input), a ``data:`` URL,
+    encoded bytes, or an array of shape
     (N,) or (N, C): floats are taken as they are, integers scaled by their full range. ``rate`` in Hz is
     the array's (16 000 when absent) and only for arrays. ``offset_s`` and ``duration_s`` select a part,
     which may end earlier than asked if the recording does. ``max_s`` refuses what is longer than this
@@ -162,6 +164,8 @@ def _open(source: str | Path | bytes, place: str) -> BinaryIO:
 
 
 def _open_path(path: Path, place: str) -> BinaryIO:
+    if inside := archives.split(path):
+        return io.BytesIO(archives.read(*inside))
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):

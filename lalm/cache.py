@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lalm import archives
 from lalm.audio import SAMPLE_RATE, load_audio
 from lalm.sample import AudioPart
 
@@ -39,7 +40,9 @@ def clip_key(part: AudioPart) -> str:
     Raises ValueError for a missing file.
     """
     source = part["audio"]
-    if isinstance(source, (str, os.PathLike)) and not str(source).startswith("data:"):
+    if isinstance(source, str | Path) and (inside := archives.split(source)):
+        digest = hashlib.sha256(archives.read(*inside)).hexdigest()[:32]
+    elif isinstance(source, (str, os.PathLike)) and not str(source).startswith("data:"):
         try:
             stat = Path(source).stat()
         except OSError as error:

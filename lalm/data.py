@@ -4,7 +4,9 @@ Batch i of a run is a pure function of the manifests, the seed and i, so a run r
 for the next i; nothing is replayed and no iterator is saved.
 """
 
+import io
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +18,15 @@ import torch
 from torch.utils.data import Dataset
 from transformers import BatchFeature
 
+from lalm import archives
 from lalm.processing import AudioLMProcessor, CachedFrames, Clip
-from lalm.sample import AudioPart, Sample, read_manifest
+from lalm.readers import Samples, open_samples
+from lalm.sample import AudioPart, Sample
 
 WINDOW_STEPS = 50  # samples of this many steps are sorted by length together
 CHARACTERS_PER_TOKEN = 4  # rough, for sorting only
 UNKNOWN_SECONDS = 10.0  # for sorting only, where a header does not tell
+CHECKED_ROWS = 20_000  # a second or two of reading
 SKIP_FRACTION, SKIP_FLOOR = 0.01, 20
 
 Audios: TypeAlias = Sequence[Clip | CachedFrames]  # of one sample, in reading order
@@ -35,29 +40,53 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples that are padded together, with their (source, row) numbers; number ``index`` of ``origin``."""
+    """(source, row) numbers of the samples that are padded together; number ``index`` of ``origin``."""
 
     origin: "Batches"
     index: int
     keys: tuple[tuple[int, int], ...]
-    samples: tuple[Sample, ...]
+
+    def sample(self, place: int) -> Sample:
+        """The sample at a place of the batch, read now. Raises a ValueError naming its line."""
+        source, row = self.keys[place]
+        return self.origin.mixture.sources[source][row]
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        return tuple(self.sample(place) for place in range(len(self.keys)))
 
 
-def open_manifest(path: str | Path) -> list[Sample]:
-    """All samples of one manifest. Raises a ValueError naming the file, and the line where one is wrong."""
-    if not Path(path).is_file():
-        raise DataError(f"there is no manifest '{path}'")
-    samples = list(read_manifest(path))
-    if not samples:
+def open_manifest(path: str | Path) -> Samples:
+    """The samples at a path, read when asked for; see ``lalm.readers.open_samples``.
+
+    Up to ``CHECKED_ROWS`` rows are all read once now, so that a line that is no sample stops a run before it
+    begins, by its number. Of larger ones ``lalm data validate`` says it. Raises a ValueError naming the file.
+    """
+    samples = open_samples(path)
+    if not len(samples):
         raise DataError(f"'{path}' holds no samples")
+    if len(samples) <= CHECKED_ROWS:
+        for _ in samples:
+            pass
     return samples
 
 
 def subset(samples: Sequence[Sample], count: int) -> list[Sample]:
     """At most ``count`` samples spread evenly over the sequence."""
-    if len(samples) <= count:
-        return list(samples)
-    return [samples[i * len(samples) // count] for i in range(count)]
+    return [samples[i] for i in _spread(len(samples), count)]
+
+
+def held_out(paths: Sequence[str | Path], count: int) -> list[Sample]:
+    """At most ``count`` samples spread evenly over several manifests."""
+    sources = [open_manifest(path) for path in paths]
+    firsts = np.cumsum([0, *(len(source) for source in sources)])
+    places = _spread(int(firsts[-1]), count)
+    numbers = np.searchsorted(firsts, places, side="right") - 1
+    return [sources[n][int(i - firsts[n])] for n, i in zip(numbers, places, strict=True)]
+
+
+def _spread(total: int, count: int) -> list[int]:
+    return list(range(total)) if total <= count else [i * total // count for i in range(count)]
 
 
 class Mixture:
@@ -66,7 +95,7 @@ class Mixture:
     Per epoch every sample is seen ``weight`` times (a fraction: another part of the source each epoch).
     A step holds ``batch_size * parts`` samples of like length and falls into ``parts`` batches, so which
     samples share a step does not depend on how the step is split. The last step of an epoch is filled up
-    from the epoch's beginning. ``length`` estimates the tokens of a sample.
+    from the epoch's beginning. ``length`` estimates the tokens of a sample; each is asked once.
     """
 
     def __init__(
@@ -81,9 +110,11 @@ class Mixture:
         self.sources = [samples for samples, _ in sources]
         self.batch_size, self.parts, self.seed = batch_size, parts, seed
         self._length = length
+        self._lengths = [np.full(len(samples), np.nan, np.float32) for samples in self.sources]
         self._shares = [max(1, round(len(samples) * weight)) for samples, weight in sources]
         step = batch_size * parts
         self.steps_per_epoch = -(-sum(self._shares) // step)
+        self._places = self.steps_per_epoch * step  # of an epoch
         # (num_samples,) bool: found unreadable. Shared memory, so loader processes count together.
         self.unreadable = torch.zeros(self.num_samples, dtype=torch.bool).share_memory_()
         self._first = np.cumsum([0, *(len(samples) for samples in self.sources)])
@@ -107,6 +138,21 @@ class Mixture:
         rows = self._steps(epoch, window)[offset][part * self.batch_size : (part + 1) * self.batch_size]
         return tuple((int(source), int(row)) for source, row in rows)
 
+    def steps_in(self, epochs: float) -> int:
+        """Steps of so many epochs."""
+        return math.ceil(epochs * self.steps_per_epoch)
+
+    def _tokens(self, source: int, row: int) -> float:
+        """Estimated tokens of a sample; 0 for one that cannot be read, which whoever reads it will say."""
+        known = float(self._lengths[source][row])
+        if math.isnan(known):
+            try:
+                known = self._length(self.sources[source][row])
+            except ValueError:
+                known = 0.0
+            self._lengths[source][row] = known
+        return known
+
     def _order(self, epoch: int) -> np.ndarray:
         """(source, row) of every place of the epoch, shuffled and filled to whole steps: (places, 2)."""
         if self._epoch is not None and self._epoch[0] == epoch:
@@ -118,8 +164,7 @@ class Mixture:
             parts.append(np.stack([np.full(share, number), rows], axis=1))
         places = np.concatenate(parts)
         places = np.random.default_rng([self.seed, 1, epoch]).permutation(places)
-        size = self.steps_per_epoch * self.batch_size * self.parts
-        places = places[np.arange(size) % len(places)]
+        places = places[np.arange(self._places) % len(places)]
         self._epoch = (epoch, places)
         return places
 
@@ -129,7 +174,7 @@ class Mixture:
             return self._window[1]
         step = self.batch_size * self.parts
         places = self._order(epoch)[window * WINDOW_STEPS * step : (window + 1) * WINDOW_STEPS * step]
-        lengths = [self._length(self.sources[source][row]) for source, row in places]
+        lengths = [self._tokens(source, row) for source, row in places]
         places = places[np.argsort(lengths, kind="stable")]
         steps = list(places.reshape(-1, step, 2))
         order = np.random.default_rng([self.seed, 2, epoch, window]).permutation(len(steps))
@@ -151,9 +196,7 @@ class Batches(Dataset[Batch]):
         return self.count
 
     def __getitem__(self, index: int) -> Batch:
-        keys = self.mixture.keys(index)
-        samples = tuple(self.mixture.sources[source][row] for source, row in keys)
-        return Batch(self, index, keys, samples)
+        return Batch(self, index, self.mixture.keys(index))
 
 
 class Collator:
@@ -193,13 +236,16 @@ class Collator:
         samples: list[Sample] = []
         audios: list[Audios] = []
         places: list[int] = []
-        for place, (key, sample) in enumerate(zip(batch.keys, batch.samples, strict=True)):
+        for place, key in enumerate(batch.keys):
             if batch.origin.mixture.unreadable[batch.origin.mixture.number(key)]:
                 continue
+            name = ""
             try:
+                sample = batch.sample(place)
+                name = sample.id
                 audios.append(self._read(sample))
             except (ValueError, OSError) as error:
-                self._skip(batch, place, error)
+                self._skip(batch, place, name, error)
                 continue
             samples.append(sample)
             places.append(place)
@@ -208,27 +254,28 @@ class Collator:
         try:
             return self._render(samples, audios)
         except ValueError:
-            good = self._renderable(batch, places, audios)
+            good = self._renderable(batch, places, samples, audios)
         if not good:
             return None
         return self._render([samples[i] for i in good], [audios[i] for i in good])
 
-    def _renderable(self, batch: Batch, places: Sequence[int], audios: Sequence[Audios]) -> list[int]:
+    def _renderable(
+        self, batch: Batch, places: Sequence[int], samples: Sequence[Sample], audios: Sequence[Audios]
+    ) -> list[int]:
         """Which of the samples at ``places`` of the batch can be rendered, tried one by one."""
         good = []
         for i, place in enumerate(places):
             try:
-                self._render([batch.samples[place]], [audios[i]])
+                self._render([samples[i]], [audios[i]])
                 good.append(i)
             except ValueError as error:
-                self._skip(batch, place, error)
+                self._skip(batch, place, samples[i].id, error)
         return good
 
-    def _skip(self, batch: Batch, place: int, error: Exception) -> None:
+    def _skip(self, batch: Batch, place: int, name: str, error: Exception) -> None:
         purpose, mixture = batch.origin.purpose, batch.origin.mixture
         total = mixture.num_samples
-        sample = batch.samples[place]
-        what = f"{sample.id}: {error}" if sample.id and not str(error).startswith(sample.id) else str(error)
+        what = f"{name}: {error}" if name and not str(error).startswith(name) else str(error)
         self.skipped.setdefault(purpose, {})[batch.keys[place]] = what
         mixture.unreadable[mixture.number(batch.keys[place])] = True
         count = int(mixture.unreadable.sum())
@@ -259,6 +306,11 @@ def audio_seconds(part: AudioPart) -> float:
     source = part["audio"]
     if isinstance(source, np.ndarray):
         seconds = len(source) / float(part.get("rate", 16_000))
+    elif isinstance(source, str | Path) and (inside := archives.split(source)):
+        try:
+            seconds = float(soundfile.info(io.BytesIO(archives.read(*inside))).duration)
+        except (soundfile.LibsndfileError, ValueError):
+            seconds = UNKNOWN_SECONDS
     elif isinstance(source, str | Path) and not str(source).startswith("data:"):
         try:
             seconds = float(soundfile.info(str(source)).duration)

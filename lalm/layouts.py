@@ -1,4 +1,5 @@
-"""Manifest rows of other toolkits as rows of ours: ms-swift, LLaMA-Factory, OpenAI and Hugging Face chats.
+"""Manifest rows of other toolkits as rows of ours: ms-swift, LLaMA-Factory, OpenAI and Hugging Face chats,
+SLAM-LLM, and Lhotse's cuts.
 
 A row is recognised by its keys and parts, never by the file's name. What a row says that a sample cannot
 hold is refused, not dropped. Errors say what is wrong; the reader adds file and line.
@@ -8,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from lalm.messages import SampleError, json_list, json_object, json_text
+from lalm.messages import SampleError, json_list, json_object, json_seconds, json_text
 
 TAG = "<audio>"
 SPEAKERS = {"human": "user", "gpt": "assistant", "system": "system"}  # LLaMA-Factory's sharegpt form
@@ -23,7 +24,10 @@ def native(row: Any) -> Any:
     if "preferred_output" in row or "non_preferred_output" in row:
         return _openai_pair(row)
     if "messages" not in row:
-        return row
+        if "source" in row and "target" in row:
+            return _slam_llm(row)
+        made_by_lhotse = ("recording" in row and "start" in row) or str(row.get("type", "")).endswith("Cut")
+        return _cut(row) if made_by_lhotse else row
     if any(key in row for key in ("audios", "rejected_response", "rejected_messages", "rejected_audios")):
         return _ms_swift(row)
     return {**row, "messages": _openai(row["messages"])}
@@ -69,6 +73,49 @@ def _llama_factory(row: dict[str, Any]) -> dict[str, Any]:
                 answer = json_object(answer, name, ["from", "value"], ["value"])["value"]
             made[name] = json_text(answer, name)
     return made | _id(row)
+
+
+def _slam_llm(row: dict[str, Any]) -> dict[str, Any]:
+    """{"key", "source": the audio file, "target": the answer, "prompt": the question if there is one}."""
+    json_object(row, "a SLAM-LLM row", ["key", "source", "target", "prompt"])
+    parts = [{"type": "audio", "audio": json_text(row["source"], "source")}]
+    if "prompt" in row:
+        parts.append({"type": "text", "text": json_text(row["prompt"], "prompt")})
+    messages = [
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": json_text(row["target"], "target")},
+    ]
+    return {"messages": messages, **({"id": str(row["key"])} if "key" in row else {})}
+
+
+def _cut(row: dict[str, Any]) -> dict[str, Any]:
+    """A Lhotse MonoCut whose recording is one file; the supervisions' texts, in their order, are the answer.
+
+    Cuts that are mixed, padded, made at run time or have several channels are refused:
+    ``CutSet.save_audios`` stores their audio as it is heard.
+    """
+    advice = "store the cuts' audio with CutSet.save_audios"
+    if row.get("type", "MonoCut") != "MonoCut":
+        raise SampleError(f"a cut of type {row['type']} cannot be read from its files: {advice}")
+    recording = json_object(row["recording"], "recording")
+    sources = json_list(recording.get("sources", []), "recording.sources")
+    source = json_object(sources[0], "recording.sources[0]") if len(sources) == 1 else {}
+    if source.get("type") != "file" or len(source.get("channels", [0])) != 1 or recording.get("transforms"):
+        raise SampleError(f"the cut's recording is not one file of one channel as it lies there: {advice}")
+    audio: dict[str, Any] = {"type": "audio", "audio": json_text(source.get("source"), "source")}
+    start_s = json_seconds(row["start"], "start")
+    audio |= {"offset_s": start_s} if start_s else {}
+    if "duration" in row:
+        audio["duration_s"] = json_seconds(row["duration"], "duration")
+    said = [json_object(s, "a supervision") for s in json_list(row.get("supervisions", []), "supervisions")]
+    said.sort(key=lambda s: s.get("start", 0.0))
+    texts = [json_text(s["text"], "supervision text").strip() for s in said if s.get("text")]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": [audio]}]
+    if texts:
+        messages.append({"role": "assistant", "content": " ".join(texts)})
+    first = said[0] if said else {}
+    origin = {key: first[key] for key in ("language", "speaker") if isinstance(first.get(key), str)}
+    return {"messages": messages, "id": str(row.get("id", "")), **({"origin": origin} if origin else {})}
 
 
 def _openai_pair(row: dict[str, Any]) -> dict[str, Any]:

@@ -76,6 +76,8 @@ class Data(_Section):
 class Optim(_Section):
     """AdamW and its schedule, counted in optimizer steps; a step sees batch_size * accumulation samples.
 
+    That is in all, however many processes share it. With ``batch_tokens`` or ``batch_s``, limits on what a
+    padded batch holds (tokens, seconds of audio), a batch has as many samples as fit, at most batch_size.
     ``dtype`` is that of the frozen parts; what trains is always float32. ``learning_rates`` are those of
     parts, by the names ``trainable`` takes (the first that fits counts); all else has ``learning_rate``.
     """
@@ -86,6 +88,8 @@ class Optim(_Section):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     weight_decay: float = Field(0.0, ge=0)
     batch_size: Positive
+    batch_tokens: Positive | None = None
+    batch_s: float | None = Field(None, gt=0)
     accumulation: Positive = 1
     max_steps: Positive | None = None
     epochs: float | None = Field(None, gt=0)

@@ -5,7 +5,6 @@
 TensorBoard's ``runs/`` and the last two checkpoints. Started again, it goes on from the newest good one.
 """
 
-import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -21,12 +20,23 @@ from transformers import set_seed as seed_everything
 from lalm import checkpoint, systems
 from lalm import recipe as recipes
 from lalm.audio import SAMPLE_RATE
+from lalm.batching import Limits, PackedMixture
 from lalm.cache import FrameCache
-from lalm.data import Batches, Collator, DataError, Mixture, audio_seconds, open_manifest, subset, text_tokens
+from lalm.data import (
+    Batches,
+    Collator,
+    DataError,
+    Mixture,
+    audio_seconds,
+    held_out,
+    open_manifest,
+    subset,
+    text_tokens,
+)
 from lalm.dpo import PreferenceTrainer, ReferenceTable, check_pairs, pair_collator
 from lalm.modeling import AudioLMForConditionalGeneration
 from lalm.processing import AudioLMProcessor, CachedFrames
-from lalm.recipe import Recipe
+from lalm.recipe import Optim, Recipe
 from lalm.sample import Sample
 from lalm.train_report import GradientCheck, Report, TrainError, parts_table, say, show_example
 from lalm.trainer import Answers, Interruption, Read, RecipeTrainer, is_slim
@@ -64,7 +74,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     seed_everything(recipe.optim.seed)
     model, processor = build(recipe)
     train, valid = mixtures(recipe, model)
-    steps = recipe.optim.max_steps or math.ceil((recipe.optim.epochs or 0) * train.steps_per_epoch)
+    steps = recipe.optim.max_steps or train.steps_in(recipe.optim.epochs or 0)
     settings = arguments(recipe, steps, with_valid=valid is not None)
     read = _reader(recipe, model.to(settings.device), processor, [train, valid], console)
     if recipe.warm_start and start is None:
@@ -84,7 +94,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
             args=settings,
             data_collator=collator,
             train_dataset=batches,
-            eval_dataset=Batches(valid, valid.steps_per_epoch, "validation") if valid else None,
+            eval_dataset=Batches(valid, valid.steps_in(1), "validation") if valid else None,
             callbacks=[report, GradientCheck(console)],
         )
         trainer.remove_callback(PrinterCallback)
@@ -143,20 +153,44 @@ def mixtures(recipe: Recipe, model: AudioLMForConditionalGeneration) -> tuple[Mi
         heard = sum(model.config.num_audio_tokens(int(audio_seconds(p) * SAMPLE_RATE)) for p in sample.audios)
         return heard + text_tokens(sample)
 
+    optim = recipe.optim
     sources = [(open_manifest(source.path), source.weight) for source in recipe.data.train]
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    train = Mixture(
-        sources,
-        length,
-        batch_size=recipe.optim.batch_size,
-        parts=recipe.optim.accumulation * processes,
-        seed=recipe.optim.seed,
-    )
+    batch_size, accumulation = shared_step(optim)
+    parts = accumulation * processes()
+    mix: Any = Mixture
+    if optim.batch_tokens or optim.batch_s:
+        mix = partial(PackedMixture, limits=Limits(optim.batch_tokens, optim.batch_s))
+    train = mix(sources, length, batch_size=batch_size, parts=parts, seed=optim.seed)
     if not recipe.data.valid or not recipe.every.valid:
         return train, None
-    held_out = [sample for path in recipe.data.valid for sample in open_manifest(path)]
-    held_out = subset(held_out, recipe.valid.samples)
-    return train, Mixture([(held_out, 1.0)], length, batch_size=min(recipe.optim.batch_size, len(held_out)))
+    kept = held_out(recipe.data.valid, recipe.valid.samples)
+    return train, mix([(kept, 1.0)], length, batch_size=min(batch_size, len(kept)))
+
+
+def processes() -> int:
+    """How many processes train together: torchrun's and accelerate's WORLD_SIZE."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def shared_step(optim: Optim) -> tuple[int, int]:
+    """Samples of one batch, and batches that one process accumulates, so that all give the recipe's step.
+
+    Eight batches of 4 on two processes are four each; one batch of 8 is split. Raises TrainError when the
+    step cannot be shared evenly.
+    """
+    count, samples = processes(), optim.batch_size * optim.accumulation
+    if optim.accumulation % count == 0:
+        return optim.batch_size, optim.accumulation // count
+    if (
+        samples % count == 0
+        and samples // count <= optim.batch_size
+        and not (optim.batch_tokens or optim.batch_s)
+    ):
+        return samples // count, 1
+    raise TrainError(
+        f"optim: {optim.accumulation} batches of {optim.batch_size} cannot be shared evenly by {count} "
+        f"processes: make accumulation a multiple of {count}"
+    )
 
 
 def arguments(recipe: Recipe, steps: int, *, with_valid: bool) -> TrainingArguments:
@@ -168,7 +202,7 @@ def arguments(recipe: Recipe, steps: int, *, with_valid: bool) -> TrainingArgume
         num_train_epochs=1,
         per_device_train_batch_size=1,
         per_device_eval_batch_size=1,
-        gradient_accumulation_steps=optim.accumulation,
+        gradient_accumulation_steps=shared_step(optim)[1],
         learning_rate=optim.learning_rate,
         lr_scheduler_type="constant_with_warmup" if optim.schedule == "constant" else optim.schedule,
         warmup_steps=optim.warmup_steps,
@@ -284,7 +318,7 @@ def _collator(
     """What makes batches of samples: conversations, or pairs of answers when the recipe has ``dpo``."""
     if recipe.dpo is None:
         return Collator(processor, read)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         raise TrainError("dpo: preferences are learned in one process; start the run without torchrun")
     names = [*(source.path for source in recipe.data.train), "data.valid"]
     sources = [source for m in mixed if m is not None for source in m.sources]

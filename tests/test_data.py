@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from lalm.data import Batches, Collator, DataError, Mixture, audio_seconds, open_manifest, subset, text_tokens
 from lalm.modeling import AudioLMConfig
 from lalm.processing import AudioLMProcessor
+from lalm.readers import ReaderError
 from lalm.sample import Message, Sample
 
 
@@ -111,7 +112,7 @@ def test_subset_is_spread() -> None:
 
 
 def test_manifests(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no manifest '.*none\.jsonl'"):
+    with pytest.raises(ReaderError, match=r"no manifest '.*none\.jsonl'"):
         open_manifest(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match="holds no samples"):

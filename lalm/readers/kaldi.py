@@ -1,0 +1,92 @@
+"""Kaldi data folders: ``wav.scp``, ``text``, and where there are ``segments``, ``utt2lang``, ``utt2spk``.
+
+    wav.scp    RECORDING PATH              segments   UTTERANCE RECORDING START_S END_S
+    text       UTTERANCE WORDS...          utt2lang   UTTERANCE LANGUAGE
+
+A row is a line of ``text`` (without it: of segments or wav.scp). Relative paths start from the folder.
+Commands (``sox ... |``) are never run and archives (``x.ark:123``) not read: such a row is refused.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from lalm.readers.samples import ReaderError, Samples, spoken
+
+
+class Kaldi(Samples):
+    """Utterances of a Kaldi data folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._recordings = _table(folder / "wav.scp")
+        self._segments = _table(folder / "segments")
+        self._about = {
+            "language": _table(folder / "utt2lang"),
+            "speaker": _table(folder / "utt2spk"),
+        }
+        self._file = next(n for n in ("text", "segments", "wav.scp") if (folder / n).is_file())
+        self._texts = _table(folder / self._file)
+        self._names = list(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def place(self, number: int) -> str:
+        return f"{self.folder.name}/{self._file} ({self._names[number]})"
+
+    def row(self, number: int) -> Any:
+        name = self._names[number]
+        try:
+            audio = self._audio(name)
+        except ReaderError as error:
+            raise ReaderError(f"{self.place(number)}: {error}") from None
+        origin = {key: words[name] for key, words in self._about.items() if words.get(name)}
+        text = self._texts[name] if self._file == "text" else None
+        return spoken(audio, text, id=name, origin=origin)
+
+    def _audio(self, name: str) -> dict[str, Any]:
+        """The audio part of an utterance."""
+        part: dict[str, Any] = {}
+        recording = name
+        if self._segments:
+            fields = self._segments.get(name, "").split()
+            if len(fields) != 3:
+                raise ReaderError("segments has no 'RECORDING START END' for it")
+            recording = fields[0]
+            try:
+                start_s, end_s = float(fields[1]), float(fields[2])
+            except ValueError:
+                raise ReaderError(f"segments has '{fields[1]} {fields[2]}' for its seconds") from None
+            part = {"offset_s": start_s}
+            if end_s != -1:  # -1 is Kaldi's word for the end
+                if end_s <= start_s:
+                    raise ReaderError(f"its segment ends at {end_s} s, before it starts")
+                part["duration_s"] = round(end_s - start_s, 6)
+        path = self._recordings.get(recording)
+        if not path:
+            raise ReaderError(f"wav.scp has no recording {recording}")
+        if path.endswith("|"):
+            raise ReaderError(f"wav.scp gives a command for {recording}; write its output to a file")
+        if re.search(r"\.ark:\d+$", path):
+            raise ReaderError(f"wav.scp points into an archive for {recording}; write it out as a file")
+        return {"audio": path, **part}
+
+
+def _table(path: Path) -> dict[str, str]:
+    """KEY -> the rest of its line; nothing when there is no such file."""
+    if not path.is_file():
+        return {}
+    found: dict[str, str] = {}
+    try:
+        lines = path.read_text("utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise ReaderError(f"{path} is not UTF-8 text") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        key, _, rest = line.strip().partition(" ") if " " in line.strip() else line.strip().partition("\t")
+        if key in found:
+            raise ReaderError(f"{path}:{number}: {key} stands there twice")
+        found[key] = rest.strip()
+    return found

@@ -1,0 +1,92 @@
+"""WebDataset tars: files of one name make a sample, ``0001.flac`` with ``0001.txt`` or ``0001.json``.
+
+The JSON may be a whole manifest row whose audio is the member's name, or an object with the text under one
+of ``TEXT_KEYS``. Audio stays in the tar and is read from there.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lalm import archives
+from lalm.readers.samples import ReaderError, Samples, spoken
+
+AUDIO_SUFFIXES = ("flac", "wav", "mp3", "ogg", "opus", "m4a")
+TEXT_KEYS = ("text", "caption", "transcript", "transcription", "sentence")
+
+
+class Tars(Samples):
+    """Samples of several tars, in the order of the tars and of their members."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.folder = paths[0].parent
+        self._samples: list[tuple[Path, str, tuple[str, ...]]] = []  # tar, name, suffixes
+        for path in paths:
+            groups: dict[str, list[str]] = {}
+            for member in archives.members(path):
+                name, suffix = _split(member)
+                groups.setdefault(name, []).append(suffix)
+            self._samples += [(path, name, tuple(found)) for name, found in groups.items()]
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def place(self, number: int) -> str:
+        tar, name, _ = self._samples[number]
+        return f"{tar.name}/{name}"
+
+    def row(self, number: int) -> Any:
+        tar, name, suffixes = self._samples[number]
+        audio = next((s for s in suffixes if s.lower() in AUDIO_SUFFIXES), None)
+        fields: Any = {}
+        if "json" in suffixes:
+            try:
+                fields = json.loads(archives.read(tar, f"{name}.json"))
+            except (ValueError, RecursionError) as error:
+                raise ReaderError(f"{self.place(number)}.json: not JSON: {error}") from None
+            if not isinstance(fields, dict):
+                raise ReaderError(f"{self.place(number)}.json must be a JSON object")
+        if "messages" in fields or "conversations" in fields:
+            return _inside(fields, tar)
+        if audio is None:
+            raise ReaderError(f"{self.place(number)} has no audio ({', '.join(AUDIO_SUFFIXES)})")
+        text = next((fields[key] for key in TEXT_KEYS if isinstance(fields.get(key), str)), None)
+        if "txt" in suffixes:
+            try:
+                text = archives.read(tar, f"{name}.txt").decode("utf-8-sig").strip()
+            except UnicodeDecodeError:
+                raise ReaderError(f"{self.place(number)}.txt is not UTF-8 text") from None
+        if text is None:
+            raise ReaderError(
+                f"{self.place(number)} has no text: neither .txt nor {', '.join(TEXT_KEYS)} in .json"
+            )
+        language = fields.get("language")
+        origin = {"language": language} if isinstance(language, str) else {}
+        return spoken({"audio": f"{tar.name}/{name}.{audio}"}, text, id=name, origin=origin)
+
+
+def _split(member: str) -> tuple[str, str]:
+    """("a/0001", "flac"): the name ends at the first dot of the file name, as WebDataset has it."""
+    path = PurePosixPath(member)
+    name, _, suffix = path.name.partition(".")
+    return str(path.parent / name), suffix
+
+
+def _inside(row: dict[str, Any], tar: Path) -> dict[str, Any]:
+    """A manifest row whose audio members are named from the tar's folder."""
+
+    def named(value: Any) -> Any:
+        if isinstance(value, list):
+            return [named(item) for item in value]
+        if isinstance(value, dict):
+            return {
+                key: f"{tar.name}/{item}" if key == "audio" and isinstance(item, str) else named(item)
+                for key, item in value.items()
+            }
+        return value
+
+    made: dict[str, Any] = named(row)
+    if isinstance(made.get("audios"), list):
+        made["audios"] = [f"{tar.name}/{item}" for item in made["audios"]]
+    return made
