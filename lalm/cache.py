@@ -8,11 +8,13 @@ and renamed, so several writers can share a folder and a shard cut short is simp
 import hashlib
 import json
 import os
+import re
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,6 +71,71 @@ def encoder_identity(encoder: nn.Module) -> str:
     return digest.hexdigest()[:24]
 
 
+class Shelf(NamedTuple):
+    """What a cache folder holds for one encoder; ``used`` is a date."""
+
+    identity: str
+    encoder: str
+    clips: int
+    bytes: int
+    used: str
+
+
+class CacheError(ValueError):
+    """A cache folder that cannot be used as asked; the text names it."""
+
+
+def contents(folder: str | Path) -> list[Shelf]:
+    """The encoders of a cache folder, the last used first. Raises CacheError when it is none."""
+    rows = []
+    for shelf in _shelves(Path(folder)):
+        clips = size = 0
+        used = shelf.stat().st_mtime
+        for shard in shelf.glob("*.safetensors"):
+            stat = shard.stat()
+            size, used = size + stat.st_size, max(used, stat.st_mtime)
+            try:
+                with safe_open(shard, "pt") as file:
+                    clips += len(file.keys())
+            except SafetensorError:
+                continue
+        kind = shelf / "encoder.txt"
+        name = kind.read_text(encoding="utf-8").strip() if kind.is_file() else "not said"
+        rows.append(
+            (used, Shelf(shelf.name, name, clips, size, time.strftime("%Y-%m-%d", time.localtime(used))))
+        )
+    return [row for _, row in sorted(rows, reverse=True)]
+
+
+def prune(folder: str | Path, keep_bytes: int, spare: Path | None = None) -> tuple[int, int]:
+    """Delete the shards not used for longest until ``keep_bytes`` are left; (shards, bytes) deleted.
+
+    Those of the encoder folder ``spare`` stay. Runs that use a deleted shard keep it until they end.
+    """
+    shards = [shard for shelf in _shelves(Path(folder)) for shard in shelf.glob("*.safetensors")]
+    left = sum(shard.stat().st_size for shard in shards)
+    removed = freed = 0
+    for shard in sorted(shards, key=lambda shard: shard.stat().st_mtime):
+        if left - freed <= keep_bytes:
+            break
+        if shard.parent == spare:
+            continue
+        freed += shard.stat().st_size
+        removed += 1
+        shard.unlink()
+    return removed, freed
+
+
+def _shelves(folder: Path) -> list[Path]:
+    """The folders of encoders in a cache folder."""
+    if not folder.is_dir():
+        raise CacheError(f"there is no cache folder '{folder}'")
+    found = [path for path in sorted(folder.iterdir()) if re.fullmatch(r"[0-9a-f]{24}", path.name)]
+    if not found and any(folder.iterdir()):
+        raise CacheError(f"'{folder}' is not a frame cache: it holds other files")
+    return found
+
+
 class FrameCache:
     """Frames of clips on disk, for one encoder.
 
@@ -80,6 +147,8 @@ class FrameCache:
         self.dtype = dtype
         self.folder = Path(folder) / encoder_identity(encoder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        config: Any = encoder.config
+        (self.folder / "encoder.txt").write_text(f"{config.model_type}\n", encoding="utf-8")
         self._where: dict[str, Path] = {}
         self._open: dict[Path, safe_open] = {}
         for shard in sorted(self.folder.glob("*.safetensors")):
@@ -91,6 +160,7 @@ class FrameCache:
         except SafetensorError:  # cut short by a crash: its clips are encoded again
             return
         self._open[shard] = file
+        os.utime(shard)  # used now, as ``prune`` sees it
         self._where.update(dict.fromkeys(file.keys(), shard))
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from lalm.cli_data import cache_app, data_app
 from lalm.cli_evaluate import evaluate_app
 from lalm.cli_options import WRITER, Device, Json, Llm, Longest, LoraScale, Model, Seed, Temperature, Url
 from lalm.cli_tasks import tasks_app
@@ -32,6 +33,8 @@ weights_app = typer.Typer(
     help="Pretrained parts: what there is, fetching, where they lie.", no_args_is_help=True
 )
 app.add_typer(tasks_app)
+app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(weights_app, name="weights")

@@ -64,6 +64,7 @@ MAY_IMPORT = {
     "engine": ["modeling", "prefill", "processing", "sample", "systems", "weights"],
     "data": ["archives", "audio", "processing", "readers", "sample"],
     "batching": ["data", "sample"],
+    "survey": ["audio", "data", "readers", "sample"],
     "warm_start": ["modeling", "processing", "sample", "words"],
     "doctor_weights": [],
     "doctor": ["audio", "doctor_weights", "encoders.*", "engine", "sample", "weights"],

@@ -209,6 +209,21 @@ def load(
     return model.to(device or "cpu").eval(), processor
 
 
+def open_processor(folder: str | Path) -> AudioLMProcessor:
+    """The processor of a model folder, without reading its weights. Raises ValueError as ``load`` does."""
+    folder = Path(folder)
+    fields = _read_config(folder)
+    if fields.get("lalm_slim"):
+        name, config = read_config(folder)
+        if "model" in config.parts:
+            return open_processor(weights.resolve(config.parts["model"]))
+        tokenizer = load_tokenizer(weights.resolve(config.parts["llm"]))
+        return AudioLMProcessor.build(tokenizer, config, SYSTEMS[name][3])
+    if fields["model_type"] == released_qwen2_audio.MODEL_TYPE:
+        return load(folder)[1]
+    return AudioLMProcessor.from_pretrained(folder)
+
+
 def read_config(folder: Path) -> tuple[str, AudioLMConfig]:
     """The system of a model folder and its config; no weights are read."""
     fields = _read_config(folder)

@@ -1,0 +1,180 @@
+"""What a manifest holds, line by line and in parallel: faults, seconds, tokens, languages, tasks.
+
+Training skips what it cannot read; this says it beforehand, for every line and every recording.
+"""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lalm.audio import SAMPLE_RATE, load_audio
+from lalm.data import audio_seconds, text_tokens
+from lalm.readers import Samples, open_samples
+from lalm.sample import AudioPart, Sample
+
+CHUNK_ROWS = 32
+SHORTEST_S = 0.02  # less than two encoder frames
+MISSING_S = 0.1  # what a part may lack of the seconds it asks for
+
+Progress = Callable[[int, int], None]
+
+
+class Line(NamedTuple):
+    """What is known about one row; ``fault`` is a sentence, or empty."""
+
+    place: str
+    fault: str = ""
+    seconds: float = 0.0
+    tokens: float = 0.0
+    language: str = ""
+    task: str = ""
+
+
+@dataclass
+class Survey:
+    """The sums of all good rows, the faults, and which rows are good."""
+
+    seconds: list[float] = field(default_factory=list)
+    tokens: float = 0.0
+    languages: Counter[str] = field(default_factory=Counter)
+    tasks: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    good: list[int] = field(default_factory=list)
+
+    def add(self, number: int, line: Line) -> None:
+        """Count one row."""
+        if line.fault:
+            place = line.place if line.fault.startswith(line.place) else f"{line.place}: "
+            self.faults.append(line.fault if place == line.place else place + line.fault)
+            return
+        self.good.append(number)
+        self.seconds.append(line.seconds)
+        self.tokens += line.tokens
+        self.languages[line.language or "not said"] += 1
+        self.tasks[line.task or "not said"] += 1
+
+    @property
+    def hours(self) -> float:
+        return sum(self.seconds) / 3600
+
+
+def survey(
+    path: str | Path, *, decode: bool, workers: int | None = None, progress: Progress | None = None
+) -> Survey:
+    """Look at every row of what is at ``path``; with ``decode`` every recording is decoded to its end.
+
+    Rows are looked at by ``workers`` processes (all CPUs), and counted in their order.
+    """
+    total = len(open_samples(path))
+    workers = min(workers or os.cpu_count() or 1, -(-total // CHUNK_ROWS) or 1)
+    found = Survey()
+    for number, line in enumerate(_lines(str(path), total, decode, workers)):
+        found.add(number, line)
+        if progress:
+            progress(number + 1, total)
+    return found
+
+
+def _lines(path: str, total: int, decode: bool, workers: int) -> Iterator[Line]:
+    chunks = [(path, at, min(at + CHUNK_ROWS, total), decode) for at in range(0, total, CHUNK_ROWS)]
+    if workers == 1:
+        for chunk in chunks:
+            yield from _look(chunk)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        for lines in pool.map(_look, chunks):
+            yield from lines
+
+
+@lru_cache(maxsize=1)
+def _opened(path: str) -> Samples:
+    return open_samples(path)
+
+
+def _look(chunk: tuple[str, int, int, bool]) -> list[Line]:
+    path, start, stop, decode = chunk
+    samples = _opened(path)
+    return [_line(samples, number, decode) for number in range(start, stop)]
+
+
+def _line(samples: Samples, number: int, decode: bool) -> Line:
+    place = samples.place(number)
+    try:
+        sample = samples[number]
+        fault = _label_fault(sample)
+        seconds = sum(_seconds(part, decode) for part in sample.audios)
+    except (ValueError, OSError) as error:
+        return Line(place, str(error))
+    language = sample.origin.get("language", "")
+    return Line(place, fault, seconds, text_tokens(sample), language, sample.task)
+
+
+def _label_fault(sample: Sample) -> str:
+    """What is wrong with what the sample teaches, or nothing."""
+    if sample.chosen or sample.rejected:
+        return "" if sample.chosen and sample.rejected else "a pair needs both chosen and rejected"
+    if not any(m["role"] == "assistant" for m in sample.messages):
+        return "there is no answer to learn from"
+    if sample.messages[-1]["role"] == "assistant" and not sample.target.strip():
+        return "the answer is empty"
+    return ""
+
+
+def _seconds(part: AudioPart, decode: bool) -> float:
+    """Seconds of an audio part, checked against what it asks for when it is decoded."""
+    if not decode:
+        return audio_seconds(part)
+    offset_s, wanted_s = part.get("offset_s", 0.0), part.get("duration_s")
+    audio = load_audio(part["audio"], rate=part.get("rate"), offset_s=offset_s, duration_s=wanted_s)
+    seconds = len(audio) / SAMPLE_RATE
+    if seconds < SHORTEST_S:
+        raise ValueError(f"{part['audio']}: {seconds:.3f} s is too short to hear anything")
+    if wanted_s is not None and seconds < wanted_s - MISSING_S:
+        raise ValueError(f"{part['audio']}: {wanted_s:g} s asked for, but only {seconds:.2f} s are there")
+    return seconds
+
+
+def histogram(seconds: list[float], bins: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """How many clips are how long: counts (bins,), edges (bins + 1,) in s up to the 99.5th percentile."""
+    values = np.array(seconds or [0.0])
+    top = max(float(np.percentile(values, 99.5)), SHORTEST_S)
+    step = 10 ** math.floor(math.log10(top / bins))
+    width = next(step * m for m in (1, 2, 5, 10) if step * m * bins >= top)
+    edges = np.arange(bins + 1) * width
+    counts, _ = np.histogram(values.clip(max=edges[-1]), edges)
+    return counts, edges
+
+
+def picture(seconds: list[float], title: str) -> str:
+    """The histogram as an SVG."""
+    counts, edges = histogram(seconds)
+    highest = max(int(counts.max()), 1)
+    width, height, left, low = 640, 320, 60, 270
+    step = (width - left - 20) / len(counts)
+    shapes = []
+    for i, count in enumerate(counts):
+        tall = 220 * int(count) / highest
+        x = left + i * step
+        shapes.append(
+            f'<rect x="{x:.1f}" y="{low - tall:.1f}" width="{step - 2:.1f}" height="{tall:.1f}" fill="#47c"/>'
+        )
+        if i % 4 == 0:
+            shapes.append(f'<text x="{x:.1f}" y="{low + 18}" text-anchor="middle">{edges[i]:g}</text>')
+    name = title.replace("&", "&amp;").replace("<", "&lt;")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '
+        f'font-size="12"><rect width="100%" height="100%" fill="white"/>'
+        f'<text x="{left}" y="24" font-size="15">{name}</text>'
+        f'<text x="{left - 8}" y="54" text-anchor="end">{highest:,}</text>'
+        f'<text x="{left - 8}" y="{low}" text-anchor="end">0</text>'
+        f'<text x="{width // 2}" y="{low + 38}" text-anchor="middle">seconds of audio</text>'
+        f"{''.join(shapes)}</svg>\n"
+    )

@@ -1,0 +1,125 @@
+"""lalm data and lalm cache, as a newcomer runs them: bad lines, bad files, bad options."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_parts import noise, whisper_folder
+
+from lalm.cache import FrameCache
+from lalm.cli import run
+from lalm.encoders import load_encoder
+from lalm.survey import histogram, survey
+
+
+def row(audio: str, answer: str = "A hum.", **part: Any) -> dict[str, Any]:
+    heard = {"type": "audio", "audio": audio, **part}
+    turns = [{"role": "user", "content": [heard]}, {"role": "assistant", "content": answer}]
+    return {"messages": turns, "task": "caption", "origin": {"language": "en"}}
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Forty good lines, and one of each kind of bad one."""
+    noise(tmp_path / "a.wav", 2.0)
+    (tmp_path / "broken.flac").write_bytes(b"fLaC" + bytes(50))
+    soundfile.write(tmp_path / "blink.wav", np.ones(100), 16_000)
+    bad = [
+        row("none.wav"),
+        row("broken.flac"),
+        row("blink.wav"),
+        row("a.wav", offset_s=1.5, duration_s=3.0),
+        row("a.wav", "  "),
+        {"messages": [{"role": "user", "content": "hi"}]},
+    ]
+    lines = [json.dumps(r) for r in [*[row("a.wav", duration_s=1.0)] * 40, *bad]]
+    (tmp_path / "m.jsonl").write_text("\n".join([*lines, "{not json"]) + "\n")
+    return tmp_path / "m.jsonl"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_bad_line_is_named_in_order(manifest: Path, workers: int) -> None:
+    seen = []
+    found = survey(manifest, decode=True, workers=workers, progress=lambda *counts: seen.append(counts))
+    assert found.good == list(range(40)) and found.seconds == [1.0] * 40
+    places = [fault.split(" ")[0] for fault in found.faults]
+    assert places == [f"m.jsonl:{n}:" for n in range(41, 48)]
+    expected = [
+        "no file",
+        "broken",
+        "too short",
+        "3 s asked for, but only 0.50 s",
+        "answer is empty",
+        "no answer",
+    ]
+    assert all(word in fault for word, fault in zip(expected, found.faults, strict=False))
+    assert "not JSON" in found.faults[-1]
+    assert seen[-1] == (47, 47)
+    assert len(survey(manifest, decode=False, workers=1).faults) == 3  # what needs no decoding
+
+
+def test_validate_writes_the_good_lines(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = manifest.parent / "below" / "good.jsonl"
+    assert run(["data", "validate", str(manifest), "--out", str(out), "--workers", "1"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("m.jsonl:41: ") and "40 good lines, 0.01 h, 7 bad" in said[-1]
+    assert run(["data", "validate", str(out), "--workers", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"good": 40, "bad": [], "hours": 0.0111}
+    assert run(["data", "validate", str(manifest), "--out", str(manifest)]) == 2
+    assert "is the manifest itself" in capsys.readouterr().err
+
+
+def test_stats_and_their_picture(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    svg = manifest.parent / "d.svg"
+    assert run(["data", "stats", str(manifest), "--picture", str(svg), "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "44 samples" in said and "3 bad lines" in said
+    assert "task: caption 44" in said and "language: en 44" in said
+    assert svg.read_text().count("<rect") == 21
+    assert run(["data", "stats", str(manifest), "--workers", "1", "--json"]) == 0
+    assert sum(json.loads(capsys.readouterr().out)["histogram"]["counts"]) == 44
+    assert run(["data", "stats", str(manifest), "--picture", "x.png"]) == 2
+    assert run(["data", "stats", str(manifest.parent / "none.jsonl")]) == 2
+    assert "there is no manifest" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_histogram_counts_everything() -> None:
+    counts, edges = histogram([0.5, 1.0, 29.9, 500.0])
+    assert counts.sum() == 4 and len(edges) == 21 and edges[-1] >= 29.9
+    assert histogram([])[0].sum() == 1
+
+
+@pytest.mark.real
+def test_preview_marks_the_loss(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["data", "preview", str(manifest), "--rows", "2"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("[[A hum.<|im_end|>]]") == 2 and "m.jsonl:2 " in said and "<audio x" in said
+    assert run(["data", "preview", str(manifest), "--model", "nowhere"]) == 2
+
+
+def test_the_frame_cache_is_shown_and_pruned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder = load_encoder(whisper_folder(tmp_path / "encoder"))
+    folder = tmp_path / "frames"
+    parts: list[Any] = [
+        {"type": "audio", "audio": str(noise(tmp_path / f"{i}.wav", 0.5, seed=i))} for i in range(3)
+    ]
+    frames = FrameCache(folder, encoder)
+    assert frames.fill(parts) == 3
+    assert run(["cache", "info", str(folder), "--json"]) == 0
+    (shelf,) = json.loads(capsys.readouterr().out)
+    assert shelf["clips"] == 3 and shelf["bytes"] > 0 and shelf["identity"] == frames.folder.name
+    assert run(["cache", "prune", str(folder), "--keep", "1GB"]) == 0
+    assert len(FrameCache(folder, encoder)) == 3
+    assert run(["cache", "prune", str(folder), "--keep", "0"]) == 0
+    assert "1 shards deleted" in capsys.readouterr().out
+    assert len(FrameCache(folder, encoder)) == 0
+    for words, said in (
+        (["prune", str(folder), "--keep", "much"], "is a size such as 20GB"),
+        (["info", str(tmp_path)], "is not a frame cache"),
+        (["info", str(tmp_path / "none")], "there is no cache folder"),
+    ):
+        assert run(["cache", *words]) == 2
+        assert said in capsys.readouterr().err
