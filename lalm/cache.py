@@ -11,8 +11,9 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from lalm.sample import AudioPart
 
 FEATURE_VERSION = 1  # raise when an encoder's front end changes its numbers
 CLIPS_PER_SHARD = 512
+POOL_CLIPS = 512  # decoded and sorted by length together
 
 
 @cache
@@ -137,14 +139,21 @@ def _shelves(folder: Path) -> list[Path]:
 
 
 class FrameCache:
-    """Frames of clips on disk, for one encoder.
+    """Frames of clips on disk, for one encoder, in at most ``limit_bytes``.
 
     Example: ``cache = FrameCache("frames", model.model.audio_tower); cache.fill(parts); cache[part]``.
     """
 
-    def __init__(self, folder: str | Path, encoder: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        encoder: nn.Module,
+        dtype: torch.dtype = torch.bfloat16,
+        limit_bytes: int | None = None,
+    ) -> None:
         self.encoder = encoder
         self.dtype = dtype
+        self.limit_bytes = limit_bytes
         self.folder = Path(folder) / encoder_identity(encoder)
         self.folder.mkdir(parents=True, exist_ok=True)
         config: Any = encoder.config
@@ -185,11 +194,42 @@ class FrameCache:
     ) -> int:
         """Encode the clips that are missing; returns how many.
 
+        ``parts`` are looked at a pool at a time; ``progress`` gets how many clips were encoded and looked at.
         ``batch_s`` bounds the padded seconds of audio encoded at once. A clip that cannot be read raises
         ValueError, or goes to ``failed`` when given.
         """
-        missing: dict[str, AudioPart] = {}
-        for part in parts:
+        done = seen = 0
+        shard: dict[str, Tensor] = {}
+        parts = iter(parts)
+        while pool := list(islice(parts, POOL_CLIPS)):
+            seen += len(pool)
+            for batch in self._batches(self._missing(pool, shard, failed), batch_s, failed):
+                shard |= self._encode(batch)
+                done += len(batch)
+                if len(shard) >= CLIPS_PER_SHARD:
+                    self._write(shard)
+                    shard = {}
+                if progress:
+                    progress(done, seen)
+        if shard:
+            self._write(shard)
+        return done
+
+    def refresh(self) -> None:
+        """Take in the shards that other processes have written since."""
+        for file in sorted(self.folder.glob("*.safetensors")):
+            if file not in self._open:
+                self._add(file)
+
+    def _missing(
+        self,
+        pool: list[AudioPart],
+        shard: Mapping[str, Tensor],
+        failed: Callable[[AudioPart, ValueError], None] | None,
+    ) -> dict[str, AudioPart]:
+        """The clips of the pool that are in no shard yet, by key."""
+        missing = {}
+        for part in pool:
             try:
                 key = clip_key(part)
             except ValueError as error:
@@ -197,20 +237,9 @@ class FrameCache:
                     raise
                 failed(part, error)
                 continue
-            if key not in self._where:
+            if key not in self._where and key not in shard:
                 missing[key] = part
-        done, shard = 0, dict[str, Tensor]()
-        for batch in self._batches(missing, batch_s, failed):
-            shard |= self._encode(batch)
-            done += len(batch)
-            if len(shard) >= CLIPS_PER_SHARD:
-                self._write(shard)
-                shard = {}
-            if progress:
-                progress(done, len(missing))
-        if shard:
-            self._write(shard)
-        return done
+        return missing
 
     def _batches(
         self,
@@ -218,34 +247,31 @@ class FrameCache:
         batch_s: float,
         failed: Callable[[AudioPart, ValueError], None] | None,
     ) -> Iterator[list[tuple[str, np.ndarray]]]:
-        """Decode ahead in pools of some hundred clips, sorted by length so that batches pad little."""
-        keys = list(missing)
-        for at in range(0, len(keys), CLIPS_PER_SHARD):
-            pool = []
-            for key in keys[at : at + CLIPS_PER_SHARD]:
-                part = missing[key]
-                try:
-                    audio = load_audio(
-                        part["audio"],
-                        rate=part.get("rate"),
-                        offset_s=part.get("offset_s", 0.0),
-                        duration_s=part.get("duration_s"),
-                    )
-                except ValueError as error:
-                    if failed is None:
-                        raise
-                    failed(part, error)
-                    continue
-                pool.append((key, audio))
-            pool.sort(key=lambda item: len(item[1]))
-            batch: list[tuple[str, np.ndarray]] = []
-            for item in pool:
-                if batch and (len(batch) + 1) * len(item[1]) > batch_s * SAMPLE_RATE:
-                    yield batch
-                    batch = []
-                batch.append(item)
-            if batch:
+        """Decode the clips and sort them by length, so that batches pad little."""
+        pool = []
+        for key, part in missing.items():
+            try:
+                audio = load_audio(
+                    part["audio"],
+                    rate=part.get("rate"),
+                    offset_s=part.get("offset_s", 0.0),
+                    duration_s=part.get("duration_s"),
+                )
+            except ValueError as error:
+                if failed is None:
+                    raise
+                failed(part, error)
+                continue
+            pool.append((key, audio))
+        pool.sort(key=lambda item: len(item[1]))
+        batch: list[tuple[str, np.ndarray]] = []
+        for item in pool:
+            if batch and (len(batch) + 1) * len(item[1]) > batch_s * SAMPLE_RATE:
                 yield batch
+                batch = []
+            batch.append(item)
+        if batch:
+            yield batch
 
     def _encode(self, batch: list[tuple[str, np.ndarray]]) -> dict[str, Tensor]:
         audio = [torch.from_numpy(samples) for _, samples in batch]
@@ -257,6 +283,14 @@ class FrameCache:
         return {key: frames[i, : int(frame_lengths[i])].clone() for i, (key, _) in enumerate(batch)}
 
     def _write(self, shard: dict[str, Tensor]) -> None:
+        if self.limit_bytes is not None:
+            there = sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
+            needed = there + sum(frames.nbytes for frames in shard.values())
+            if needed > self.limit_bytes:
+                raise CacheError(
+                    f"the frames of this run take more than the {self.limit_bytes / 1e9:g} GB that the cache "
+                    f"'{self.folder.parent}' may have: raise cache_gb, or train without cache"
+                )
         final = self.folder / f"{uuid.uuid4().hex}.safetensors"
         draft = final.with_suffix(".part")
         save_file(shard, draft)

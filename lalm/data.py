@@ -29,6 +29,7 @@ UNKNOWN_SECONDS = 10.0  # for sorting only, where a header does not tell
 CHECKED_ROWS = 20_000  # a second or two of reading
 SKIP_FRACTION, SKIP_FLOOR = 0.01, 20
 
+Draw: TypeAlias = Callable[[np.random.Generator], np.ndarray]  # audio (N,) of another sample
 Audios: TypeAlias = Sequence[Clip | CachedFrames]  # of one sample, in reading order
 
 logger = logging.getLogger("lalm.data")
@@ -202,10 +203,10 @@ class Batches(Dataset[Batch]):
 class Collator:
     """Batches -> tensors with labels: by ``render(samples, audios)``, else ``AudioLMProcessor.batch``.
 
-    ``read`` gives the audios of a sample (decoded, or frames from a cache). A sample that cannot be read or
-    rendered is left out, counted and named in the log; a batch with none left becomes the next batch of its
-    mixture. More than 1 % of a mixture's samples (and more than 20) unreadable raises DataError; the loader
-    processes of one training process count together.
+    ``read`` gives the audios of a sample (decoded, or frames from a cache), which ``augment`` changes in
+    training. A sample that cannot be read or rendered is left out, counted and named in the log; a batch with
+    none left becomes the next batch of its mixture. More than 1 % of a mixture's samples (and more than 20)
+    unreadable raises DataError; the loader processes of one training process count together.
     """
 
     def __init__(
@@ -213,8 +214,9 @@ class Collator:
         processor: AudioLMProcessor,
         read: Callable[[Sample], Audios],
         render: Callable[[Sequence[Sample], Sequence[Audios]], BatchFeature] | None = None,
+        augment: Callable[[Audios, np.random.Generator, Draw], Audios] | None = None,
     ) -> None:
-        self._read = read
+        self._read, self._augment = read, augment
         self._render = render or (
             lambda samples, audios: processor.batch(samples, labels=True, audios=audios)
         )
@@ -243,7 +245,7 @@ class Collator:
             try:
                 sample = batch.sample(place)
                 name = sample.id
-                audios.append(self._read(sample))
+                audios.append(self._heard(batch, place, sample))
             except (ValueError, OSError) as error:
                 self._skip(batch, place, name, error)
                 continue
@@ -258,6 +260,24 @@ class Collator:
         if not good:
             return None
         return self._render([samples[i] for i in good], [audios[i] for i in good])
+
+    def _heard(self, batch: Batch, place: int, sample: Sample) -> Audios:
+        """The audios of a sample, augmented in training; what is drawn depends on seed and place alone."""
+        audios = self._read(sample)
+        if self._augment is None or batch.origin.purpose != "training":
+            return audios
+        mixture = batch.origin.mixture
+        rng = np.random.default_rng([mixture.seed, 3, batch.index, place])
+        return self._augment(audios, rng, lambda rng: self._other(mixture, rng))
+
+    def _other(self, mixture: Mixture, rng: np.random.Generator) -> np.ndarray:
+        """Audio (N,) of some sample of the mixture; nothing of one that cannot be read, or has none."""
+        source = mixture.sources[rng.integers(len(mixture.sources))]
+        try:
+            clips = self._read(source[int(rng.integers(len(source)))])
+        except (ValueError, OSError):
+            clips = ()
+        return next((clip.audio for clip in clips if isinstance(clip, Clip)), np.zeros(0, np.float32))
 
     def _renderable(
         self, batch: Batch, places: Sequence[int], samples: Sequence[Sample], audios: Sequence[Audios]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -19,6 +19,12 @@ Positive = Annotated[int, Field(ge=1)]
 
 class RecipeError(ValueError):
     """A recipe that cannot be used; the text names the file and the key."""
+
+
+def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the bounds {bounds[0]} and {bounds[1]} stand the wrong way round")
+    return bounds
 
 
 class _Section(BaseModel):
@@ -111,6 +117,38 @@ class WarmStart(_Section):
     learning_rate: float = Field(gt=0)
 
 
+Bounds = Annotated[tuple[float, float], AfterValidator(_rising)]
+
+
+class Augment(_Section):
+    """What may happen to a training waveform, each with ``probability``; see ``lalm.augment``.
+
+    Bounds are drawn from evenly: ``gain_db``, ``speed`` (1.1: a tenth faster), ``reverb_s`` (until a sound
+    has fallen by 60 dB), ``mix_snr_db`` (another training clip below this one), ``noise_snr_db`` (a clip of
+    ``noise``, a folder or manifest). ``masks``: SpecAugment's gaps and bands, so many of each.
+    """
+
+    probability: float = Field(0.5, gt=0, le=1)
+    gain_db: Bounds | None = None
+    speed: Bounds | None = None
+    reverb_s: Bounds | None = None
+    mix_snr_db: Bounds | None = None
+    noise: Name | None = None
+    noise_snr_db: Bounds | None = None
+    masks: Count = 0
+    mask_s: float = Field(0.5, gt=0)
+    mask_mels: float = Field(0.2, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if (self.noise is None) != (self.noise_snr_db is None):
+            raise ValueError("give noise and noise_snr_db together")
+        for name, bounds, least in (("speed", self.speed, 0.25), ("reverb_s", self.reverb_s, 0.01)):
+            if bounds is not None and bounds[0] < least:
+                raise ValueError(f"{name} must be at least {least}")
+        return self
+
+
 class Dpo(_Section):
     """Learn from pairs of a ``chosen`` and a ``rejected`` answer; see ``lalm.dpo``.
 
@@ -147,11 +185,13 @@ class Recipe(_Section):
     lora: Lora | None = None
     warm_start: WarmStart | None = None
     dpo: Dpo | None = None
+    augment: Augment | None = None
     data: Data
     optim: Optim
     every: Every = Every()
     valid: Valid = Valid()
     cache: Name | None = None
+    cache_gb: float | None = Field(None, gt=0)
     out: Name
 
     @model_validator(mode="after")
@@ -160,6 +200,8 @@ class Recipe(_Section):
             raise ValueError("nothing learns: 'trainable' is empty and there is no 'lora'")
         if self.warm_start is not None and self.cache is None:
             raise ValueError("'warm_start' reads encoder frames from the frame cache: give 'cache'")
+        if self.augment is not None and (self.warm_start is not None or self.dpo is not None):
+            raise ValueError("'augment' changes waveforms, and goes with neither 'warm_start' nor 'dpo'")
         return self
 
 

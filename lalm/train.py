@@ -20,12 +20,11 @@ from transformers import set_seed as seed_everything
 from lalm import checkpoint, systems
 from lalm import recipe as recipes
 from lalm.audio import SAMPLE_RATE
+from lalm.augment import Augmentation
 from lalm.batching import Limits, PackedMixture
-from lalm.cache import FrameCache
 from lalm.data import (
     Batches,
     Collator,
-    DataError,
     Mixture,
     audio_seconds,
     held_out,
@@ -38,6 +37,7 @@ from lalm.modeling import AudioLMForConditionalGeneration
 from lalm.processing import AudioLMProcessor, CachedFrames
 from lalm.recipe import Optim, Recipe
 from lalm.sample import Sample
+from lalm.train_reading import reader
 from lalm.train_report import GradientCheck, Report, TrainError, parts_table, say, show_example
 from lalm.trainer import Answers, Interruption, Read, RecipeTrainer, is_slim
 from lalm.warm_start import warm_start
@@ -51,6 +51,7 @@ MAY_CHANGE = (
     "optim.max_steps",
     "optim.epochs",
     "cache",
+    "cache_gb",
     "out",
 )
 
@@ -76,7 +77,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     train, valid = mixtures(recipe, model)
     steps = recipe.optim.max_steps or train.steps_in(recipe.optim.epochs or 0)
     settings = arguments(recipe, steps, with_valid=valid is not None)
-    read = _reader(recipe, model.to(settings.device), processor, [train, valid], console)
+    read = reader(recipe, model.to(settings.device), processor, [train, valid], console)
     if recipe.warm_start and start is None:
         _warm_start(recipe, model, processor, train, read, console)
     collator = _collator(recipe, model, processor, [train, valid], read)
@@ -269,45 +270,6 @@ def _flat(fields: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _reader(
-    recipe: Recipe,
-    model: AudioLMForConditionalGeneration,
-    processor: AudioLMProcessor,
-    mixed: Sequence[Mixture | None],
-    console: Console,
-) -> Read:
-    """How batches get their audio: decoded, or as frames from the recipe's cache, which is filled first.
-
-    Clips that cannot be read are left out of the cache, so that the collator meets and names them.
-    """
-    if recipe.cache is None:
-        return processor.clips
-    tower = model.model.audio_tower
-    if any(p.requires_grad for p in tower.parameters()):
-        say(console, "The frame cache is off: the encoder trains.", "yellow")
-        return processor.clips
-    frames = FrameCache(recipe.cache, tower)
-    parts = [p for m in mixed if m is not None for source in m.sources for s in source for p in s.audios]
-    unread: dict[str, str] = {}
-    with console.status("Encoding clips into the frame cache") as status:
-        count = frames.fill(
-            parts,
-            progress=lambda done, total: status.update(
-                f"Encoding clips into the frame cache: {done}/{total}"
-            ),
-            failed=lambda part, error: unread.update({str(part["audio"]): str(error)}),
-        )
-    say(console, f"Frame cache: {count} clips encoded now, {len(frames)} there.")
-
-    def read(sample: Sample) -> list[CachedFrames]:
-        for part in sample.audios:
-            if str(part["audio"]) in unread:
-                raise DataError(unread[str(part["audio"])])
-        return [CachedFrames(frames[part]) for part in sample.audios]
-
-    return read
-
-
 def _collator(
     recipe: Recipe,
     model: AudioLMForConditionalGeneration,
@@ -317,7 +279,7 @@ def _collator(
 ) -> Collator:
     """What makes batches of samples: conversations, or pairs of answers when the recipe has ``dpo``."""
     if recipe.dpo is None:
-        return Collator(processor, read)
+        return Collator(processor, read, augment=Augmentation(recipe.augment) if recipe.augment else None)
     if processes() > 1:
         raise TrainError("dpo: preferences are learned in one process; start the run without torchrun")
     names = [*(source.path for source in recipe.data.train), "data.valid"]

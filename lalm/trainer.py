@@ -131,6 +131,10 @@ class Interruption(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if torch.distributed.is_initialized():  # all processes stop at the same step
+            asked = torch.tensor(int(self.asked), device=args.device)
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+            self.asked = bool(asked)
         if self.asked:
             control.should_save = control.should_log = control.should_training_stop = True
 

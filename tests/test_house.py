@@ -63,6 +63,7 @@ MAY_IMPORT = {
     "conversation": ["audio", "engine", "messages", "prefill", "sample"],
     "engine": ["modeling", "prefill", "processing", "sample", "systems", "weights"],
     "data": ["archives", "audio", "processing", "readers", "sample"],
+    "augment": ["audio", "processing", "readers", "recipe", "sample"],
     "batching": ["data", "sample"],
     "survey": ["audio", "data", "readers", "sample"],
     "warm_start": ["modeling", "processing", "sample", "words"],
@@ -71,6 +72,7 @@ MAY_IMPORT = {
     "train*": [
         *[
             "audio",
+            "augment",
             "batching",
             "cache",
             "checkpoint",
@@ -81,7 +83,7 @@ MAY_IMPORT = {
             "sample",
             "systems",
         ],
-        *["dpo", "train_report", "trainer", "warm_start"],
+        *["dpo", "train_reading", "train_report", "trainer", "warm_start"],
     ],
     "dpo": ["data", "modeling", "processing", "recipe", "sample", "systems", "trainer"],
     "corpus*": ["audio", "decoding", "sample", "weights", "words", "corpus.*"],

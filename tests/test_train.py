@@ -318,6 +318,62 @@ def test_a_really_full_disk_is_one_sentence(world: Path, tmp_path: Path, finishe
     assert "Traceback" not in done.stderr and "checkpoint-2" in done.stdout
 
 
+def test_two_processes_train_as_one_does_and_one_goes_on(world: Path, tmp_path: Path) -> None:
+    """torchrun with gloo: four steps by two processes, then four more by one, against eight by one."""
+    optim = {"batch_size": 2, "accumulation": 2, "max_steps": 8, "schedule": "constant"}
+    optim |= {"batch_s": 9.0}
+    alone = train.run(settings(world, tmp_path / "alone", optim=optim, lora=None))
+    shared = settings(world, tmp_path / "shared", optim=optim, lora=None, cache=str(tmp_path / "frames"))
+    first = shared.model_copy(update={"optim": shared.optim.model_copy(update={"max_steps": 4})})
+    (tmp_path / "first.yaml").write_text(recipe.dump(first))
+    script = "import sys, torch, lalm.cli; torch.set_num_threads(1); sys.exit(lalm.cli.run(sys.argv[1:]))"
+    (tmp_path / "launch.py").write_text(script)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent.parent)])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(tmp_path / "launch.py"), "train", str(tmp_path / "first.yaml")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Done after step 4") == 1
+    train.run(shared)
+    assert list(lines(tmp_path / "shared")) == list(range(1, 9))
+    assert lines(tmp_path / "shared") == pytest.approx(lines(alone), abs=2e-2)  # bfloat16 frames
+
+
+def test_a_step_is_shared_by_processes_or_refused(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = []
+    for count in (1, 2, 4, 8, 3):
+        monkeypatch.setenv("WORLD_SIZE", str(count))
+        optim = settings(world, tmp_path, optim={"batch_size": 4, "accumulation": 2}).optim
+        try:
+            shared.append(train.shared_step(optim))
+        except TrainError as error:
+            shared.append(str(error))
+    assert shared[:4] == [(4, 2), (4, 1), (2, 1), (1, 1)]
+    assert shared[4] == (
+        "optim: 2 batches of 4 cannot be shared evenly by 3 processes: make accumulation a multiple of 3"
+    )
+
+
+def test_augmentation_turns_the_cache_off_and_resumes_exactly(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "augmented"
+    loud = {"probability": 1.0, "gain_db": (3, 9), "mix_snr_db": (0, 10), "masks": 1}
+    made = settings(
+        world, out, augment=loud, cache=str(tmp_path / "frames"), optim={"max_steps": 8}, lora=None
+    )
+    train.run(made)
+    assert "The frame cache is off: augmentation changes the waveform." in capsys.readouterr().out
+    whole = lines(out)
+    shutil.rmtree(out / "checkpoint-8")
+    train.run(made)
+    assert lines(out) == whole
+    plain = train.run(settings(world, tmp_path / "plain", optim={"max_steps": 8}, lora=None))
+    assert lines(plain) != whole
+
+
 def test_another_recipe_is_not_resumed(world: Path, finished: Path) -> None:
     other = settings(
         world, finished, optim={"learning_rate": 2e-2}, data={"valid": [str(world / "valid.jsonl")]}

@@ -1,0 +1,79 @@
+"""Where batches of a run get their audio: decoded each time, or as frames from the cache, filled first."""
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from lalm import cache
+from lalm.data import DataError, Mixture
+from lalm.modeling import AudioLMForConditionalGeneration
+from lalm.processing import AudioLMProcessor, CachedFrames
+from lalm.recipe import Recipe
+from lalm.sample import AudioPart, Sample
+from lalm.train_report import say
+from lalm.trainer import Read
+
+
+def reader(
+    recipe: Recipe,
+    model: AudioLMForConditionalGeneration,
+    processor: AudioLMProcessor,
+    mixed: Sequence[Mixture | None],
+    console: Console,
+) -> Read:
+    """What gives a sample's audio: ``processor.clips``, or frames from the recipe's cache.
+
+    The cache is off, and that is said, where frames would not be the same every time. Each of several
+    processes encodes its share. Clips that cannot be read are left out, so that the collator names them.
+    """
+    if recipe.cache is None:
+        return processor.clips
+    tower = model.model.audio_tower
+    if recipe.augment is not None:
+        say(console, "The frame cache is off: augmentation changes the waveform.", "yellow")
+        return processor.clips
+    if any(p.requires_grad for p in tower.parameters()):
+        say(console, "The frame cache is off: the encoder trains.", "yellow")
+        return processor.clips
+    limit = int(recipe.cache_gb * 1e9) if recipe.cache_gb else None
+    frames = cache.FrameCache(recipe.cache, tower, limit_bytes=limit)
+    if limit is not None:
+        cache.prune(recipe.cache, limit, spare=frames.folder)
+    unread: dict[str, str] = {}
+    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    with console.status("Encoding clips into the frame cache") as status:
+        count = frames.fill(
+            islice(_parts(mixed), rank, None, processes),
+            progress=lambda done, seen: status.update(
+                f"Encoding clips into the frame cache: {done} encoded, {seen} looked at"
+            ),
+            failed=lambda part, error: unread.update({str(part["audio"]): str(error)}),
+        )
+    if processes > 1:
+        torch.distributed.barrier()
+        frames.refresh()
+    say(console, f"Frame cache: {count} clips encoded now, {len(frames)} there.")
+
+    def read(sample: Sample) -> list[CachedFrames]:
+        for part in sample.audios:
+            if part not in frames:
+                name = str(part["audio"])
+                raise DataError(unread.get(name, f"{Path(name).name} could not be encoded"))
+        return [CachedFrames(frames[part]) for part in sample.audios]
+
+    return read
+
+
+def _parts(mixed: Sequence[Mixture | None]) -> Iterator[AudioPart]:
+    """The audio of every sample of the mixtures; rows that are no samples are for the collator to name."""
+    for source in (source for m in mixed if m is not None for source in m.sources):
+        for number in range(len(source)):
+            try:
+                parts = source[number].audios
+            except ValueError:
+                continue
+            yield from parts
