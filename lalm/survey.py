@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lalm.audio import SAMPLE_RATE, load_audio
+from lalm.audio import SAMPLE_RATE, audio_name, load_audio
 from lalm.data import audio_seconds, text_tokens
 from lalm.readers import Samples, open_samples
 from lalm.sample import AudioPart, Sample
@@ -134,11 +134,11 @@ def _seconds(part: AudioPart, decode: bool) -> float:
         return audio_seconds(part)
     offset_s, wanted_s = part.get("offset_s", 0.0), part.get("duration_s")
     audio = load_audio(part["audio"], rate=part.get("rate"), offset_s=offset_s, duration_s=wanted_s)
-    seconds = len(audio) / SAMPLE_RATE
+    seconds, name = len(audio) / SAMPLE_RATE, audio_name(part["audio"])
     if seconds < SHORTEST_S:
-        raise ValueError(f"{part['audio']}: {seconds:.3f} s is too short to hear anything")
+        raise ValueError(f"{name}: {seconds:.3f} s is too short to hear anything")
     if wanted_s is not None and seconds < wanted_s - MISSING_S:
-        raise ValueError(f"{part['audio']}: {wanted_s:g} s asked for, but only {seconds:.2f} s are there")
+        raise ValueError(f"{name}: {wanted_s:g} s asked for, but only {seconds:.2f} s are there")
     return seconds
 
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from lalm.sample import Sample
+from lalm.sample import Sample, SampleError
 
 
-class ReaderError(ValueError):
+class ReaderError(SampleError):
     """Something that cannot be read as samples; the text names the file and the place in it."""
 
 
