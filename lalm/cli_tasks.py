@@ -15,8 +15,9 @@ def build(
     task: Annotated[
         str,
         typer.Argument(
-            help="asr, translate_zh, caption, phones, emotion, music_caption, overlap, speaker, gender; "
-            "annotation: SALMONN's published JSON; corpus: every task of a `lalm corpus build` folder; "
+            help="asr, translate_zh, caption, tags, audio_qa, phones, emotion, music_caption, overlap, "
+            "speaker, gender; annotation: SALMONN's published JSON; "
+            "corpus: every task of a `lalm corpus build` folder; "
             "qa: questions and answers that an LLM writes about a manifest's transcripts or captions.",
             show_default=False,
         ),

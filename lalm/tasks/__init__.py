@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lalm.sample import Sample, write_manifest
-from lalm.tasks import overlap, sounds, speech
+from lalm.tasks import overlap, sound_labels, sounds, speech, speech_tables
 from lalm.tasks.annotation import annotation
 from lalm.tasks.instructions import instruct
 from lalm.tasks.phones import phone_samples
@@ -21,13 +21,33 @@ Reader = Callable[[Source], Iterator[Sample]]
 
 # task -> layout -> reader; the first layout is the default. Table 1 of the paper names the corpora.
 READERS: Mapping[str, Mapping[str, Reader]] = {
-    "asr": {"librispeech": speech.librispeech, "manifest": speech.transcripts},
+    "asr": {
+        "librispeech": speech.librispeech,
+        "manifest": speech.transcripts,
+        "common_voice": speech_tables.common_voice,
+        "fleurs": speech_tables.fleurs,
+        "aishell2": speech_tables.aishell2,
+        "gigaspeech": speech_tables.gigaspeech,
+        "slurp": speech_tables.slurp,
+    },
     "translate_zh": {"covost": speech.covost},
     "translate_de": {"covost": speech.covost},
     "translate_ja": {"covost": speech.covost},
-    "caption": {"audiocaps": sounds.audiocaps, "wavcaps": sounds.wavcaps, "clotho": sounds.clotho},
+    "caption": {
+        "audiocaps": sounds.audiocaps,
+        "wavcaps": sounds.wavcaps,
+        "clotho": sounds.clotho,
+        "macs": sound_labels.macs,
+    },
+    "tags": {
+        "esc50": sound_labels.esc50,
+        "vocalsound": sound_labels.vocalsound,
+        "audioset": sound_labels.audioset,
+        "audioset_strong": sound_labels.audioset_strong,
+    },
+    "audio_qa": {"clotho_aqa": sound_labels.clotho_aqa},
     "phones": {"transcripts": phone_samples},
-    "emotion": {"iemocap": speech.iemocap},
+    "emotion": {"iemocap": speech.iemocap, "meld": speech_tables.meld},
     "music_caption": {"musiccaps": sounds.musiccaps},
     "overlap": {"librimix": overlap.librimix, "mixed": overlap.mixed},
     "speaker": {"voxceleb": speech.voxceleb, "folders": speech.speakers},

@@ -1,0 +1,251 @@
+"""Training throughput here and in a plain transformers + peft loop: same weights, clips, order and loss.
+
+    python benchmarks/training.py --out results/training_speed.json
+
+The plain loop is what one writes without this package: Whisper's extractor pads every clip to its 30 s,
+the encoder runs at every step, text is padded to the longest row, the LLM gives all logits. Each side runs
+in a process of its own (peak memory), all in one call. Weights are random; clips are noise, 1 to 30 s long.
+Processor seconds count, because other programs change them less than the time on the clock.
+"""
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+SIDES = ("plain", "lalm", "lalm with cache")
+SIZES = {  # encoder width, layers; LLM width, layers; vocabulary
+    "tiny": (64, 2, 64, 2, 2_000),
+    "small": (128, 3, 128, 3, 16_000),
+    "medium": (384, 4, 576, 12, 49_152),
+}
+POOL, GROUP = 4, 4  # frames to an audio token: 16 x 20 ms
+
+
+def write_parts(size: str, folder: Path) -> None:
+    """A Whisper folder and a Llama folder with random weights."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import (
+        LlamaConfig,
+        LlamaForCausalLM,
+        PreTrainedTokenizerFast,
+        WhisperConfig,
+        WhisperForConditionalGeneration,
+    )
+
+    width, layers, llm_width, llm_layers, vocabulary = SIZES[size]
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        d_model=width,
+        encoder_layers=layers,
+        encoder_attention_heads=width // 32,
+        encoder_ffn_dim=4 * width,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=64,
+        vocab_size=64,
+    )
+    WhisperForConditionalGeneration(config).save_pretrained(folder / "encoder")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|pad|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|audio|>"]})
+    tokenizer.save_pretrained(folder / "llm")
+    llama = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=llm_width,
+        intermediate_size=3 * llm_width,
+        num_hidden_layers=llm_layers,
+        num_attention_heads=llm_width // 32,
+        num_key_value_heads=llm_width // 32,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(llama).save_pretrained(folder / "llm")
+
+
+def write_clips(folder: Path, count: int) -> None:
+    """A manifest of noise clips whose lengths are spread evenly over the logarithm of 1 to 30 s."""
+    import soundfile
+
+    from lalm.sample import Sample, write_manifest
+
+    rng = np.random.default_rng(0)
+    (folder / "clips").mkdir()
+    samples = []
+    for i, seconds in enumerate(np.geomspace(1, 30, count)):
+        path = folder / "clips" / f"{i}.flac"
+        soundfile.write(path, rng.normal(0, 0.1, int(seconds * 16_000)).clip(-1, 1), 16_000)
+        part: Any = {"type": "audio", "audio": str(path), "duration_s": round(float(seconds), 3)}
+        answer = "Noise of many colours, number " + str(i) + "."
+        samples.append(
+            Sample(({"role": "user", "content": [part]}, {"role": "assistant", "content": answer}), id=str(i))
+        )
+    write_manifest(folder / "train.jsonl", samples)
+
+
+def recipe_of(folder: Path, batch_size: int, cached: bool) -> Any:
+    """The recipe both sides follow."""
+    from lalm.recipe import Recipe
+
+    fields: dict[str, Any] = {
+        "system": "acdc",
+        "init": {
+            "encoder": str(folder / "encoder"),
+            "llm": str(folder / "llm"),
+            "options": {"encoder": {"pool": POOL}, "group_size": GROUP, "connector_width": 256},
+        },
+        "lora": {"rank": 8, "alpha": 16},
+        "data": {"train": [{"path": str(folder / "train.jsonl")}]},
+        "optim": {"learning_rate": 1e-3, "batch_size": batch_size, "max_steps": 1},
+        "cache": str(folder / "frames") if cached else None,
+        "out": str(folder / "out"),
+    }
+    return Recipe.model_validate(fields)
+
+
+def run_side(side: str, folder: Path, batch_size: int, steps: int) -> dict[str, Any]:
+    """Losses, processor and clock seconds of the steps, and peak memory of this process."""
+    from rich.console import Console
+
+    from lalm import train
+    from lalm.data import Batches
+    from lalm.train_reading import reader
+
+    torch.manual_seed(0)
+    recipe = recipe_of(folder, batch_size, side == "lalm with cache")
+    model, processor = train.build(recipe)
+    mixture, _ = train.mixtures(recipe, model)
+    batches = Batches(mixture, steps)
+    began_cpu = time.process_time()
+    if side == "plain":
+        losses_of = plain_losses(model, processor)
+    else:
+        read = reader(recipe, model, processor, [mixture], Console(quiet=True))
+        collate = train.Collator(processor, read)
+
+        def losses_of(batch: Any) -> torch.Tensor:
+            return model(**collate([batch])).loss
+
+    filled_s = time.process_time() - began_cpu
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=1e-3)
+    model.train()
+    losses = []
+    began, began_cpu = time.perf_counter(), time.process_time()
+    for i in range(steps):
+        loss = losses_of(batches[i])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    return {
+        "side": side,
+        "losses": losses,
+        "processor_s": time.process_time() - began_cpu,
+        "clock_s": time.perf_counter() - began,
+        "filling_processor_s": filled_s if side == "lalm with cache" else 0.0,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def plain_losses(model: Any, processor: Any) -> Any:
+    """The loss as one writes it by hand: the same modules, transformers' own features."""
+    import soundfile
+    from transformers import WhisperFeatureExtractor
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    extractor = WhisperFeatureExtractor()
+    tower = model.model.audio_tower
+    encoder = WhisperEncoder(tower.whisper.config).eval()
+    encoder.load_state_dict(tower.whisper.state_dict())
+    tokenizer, llm = processor.tokenizer, model.model.language_model
+
+    def losses_of(batch: Any) -> torch.Tensor:
+        waves = [soundfile.read(s.audios[0]["audio"], dtype="float32")[0] for s in batch.samples]
+        mel = extractor(waves, sampling_rate=16_000, return_tensors="pt").input_features
+        with torch.no_grad():
+            frames = encoder(mel).last_hidden_state  # (B, 1500, D)
+        frames = frames.reshape(len(waves), -1, POOL, frames.shape[2]).mean(2)
+        lengths = torch.tensor([math.ceil(math.ceil(len(w) / 320) / POOL) for w in waves])
+        tokens, counts = model.model.connector(frames, lengths)
+        rows, labels = [], []
+        embed = llm.get_input_embeddings()
+        for i, sample in enumerate(batch.samples):
+            before = tokenizer("<|im_start|>user\n", add_special_tokens=False).input_ids
+            after = tokenizer("<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False).input_ids
+            answer = tokenizer(sample.target + "<|im_end|>", add_special_tokens=False).input_ids
+            end = tokenizer("\n", add_special_tokens=False).input_ids
+            heard = tokens[i, : counts[i]]
+            text = [embed(torch.tensor(ids)) for ids in (before, [*after, *answer, *end])]
+            rows.append(torch.cat([text[0], heard, text[1]]))
+            skipped = len(before) + len(heard) + len(after)
+            labels.append(torch.tensor([-100] * skipped + answer + [-100] * len(end)))
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(r), dtype=torch.long) for r in rows], True)
+        hidden = llm(
+            inputs_embeds=torch.nn.utils.rnn.pad_sequence(rows, True), attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        logits = model.lm_head(hidden).float()  # all of them
+        targets = torch.nn.utils.rnn.pad_sequence(labels, True, -100)
+        return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten())
+
+    return losses_of
+
+
+def main() -> None:
+    """Run all sides and write the ratios."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.one:
+        side, folder = options.one
+        print(json.dumps(run_side(side, Path(folder), options.batch_size, options.steps)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        write_parts(options.size, Path(name))
+        write_clips(Path(name), options.batch_size * options.steps)
+        rows = []
+        for side in SIDES:
+            command = [sys.executable, __file__, "--batch-size", str(options.batch_size)]
+            command += ["--steps", str(options.steps), "--one", side, name]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            print(rows[-1], file=sys.stderr)
+    plain = rows[0]
+    report = {
+        "size": options.size,
+        "samples": options.batch_size * options.steps,
+        "threads": 1,
+        "sides": rows,
+        "faster (processor time)": {r["side"]: plain["processor_s"] / r["processor_s"] for r in rows[1:]},
+        "peak memory": {r["side"]: r["peak_mb"] / plain["peak_mb"] for r in rows[1:]},
+        "largest loss difference": {
+            r["side"]: max(abs(a - b) for a, b in zip(r["losses"], plain["losses"], strict=True))
+            for r in rows[1:]
+        },
+    }
+    text = json.dumps(report, indent=1)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Speech corpora kept as tables: Common Voice, FLEURS, AISHELL-2, GigaSpeech, SLURP, MELD."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lalm.sample import AudioPart, Sample
+from lalm.tasks.sources import Source, SourceError, asking, heard, lines, read_json, table
+
+MELD_EMOTIONS = ("neutral", "joy", "sadness", "anger", "surprise", "fear", "disgust")
+# GigaSpeech writes punctuation as tags, and marks segments without speech with the last four.
+MARKS = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!"}
+NO_SPEECH = {"<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"}
+
+
+def common_voice(source: Source) -> Iterator[Sample]:
+    """Common Voice: ``LANG/train.tsv`` (path, sentence, client_id, locale, ...), ``clips/`` beside."""
+    clips = source.audio or source.folder / "clips"
+    for place, row in table(source.path, ["path", "sentence"], "\t"):
+        if not row["sentence"].strip():
+            raise SourceError(f"{place}: the sentence is empty")
+        name = row["path"] if Path(row["path"]).suffix else f"{row['path']}.mp3"
+        yield _said(
+            Path(name).stem,
+            [clips / name],
+            row["sentence"],
+            speaker=row.get("client_id") or "",
+            language=row.get("locale") or source.folder.name,
+        )
+
+
+def fleurs(source: Source) -> Iterator[Sample]:
+    """FLEURS: ``LANG/train.tsv`` without a header (id, file, raw transcription, transcription, characters,
+    samples, gender), audio in ``audio/train/`` beside; the raw transcription counts, with its punctuation."""
+    folder = source.audio or source.folder / "audio" / source.path.stem
+    for place, line in lines(source.path):
+        fields = line.split("\t")
+        if len(fields) < 4 or not fields[1].endswith(".wav"):
+            raise SourceError(f"{place}: not 'ID FILE.wav RAW TRANSCRIPTION ...', tab between them")
+        gender = fields[6].lower() if len(fields) > 6 else ""
+        yield _said(
+            Path(fields[1]).stem,
+            [folder / fields[1]],
+            fields[2],
+            language=source.folder.name,
+            gender=gender,
+        )
+
+
+def aishell2(source: Source) -> Iterator[Sample]:
+    """AISHELL-2: ``wav.scp`` (ID, ``wav/SPEAKER/ID.wav``) and ``trans.txt`` (ID, words) in one folder."""
+    paths = dict(_pair(place, line) for place, line in lines(source.folder / "wav.scp"))
+    for place, line in lines(source.folder / "trans.txt"):
+        name, text = _pair(place, line)
+        if name not in paths:
+            raise SourceError(f"{place}: wav.scp has no {name}")
+        speaker = Path(paths[name]).parent.name
+        yield _said(name, [source.folder / paths[name]], text, speaker=speaker, language="zh")
+
+
+def gigaspeech(source: Source) -> Iterator[Sample]:
+    """GigaSpeech: ``GigaSpeech.json`` names audio files and their segments (begin_time, end_time, text_tn).
+
+    Segments without speech are left out; punctuation tags become punctuation.
+    """
+    whole = read_json(source.path)
+    if not isinstance(whole, dict) or not isinstance(whole.get("audios"), list):
+        raise SourceError(f"{source.path.name} has no list 'audios'")
+    root = source.audio or source.folder
+    for audio in whole["audios"]:
+        for segment in audio.get("segments", []):
+            place = f"{source.path.name}: segment {segment.get('sid')}"
+            try:
+                start_s, end_s = float(segment["begin_time"]), float(segment["end_time"])
+                words, path = str(segment["text_tn"]).split(), root / audio["path"]
+            except (KeyError, TypeError, ValueError):
+                raise SourceError(
+                    f"{place} needs begin_time, end_time and text_tn, its audio a path"
+                ) from None
+            if NO_SPEECH & set(words):
+                continue
+            text = " ".join(MARKS.get(word, word.lower()) for word in words)
+            text = re.sub(r" ([,.?!])", r"\1", text)
+            part: AudioPart = {
+                "type": "audio",
+                "audio": str(path),
+                "offset_s": start_s,
+                "duration_s": round(end_s - start_s, 3),
+            }
+            made = _said(str(segment["sid"]), [path], text, language="en")
+            yield replace(made, messages=asking([part])).with_target(text)
+
+
+def slurp(source: Source) -> Iterator[Sample]:
+    """SLURP: ``train.jsonl`` (sentence, recordings with a file each), audio in a folder given apart."""
+    root = source.audio or source.folder / "slurp_real"
+    for place, line in lines(source.path):
+        try:
+            row: Any = json.loads(line)
+            files, text = [str(r["file"]) for r in row["recordings"]], str(row["sentence"])
+            intent = str(row.get("intent", ""))
+        except (ValueError, KeyError, TypeError):
+            raise SourceError(f"{place}: not an object with sentence and recordings") from None
+        for file in files:
+            yield _said(Path(file).stem, [root / file], text, language="en", intent=intent)
+
+
+def meld(source: Source) -> Iterator[Sample]:
+    """MELD: ``train_sent_emo.csv`` (Utterance, Speaker, Emotion, Dialogue_ID, Utterance_ID); the clips
+    ``dia0_utt0.mp4`` (or audio) in a folder given apart, or in ``train_splits/`` beside."""
+    columns = ["Utterance", "Emotion", "Dialogue_ID", "Utterance_ID"]
+    folder = source.audio or source.folder / f"{source.path.stem.split('_')[0]}_splits"
+    for place, row in table(source.path, columns):
+        emotion = row["Emotion"].strip().lower()
+        if emotion not in MELD_EMOTIONS:
+            raise SourceError(f"{place}: '{emotion}' is none of {', '.join(MELD_EMOTIONS)}")
+        name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
+        path = next((p for s in ("mp4", "wav", "flac") if (p := folder / f"{name}.{s}").is_file()), None)
+        yield heard(
+            "emotion",
+            name,
+            [path or folder / f"{name}.mp4"],
+            f"{emotion.capitalize()}.",
+            references=(emotion,),
+            choices=MELD_EMOTIONS,
+            transcript=row["Utterance"].strip(),
+            speaker=row.get("Speaker") or "",
+        )
+
+
+def _said(name: str, audios: list[Path], text: str, **origin: str) -> Sample:
+    text = text.strip()
+    return heard("asr", name, audios, text, transcript=text, **origin)
+
+
+def _pair(place: str, line: str) -> tuple[str, str]:
+    fields = line.split(maxsplit=1)
+    if len(fields) != 2:
+        raise SourceError(f"{place}: not 'ID TEXT'")
+    return fields[0], fields[1].strip()
