@@ -38,6 +38,10 @@ logger = logging.getLogger("lalm.data")
 class DataError(ValueError):
     """Training data that cannot be used; the text names the file or the sample."""
 
+    def __init__(self, text: str) -> None:
+        # From a loader process torch hands it on with a traceback in its text: the last line is the sentence.
+        super().__init__(text.strip().splitlines()[-1].removeprefix(f"{__name__}.DataError: "))
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -102,7 +102,7 @@ MAY_BE_IMPORTED_BY = {
     "typer": ["cli*"],
     "rich": ["commands*", "train*"],
     "peft": ["systems", "train"],
-    "yaml": ["recipe", "evaluate.task"],
+    "yaml": ["recipe", "evaluate.task", "tasks.sound_labels"],
     "pydantic": ["recipe", "evaluate.task"],
     "fastapi": [],
     "torchaudio": [],
