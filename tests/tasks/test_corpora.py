@@ -151,9 +151,7 @@ def test_audioset_weak_and_strong(tmp_path: Path) -> None:
 
 def test_macs_and_clotho_aqa(tmp_path: Path) -> None:
     cut(tmp_path / "audio" / "airport-1-a.wav")
-    text = (
-        "files:\n- filename: airport-1-a.wav\n  annotations:\n  - {annotator_id: 1, sentence: Talk.}\n"
-    )
+    text = "files:\n- filename: airport-1-a.wav\n  annotations:\n  - {annotator_id: 1, sentence: Talk.}\n"
     path = put(tmp_path / "MACS.yaml", text + "  - {annotator_id: 2, sentence: A crowd.}\n")
     (sample,) = made("caption", "macs", path, tmp_path)
     assert sample.target == "Talk." and sample.references == ("Talk.", "A crowd.")
