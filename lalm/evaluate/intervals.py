@@ -42,10 +42,13 @@ class Difference(Interval):
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric on ``num_items`` items. ``of_counts``: item counts (draws, items) -> (draws,)."""
+    """A metric on ``num_items`` items. ``of_counts``: item counts (draws, items) -> (draws,).
+
+    ``of_items`` gives an item's own score, (items,), where the metric of one item says nothing."""
 
     num_items: int
     of_counts: Callable[[Array], Array]
+    of_items: Callable[[], Array] | None = None
 
     @property
     def value(self) -> float:

@@ -69,22 +69,50 @@ def mean_average_precision(scores: Array, wanted: Array) -> Measured:
 
     Equal scores are one threshold, as in scikit-learn. Classes without a positive item are left out.
     """
-    orders = [np.argsort(-scores[:, c], kind="stable") for c in range(scores.shape[1])]
+    ranked = [_ranked(scores[:, c], wanted[:, c] > 0) for c in range(scores.shape[1])]
 
     def of_counts(counts: Array) -> Array:
         total, classes = np.zeros(len(counts)), np.zeros(len(counts))
-        for c, order in enumerate(orders):
-            ranked = scores[order, c]
-            last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # ends of equal scores
-            weights = counts[:, order]
-            right = np.cumsum(weights * wanted[order, c], 1)[:, last]
-            every = np.cumsum(weights, 1)[:, last]
+        times = np.ascontiguousarray(counts.T, dtype=np.float32)  # (items, draws): whole numbers, so exact
+        drawn: Array = np.asarray(counts.any(0))
+        for order, positive, ends in ranked:
+            if drawn.all():
+                kept, places, stops = times[order], positive, ends
+            else:  # items that no draw has are left out
+                there = drawn[order]
+                before = np.cumsum(there)
+                kept, places = times[order[there]], before[positive[there[positive]]] - 1
+                stops = before[ends] - 1
+            right = np.cumsum(kept[places], 0)[np.searchsorted(places, stops, "right") - 1]
+            right[np.searchsorted(places, stops, "right") == 0] = 0
+            every = np.cumsum(kept, 0)[stops]  # (ends, draws)
+            every[stops < 0] = 0
+            if not len(stops):
+                continue
             precision = np.divide(right, every, out=np.zeros(right.shape), where=every > 0)
-            positives = right[:, -1]
-            gained = np.diff(right, axis=1, prepend=0)
-            there = positives > 0
-            total += np.divide((precision * gained).sum(1), positives, out=np.zeros(len(counts)), where=there)
-            classes += there
+            gained = np.diff(right, axis=0, prepend=0)
+            positives = right[-1]
+            found = (precision * gained).sum(0)
+            total += np.divide(found, positives, out=np.zeros(len(counts)), where=positives > 0)
+            classes += positives > 0
         return np.divide(total, classes, out=np.zeros(len(counts)), where=classes > 0)
 
-    return Measured(len(scores), of_counts)
+    def of_items() -> Array:
+        """How high an item's own classes stand among all: its average precision over classes."""
+        found = np.zeros(len(scores))
+        for i, (row, right) in enumerate(zip(scores, wanted > 0, strict=True)):
+            above = np.array([(row >= value).sum() for value in row[right]])
+            hits = np.array([(row[right] >= value).sum() for value in row[right]])
+            found[i] = (hits / above).mean() if len(above) else 0.0
+        return found
+
+    return Measured(len(scores), of_counts, of_items)
+
+
+def _ranked(scores: Array, wanted: Array) -> tuple[Array, Array, Array]:
+    """Items from the highest score down, where among them the positive ones stand, and the last places of
+    the equal scores that these share."""
+    order = np.argsort(-scores, kind="stable")
+    positive = np.flatnonzero(wanted[order])
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    return order, positive, np.unique(last[np.searchsorted(last, positive)])

@@ -193,6 +193,7 @@ METRICS: Mapping[str, Metric] = {
     "content_f1": _on_texts(captions.content_f1),
     "spice": Metric(_spice),
     "spider": Metric(_spice),
+    "spider_fl": Metric(_spice),
     "similarity": Metric(_similarity),
     "fense": Metric(_fense),
     "accuracy": Metric(_accuracy),

@@ -88,7 +88,9 @@ def plain(found: Interval) -> dict[str, Any]:
 
 
 def each(measured: Measured) -> Array:
-    """The metric of every item alone, (items,)."""
+    """The metric of every item alone, (items,), or what stands for it."""
+    if measured.of_items is not None:
+        return measured.of_items()
     rows = []
     for start in range(0, measured.num_items, BLOCK):
         counts = np.zeros((min(BLOCK, measured.num_items - start), measured.num_items))
