@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lalm.evaluate.run import run as evaluated
 from lalm.evaluate.scores import plain
 from lalm.evaluate.task import known_tasks, open_task
 
+LIBRARIES = ("jiwer", "sacrebleu", "snowballstemmer", "whisper_normalizer", "py3langid")  # of metrics
 RESOURCES = {  # what a folder must hold, in one of these places
     "meteor": ("meteor-1.5.jar",),
     "sentences": ("config.json", "0_Transformer/config.json"),
@@ -59,6 +61,9 @@ class Judging:
 
 def run(request: Request, judging: Judging, resources: Sequence[str], *, as_json: bool) -> None:
     """Evaluate and print the numbers."""
+    absent = next((name for name in LIBRARIES if find_spec(name) is None), None)
+    if absent is not None:
+        raise ValueError(f"evaluation needs {absent}, which is not installed: pip install 'lalm[evaluate]'")
     specs = [name.strip() for given in request.tasks for name in given.split(",") if name.strip()]
     if not specs:
         raise ValueError("there is nothing to ask: say --task NAME (`lalm tasks` lists them)")

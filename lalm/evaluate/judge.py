@@ -20,7 +20,7 @@ from lalm.evaluate.metrics import Answer
 from lalm.evaluate.task import Task, question_of
 
 BATCH = 32
-SYSTEM = "You grade answers to questions about audio that you cannot hear. You are strict and brief."
+SYSTEM = "You compare two short texts."
 SETTINGS = Sampling(temperature=0.0, max_new_tokens=64, seed=0)
 
 QUALITY = """Compare an answer with the reference answer.
@@ -48,14 +48,10 @@ Second answer: {second}
 Grade how right, relevant and helpful each answer is, from 1 to 10. The order of the answers means nothing.
 Reply with one line of two numbers, "First: N, Second: M"."""
 
-YES_NO = """Decide whether an answer to a question is right.
+YES_NO = """Text A: {reference}
+Text B: {answer}
 
-Question: {question}
-Right answer: {reference}
-Answer given: {answer}
-
-The answer given may be worded differently and may say more, as long as it does not contradict the right one.
-Reply with one word, "Right" or "Wrong"."""
+Do A and B name the same thing? Reply with one word, "Same" or "Different"."""  # small judges see most so
 
 
 class JudgeError(ValueError):
@@ -79,9 +75,9 @@ def read_pair(reply: str) -> tuple[float, float] | None:
 
 
 def read_verdict(reply: str) -> float | None:
-    """1 for a reply that begins with "right" (not "yes", which the answer itself may say), 0 with "wrong"."""
-    word = re.match(r"\W*(right|correct|wrong|incorrect)\b", reply.strip(), re.I)
-    return float(word[1].lower() in ("right", "correct")) if word else None
+    """1 for a reply that begins with "same", 0 with "different"."""
+    word = re.match(r"\W*(same|different)\b", reply.strip(), re.I)
+    return float(word[1].lower() == "same") if word else None
 
 
 class Judge:

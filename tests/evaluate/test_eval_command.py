@@ -127,6 +127,13 @@ def test_what_cannot_be_done_is_said_in_one_sentence(words, error, manifest, cap
     assert error in said and "\n" not in said
 
 
+def test_a_library_that_is_not_there_is_named_before_anything_is_asked(manifest, monkeypatch, capsys):
+    monkeypatch.setattr("lalm.commands.evaluate.LIBRARIES", ("json", "jiwer_of_tomorrow"))
+    assert run(["eval", "--task", f"manifest={manifest}"]) == 2
+    said = capsys.readouterr().err
+    assert "needs jiwer_of_tomorrow, which is not installed: pip install 'lalm[evaluate]'" in said
+
+
 def test_training_serving_and_evaluation_read_one_example_as_the_same_tokens(
     tiny, manifest, tmp_path, monkeypatch
 ):

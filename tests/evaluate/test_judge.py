@@ -55,7 +55,7 @@ def test_points_are_read_or_not(reply, points):
 def test_pairs_and_verdicts_are_read_or_not():
     assert read_pair("First: 7, Second: 10") == (0.7, 1.0) and read_pair("8 3") == (0.8, 0.3)
     assert read_pair("First: 7") is None and read_pair("0 5") is None and read_pair("1 2 3") is None
-    assert read_verdict("**Right.**") == 1 and read_verdict(" wrong") == 0 and read_verdict("Yes") is None
+    assert read_verdict("**Same.**") == 1 and read_verdict(" different") == 0 and read_verdict("Yes") is None
 
 
 def test_both_orders_are_asked_and_the_answers_own_grade_counts(tmp_path):
