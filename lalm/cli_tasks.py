@@ -15,9 +15,9 @@ def build(
     task: Annotated[
         str,
         typer.Argument(
-            help="asr, translate_zh, caption, tags, audio_qa, phones, emotion, music_caption, overlap, "
-            "speaker, gender; annotation: SALMONN's published JSON; "
-            "corpus: every task of a `lalm corpus build` folder; "
+            help="asr, translate_zh, translate_de, translate_ja, caption, tags, audio_qa, phones, emotion, "
+            "music_caption, overlap, speaker, gender, spoken_question, keywords, story; annotation: SALMONN's "
+            "published JSON; corpus: every task of a `lalm corpus build` folder; "
             "qa: questions and answers that an LLM writes about a manifest's transcripts or captions.",
             show_default=False,
         ),
@@ -30,6 +30,14 @@ def build(
     audio: Annotated[Path | None, typer.Option(help="Folder of the audio, where it is elsewhere.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the prompts, pairs and mixtures drawn.")] = 0,
     test: Annotated[bool, typer.Option("--test", help="The task's test prompt for every sample.")] = False,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this split, such as session5 or M (docs/salmonn.md); may be repeated."),
+    ] = None,
+    join: Annotated[
+        bool,
+        typer.Option("--join", help="Clips of a pair in one recording, as the released model heard them."),
+    ] = False,
     language: Annotated[
         list[str] | None, typer.Option(help="corpus: transcribe this language only; may be repeated.")
     ] = None,
@@ -45,7 +53,10 @@ def build(
     elif task == "corpus":
         command.corpus(source, out, seed=seed, languages=language or [])
     else:
-        command.task(task, source, out, layout=layout, audio=audio, seed=seed, test=test)
+        from lalm.tasks import Source
+
+        corpus = Source(source, audio, seed)
+        command.task(task, corpus, out, layout=layout, test=test, splits=split or [], join=join)
 
 
 @tasks_app.command()

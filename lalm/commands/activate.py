@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lalm.commands.ask import silence_transformers
 from lalm.data import open_manifest, subset
 from lalm.engine import Engine, Options, Reply
 from lalm.evaluate.following import STORY_TOKENS
@@ -48,11 +49,17 @@ class Job:
 
 def run(job: Job) -> None:
     """Write ``out``/stories.jsonl, train into ``out``, and print and write what was measured."""
+    if job.out.resolve() == job.model.resolve():
+        raise ValueError(f"'{job.out}' is the model itself: give --out another folder")
+    if not 0 < job.learning_rate < float("inf"):
+        raise ValueError(f"the learning rate must be above 0, not {job.learning_rate:g}")
+    Options(temperature=job.temperature, seed=job.seed, lora_scale=job.lora_scale)  # refuses what cannot be
+    clips = open_manifest(job.clips)
     asked = [sample for path in job.measure for sample in _of_each_task(path, job.per_task)]
+    silence_transformers()
     engine = Engine.load(str(job.model), job.device)
     if not engine.model.config.lora:
         raise ValueError(f"'{job.model}' has no LoRA, so there is nothing to activate")
-    clips = open_manifest(job.clips)
     stories, facts = _stories(job, engine, clips)
     before = measure(engine, asked)
     del engine

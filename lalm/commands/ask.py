@@ -61,7 +61,7 @@ def run(
         lora_scale=settings.lora_scale,
     )
     fetch_for(model)
-    _silence_transformers()
+    silence_transformers()
     engine = Engine.load(model, device)
     sample = question_about(audios, question)
     if as_json:
@@ -110,7 +110,7 @@ def _short(word: str) -> str:
     return word if len(word) <= 60 else word[:57] + "..."
 
 
-def _silence_transformers() -> None:
+def silence_transformers() -> None:
     """Its progress bars and advice are not for who asks a question."""
     from transformers.utils import logging
 

@@ -18,14 +18,22 @@ def corpus(folder: Path, out: Path, *, seed: int, languages: Sequence[str]) -> N
 
 
 def task(
-    name: str, source: Path, out: Path, *, layout: str | None, audio: Path | None, seed: int, test: bool
+    name: str,
+    source: Source,
+    out: Path,
+    *,
+    layout: str | None,
+    test: bool,
+    splits: Sequence[str],
+    join: bool,
 ) -> None:
     """Write the manifest of one task and print how many samples it holds."""
     if name not in READERS:
         raise ValueError(f"there is no task '{name}' to build; there are corpus, {', '.join(READERS)}")
-    if not source.exists():
-        raise ValueError(f"there is no '{source}'")
-    built = build(name, Source(source, audio, seed), out, layout=layout, seed=None if test else seed)
+    if not source.path.exists():
+        raise ValueError(f"there is no '{source.path}'")
+    drawn = None if test else source.seed
+    built = build(name, source, out, layout=layout, seed=drawn, splits=splits, join=join)
     missing = f", {built.missing} left out because their audio is missing" if built.missing else ""
     print(f"{out}: {built.written} samples{missing}")
 

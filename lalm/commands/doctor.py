@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from lalm.commands.ask import _silence_transformers
+from lalm.commands.ask import silence_transformers
 from lalm.commands.weights import fetch_for
 from lalm.doctor import Check, examine
 from lalm.engine import SMALL, Engine
@@ -18,7 +18,7 @@ MARKS = {True: ("ok", "green"), False: ("WRONG", "bold red"), None: ("-", "dim")
 def run(model: str | None, golden: tuple[Path, Path] | None, *, device: str | None, as_json: bool) -> int:
     """Print the checks as they are done; 1 when one failed, else 0."""
     fetch_for(model)
-    _silence_transformers()
+    silence_transformers()
     engine = Engine.load(model, device)
     console, checks = Console(highlight=False), list[Check]()
     for check in examine(engine, Path(model) if model is not None else SMALL, golden):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lalm.commands.ask import _silence_transformers
+from lalm.commands.ask import silence_transformers
 from lalm.commands.weights import fetch_for, fetch_with_bar
 from lalm.evaluate.agreement import agreement, read_judgments
 from lalm.evaluate.answers import Answerer, Endpoint, Local, Recorded, Share
@@ -131,7 +131,7 @@ def _answerer(request: Request) -> tuple[Answerer, Path | None]:
     from lalm.engine import SMALL, Engine
 
     fetch_for(request.model)
-    _silence_transformers()
+    silence_transformers()
     engine = Engine.load(request.model, request.device)
     folder = Path(request.model) if request.model else SMALL
     return Local(engine, request.lora_scale, request.seed), folder

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from lalm.commands.ask import silence_transformers
 from lalm.data import open_manifest, subset
-from lalm.engine import Engine
+from lalm.engine import Engine, Options
 from lalm.evaluate.perplexity import Perplexity, perplexities, plot
 from lalm.sample import Sample
 
@@ -21,7 +22,10 @@ def run(
     device: str | None,
 ) -> None:
     """Print a table, and write ``out``/perplexity.json and perplexity.png."""
+    for asked in lora_scales:
+        Options(lora_scale=asked)  # refuses what cannot be
     samples = answered(manifests, per_task)
+    silence_transformers()
     found: list[Perplexity] = []
     print(f"{'model':<24}{'task':<16}{'LoRA':>8}{'mean':>12}{'std':>12}{'pooled':>12}{'n':>6}")
     for model in models:

@@ -4,14 +4,15 @@
 instruction, ``build`` gives them one and writes the manifest.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lalm.sample import Sample, write_manifest
-from lalm.tasks import overlap, sound_labels, sounds, speech, speech_tables
+from lalm.tasks import overlap, sound_labels, sounds, speech, speech_tables, spoken
 from lalm.tasks.annotation import annotation
 from lalm.tasks.instructions import instruct
+from lalm.tasks.joining import joined
 from lalm.tasks.phones import phone_samples
 from lalm.tasks.sources import Source, SourceError
 
@@ -19,7 +20,7 @@ __all__ = ["READERS", "Built", "Source", "SourceError", "build"]
 
 Reader = Callable[[Source], Iterator[Sample]]
 
-# task -> layout -> reader; the first layout is the default. Table 1 of the paper names the corpora.
+# task -> layout -> reader; the first layout is the default. Tables 1 and 2 of the paper name the corpora.
 READERS: Mapping[str, Mapping[str, Reader]] = {
     "asr": {
         "librispeech": speech.librispeech,
@@ -48,10 +49,17 @@ READERS: Mapping[str, Mapping[str, Reader]] = {
     "audio_qa": {"clotho_aqa": sound_labels.clotho_aqa},
     "phones": {"transcripts": phone_samples},
     "emotion": {"iemocap": speech.iemocap, "meld": speech_tables.meld},
-    "music_caption": {"musiccaps": sounds.musiccaps},
+    "music_caption": {
+        "musiccaps": sounds.musiccaps,
+        "musicnet": sounds.musicnet,
+        "millionsong": sounds.millionsong,
+    },
     "overlap": {"librimix": overlap.librimix, "mixed": overlap.mixed},
     "speaker": {"voxceleb": speech.voxceleb, "folders": speech.speakers},
     "gender": {"librispeech": speech.librispeech_gender},
+    "spoken_question": {"wikiqa": spoken.wikiqa},
+    "keywords": {"inspec": spoken.inspec},
+    "story": {"audiocaps": sounds.audiocaps_stories, "clotho": sounds.clotho_stories},
     "annotation": {"salmonn": annotation},
 }
 
@@ -64,11 +72,22 @@ class Built:
     missing: int
 
 
-def build(task: str, source: Source, out: Path, *, layout: str | None = None, seed: int | None = 0) -> Built:
+def build(
+    task: str,
+    source: Source,
+    out: Path,
+    *,
+    layout: str | None = None,
+    seed: int | None = 0,
+    splits: Sequence[str] = (),
+    join: bool = False,
+) -> Built:
     """Write the manifest ``out`` of a task from a corpus; ``seed=None`` gives every sample the test prompt.
 
-    Samples whose audio file is not there are left out and counted. Raises a ValueError for a corpus that is
-    not laid out as told, or when no audio at all is found.
+    With ``splits`` only samples of one of these are kept. ``join`` puts the clips of a sample into one
+    recording, as the released SALMONN heard pairs (``lalm.tasks.joining``). Samples whose audio file is not
+    there are left out and counted. Raises a ValueError for a corpus that is not laid out as told, or when no
+    audio at all is found.
     Example: ``build("asr", Source(Path("LibriSpeech/dev-clean")), Path("asr.jsonl"))``.
     """
     layouts = READERS[task]
@@ -77,20 +96,27 @@ def build(task: str, source: Source, out: Path, *, layout: str | None = None, se
     reader = layouts[layout or next(iter(layouts))]
     made = replace(source, made=out.with_name(f"{out.name.removesuffix('.jsonl')}_audio"))
     missing: list[Path] = []
+    seen: set[str] = set()
 
     def there() -> Iterator[Sample]:
         for sample in reader(made):
             if task not in ("annotation", sample.task):
                 raise SourceError(f"'{source.path}' is of task '{sample.task}', not '{task}'")
+            seen.add(sample.split)
+            if splits and sample.split not in splits:
+                continue
             absent = [p for part in sample.audios if not (p := Path(str(part["audio"]))).is_file()]
             if absent:
                 missing.append(absent[0])
             else:
-                yield sample
+                yield joined(sample, made.made) if join else sample
 
     written = write_manifest(out, instruct(there(), seed=seed))
     if not written:
         out.unlink()
+        if splits and not seen & set(splits):
+            found = ", ".join(sorted(seen - {""})) or "no splits"
+            raise SourceError(f"'{source.path}' has no split '{splits[0]}'; it has {found}")
         example = f": no '{missing[0]}', for one" if missing else ""
         raise SourceError(f"'{source.path}' gives no sample whose audio is there{example}")
     return Built(written, len(missing))

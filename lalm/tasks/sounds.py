@@ -1,6 +1,8 @@
 """Captioned corpora of sounds and music as they are laid out -> captioning samples."""
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from lalm.sample import Sample
@@ -65,3 +67,54 @@ def musiccaps(source: Source) -> Iterator[Sample]:
         path = source.find(video, f"{video}_{start}", f"[{video}]-[{start}-{end}]", f"{video}-{start}-{end}")
         caption = row["caption"].strip()
         yield heard("music_caption", f"{video}_{start}", [path], caption, caption=caption)
+
+
+def musicnet(source: Source) -> Iterator[Sample]:
+    """MusicNet: ``musicnet_metadata.csv`` (id, composer, composition, movement, ensemble), audio ``ID.wav``.
+
+    What the table says, as a sentence: it is for questions (``lalm build qa``), not a caption to learn.
+    """
+    for _, row in table(source.path, ["id", "composer", "composition", "movement", "ensemble"]):
+        ensemble, composer = row["ensemble"].strip(), row["composer"].strip()
+        piece = f"{row['composition'].strip()}, {row['movement'].strip()}"
+        caption = f"Classical music by {composer} for {ensemble.lower()}: {piece}."
+        yield heard("music_caption", row["id"], [source.find(row["id"])], caption, caption=caption)
+
+
+def millionsong(source: Source) -> Iterator[Sample]:
+    """The Million Song Dataset with Spotify's and Last.fm's tags: ``Music Info.csv`` (track_id, spotify_id,
+    tags, genre, year, tempo), previews named by either id. Songs without tags and genre are left out; as
+    MusicNet's, the sentence is for questions."""
+    for _, row in table(source.path, ["track_id", "spotify_id", "tags", "genre", "year", "tempo"]):
+        tags = [tag.strip().replace("_", " ") for tag in row["tags"].split(",") if tag.strip()]
+        kinds = list(
+            dict.fromkeys([*([row["genre"].strip().lower()] if row["genre"].strip() else []), *tags])
+        )
+        if not kinds:
+            continue
+        known = [f"Music that listeners call {', '.join(kinds)}"]
+        known += [f"from the year {row['year']}"] if row["year"].isdigit() and row["year"] != "0" else []
+        known += [f"at {float(row['tempo']):.0f} beats a minute"] if _is_number(row["tempo"]) else []
+        caption = ", ".join(known) + "."
+        path = source.find(row["track_id"], row["spotify_id"])
+        yield heard("music_caption", row["track_id"], [path], caption, caption=caption)
+
+
+def audiocaps_stories(source: Source) -> Iterator[Sample]:
+    """AudioCaps' clips to be told a story about; the first caption is ``origin.caption``."""
+    return _stories(audiocaps(source))
+
+
+def clotho_stories(source: Source) -> Iterator[Sample]:
+    """The same with Clotho's clips."""
+    return _stories(clotho(source))
+
+
+def _stories(captions: Iterator[Sample]) -> Iterator[Sample]:
+    for sample in captions:
+        name = f"story-{sample.id.removeprefix('caption-')}"
+        yield replace(sample.prompt(), id=name, task="story", references=())
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\d+(\.\d+)?", text) is not None

@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from lalm.sample import Sample, read_manifest
-from lalm.tasks.sources import AUDIO_SUFFIXES, Source, SourceError, asking, heard, lines, opened, table
+from lalm.tasks.sources import (
+    AUDIO_SUFFIXES,
+    Source,
+    SourceError,
+    asking,
+    heard,
+    lines,
+    opened,
+    table,
+)
 
 GENDERS = {"F": "woman", "M": "man"}
 # IEMOCAP's four usual classes; "excited" counts as happy, other labels are left out.

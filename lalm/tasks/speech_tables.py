@@ -13,6 +13,7 @@ from lalm.tasks.sources import Source, SourceError, asking, heard, lines, read_j
 MELD_EMOTIONS = ("neutral", "joy", "sadness", "anger", "surprise", "fear", "disgust")
 # GigaSpeech writes punctuation as tags, and marks segments without speech with the last four.
 MARKS = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!"}
+GIGASPEECH_SETS = ("TEST", "DEV", "XS", "S", "M", "L", "XL")  # each training set holds those before it
 NO_SPEECH = {"<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"}
 
 
@@ -64,7 +65,8 @@ def aishell2(source: Source) -> Iterator[Sample]:
 def gigaspeech(source: Source) -> Iterator[Sample]:
     """GigaSpeech: ``GigaSpeech.json`` names audio files and their segments (begin_time, end_time, text_tn).
 
-    Segments without speech are left out; punctuation tags become punctuation.
+    Segments without speech are left out; punctuation tags become punctuation. ``split`` is the smallest set
+    a segment is of: the M set is XS, S and M together.
     """
     whole = read_json(source.path)
     if not isinstance(whole, dict) or not isinstance(whole.get("audios"), list):
@@ -76,6 +78,7 @@ def gigaspeech(source: Source) -> Iterator[Sample]:
             try:
                 start_s, end_s = float(segment["begin_time"]), float(segment["end_time"])
                 words, path = str(segment["text_tn"]).split(), root / audio["path"]
+                split = next((s for s in GIGASPEECH_SETS if f"{{{s}}}" in segment.get("subsets", ())), "")
             except (KeyError, TypeError, ValueError):
                 raise SourceError(
                     f"{place} needs begin_time, end_time and text_tn, its audio a path"
@@ -91,7 +94,7 @@ def gigaspeech(source: Source) -> Iterator[Sample]:
                 "duration_s": round(end_s - start_s, 3),
             }
             made = _said(str(segment["sid"]), [path], text, language="en")
-            yield replace(made, messages=asking([part])).with_target(text)
+            yield replace(made, messages=asking([part]), split=split).with_target(text)
 
 
 def slurp(source: Source) -> Iterator[Sample]:

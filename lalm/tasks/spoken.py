@@ -140,3 +140,20 @@ def inspec(source: Source) -> Iterator[Sample]:
             references=[word for word in keywords if word],
             transcript=spoken,
         )
+
+
+def wikiqa(source: Source) -> Iterator[Sample]:
+    """WikiQA: ``WikiQA-test.tsv`` (QuestionID, Question, Sentence, Label, ...); the references of a question
+    are the sentences labelled 1, and questions without any are left out. Each is
+    read aloud in ``QuestionID.wav`` (the paper had a synthesiser do it)."""
+    questions: dict[str, str] = {}
+    right: dict[str, list[str]] = {}
+    for place, row in table(source.path, ["QuestionID", "Question", "Sentence", "Label"], "\t"):
+        if row["Label"] not in ("0", "1"):
+            raise SourceError(f"{place}: the label must be 0 or 1")
+        questions[row["QuestionID"]] = row["Question"].strip()
+        if row["Label"] == "1":
+            right.setdefault(row["QuestionID"], []).append(row["Sentence"].strip())
+    for name, texts in right.items():
+        audio = [source.find(name)]
+        yield heard("spoken_question", name, audio, texts[0], references=texts, transcript=questions[name])

@@ -60,7 +60,7 @@ def test_long_stories_that_do_not_repeat_are_kept():
     assert {options.max_new_tokens for options in engine.options} == {200}
     assert all(message_text(s.messages[0]) in prompts()["story"] for s in engine.asked)
     assert len({s.id for s in engine.asked}) == 4 and all(s.task == "story" for s in made.kept)
-    assert made.kept[0].origin["caption"].startswith("bird")
+    assert made.kept[0].origin["caption"].startswith("Bird")
     with pytest.raises(ActivationError, match=r"of 3 stories at LoRA scale 2, 1 had 50 words"):
         write_stories(Teller([LONG, "no", "no"]), clips(3), lora_scale=2.0, count=2)
 
@@ -73,7 +73,7 @@ def test_other_ways_of_table_5():
     story = write_stories(Teller([LONG]), clips(1), lora_scale=1.0, count=1).kept
     (bare,) = without_audio(story)
     assert bare.audios == [] and bare.target == LONG
-    assert bare.messages[0]["content"] == f"bird 0\n{message_text(story[0].messages[0])}"
+    assert bare.messages[0]["content"] == f"Bird 0.\n{message_text(story[0].messages[0])}"
     with pytest.raises(ActivationError, match="no caption or transcript is known"):
         list(without_audio([replace(story[0], origin={})]))
 
@@ -147,6 +147,20 @@ def test_the_command_activates_and_reports(stage, tmp_path, capsys):
     }
     assert {s.id for s in read_manifest(out / "stories.jsonl")} == {"r0", "r1", "r2"}
     assert "caption         perplexity" in capsys.readouterr().out
+
+
+def test_what_cannot_be_is_refused_in_a_sentence(stage, tmp_path, capsys):
+    rows, out = str(tmp_path / "rows.jsonl"), str(tmp_path / "out")
+    activate = ["activate", str(stage), "--clips", rows, "--device", "cpu", "--steps", "2"]
+    for words, said in (
+        ([*activate, "--out", str(stage)], "is the model itself"),
+        ([*activate, "--out", out, "--learning-rate", "-1"], "the learning rate must be above 0, not -1"),
+        ([*activate, "--out", out, "--temperature", "-1"], "temperature must be 0 or more, not -1.0"),
+        ([*activate, "--out", out, "--clips", "gone.jsonl"], "there is no manifest 'gone.jsonl'"),
+        ([*activate, "--out", out, "--temperature", "0"], "stories at LoRA scale 2, 0 had 50 words"),
+        (["perplexity", str(stage), "--data", rows, "--lora-scale", "inf"], "lora_scale must be 0 or more"),
+    ):
+        assert run(words) == 2 and said in (error := capsys.readouterr().err) and error.count("\n") == 1
 
 
 def test_perplexity_is_that_of_the_answer_and_the_scale_is_put_back(stage, tmp_path):

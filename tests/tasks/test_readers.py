@@ -226,6 +226,82 @@ def test_annotation_files_as_published(tmp_path):
     assert "What barks?" in message_text(samples[2].messages[0])
 
 
+def test_gigaspeech_segments_of_long_recordings(tmp_path):
+    def segment(sid, begin, text, *subsets):
+        times = {"begin_time": begin, "end_time": begin + 0.25}
+        return {"sid": sid, **times, "text_tn": text, "subsets": [f"{{{name}}}" for name in subsets]}
+
+    rows = [
+        segment("POD1_S1", 0.5, "IT'S RAINING <COMMA> MOM <PERIOD>", "XL", "L", "M"),
+        segment("POD1_S2", 0.75, "AGAIN <QUESTIONMARK>", "XL"),
+        segment("POD1_S3", 1.0, "<MUSIC>", "TEST"),
+    ]
+    cut(tmp_path / "audio" / "POD1.wav", "water.ogg", 2.0)
+    whole = {"audios": [{"aid": "POD1", "path": "audio/POD1.wav", "segments": rows}]}
+    path = put(tmp_path / "GigaSpeech.json", json.dumps(whole))
+    samples = made("asr", path, tmp_path, layout="gigaspeech")
+    assert answers(samples) == ["it's raining, mom.", "again?"] and [s.split for s in samples] == ["M", "XL"]
+    part = samples[1].audios[0]
+    assert (part["offset_s"], part["duration_s"]) == (0.75, 0.25)
+    assert answers(made("asr", path, tmp_path, layout="gigaspeech", splits=["M", "S"])) == [
+        "it's raining mom"
+    ]
+    with pytest.raises(SourceError, match="has no split 'S'; it has M, XL"):
+        made("asr", path, tmp_path, layout="gigaspeech", splits=["S"])
+
+
+def test_music_by_its_metadata(tmp_path):
+    cut(tmp_path / "train_data" / "1727.wav")
+    cut(tmp_path / "mp3" / "4ZoBC5.mp3", "horse.ogg")
+    header = "id,composer,composition,movement,ensemble,source,transcriber,catalog_name,seconds"
+    row = "1727,Schubert,Piano Quintet in A major,2. Andante,Piano Quintet,EA,s,OP114,447"
+    path = put(tmp_path / "musicnet_metadata.csv", f"{header}\n{row}\n")
+    said = "Classical music by Schubert for piano quintet: Piano Quintet in A major, 2. Andante."
+    assert answers(made("music_caption", path, tmp_path, layout="musicnet")) == [said]
+    header = "track_id,name,artist,spotify_preview_url,spotify_id,tags,genre,year,duration_ms,tempo"
+    rows = 'TR1,S,A,http://x,4ZoBC5,"rock, female_vocalists",Rock,2004,1,148.03\nTR2,S,A,x,y,,,2004,1,90\n'
+    path = put(tmp_path / "Music Info.csv", f"{header}\n{rows}")
+    said = "Music that listeners call rock, female vocalists, from the year 2004, at 148 beats a minute."
+    assert answers(made("music_caption", path, tmp_path, layout="millionsong")) == [said]
+
+
+def test_questions_to_be_read_aloud(tmp_path):
+    header = "QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel"
+    rows = [f'Q0\tHOW OLD\tD1\tT\tD1-{n}\tAnswer "{n}.\t{n % 2}' for n in range(4)]
+    path = put(tmp_path / "WikiQA-test.tsv", "\n".join([header, *rows, "Q4\tWHO\tD2\tT\tD2-0\tNo.\t0"]))
+    cut(tmp_path / "speech" / "Q0.wav")
+    (sample,) = made("spoken_question", path, tmp_path, audio=tmp_path / "speech")
+    assert sample.references == ('Answer "1.', 'Answer "3.') and sample.origin["transcript"] == "HOW OLD"
+
+
+def test_clips_for_stories_have_no_answer(tmp_path):
+    path = put(tmp_path / "test.csv", "audiocap_id,youtube_id,start_time,caption\n1,abc,30,A horse\n")
+    cut(tmp_path / "audio" / "abc_30.wav", "horse.ogg")
+    (sample,) = made("story", path, tmp_path, seed=None, audio=tmp_path / "audio")
+    assert sample.target == "" and not sample.references and sample.origin["caption"] == "A horse"
+    assert message_text(sample.messages[0]) == prompts()["story"][0]
+
+
+def test_pairs_in_one_recording(tmp_path):
+    for name in ("a/1.wav", "b/1.wav"):
+        cut(tmp_path / "wav" / name)
+    path = put(tmp_path / "veri_test.txt", "0 a/1.wav b/1.wav\n")
+    (sample,) = made("speaker", path, tmp_path, join=True)
+    (part,) = sample.audios
+    assert len(load_audio(part["audio"])) == 2 * 6400 + 1600 and sample.target == "No."
+
+
+def test_sessions_are_chosen_by_split(tmp_path, capsys):
+    for session in (1, 5):
+        root = tmp_path / "IEMOCAP" / f"Session{session}"
+        put(root / "dialog" / "EmoEvaluation" / "x.txt", IEMOCAP.replace("Ses01", f"Ses0{session}"))
+        cut(root / "sentences" / "wav" / f"Ses0{session}F_impro01" / f"Ses0{session}F_impro01_F000.wav")
+    out = tmp_path / "test.jsonl"
+    words = ["build", "emotion", str(tmp_path / "IEMOCAP"), "--out", str(out), "--split", "session5"]
+    assert run(words) == 0, capsys.readouterr().err
+    assert [s.split for s in read_manifest(out)] == ["session5"]
+
+
 @pytest.mark.parametrize(
     ("entry", "problem"),
     [

@@ -132,7 +132,8 @@ def _bare(clip: Sample) -> Sample:
     if not clip.audios:
         raise ActivationError(f"{clip.id or 'a clip'}: there is no audio")
     name = clip.origin.get("recording", clip.id)
-    caption = clip.origin.get("caption") or (clip.references[0] if clip.task == "caption" else "")
+    captions = (clip.target, *clip.references) if clip.task == "caption" else ()
+    caption = clip.origin.get("caption") or next((text for text in captions if text), "")
     origin = {**clip.origin, "caption": caption} if caption else dict(clip.origin)
     user: Message = {"role": "user", "content": [clip.audios[0]]}
     return Sample((user,), id=f"story-{name}", task="story", events=clip.events, origin=origin)
