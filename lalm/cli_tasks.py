@@ -53,10 +53,8 @@ def build(
     elif task == "corpus":
         command.corpus(source, out, seed=seed, languages=language or [])
     else:
-        from lalm.tasks import Source
-
-        corpus = Source(source, audio, seed)
-        command.task(task, corpus, out, layout=layout, test=test, splits=split or [], join=join)
+        asked = command.Asked(layout, audio, seed, test, tuple(split or ()), join)
+        command.task(task, source, out, asked)
 
 
 @tasks_app.command()

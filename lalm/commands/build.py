@@ -1,6 +1,7 @@
 """``lalm build``: corpora become manifests of tasks."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lalm.commands.respond import Sampling, progress_bar, writer
@@ -17,23 +18,33 @@ def corpus(folder: Path, out: Path, *, seed: int, languages: Sequence[str]) -> N
     print(f"The manifests are in {out}.")
 
 
-def task(
-    name: str,
-    source: Source,
-    out: Path,
-    *,
-    layout: str | None,
-    test: bool,
-    splits: Sequence[str],
-    join: bool,
-) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """How a corpus becomes a task's manifest; ``lalm.tasks.build`` says what each means."""
+
+    layout: str | None
+    audio: Path | None
+    seed: int
+    test: bool
+    splits: tuple[str, ...]
+    join: bool
+
+
+def task(name: str, path: Path, out: Path, asked: Asked) -> None:
     """Write the manifest of one task and print how many samples it holds."""
     if name not in READERS:
         raise ValueError(f"there is no task '{name}' to build; there are corpus, {', '.join(READERS)}")
-    if not source.path.exists():
-        raise ValueError(f"there is no '{source.path}'")
-    drawn = None if test else source.seed
-    built = build(name, source, out, layout=layout, seed=drawn, splits=splits, join=join)
+    if not path.exists():
+        raise ValueError(f"there is no '{path}'")
+    built = build(
+        name,
+        Source(path, asked.audio, asked.seed),
+        out,
+        layout=asked.layout,
+        seed=None if asked.test else asked.seed,
+        splits=asked.splits,
+        join=asked.join,
+    )
     missing = f", {built.missing} left out because their audio is missing" if built.missing else ""
     print(f"{out}: {built.written} samples{missing}")
 

@@ -244,7 +244,7 @@ def test_gigaspeech_segments_of_long_recordings(tmp_path):
     part = samples[1].audios[0]
     assert (part["offset_s"], part["duration_s"]) == (0.75, 0.25)
     assert answers(made("asr", path, tmp_path, layout="gigaspeech", splits=["M", "S"])) == [
-        "it's raining mom"
+        "it's raining, mom."
     ]
     with pytest.raises(SourceError, match="has no split 'S'; it has M, XL"):
         made("asr", path, tmp_path, layout="gigaspeech", splits=["S"])
