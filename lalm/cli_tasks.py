@@ -16,8 +16,8 @@ def build(
         str,
         typer.Argument(
             help="asr, translate_zh, translate_de, translate_ja, caption, tags, audio_qa, phones, emotion, "
-            "music_caption, overlap, speaker, gender, spoken_question, keywords, story; annotation: SALMONN's "
-            "published JSON; corpus: every task of a `lalm corpus build` folder; "
+            "music_caption, overlap, speaker, gender, spoken_question, keywords, story; annotation: "
+            "SALMONN's published JSON; corpus: every task of a `lalm corpus build` folder; "
             "qa: questions and answers that an LLM writes about a manifest's transcripts or captions.",
             show_default=False,
         ),
