@@ -13,9 +13,13 @@ class ReaderError(SampleError):
 
 
 class Samples(Sequence[Sample]):
-    """Rows of one manifest as samples; ``folder`` is what relative audio paths start from."""
+    """Rows of one manifest as samples; ``folder`` is what relative audio paths start from.
+
+    ``heavy`` rows hold their audio, so nobody reads them all only to look whether they are good.
+    """
 
     folder: Path
+    heavy = False
 
     @abstractmethod
     def row(self, number: int) -> Any:

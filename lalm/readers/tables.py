@@ -17,6 +17,8 @@ TEXT_COLUMNS = ("text", "sentence", "transcription", "transcript", "normalized_t
 class Table(Samples):
     """Rows of a data set on disk."""
 
+    heavy = True
+
     def __init__(self, path: Path) -> None:
         self.path, self.folder = path, path if path.is_dir() else path.parent
         try:
