@@ -53,6 +53,10 @@ def write_parts(size: str, folder: Path) -> None:
         decoder_attention_heads=2,
         decoder_ffn_dim=64,
         vocab_size=64,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        decoder_start_token_id=0,
     )
     WhisperForConditionalGeneration(config).save_pretrained(folder / "encoder")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
