@@ -218,14 +218,19 @@ def train(
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="Model folder.", show_default=False)],
-    to: Annotated[Literal["qwen2-audio"], typer.Option(help="Whose released layout.", show_default=False)],
+    to: Annotated[
+        Literal["qwen2-audio", "salmonn"], typer.Option(help="Whose released layout.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option()] = "bfloat16",
 ) -> None:
     """Write a model as a released one is, for transformers, vLLM, SGLang and others to open."""
     from lalm.commands import export as command
 
-    command.run(model, out, dtype)
+    if to == "salmonn":
+        command.to_salmonn(model, out)
+    else:
+        command.run(model, out, dtype)
 
 
 @app.command("import")

@@ -3,12 +3,37 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from lalm import systems
 from lalm.commands.weights import fetch_for
 from lalm.systems.qwen2_audio import released
+from lalm.systems.salmonn import released as salmonn_released
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def to_salmonn(model: str, out: Path) -> None:
+    """Write what was trained of a SALMONN folder to ``out``/salmonn.pth, as the authors' files are."""
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"'{out}' is not empty: name a new folder")
+    system, config = systems.read_config(Path(model))
+    if system != "salmonn" or not config.lora:
+        raise ValueError(f"'{model}' is no SALMONN with LoRA, so it cannot be written as one")
+    if config.qformer_heads * salmonn_released.HEAD_WIDTH != config.qformer_width:
+        raise ValueError(f"the Q-Former of '{model}' has heads of another width than the released ones' 64")
+    weights = Path(model) / "model.safetensors"
+    try:
+        tensors = load_file(weights)
+    except FileNotFoundError:
+        raise ValueError(f"'{model}' has no model.safetensors") from None
+    except SafetensorError as error:
+        raise ValueError(f"'{weights}' is damaged or cut short ({error})") from None
+    out.mkdir(parents=True, exist_ok=True)
+    windows = {"second_per_window": config.window_s, "second_stride": config.stride_s}
+    salmonn_released.write(tensors, config.lora, windows, out / "salmonn.pth")
+    print(out / "salmonn.pth")
 
 
 def run(model: str, out: Path, dtype: str) -> None:

@@ -87,6 +87,6 @@ def plot(found: Sequence[Perplexity], path: Path) -> None:
             )
     axes.set(yscale="log", ylabel="perplexity of the answers", xticks=range(len(models)))
     axes.set_xticklabels(models)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

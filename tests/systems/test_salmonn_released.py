@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from lalm import cli, systems
 from lalm.encoders import load_encoder
 from lalm.sample import ask
-from lalm.systems.salmonn.released import SALMONNImportError, read
+from lalm.systems.salmonn.released import SALMONNImportError, read, write
 
 SPEECH, AUDIO, WIDTH, INNER, LLM, LAYERS, RANK = 16, 16, 128, 48, 32, 3, 8
 
@@ -205,6 +205,33 @@ def test_imported_model_equals_the_second_computation(imported, parts, tmp_path,
         systems.set_lora_scale(model, scale)
         wanted = plain_logits(tokens, "Describe A dog.", parts[0], state, scale)
         torch.testing.assert_close(model(**batch).logits[0, -1], wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_export_is_the_released_file_again(imported, tmp_path, capsys):
+    state = released()
+    code, _, error = imported(container(state, **TRAINING))
+    assert code == 0, error
+    words = ["export", str(tmp_path / "out"), "--to", "salmonn", "--out", str(tmp_path / "again")]
+    assert cli.run(words) == 0, capsys.readouterr().err
+    again = torch.load(tmp_path / "again" / "salmonn.pth", weights_only=True)
+    buffers = {name for name in state if name.endswith(("position_ids", "inv_freq"))}
+    assert set(again["model"]) == set(state) - buffers
+    assert all(torch.equal(again["model"][name], state[name]) for name in again["model"])
+    assert again["config"]["model"]["lora_alpha"] == 32
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors["model.connector.frame_mean"] = tensors["model.connector.frame_mean"] + 1
+    with pytest.raises(SALMONNImportError, match="no place for this model's standardised frames"):
+        write(tensors, {"rank": 8, "alpha": 32.0}, {}, tmp_path / "no.pth")
+
+
+def test_what_cannot_be_exported_is_said(imported, tmp_path, capsys):
+    assert imported(container(released()))[0] == 0
+    weights, words = tmp_path / "out" / "model.safetensors", ["export", str(tmp_path / "out")]
+    weights.write_bytes(weights.read_bytes()[:900])
+    for model, said in (("gone", "there is no model folder 'gone'"), (words[1], "is damaged or cut short")):
+        assert cli.run(["export", model, "--to", "salmonn", "--out", str(tmp_path / "no")]) == 2
+        assert said in capsys.readouterr().err and not (tmp_path / "no").exists()
 
 
 def test_written_folder_names_its_parts(imported, parts, tmp_path):

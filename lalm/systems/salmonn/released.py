@@ -1,4 +1,5 @@
-"""SALMONN's released checkpoints (salmonn_v1.pth: 13B, salmonn_7b_v0.pth), read safely into our names.
+"""SALMONN's released checkpoints (salmonn_v1.pth: 13B, salmonn_7b_v0.pth), read safely into our names,
+and written from them.
 
 On disk: a pickled dict whose ``model`` holds what was trained (layer norms, queries, Q-Former, projection,
 LoRA) and some buffers; optimizer, scaler, epoch and ``config`` may stand beside it. Encoders and LLM are not
@@ -39,6 +40,23 @@ RENAMED = (
         r"llama_model\.base_model\.model\.model\.(layers\.\d+\.self_attn\.[qv]_proj\.lora_[AB])"
         r"(?:\.default)?\.weight",
         r"language_model.\1.default.weight",
+    ),
+)
+# And back.
+RELEASED = (
+    (r"connector\.norms\.0\.(\w+)", r"ln_speech.\1"),
+    (r"connector\.norms\.1\.(\w+)", r"ln_audio.\1"),
+    (r"connector\.queries", "speech_query_tokens"),
+    (r"connector\.qformer\.layernorm\.(\w+)", r"speech_Qformer.bert.embeddings.LayerNorm.\1"),
+    (
+        r"connector\.qformer\.encoder\.layer\.(\d+)\.(attention|crossattention)\.attention\.(\w+\.\w+)",
+        r"speech_Qformer.bert.encoder.layer.\1.\2.self.\3",
+    ),
+    (r"connector\.qformer\.encoder\.layer\.(.+)", r"speech_Qformer.bert.encoder.layer.\1"),
+    (r"connector\.projection\.(\w+)", r"speech_llama_proj.\1"),
+    (
+        r"language_model\.(layers\.\d+\.self_attn\.[qv]_proj\.lora_[AB]\.default\.weight)",
+        r"llama_model.base_model.model.model.\1",
     ),
 )
 BUFFERS = re.compile(r"speech_Qformer\.bert\.embeddings\.position_ids|llama_model\..*\.rotary_emb\.inv_freq")
@@ -116,6 +134,32 @@ def read(path: Path) -> Released:
     tensors["model.connector.frame_scale"] = torch.ones(speech + audio)
     layers = _count(tensors, "model.language_model.layers")
     return Released(tensors, skipped, speech, audio, llm_width, layers, options, lora)
+
+
+def write(
+    tensors: Mapping[str, Tensor], lora: Mapping[str, Any], windows: Mapping[str, float], path: Path
+) -> None:
+    """Write trained tensors (our names, as a slim model folder holds them) as a released file that
+    ``read`` and the authors' code open. Raises SALMONNImportError for what that layout has no place for."""
+    model: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        short = name.removeprefix("model.")
+        if short in ("connector.frame_mean", "connector.frame_scale"):
+            if not torch.equal(value.float(), torch.full(value.shape, float(short.endswith("scale")))):
+                raise SALMONNImportError(
+                    "the released layout has no place for this model's standardised frames (warm_start)"
+                )
+            continue
+        theirs = next((re.sub(p, r, short) for p, r in RELEASED if re.fullmatch(p, short)), None)
+        if theirs is None:
+            raise SALMONNImportError(f"the released layout has no place for the tensor '{name}'")
+        model[theirs] = value.float().contiguous()
+    if lora["alpha"] != LORA_SCALE * lora["rank"]:
+        raise SALMONNImportError(
+            f"released files have LoRA alpha 4 times its rank, not {lora['alpha']:g} at rank {lora['rank']}"
+        )
+    settings = {"lora_rank": lora["rank"], "lora_alpha": int(lora["alpha"]), **windows}
+    torch.save({"model": model, "config": {"model": settings}}, path)
 
 
 def check(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
