@@ -16,6 +16,7 @@ import typer
 from lalm.cli_data import cache_app, data_app
 from lalm.cli_evaluate import evaluate_app
 from lalm.cli_options import WRITER, Device, Json, Llm, Longest, LoraScale, Model, Seed, Temperature, Url
+from lalm.cli_sounds import sounds_app
 from lalm.cli_tasks import tasks_app
 from lalm.commands.errors import explain, refuse
 
@@ -32,6 +33,7 @@ recipes_app = typer.Typer(help="Training recipes that come with the package.", n
 weights_app = typer.Typer(
     help="Pretrained parts: what there is, fetching, where they lie.", no_args_is_help=True
 )
+app.add_typer(sounds_app)
 app.add_typer(tasks_app)
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
@@ -67,12 +69,15 @@ def ask(
     temperature: Temperature = 0.0,
     seed: Seed = 0,
     lora_scale: LoraScale = None,
+    orders: Annotated[
+        int, typer.Option(min=1, help="Ask with the recordings in so many orders; the answers vote.")
+    ] = 1,
     device: Device = None,
 ) -> None:
     """Ask a question about one or more recordings."""
     from lalm.commands import ask as command
 
-    settings = command.Settings(max_new_tokens, beams, temperature, seed, lora_scale)
+    settings = command.Settings(max_new_tokens, beams, temperature, seed, lora_scale, orders)
     command.run(words or [], model, settings, device=device, as_json=json)
 
 
@@ -208,7 +213,7 @@ def train(
     from lalm.commands import weights
 
     read = recipes.load(recipe, changes or [])
-    parts = (read.init.encoder, read.init.encoder_2, read.init.llm)
+    parts = (read.init.encoder, read.init.encoder_2, read.init.aligner, read.init.llm)
     weights.fetch_with_bar([name for name in parts if name])
     from lalm import train as training
 

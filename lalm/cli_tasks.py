@@ -16,9 +16,11 @@ def build(
         str,
         typer.Argument(
             help="asr, translate_zh, translate_de, translate_ja, caption, tags, audio_qa, phones, emotion, "
-            "music_caption, overlap, speaker, gender, spoken_question, keywords, story; annotation: "
+            "music_caption, overlap, speaker, gender, spoken_question, keywords, story, "
+            "detect, retrieve, count, compare, few_shot; annotation: "
             "SALMONN's published JSON; corpus: every task of a `lalm corpus build` folder; "
-            "qa: questions and answers that an LLM writes about a manifest's transcripts or captions.",
+            "qa: questions and answers that an LLM writes about a manifest's transcripts or captions; "
+            "nlar: the same about pairs of recordings, checked by their events.",
             show_default=False,
         ),
     ],
@@ -41,6 +43,9 @@ def build(
     language: Annotated[
         list[str] | None, typer.Option(help="corpus: transcribe this language only; may be repeated.")
     ] = None,
+    ways: Annotated[int, typer.Option(min=2, help="few_shot: classes of an episode.")] = 4,
+    shots: Annotated[int, typer.Option(min=1, help="few_shot: labelled clips of each class.")] = 1,
+    episodes: Annotated[int, typer.Option(min=0, help="few_shot: how many (0: one a clip).")] = 0,
     long: Annotated[bool, typer.Option("--long", help="qa: long answers.")] = False,
     llm: Llm = WRITER,
     url: Url = None,
@@ -52,8 +57,13 @@ def build(
         command.questions(source, out, seed=seed, long=long, llm=llm, url=url)
     elif task == "corpus":
         command.corpus(source, out, seed=seed, languages=language or [])
+    elif task == "nlar":
+        command.reasoning(source, out, layout=layout, audio=audio, seed=seed, llm=llm, url=url)
     else:
-        asked = command.Asked(layout, audio, seed, test, tuple(split or ()), join)
+        asked = command.Asked(
+            *(layout, audio, seed, test, tuple(split or ()), join),
+            episode=(ways, shots, episodes),
+        )
         command.task(task, source, out, asked)
 
 

@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from lalm.modeling import load_causal_lm
+from lalm.llm import load_causal_lm
 from lalm.processing import bare_template
 from lalm.systems import load_tokenizer
 

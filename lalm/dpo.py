@@ -23,6 +23,7 @@ from transformers import BatchFeature
 from lalm import systems
 from lalm.data import Audios, Collator, DataError
 from lalm.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration
+from lalm.prefill import PER_CLIP
 from lalm.processing import AudioLMProcessor
 from lalm.recipe import Dpo
 from lalm.sample import Sample
@@ -70,7 +71,7 @@ def pair_batch(
     rows = [s.with_target(s.chosen) for s in samples] + [s.with_target(s.rejected) for s in samples]
     batch = processor.batch(rows, labels=True, audios=[*audios, *audios])
     batch["labels"] = last_answer(batch["labels"])
-    for name in ("input_values", "audio_lengths", "frames", "frame_lengths"):
+    for name in PER_CLIP:
         if name in batch:
             batch[name] = batch[name][: len(batch[name]) // 2]
     return batch
@@ -204,7 +205,7 @@ def encoded_once(model: AudioLMForConditionalGeneration, batch: Mapping[str, Ten
     if "input_values" in given:
         frames = model.model.encode(given.pop("input_values"), given.pop("audio_lengths"))
         given["frames"], given["frame_lengths"] = frames
-    for name in ("frames", "frame_lengths"):
+    for name in PER_CLIP:
         if name in given:
             given[name] = torch.cat([given[name]] * 2)
     return given

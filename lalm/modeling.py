@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForCausalLM,
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
@@ -37,10 +36,13 @@ class AudioLMConfig(PreTrainedConfig):
 
     ``parts`` maps "encoder" and "llm" to a pinned name or folder; a slim checkpoint is loaded from them.
     ``lora`` holds the LoRA settings ({"rank", "alpha", "dropout", "targets"}) when the LLM carries one.
-    ``encoder_options`` are what a system asks of any encoder it is given.
+    ``trained_encoder``: the encoder's weights are no longer those of the part it is named after.
+    ``encoder_options`` are what a system asks of any encoder it is given; ``hears_instructions`` says that
+    its connector also reads the text that goes with each clip.
     """
 
     model_type = "lalm"
+    hears_instructions: ClassVar[bool] = False
     encoder_options: ClassVar[Mapping[str, Any]] = {}
     sub_configs = {"text_config": AutoConfig}  # noqa: RUF012
     has_no_defaults_at_init = True
@@ -51,6 +53,7 @@ class AudioLMConfig(PreTrainedConfig):
         audio_token_id: int | None = None,
         parts: dict[str, str] | None = None,
         lora: dict[str, Any] | None = None,
+        trained_encoder: bool = False,
         **kwargs: Any,
     ) -> None:
         if isinstance(text_config, dict):
@@ -59,6 +62,7 @@ class AudioLMConfig(PreTrainedConfig):
         self.audio_token_id = audio_token_id
         self.parts = dict(parts or {})
         self.lora = lora
+        self.trained_encoder = trained_encoder
         tied: Any = self.text_config
         kwargs.setdefault("tie_word_embeddings", tied.tie_word_embeddings)
         super().__init__(**kwargs)
@@ -118,18 +122,34 @@ class AudioLMModel(PreTrainedModel):
         frames, lengths = self.audio_tower(input_values, audio_lengths)
         return frames, lengths
 
-    def connect(self, frames: Tensor, frame_lengths: Tensor | None) -> Tensor:
-        """frames: (A, T, W); frame_lengths: (A,) -> the valid audio tokens of all clips in order, (K, D)."""
-        tokens, lengths = self.connector(frames, frame_lengths)  # (A, K_max, D), (A,)
+    def connect(
+        self,
+        frames: Tensor,
+        frame_lengths: Tensor | None,
+        instruction_ids: Tensor | None = None,
+        instruction_mask: Tensor | None = None,
+    ) -> Tensor:
+        """frames: (A, T, W); frame_lengths: (A,) -> the valid audio tokens of all clips in order, (K, D).
+
+        instruction_ids, instruction_mask: (A, I) int64, for a connector that hears instructions.
+        """
+        heard = (instruction_ids, instruction_mask) if self.config.hears_instructions else ()
+        tokens, lengths = self.connector(frames, frame_lengths, *heard)  # (A, K_max, D), (A,)
         valid = torch.arange(tokens.shape[1], device=tokens.device)[None] < lengths[:, None]
         return tokens[valid]
 
     def get_audio_features(
-        self, input_values: Tensor, audio_lengths: Tensor, return_dict: bool = True, **kwargs: Any
+        self,
+        input_values: Tensor,
+        audio_lengths: Tensor,
+        instruction_ids: Tensor | None = None,
+        instruction_mask: Tensor | None = None,
+        return_dict: bool = True,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """The audio tokens of clips, flat and valid only, in ``.pooler_output`` (K, D)."""
         frames, frame_lengths = self.encode(input_values, audio_lengths)
-        tokens = self.connect(frames, frame_lengths)
+        tokens = self.connect(frames, frame_lengths, instruction_ids, instruction_mask)
         return BaseModelOutputWithPooling(last_hidden_state=frames, pooler_output=tokens)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -145,11 +165,14 @@ class AudioLMModel(PreTrainedModel):
         audio_lengths: Tensor | None = None,
         frames: Tensor | None = None,
         frame_lengths: Tensor | None = None,
+        instruction_ids: Tensor | None = None,
+        instruction_mask: Tensor | None = None,
     ) -> Tensor:
         """Text embeddings with every audio slot filled, (B, L, D).
 
         input_ids: (B, L) int64. Audio comes as input_values (A, N) + audio_lengths (A,), or as cached
-        frames (A, T, W) + frame_lengths (A,). Raises ValueError when slots and audio tokens differ.
+        frames (A, T, W) + frame_lengths (A,); instructions (A, I) as for ``connect``. Raises ValueError when
+        slots and audio tokens differ.
         """
         slots = input_ids == self.config.audio_token_id  # (B, L)
         # The slot token may lie outside the LLM's embedding table: look up any valid id in its place.
@@ -159,7 +182,8 @@ class AudioLMModel(PreTrainedModel):
         num_slots = int(slots.sum())
         tokens = embeds.new_zeros(0, embeds.shape[-1])
         if frames is not None and len(frames):
-            tokens = self.connect(frames, frame_lengths).to(embeds.dtype)  # (K, D)
+            tokens = self.connect(frames, frame_lengths, instruction_ids, instruction_mask)
+            tokens = tokens.to(embeds.dtype)  # (K, D)
         if num_slots != len(tokens):
             raise ValueError(
                 f"the text has {num_slots} audio slots but the audio gives {len(tokens)} audio tokens: "
@@ -175,13 +199,16 @@ class AudioLMModel(PreTrainedModel):
         audio_lengths: Tensor | None = None,
         frames: Tensor | None = None,
         frame_lengths: Tensor | None = None,
+        instruction_ids: Tensor | None = None,
+        instruction_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """The LLM body over text and audio: last_hidden_state (B, L, D)."""
         if inputs_embeds is None:
             assert input_ids is not None, "give input_ids or inputs_embeds"
-            inputs_embeds = self.embed(input_ids, input_values, audio_lengths, frames, frame_lengths)
+            audio = (input_values, audio_lengths, frames, frame_lengths)
+            inputs_embeds = self.embed(input_ids, *audio, instruction_ids, instruction_mask)
         return self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
 
 
@@ -280,6 +307,8 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         audio_lengths: Tensor | None = None,
         frames: Tensor | None = None,
         frame_lengths: Tensor | None = None,
+        instruction_ids: Tensor | None = None,
+        instruction_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -301,6 +330,8 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             audio_lengths=audio_lengths,
             frames=frames,
             frame_lengths=frame_lengths,
+            instruction_ids=instruction_ids,
+            instruction_mask=instruction_mask,
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
@@ -334,6 +365,8 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         audio_lengths: Tensor | None = None,
         frames: Tensor | None = None,
         frame_lengths: Tensor | None = None,
+        instruction_ids: Tensor | None = None,
+        instruction_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> Tensor:
@@ -342,7 +375,8 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         ``past_key_values`` holds the first positions of input_ids; audio is then that of the rest.
         """
         known = past_key_values.get_seq_length() if past_key_values is not None else 0
-        embeds = self.model.embed(input_ids[:, known:], input_values, audio_lengths, frames, frame_lengths)
+        audio = (input_values, audio_lengths, frames, frame_lengths, instruction_ids, instruction_mask)
+        embeds = self.model.embed(input_ids[:, known:], *audio)
         settings = kwargs.get("generation_config") or self.generation_config
         beams = kwargs.get("num_beams") or settings.num_beams or 1
         if past_key_values is None and attention_mask is not None and beams == 1:
@@ -362,24 +396,3 @@ def name_matches(name: str, pattern: str) -> bool:
         if candidate == bare or candidate.startswith(bare + ".") or fnmatchcase(candidate, bare):
             return True
     return False
-
-
-def load_causal_lm(folder: str, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Open any transformers causal LM: a folder in the Hub's layout, or one ``.gguf`` file."""
-    if folder.endswith(".gguf"):
-        from pathlib import Path
-
-        path = Path(folder)
-        return AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype or torch.float32, **_dequantize()
-        )
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto")
-
-
-def _dequantize() -> dict[str, Any]:
-    """The option that unpacks GGUF weights; older transformers always unpack and have no such option."""
-    from transformers.utils import quantization_config
-
-    if "GgufConfig" not in vars(quantization_config):
-        return {}
-    return {"quantization_config": quantization_config.GgufConfig(dequantize=True)}

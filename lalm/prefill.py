@@ -14,6 +14,10 @@ from transformers.cache_utils import DynamicLayer
 
 LIKE_LENGTH = 0.8  # rows read together are at least this fraction of the longest
 WORTHWHILE = 0.8  # padded batches fuller than this are read as they are
+PER_CLIP = (  # names in a batch whose rows are clips
+    *("input_values", "audio_lengths", "frames", "frame_lengths"),
+    *("instruction_ids", "instruction_mask"),
+)
 
 
 def read_in_groups(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> DynamicCache | None:
@@ -112,7 +116,7 @@ class Memory:
             self.cache.crop(-surplus)
         self.ids = ids[:known]
         left = dict(batch)
-        for name in ("input_values", "audio_lengths", "frames", "frame_lengths"):
+        for name in PER_CLIP:
             if name in left:
                 left[name] = left[name][heard:]
         return {**left, "past_key_values": self.cache}

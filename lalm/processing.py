@@ -18,6 +18,7 @@ from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import (
     AutoConfig,
+    AutoTokenizer,
     BatchFeature,
     PreTrainedTokenizerBase,
     ProcessorMixin,
@@ -25,10 +26,12 @@ from transformers import (
 )
 
 from lalm.audio import SAMPLE_RATE, audio_name, load_audio
+from lalm.conditioning import instructions, tokenised
 from lalm.modeling import IGNORE_INDEX, AudioLMConfig
 from lalm.sample import Sample
 
 AUDIO_TOKEN = "<|audio|>"
+INSTRUCTIONS = "instructions"  # folder of the connector's own tokenizer in a checkpoint
 VICUNA = "ASSISTANT:"  # in a chat template: the family that talks as USER and ASSISTANT
 
 
@@ -107,6 +110,7 @@ class AudioLMProcessor(ProcessorMixin):
             )
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
         self.config = config
+        self.instructions: PreTrainedTokenizerBase | None = None
 
     @classmethod
     def build(
@@ -114,12 +118,13 @@ class AudioLMProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         config: AudioLMConfig,
         question_prompt: Mapping[str, str] | None = None,
+        instruction_tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> "AudioLMProcessor":
         """A processor for a new model: adds the audio token to the tokenizer and notes it in ``config``.
 
         Beside the turns, ``question_prompt`` may name the "audio_token", and a "template" that writes audio
         parts itself and takes the place of the bare one for ChatML tokenizers, with its "marks" left out
-        where they are no tokens.
+        where they are no tokens. ``instruction_tokenizer`` is for what a connector reads beside each clip.
         """
         prompt = dict(question_prompt or {})
         audio_token, template = prompt.pop("audio_token", AUDIO_TOKEN), prompt.pop("template", "")
@@ -131,7 +136,7 @@ class AudioLMProcessor(ProcessorMixin):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         config.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
-        return cls(
+        processor = cls(
             waveforms(),
             tokenizer,
             chat_template=template if parts else bare_template(tokenizer),
@@ -140,17 +145,27 @@ class AudioLMProcessor(ProcessorMixin):
             parts=parts,
             config=config,
         )
+        processor.instructions = instruction_tokenizer
+        return processor
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> "AudioLMProcessor":
         processor = super().from_pretrained(folder, **kwargs)
         if processor.config is None:
             processor.config = AutoConfig.from_pretrained(folder)
+        if processor.config.hears_instructions:
+            processor.instructions = AutoTokenizer.from_pretrained(folder, subfolder=INSTRUCTIONS)
         return processor
+
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> Any:
+        if self.instructions is not None:
+            self.instructions.save_pretrained(Path(folder) / INSTRUCTIONS)
+        return super().save_pretrained(folder, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         fields = super().to_dict()
-        fields.pop("config", None)  # it lies in config.json beside this file
+        for name in ("config", "instructions"):  # they lie in files beside this one
+            fields.pop(name, None)
         return fields
 
     def replace_audio_token(self, audio_inputs: Mapping[str, Any], audio_idx: int, **kwargs: Any) -> str:
@@ -161,7 +176,8 @@ class AudioLMProcessor(ProcessorMixin):
         )
         return self.audio_token * self.config.num_audio_tokens(size)
 
-    def clips(self, sample: Sample) -> list[Clip]:
+    @staticmethod
+    def clips(sample: Sample) -> list[Clip]:
         """Decode the sample's audios, in reading order. Raises AudioError naming the clip."""
         return [
             Clip(
@@ -187,9 +203,11 @@ class AudioLMProcessor(ProcessorMixin):
         """Render, expand and pad conversations.
 
         Returns input_ids and attention_mask (B, L), and for audio either input_values (A, N) float32 with
-        audio_lengths (A,), or frames (A, T, W) with frame_lengths (A,) when ``audios`` holds cached frames.
+        audio_lengths (A,), or frames (A, T, W) with frame_lengths (A,) when ``audios`` holds cached frames;
+        instruction_ids and instruction_mask (A, I) for a system that hears them.
         With ``labels``, a final assistant turn is kept and labels (B, L) mark every assistant turn's text and
         end; without, the prompt ends where the answer begins. Padding is left, with labels right.
+        Raises ValueError for a conversation with labels that is longer than the LLM's context.
         """
         if audios is None:
             audios = [self.clips(sample) for sample in samples]
@@ -208,7 +226,10 @@ class AudioLMProcessor(ProcessorMixin):
         }
         if labels:
             data["labels"] = torch.tensor([padded(targets, IGNORE_INDEX) for _, targets in rows])
-        data |= _pad_audio([clip for row in audios for clip in row])
+        data |= pad_audio([clip for row in audios for clip in row])
+        if self.instructions is not None:
+            texts = [t for sample in samples for t in instructions(sample, self.config.instruction)]
+            data |= tokenised(texts, self.instructions, self.config.instruction_tokens) if texts else {}
         return BatchFeature(data)
 
     def _row(
@@ -233,8 +254,14 @@ class AudioLMProcessor(ProcessorMixin):
             at += len(piece)
         encoded = self.tokenizer(expanded, add_special_tokens=False, return_offsets_mapping=labels)
         ids = list(encoded["input_ids"])
-        if not labels:
+        if not labels:  # the engine, which knows how long the answer may be, refuses what is too long
             return ids, []
+        window = int(self.config.text_config.max_position_embeddings)
+        if len(ids) > window:
+            raise ValueError(
+                f"{sample.id or 'sample'}: {len(clips)} audios in {sum(counts)} tokens and the text make "
+                f"{len(ids)} tokens, more than the {window} that the LLM takes"
+            )
         spans = [(_shifted(a, shifts), _shifted(b, shifts)) for a, b in text[1]]
         targets = [
             token if any(a <= start < b for a, b in spans) else IGNORE_INDEX
@@ -308,6 +335,8 @@ class AudioLMProcessor(ProcessorMixin):
 
     def _slot(self, part: Mapping[str, Any], numbers: Iterator[int]) -> str:
         """An audio part as text; the text of a text, or of a caption in an audio's place."""
+        if part["type"] in ("image", "video"):
+            raise ValueError(f"the conversation has an {part['type']}, and this model takes audio and text")
         if part["type"] != "audio":
             return str(part["text"])
         slot = self.question_prompt.get("slot", "{audio}")
@@ -348,7 +377,7 @@ def _shifted(position: int, shifts: list[tuple[int, int]]) -> int:
     return position + next(added for start, added in reversed(shifts) if position >= start)
 
 
-def _pad_audio(clips: Sequence[Clip | CachedFrames]) -> dict[str, Tensor]:
+def pad_audio(clips: Sequence[Clip | CachedFrames]) -> dict[str, Tensor]:
     """Right-pad the clips of a batch with zeros."""
     if not clips:
         return {}

@@ -36,12 +36,14 @@ class Init(_Section):
 
     Names are pinned ones (``lalm weights list``), folders, or Hub ids; ``options`` are the system config's
     own fields ("group_size"), with the encoders' under "encoder" and "encoder_2". The second encoder's
-    frames stand beside the first's, at the first's times.
+    frames stand beside the first's, at the first's times. ``aligner`` is the BERT that a connector starts
+    from which hears instructions (APT's).
     """
 
     from_: Name | None = Field(None, alias="from")
     encoder: Name | None = None
     encoder_2: Name | None = None
+    aligner: Name | None = None
     llm: Name | None = None
     options: dict[str, Any] = {}
 
@@ -50,7 +52,7 @@ class Init(_Section):
         parts = (self.encoder, self.llm)
         if self.from_ is None and None in parts:
             raise ValueError("give either 'from', or both 'encoder' and 'llm'")
-        if self.from_ is not None and ({*parts, self.encoder_2} != {None} or self.options):
+        if self.from_ is not None and ({*parts, self.encoder_2, self.aligner} != {None} or self.options):
             raise ValueError("'from' stands alone: its folder already names encoders, llm and options")
         return self
 
@@ -177,15 +179,19 @@ class Valid(_Section):
 
 
 class Recipe(_Section):
-    """One training run. ``trainable`` names what learns ("connector"; * is allowed); the rest is frozen."""
+    """One training run. ``trainable`` names what learns ("connector"; * is allowed); the rest is frozen.
 
-    system: Literal["acdc", "qwen2-audio", "salmonn"]
+    With ``align`` the connector learns from clips and captions alone, without the LLM; see ``lalm.align``.
+    """
+
+    system: Literal["acdc", "apt", "qwen2-audio", "salmonn"]
     init: Init
     trainable: list[Name] = ["connector"]
     lora: Lora | None = None
     warm_start: WarmStart | None = None
     dpo: Dpo | None = None
     augment: Augment | None = None
+    align: bool = False
     data: Data
     optim: Optim
     every: Every = Every()
@@ -198,10 +204,12 @@ class Recipe(_Section):
     def _something_learns(self) -> Self:
         if not self.trainable and self.lora is None:
             raise ValueError("nothing learns: 'trainable' is empty and there is no 'lora'")
+        if self.align and (self.dpo is not None or self.lora is not None or self.warm_start is not None):
+            raise ValueError("'align' trains the connector alone: take out 'dpo', 'lora' and 'warm_start'")
         if self.warm_start is not None and self.cache is None:
             raise ValueError("'warm_start' reads encoder frames from the frame cache: give 'cache'")
-        if self.augment is not None and (self.warm_start is not None or self.dpo is not None):
-            raise ValueError("'augment' changes waveforms, and goes with neither 'warm_start' nor 'dpo'")
+        if self.augment is not None and (self.warm_start is not None or self.dpo is not None or self.align):
+            raise ValueError("'augment' changes waveforms, and goes with no 'warm_start', 'dpo' or 'align'")
         return self
 
 

@@ -19,6 +19,7 @@ from transformers import set_seed as seed_everything
 
 from lalm import checkpoint, systems
 from lalm import recipe as recipes
+from lalm.align import AlignmentTrainer, alignment_collator, check_alignable
 from lalm.audio import SAMPLE_RATE
 from lalm.augment import Augmentation
 from lalm.batching import Limits, PackedMixture
@@ -83,11 +84,13 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     collator = _collator(recipe, model, processor, [train, valid], read)
     batches = Batches(train, steps * train.parts)
     console.print(parts_table(model))
-    say(console, "The first example; the loss learns what stands in [[ ]]:", "bold")
     first = collator([batches[0]])
-    console.print(show_example(first, processor.tokenizer, model.config.audio_token_id))
+    if not recipe.align:
+        say(console, "The first example; the loss learns what stands in [[ ]]:", "bold")
+        console.print(show_example(first, processor.tokenizer, model.config.audio_token_id))
     with Report(out, console, train.steps_per_epoch) as report:
-        make = RecipeTrainer if recipe.dpo is None else partial(PreferenceTrainer, recipe.dpo)
+        make: Any = AlignmentTrainer if recipe.align else RecipeTrainer
+        make = make if recipe.dpo is None else partial(PreferenceTrainer, recipe.dpo)
         trainer = make(
             recipe=recipe,
             processor=processor,
@@ -99,7 +102,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
             callbacks=[report, GradientCheck(console)],
         )
         trainer.remove_callback(PrinterCallback)
-        if valid is not None:
+        if valid is not None and not recipe.align:
             answered = subset(valid.sources[0], recipe.valid.generate)
             trainer.add_callback(Answers(answered, processor, read, report, console))
         with Interruption() as interruption:
@@ -126,6 +129,7 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
             recipe.system,
             encoder=str(recipe.init.encoder),
             encoder_2=recipe.init.encoder_2,
+            aligner=recipe.init.aligner,
             llm=str(recipe.init.llm),
             options=recipe.init.options,
             lora=lora,
@@ -141,6 +145,9 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    model.config.trained_encoder |= any(name.startswith("model.audio_tower.") for name in names)
+    if recipe.align:
+        check_alignable(model)
     if model.config.lora and not is_slim(model):
         extra = sorted(set(names) - set(systems.trained_names(model)))[0]
         raise TrainError(f"trainable: with LoRA only the connector may train beside it, not {extra}")
@@ -278,6 +285,8 @@ def _collator(
     read: Read,
 ) -> Collator:
     """What makes batches of samples: conversations, or pairs of answers when the recipe has ``dpo``."""
+    if recipe.align:
+        return alignment_collator(processor, read)
     if recipe.dpo is None:
         return Collator(processor, read, augment=Augmentation(recipe.augment) if recipe.augment else None)
     if processes() > 1:

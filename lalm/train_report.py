@@ -34,7 +34,8 @@ from transformers import (
 from lalm.modeling import IGNORE_INDEX
 
 PREFERENCE = ("margin", "accuracy", "kl", "chosen_log_prob", "rejected_log_prob")
-LOGGED = ("loss", "learning_rate", "grad_norm", *PREFERENCE)
+RETRIEVAL = tuple(f"{way}_recall_at_{k}" for way in ("audio_to_text", "text_to_audio") for k in (1, 5, 10))
+LOGGED = ("loss", "learning_rate", "grad_norm", *PREFERENCE, "atc", "atm", "agtg", *RETRIEVAL)
 GRADIENT_STEPS = 3  # LoRA's first matrices get their first gradient in the second step
 
 

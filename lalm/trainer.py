@@ -29,6 +29,7 @@ class RecipeTrainer(Trainer):
 
     def __init__(self, recipe: Recipe, processor: AudioLMProcessor, **settings: Any) -> None:
         super().__init__(**settings)
+        self.whole: Any = self.model  # what is saved, where less of it is trained by itself
         self._recipe, self._processor = recipe, processor
         self._out = Path(recipe.out)
 
@@ -43,7 +44,7 @@ class RecipeTrainer(Trainer):
 
     def save_run(self, folder: Path) -> None:
         """Weights and recipe of the run as it is now."""
-        systems.save(self.model, self._processor, folder, slim=is_slim(self.model))
+        systems.save(self.whole, self._processor, folder, slim=is_slim(self.whole))
         (folder / "recipe.yaml").write_text(recipes.dump(self._recipe), encoding="utf-8")
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -65,8 +66,8 @@ class RecipeTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
     ) -> None:
-        if is_slim(self.model):
-            systems.load_trained(self.model, Path(resume_from_checkpoint))
+        if is_slim(self.whole):
+            systems.load_trained(self.whole, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 

@@ -69,14 +69,14 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
 
 
 def resolve(name_or_folder: str, progress: Progress | None = None) -> Path:
-    """A folder (or ``.gguf`` or ``.pt`` file) from a pinned name, a path, or a Hub id such as "org/name".
+    """A folder (or ``.gguf``, ``.pt``, ``.pth`` file) from a pinned name, a path, or a Hub id ("org/name").
 
     A pinned name is fetched if need be. Raises WeightsError naming what would have been possible.
     """
     if name_or_folder in PARTS:
         return fetch(name_or_folder, progress)
     path = Path(name_or_folder).expanduser()
-    if path.is_dir() or (path.suffix in (".gguf", ".pt") and path.is_file()):
+    if path.is_dir() or (path.suffix in (".gguf", ".pt", ".pth") and path.is_file()):
         return path
     pieces = name_or_folder.split("/")
     if len(pieces) == 2 and all(pieces) and not name_or_folder.startswith((".", "~")):

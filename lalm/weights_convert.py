@@ -20,7 +20,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging
 
 from lalm.ctranslate import CTranslateError, whisper_encoder
-from lalm.modeling import load_causal_lm
+from lalm.llm import load_causal_lm
 from lalm.pins import Part, WeightsError
 
 ENCODER = "model.encoder."  # where the encoder's tensors stand in a Whisper of the Hub

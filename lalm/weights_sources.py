@@ -66,7 +66,10 @@ def hub_snapshot(repository: str) -> Path:
     """The local snapshot of a Hub repository, brought here if need be. Raises WeightsError."""
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "BEATs*.pt"]
     try:
-        return Path(snapshot_download(repository, allow_patterns=patterns, etag_timeout=HUB_PATIENCE_S))
+        folder = Path(snapshot_download(repository, allow_patterns=patterns, etag_timeout=HUB_PATIENCE_S))
+        if not any(folder.rglob("*.safetensors")) and not any(folder.rglob("*.pt")):
+            snapshot_download(repository, allow_patterns=["pytorch_model.bin"], etag_timeout=HUB_PATIENCE_S)
+        return folder
     except (*HUB_ERRORS, HFValidationError):
         raise WeightsError(
             f"'{repository}' is no folder here, and the Hugging Face Hub did not give a model of that name"

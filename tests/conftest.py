@@ -14,6 +14,13 @@ import pytest
 Tiny: TypeAlias = Callable[[str], tuple[Any, Any]]
 OPTIONS: dict[str, dict[str, Any]] = {
     "acdc": {"group_size": 5, "connector_width": 24, "remainder": "pad"},
+    "apt": {
+        "num_queries": 3,
+        "aligner": {
+            **{"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
+            **{"intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        },
+    },
     "qwen2-audio": {},
     "salmonn": {
         "num_queries": 2,  # with one, self-attention has nothing to choose from and learns nothing
@@ -39,15 +46,24 @@ def tiny_beats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return beats_folder(tmp_path_factory.mktemp("tiny") / "beats")
 
 
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a two-layer BERT, random weights: APT's aligner starts from it."""
+    from tiny_parts import bert_folder
+
+    return bert_folder(tmp_path_factory.mktemp("tiny") / "bert")
+
+
 @pytest.fixture
-def tiny(tiny_folders: tuple[Path, Path], tiny_beats: Path) -> Tiny:
+def tiny(tiny_folders: tuple[Path, Path], tiny_beats: Path, tiny_bert: Path) -> Tiny:
     """``tiny("acdc")`` -> (model, processor), float32, fresh at every call."""
     from lalm import systems
 
     encoder, llm = tiny_folders
 
     def make(system: str) -> tuple[Any, Any]:
-        second = {"encoder_2": str(tiny_beats)} if system == "salmonn" else {}
-        return systems.assemble(system, encoder=str(encoder), **second, llm=str(llm), options=OPTIONS[system])
+        others = {"salmonn": {"encoder_2": str(tiny_beats)}, "apt": {"aligner": str(tiny_bert)}}
+        parts = {"encoder": str(encoder), **others.get(system, {}), "llm": str(llm)}
+        return systems.assemble(system, **parts, options=OPTIONS[system])
 
     return make

@@ -409,7 +409,7 @@ def test_the_next_stage_starts_from_a_trained_folder(world: Path, finished: Path
         train.build(recipe.Recipe.model_validate(fields))
 
 
-def test_a_trained_encoder_makes_whole_checkpoints_that_resume(world: Path, tmp_path: Path) -> None:
+def test_a_trained_encoder_lies_in_checkpoints_that_resume(world: Path, tmp_path: Path) -> None:
     out = tmp_path / "encoder"
     both = settings(world, out, trainable=["connector", "audio_tower"], lora=None, optim={"max_steps": 6})
     train.run(both)

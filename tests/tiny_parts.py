@@ -8,6 +8,9 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaTokenizer,
@@ -120,6 +123,25 @@ def beats_folder(folder: Path) -> Path:
     folder.mkdir(parents=True)
     save_file(build_encoder(config).state_dict(), folder / "model.safetensors")
     config.save_pretrained(folder)
+    return folder
+
+
+def bert_folder(folder: Path) -> Path:
+    """A two-layer BERT, 16 wide, whose tokens are letters, in the Hub's layout."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.?,:;"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters)]
+    tokenizer = BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)})
+    torch.manual_seed(3)
+    config = BertConfig(
+        vocab_size=len(pieces),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.2,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

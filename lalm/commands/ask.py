@@ -12,7 +12,7 @@ from lalm.sample import Sample
 from lalm.sample import ask as question_about
 
 if TYPE_CHECKING:
-    from lalm.engine import Reply
+    from lalm.engine import Engine, Options, Reply
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Settings:
     temperature: float
     seed: int
     lora_scale: float | None = None
+    orders: int = 1
 
 
 def split(words: Sequence[str]) -> tuple[list[str], str]:
@@ -47,6 +48,8 @@ def run(
 ) -> None:
     """Print the answer: as it comes on a terminal, in one piece elsewhere."""
     audios, question = split(words)
+    if settings.orders > 1 and (len(audios) < 2 or "-" in audios):
+        raise ValueError("several orders need at least two recordings, none of them standard input")
     for audio in audios:  # what is wrong with a recording is said before anything heavy is loaded
         if audio != "-":
             load_audio(audio)
@@ -64,7 +67,9 @@ def run(
     silence_transformers()
     engine = Engine.load(model, device)
     sample = question_about(audios, question)
-    if as_json:
+    if settings.orders > 1:
+        _vote(engine, sample, options, settings, as_json=as_json)
+    elif as_json:
         [reply] = engine.reply([sample], options)
         print(json.dumps(facts(reply, sample, engine.name), indent=2, ensure_ascii=False))
     elif sys.stdout.isatty():
@@ -73,6 +78,26 @@ def run(
         print()
     else:
         print(engine.reply([sample], options)[0].text)
+
+
+def _vote(engine: "Engine", sample: Sample, options: "Options", settings: Settings, *, as_json: bool) -> None:
+    """Print what most orders of the recordings answer, in the words of the given order."""
+    from lalm.orders import most_said, orders, reordered, restored
+
+    drawn = orders(len(sample.audios), settings.orders, settings.seed)
+    replies = engine.reply([reordered(sample, order) for order in drawn], options)
+    answers = [restored(reply.text, order) for reply, order in zip(replies, drawn, strict=True)]
+    answer, share = most_said(answers)
+    if not as_json:
+        print(answer)
+        return
+    votes = [{"order": [i + 1 for i in o], "answer": a} for o, a in zip(drawn, answers, strict=True)]
+    told = facts(replies[0], sample, engine.name) | {
+        "answer": answer,
+        "share": round(share, 3),
+        "votes": votes,
+    }
+    print(json.dumps(told, indent=2, ensure_ascii=False))
 
 
 def facts(reply: "Reply", sample: Sample, model: str) -> dict[str, Any]:

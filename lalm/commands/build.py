@@ -5,8 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lalm.commands.respond import Sampling, progress_bar, writer
+from lalm.sample import write_manifest
 from lalm.tasks import READERS, Source, build, recordings
+from lalm.tasks.events import RECORDINGS
+from lalm.tasks.instructions import instruct
 from lalm.tasks.question_answers import write_questions
+from lalm.tasks.reasoning import written
+from lalm.tasks.sources import opened
 
 QA_TOKENS, LONG_QA_TOKENS = 128, 320
 
@@ -28,17 +33,21 @@ class Asked:
     test: bool
     splits: tuple[str, ...]
     join: bool
+    episode: tuple[int, int, int] = (4, 1, 0)  # ways, shots and how many, of few_shot
 
 
 def task(name: str, path: Path, out: Path, asked: Asked) -> None:
     """Write the manifest of one task and print how many samples it holds."""
     if name not in READERS:
-        raise ValueError(f"there is no task '{name}' to build; there are corpus, {', '.join(READERS)}")
+        raise ValueError(
+            f"there is no task '{name}' to build; there are corpus, qa, nlar, {', '.join(READERS)}"
+        )
     if not path.exists():
         raise ValueError(f"there is no '{path}'")
+    ways, shots, episodes = asked.episode
     built = build(
         name,
-        Source(path, asked.audio, asked.seed),
+        Source(path, asked.audio, asked.seed, ways=ways, shots=shots, episodes=episodes),
         out,
         layout=asked.layout,
         seed=None if asked.test else asked.seed,
@@ -47,6 +56,22 @@ def task(name: str, path: Path, out: Path, asked: Asked) -> None:
     )
     missing = f", {built.missing} left out because their audio is missing" if built.missing else ""
     print(f"{out}: {built.written} samples{missing}")
+
+
+def reasoning(
+    source: Path, out: Path, *, layout: str | None, audio: Path | None, seed: int, llm: str, url: str | None
+) -> None:
+    """Write questions about pairs of recordings that an LLM words and the events check."""
+    if layout not in (None, *RECORDINGS):
+        raise ValueError(f"task 'nlar' has no layout '{layout}'; it has {', '.join(RECORDINGS)}")
+    recordings_of, corpus = RECORDINGS[layout or "manifest"], Source(opened(source), audio, seed)
+    samples, dropped = written(recordings_of, corpus, writer(llm, url))
+    for why, count in dropped.most_common():
+        print(f"{count} questions dropped: {why}")
+    if not samples:
+        raise ValueError(f"'{llm}' wrote no question about '{source}' that the events bear out")
+    count = write_manifest(out, instruct(samples, seed=seed))
+    print(f"{out}: {count} samples, each question in both orders")
 
 
 def questions(manifest: Path, out: Path, *, seed: int, long: bool, llm: str, url: str | None) -> None:

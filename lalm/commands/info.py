@@ -49,6 +49,14 @@ VICUNA_13B = {
     "max_position_embeddings": 2048,
     "tie_word_embeddings": False,
 }
+VICUNA_7B = VICUNA_13B | {  # v1.5; v1.1 has a context of 2,048
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "intermediate_size": 11_008,
+    "max_position_embeddings": 4096,
+}
 QWEN_7B = {  # the released model's text_config
     "model_type": "qwen2",
     "vocab_size": 156_032,
@@ -64,6 +72,9 @@ QWEN_7B = {  # the released model's text_config
 }
 PAPER_MODELS = {
     "acdc": PaperModel("acdc/train", LLAMA_3_8B, {"encoder": "MIT", "llm": "Meta Llama 3 Community License"}),
+    "apt": PaperModel(
+        "apt/0_align", VICUNA_7B, {"encoder": "CC-BY-NC-4.0", "llm": "Llama 2 Community License"}
+    ),
     "salmonn": PaperModel(
         "salmonn/1_pretrain",
         VICUNA_13B,
@@ -126,7 +137,7 @@ def of_system(name: str) -> Info:
     config = config_class(
         **({"audio_config": encoder} if encoder else {}),
         text_config=AutoConfig.for_model(**paper.llm),
-        parts=settings.init.model_dump(include={"encoder", "encoder_2", "llm"}, exclude_none=True),
+        parts=settings.init.model_dump(include={"encoder", "encoder_2", "aligner", "llm"}, exclude_none=True),
         lora=settings.lora.model_dump() if settings.lora else None,
         **fields,
     )

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from lalm.encoders.aisfx import AISFXConfig, AISFXEncoder
+from lalm.encoders.audio_mae import AudioMAEConfig, AudioMAEEncoder
+from lalm.encoders.audio_mae_import import import_audio_mae, is_audio_mae
 from lalm.encoders.beats import BEATsConfig, BEATsEncoder
 from lalm.encoders.beats_import import import_beats, is_beats
 from lalm.encoders.eat import EATConfig, EATEncoder
@@ -22,11 +24,14 @@ from lalm.encoders.eat_import import EATImportError, import_eat
 from lalm.encoders.pair import PairConfig, PairEncoder
 from lalm.encoders.whisper import WhisperEncoder, WhisperEncoderConfig
 
-EncoderConfig: TypeAlias = WhisperEncoderConfig | EATConfig | BEATsConfig | AISFXConfig | PairConfig
+EncoderConfig: TypeAlias = (
+    WhisperEncoderConfig | EATConfig | AudioMAEConfig | BEATsConfig | AISFXConfig | PairConfig
+)
 
 ENCODERS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     WhisperEncoderConfig.model_type: (WhisperEncoderConfig, WhisperEncoder),
     EATConfig.model_type: (EATConfig, EATEncoder),
+    AudioMAEConfig.model_type: (AudioMAEConfig, AudioMAEEncoder),
     BEATsConfig.model_type: (BEATsConfig, BEATsEncoder),
     AISFXConfig.model_type: (AISFXConfig, AISFXEncoder),
     PairConfig.model_type: (PairConfig, PairEncoder),
@@ -71,8 +76,9 @@ def load_encoder(folder: Path, options: Mapping[str, Any] | None = None) -> nn.M
     """An encoder with the weights of ``folder``, float32, in eval mode.
 
     ``folder`` holds config.json and model.safetensors: ours, a Whisper as the Hub has it (of its tensors
-    only the encoder's are read), or a released EAT. A released ``.pt`` of EAT (fairseq) or BEATs, alone in
-    its folder or named itself, is read as it is. ``options`` override fields of the config that change
+    only the encoder's are read), a released EAT, or an Audio-MAE in timm's format. A released ``.pt`` of EAT
+    (fairseq) or BEATs or ``.pth`` of Audio-MAE, alone in its folder or named itself, is read as it is.
+    ``options`` override fields of the config that change
     no weight (``layers``, ``pool``, ``keep_cls``, ...). Raises ValueError.
     """
     fields, state = _read(folder)
@@ -105,6 +111,9 @@ def load_pair(
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Fields of the config and weights under our names."""
+    if is_audio_mae(folder):
+        audio_mae, state = import_audio_mae(folder)
+        return audio_mae.to_diff_dict() | {"model_type": AudioMAEConfig.model_type}, state
     released = [folder] if folder.suffix == ".pt" else sorted(folder.glob("*.pt"))
     if not (folder / "config.json").is_file() and released:
         if is_beats(released[0]):

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lalm.encoders.beats import BEATsConfig, BEATsEncoder
+from lalm.encoders.released import read_released
 
 # A released name -> ours. Layer 0 holds the table of relative positions that all layers share.
 RENAMED = (
@@ -119,14 +120,7 @@ def convert_beats(path: Path, folder: Path) -> Path:
 
 def _read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     """``cfg`` and ``model`` of a file, without running anything in it."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"(?:GLOBAL|Unsupported (?:class|global|operand)\S*) ([\w.]+)", str(error))
-        what = f"it asks for '{asked[1]}'" if asked else "it is not a plain file of tensors"
-        raise BEATsImportError(f"'{path.name}' is not opened, because {what}, which may run code") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise BEATsImportError(f"'{path}' cannot be read: {str(error).splitlines()[0]}") from None
+    content = read_released(path, BEATsImportError)
     fields, tensors = (
         (content.get("cfg"), content.get("model")) if isinstance(content, dict) else (None, None)
     )

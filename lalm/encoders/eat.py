@@ -117,11 +117,20 @@ class EATBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x: (A, T, D); mask: (A, 1, 1, T), True where a key may be seen, or None -> (A, T, D)."""
+        x = self.norm1(x + self.attend(x, mask))
+        return self.norm2(x + self.feed(x))
+
+    def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Self-attention alone; arguments as for ``forward``."""
         query, key, value = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         heard = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (A, H, T, D/H)
-        x = self.norm1(x + self.proj(heard.transpose(1, 2).flatten(2)))
+        attended: Tensor = self.proj(heard.transpose(1, 2).flatten(2))
+        return attended
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The two layers of the MLP alone: (A, T, D) -> (A, T, D)."""
         mlp: Tensor = self.fc2(functional.gelu(self.fc1(x)))
-        return self.norm2(x + mlp)
+        return mlp
 
 
 class EATEncoder(nn.Module):
@@ -152,7 +161,7 @@ class EATEncoder(nn.Module):
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """audio: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, width), frame_lengths (A,)."""
         config = self.config
-        audio = _centred(audio.float(), audio_lengths.to(audio.device))
+        audio = centred(audio.float(), audio_lengths.to(audio.device))
         heard = [fbank_frames(length) for length in audio_lengths.tolist()]
         padded = [config.padded_frames(length) for length in heard]
         # A clip's windows, each of at most max_frames; those after the first have no CLS in the result.
@@ -190,11 +199,9 @@ class EATEncoder(nn.Module):
 
         What a clip leaves empty is the value of an fbank of 0: (0 + 4.268) / (2 * 4.569) = 0.467.
         """
-        lengths = torch.tensor([len(samples) for samples in audio], device=audio[0].device)
-        batch = nn.utils.rnn.pad_sequence(audio, batch_first=True)
-        mel, _ = fbank(batch, lengths, num_mels=self.config.num_mel_bins, window="hanning")
-        mel = functional.pad(mel, (0, 0, 0, num_frames - mel.shape[1]))
-        return (mel - self.config.mean) / (2 * self.config.deviation)
+        return (padded_fbank(audio, num_frames, self.config.num_mel_bins) - self.config.mean) / (
+            2 * self.config.deviation
+        )
 
     def encode(self, mel: Tensor, mel_lengths: Tensor) -> Tensor:
         """mel: (A, T, M) normalised, T a multiple of 16; mel_lengths: (A,) -> (A, 1 + T / 2, D), CLS first.
@@ -218,11 +225,20 @@ class EATEncoder(nn.Module):
         return x
 
 
-def _centred(audio: Tensor, lengths: Tensor) -> Tensor:
+def centred(audio: Tensor, lengths: Tensor) -> Tensor:
     """audio: (A, N) minus each clip's mean; zeros after its end."""
     inside = torch.arange(audio.shape[1], device=audio.device) < lengths[:, None]
     mean = (audio * inside).sum(1) / lengths.clamp(min=1)
     return (audio - mean[:, None]) * inside
+
+
+def padded_fbank(audio: list[Tensor], num_frames: int, num_mels: int) -> Tensor:
+    """The fbank of clips (N,), zeros where a clip has no frame: (A, num_frames, num_mels) float32."""
+    lengths = torch.tensor([len(samples) for samples in audio], device=audio[0].device)
+    batch = nn.utils.rnn.pad_sequence(audio, batch_first=True)
+    mel, _ = fbank(batch, lengths, num_mels=num_mels, window="hanning")
+    padded: Tensor = functional.pad(mel, (0, 0, 0, num_frames - mel.shape[1]))
+    return padded
 
 
 @cache

@@ -5,7 +5,6 @@ mapped, or one of the training-time leftovers that are dropped on purpose, or an
 """
 
 import argparse
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lalm.encoders.eat import EATConfig, EATEncoder, position_table
+from lalm.encoders.released import read_released
 
 HEAD_WIDTH = 64  # of EAT-base (12 heads) and EAT-large (16 heads) alike
 POSITION_TOLERANCE = 2e-3  # a table stored in half precision
@@ -119,27 +118,13 @@ def _weights_file(path: Path) -> Path:
 
 def _read(path: Path) -> Mapping[str, Any]:
     """The tensors of a file by name, without running anything in it."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # fairseq keeps its command line beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"(?:GLOBAL|Unsupported (?:class|global|operand)\S*) ([\w.]+)", str(error))
-        what = f"it asks for '{asked[1]}'" if asked else "it is not a plain file of tensors"
-        raise EATImportError(f"'{path.name}' is not opened, because {what}, which may run code") from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise EATImportError(f"'{path.name}' cannot be read: {_first_line(error)}") from None
+    # fairseq keeps its command line beside the weights.
+    content = read_released(path, EATImportError, [argparse.Namespace])
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise EATImportError(f"'{path.name}' holds no tensors by name")
     return content
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _config(path: Path, state: Mapping[str, Tensor]) -> EATConfig:

@@ -1,7 +1,7 @@
 """Scores of labels: accuracy, macro-F1, mean average precision; and reading labels out of answers."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -35,6 +35,25 @@ def read_label(answer: str, choices: Sequence[str]) -> str | None:
     own = {choice: [stem(w) for w in words(choice)] for choice in held}
     held = [c for c in held if not any(d != c and own[d] != own[c] and _within(own[c], own[d]) for d in held)]
     return held[0] if len(held) == 1 else None
+
+
+def read_class(
+    answer: str, classes: Sequence[str], encoder: Callable[[Sequence[str]], Array] | None = None
+) -> str | None:
+    """The class that an answer names: the very class, else the one it holds, else the nearest in meaning.
+
+    ``encoder``: texts -> unit vectors (texts, width), such as ``embeddings.SentenceEncoder``; without one, an
+    answer that holds no class, or several, is None.
+    """
+    said = words(answer)
+    same = [name for name in classes if words(name) == said]
+    if same or not said:
+        return same[0] if same else None
+    held = read_label(answer, classes)
+    if held is not None or encoder is None:
+        return held
+    likeness = encoder(list(classes)) @ encoder([answer])[0]
+    return classes[int(likeness.argmax())]
 
 
 def _within(inner: Sequence[str], outer: Sequence[str]) -> bool:

@@ -20,10 +20,13 @@ from transformers import (
 from lalm import weights
 from lalm.encoders import load_encoder, load_pair
 from lalm.encoders.pair import PairConfig
-from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel, load_causal_lm
+from lalm.llm import load_causal_lm
+from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
 from lalm.processing import AudioLMProcessor
 from lalm.systems.acdc.model import ACDCConfig, ACDCForConditionalGeneration, ACDCModel
 from lalm.systems.acdc.prompts import QUESTION_PROMPT
+from lalm.systems.apt.model import APTConfig, APTForConditionalGeneration, APTModel
+from lalm.systems.apt.prompts import PROMPT as APT_PROMPT
 from lalm.systems.qwen2_audio import released as released_qwen2_audio
 from lalm.systems.qwen2_audio.model import Qwen2AudioLM, Qwen2AudioLMConfig, Qwen2AudioLMModel
 from lalm.systems.qwen2_audio.prompts import PROMPT as QWEN2_AUDIO_PROMPT
@@ -35,6 +38,7 @@ SYSTEMS: dict[
     tuple[type[AudioLMConfig], type[AudioLMModel], type[AudioLMForConditionalGeneration], Mapping[str, str]],
 ] = {
     "acdc": (ACDCConfig, ACDCModel, ACDCForConditionalGeneration, QUESTION_PROMPT),
+    "apt": (APTConfig, APTModel, APTForConditionalGeneration, APT_PROMPT),
     "qwen2-audio": (Qwen2AudioLMConfig, Qwen2AudioLMModel, Qwen2AudioLM, QWEN2_AUDIO_PROMPT),
     "salmonn": (
         *(SALMONNConfig, SALMONNModel, SALMONNForConditionalGeneration),
@@ -56,6 +60,7 @@ def assemble(
     *,
     encoder: str,
     encoder_2: str | None = None,
+    aligner: str | None = None,
     llm: str,
     options: Mapping[str, Any] | None = None,
     lora: Mapping[str, Any] | None = None,
@@ -63,12 +68,19 @@ def assemble(
 ) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
     """A new model of ``system`` from an LLM and one or two encoders: pinned names, folders or Hub ids.
 
+    ``aligner`` is the BERT with whose tokenizer and weights a connector that hears instructions starts.
     ``options`` are the system config's own fields, and the encoders' under "encoder" and "encoder_2";
     ``lora`` is {"rank", "alpha", "dropout", "targets"}.
     ``dtype`` is that of the frozen parts; the connector and LoRA are float32.
     """
     config_class, _, model_class, question_prompt = _system(system)
-    parts = {"encoder": encoder, **({"encoder_2": encoder_2} if encoder_2 else {}), "llm": llm}
+    if config_class.hears_instructions != bool(aligner):
+        needs = (
+            "needs an 'aligner', a BERT that its connector starts from" if not aligner else "has no aligner"
+        )
+        raise ValueError(f"{system} {needs}")
+    named = {"encoder": encoder, "encoder_2": encoder_2, "aligner": aligner, "llm": llm}
+    parts = {role: name for role, name in named.items() if name}
     asked = {**config_class.encoder_options, **((options or {}).get("encoder") or {})}
     tower = _load_tower(parts, {**(options or {}), "encoder": asked}, dtype)
     llm_folder = weights.resolve(llm)
@@ -87,10 +99,20 @@ def assemble(
         **own,
     )
     model = model_class.assemble(config, tower, language_model)
-    processor = AudioLMProcessor.build(load_tokenizer(llm_folder), config, question_prompt)
+    processor = _processor(config, question_prompt)
+    if aligner:
+        model.model.connector.start(weights.resolve(aligner))
     if lora:
         add_lora(model, lora)
     return model.eval(), processor
+
+
+def _processor(config: AudioLMConfig, question_prompt: Mapping[str, str]) -> AudioLMProcessor:
+    """The processor of a model that is put together from the parts its config names."""
+    tokenizer = load_tokenizer(weights.resolve(config.parts["llm"]))
+    aligner = config.parts.get("aligner")
+    instructions = AutoTokenizer.from_pretrained(weights.resolve(aligner)) if aligner else None
+    return AudioLMProcessor.build(tokenizer, config, question_prompt, instructions)
 
 
 def _load_tower(parts: Mapping[str, str], options: Mapping[str, Any], dtype: torch.dtype) -> Any:
@@ -102,6 +124,14 @@ def _load_tower(parts: Mapping[str, str], options: Mapping[str, Any], dtype: tor
     if options.get("encoder_2"):
         raise ValueError("there are options for encoder_2, but no encoder_2")
     return load_encoder(folder, first).to(dtype)
+
+
+def _load_named_tower(config: Any, dtype: torch.dtype) -> Any:
+    """The encoder that a slim checkpoint's config names, with the options it was trained with."""
+    audio = config.audio_config
+    configs = [audio.first, audio.second] if isinstance(audio, PairConfig) else [audio]
+    options = {name: c.to_diff_dict() for name, c in zip(ENCODER_OPTIONS, configs, strict=False)}
+    return _load_tower(config.parts, options, torch.float32 if config.trained_encoder else dtype)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -165,8 +195,9 @@ def has_parts(config: AudioLMConfig) -> bool:
 
 
 def trained_names(model: AudioLMForConditionalGeneration) -> list[str]:
-    """Names of the tensors a slim checkpoint holds: the connector's and LoRA's."""
-    return [name for name in model.state_dict() if name.startswith("model.connector.") or "lora_" in name]
+    """Names of the tensors a slim checkpoint holds: the connector's and LoRA's, and a trained encoder's."""
+    own = ("model.connector.", *(["model.audio_tower."] if model.config.trained_encoder else []))
+    return [name for name in model.state_dict() if name.startswith(own) or "lora_" in name]
 
 
 def save(
@@ -269,18 +300,41 @@ def _load_slim(folder: Path, dtype: torch.dtype) -> tuple[AudioLMForConditionalG
             add_lora(model, config.lora)
         load_trained(model, folder)
         return model, processor
-    audio = config.audio_config
-    configs = [audio.first, audio.second] if isinstance(audio, PairConfig) else [audio]
-    options = {name: c.to_diff_dict() for name, c in zip(ENCODER_OPTIONS, configs, strict=False)}
-    tower = _load_tower(config.parts, options, dtype)
+    tower = _load_named_tower(config, dtype)
     llm_folder = weights.resolve(config.parts["llm"])
     language_model = load_causal_lm(str(llm_folder), dtype=dtype)
     model = model_class.assemble(config, tower, language_model)
-    processor = AudioLMProcessor.build(load_tokenizer(llm_folder), config, question_prompt)
+    processor = _processor(config, question_prompt)
     if config.lora:
         add_lora(model, config.lora)
     load_trained(model, folder)
     return model, processor
+
+
+def load_hearing(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32
+) -> tuple[AudioLMModel, PreTrainedTokenizerBase | None]:
+    """Encoder and connector of a slim checkpoint without the LLM, and the tokenizer of its instructions.
+
+    Only ``encode`` and ``connect`` of the result can be used. Raises ValueError for any other checkpoint,
+    and for one whose connector was trained beside LoRA.
+    """
+    folder = Path(folder)
+    if not _read_config(folder).get("lalm_slim"):
+        raise ValueError(f"'{folder}' is not a slim checkpoint, whose connector could be taken by itself")
+    name, config = read_config(folder)
+    if config.lora or "encoder" not in config.parts:
+        raise ValueError(f"the connector in '{folder}' was trained beside an LLM that LoRA or a run changed")
+    with torch.device("meta"):
+        model = SYSTEMS[name][2](config)
+    model.model.audio_tower = _load_named_tower(config, dtype)
+    with torch.device("cpu"):
+        model.model.connector = model.model.build_connector()
+    load_trained(model, folder)
+    hearing: AudioLMModel = model.model
+    del hearing.language_model
+    aligner = config.parts.get("aligner")
+    return hearing, AutoTokenizer.from_pretrained(weights.resolve(aligner)) if aligner else None
 
 
 def load_trained(model: AudioLMForConditionalGeneration, folder: Path) -> None:

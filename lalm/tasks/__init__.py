@@ -6,10 +6,21 @@ instruction, ``build`` gives them one and writes the manifest.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from lalm.sample import Sample, write_manifest
-from lalm.tasks import overlap, sound_labels, sounds, speech, speech_tables, spoken
+from lalm.tasks import (
+    comparisons,
+    episodes,
+    events,
+    overlap,
+    sound_labels,
+    sounds,
+    speech,
+    speech_tables,
+    spoken,
+)
 from lalm.tasks.annotation import annotation
 from lalm.tasks.instructions import instruct
 from lalm.tasks.joining import joined
@@ -61,7 +72,14 @@ READERS: Mapping[str, Mapping[str, Reader]] = {
     "keywords": {"inspec": spoken.inspec},
     "story": {"audiocaps": sounds.audiocaps_stories, "clotho": sounds.clotho_stories},
     "annotation": {"salmonn": annotation},
+    **events.READERS,
+    "compare": {
+        layout: partial(comparisons.comparisons, recordings)
+        for layout, recordings in events.RECORDINGS.items()
+    },
+    "few_shot": episodes.READERS,
 }
+WORDED = ("few_shot",)  # their samples hold their instruction already
 
 
 @dataclass(frozen=True)
@@ -111,7 +129,7 @@ def build(
             else:
                 yield joined(sample, made.made) if join else sample
 
-    written = write_manifest(out, instruct(there(), seed=seed))
+    written = write_manifest(out, there() if task in WORDED else instruct(there(), seed=seed))
     if not written:
         out.unlink()
         if splits and not seen & set(splits):

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from lalm.sample import Message, Part, Sample, SampleError
-from lalm.systems.salmonn.prompts import QUESTION, prompts
+from lalm.systems.apt.prompts import prompts as apt_prompts
+from lalm.systems.salmonn.prompts import QUESTION
+from lalm.systems.salmonn.prompts import prompts as salmonn_prompts
 
 
 def instruct(samples: Iterable[Sample], *, seed: int | None = 0) -> Iterator[Sample]:
@@ -15,11 +17,12 @@ def instruct(samples: Iterable[Sample], *, seed: int | None = 0) -> Iterator[Sam
     one, for tests. What the sample's own user turn says is the ``{question}`` of the prompt. Raises
     SampleError for a task without prompts, and where a question is missing or has no place.
     """
+    known = {**apt_prompts(), **salmonn_prompts()}
     for sample in samples:
-        bank = prompts().get(sample.task)
+        bank = known.get(sample.task)
         if bank is None:
             raise SampleError(
-                f"{sample.id}: task '{sample.task}' has no prompts; those with are {', '.join(prompts())}"
+                f"{sample.id}: task '{sample.task}' has no prompts; those with are {', '.join(known)}"
             )
         prompt = bank[0] if seed is None else bank[_draw(seed, sample.id) % len(bank)]
         yield _asked(sample, prompt)

@@ -23,13 +23,17 @@ class SourceError(ValueError):
 class Source:
     """A corpus: a file or folder; where its audio lies if not there; the seed of what is drawn from it.
 
-    ``made`` is the folder for audio that a reader makes itself (mixtures).
+    ``made`` is the folder for audio that a reader makes itself (mixtures). A few-shot episode has so many
+    ``ways`` (classes) and ``shots`` of each; ``episodes`` of 0 are one a clip.
     """
 
     path: Path
     audio: Path | None = None
     seed: int = 0
     made: Path = Path("made")
+    ways: int = 4
+    shots: int = 1
+    episodes: int = 0
 
     @property
     def folder(self) -> Path:

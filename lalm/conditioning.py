@@ -1,0 +1,42 @@
+"""The text that a connector reads beside each clip, for systems whose connector hears instructions."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lalm.sample import Sample
+
+
+def instructions(sample: Sample, scope: str) -> list[str]:
+    """What the connector is told with each clip of a conversation, in reading order.
+
+    With the scope "own" that is the text between the clip and the next one, with "whole" all text of its
+    message. A clip that no text follows is told all of it in either case.
+    """
+    told: list[str] = []
+    for message in sample.messages:
+        content = message["content"]
+        if isinstance(content, str):
+            continue
+        places = [i for i, part in enumerate(content) if part["type"] == "audio"]
+        whole = _text(content)
+        for i, following in itertools.pairwise([*places, len(content)]):
+            told.append((_text(content[i:following]) if scope == "own" else "") or whole)
+    return told
+
+
+def tokenised(texts: list[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> dict[str, Tensor]:
+    """instruction_ids and instruction_mask, (A, I) int64 each; of over ``limit`` tokens the end counts."""
+    tokenizer.truncation_side = "left"
+    encoded = tokenizer(
+        texts, padding=True, padding_side="right", truncation=True, max_length=limit, return_tensors="pt"
+    )
+    return {"instruction_ids": encoded["input_ids"], "instruction_mask": encoded["attention_mask"]}
+
+
+def _text(parts: Sequence[Any]) -> str:
+    """The text parts among ``parts`` as one line."""
+    return " ".join(part["text"].strip() for part in parts if part["type"] == "text").strip()

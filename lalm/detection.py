@@ -1,0 +1,47 @@
+"""When does a sound occur in a recording? A question to the model, its answer as spans of time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lalm.engine import Engine, Options
+from lalm.evaluate.events import read_ranges
+from lalm.sample import ask
+from lalm.systems.apt.prompts import prompts
+
+ANSWER_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Found:
+    """A sound's spans (onset, offset) in seconds, in order, none beyond the recording's end.
+
+    ``said_none`` tells an answer that says no time at all from one whose times lie outside the recording.
+    """
+
+    sound: str
+    spans: tuple[tuple[float, float], ...]
+    answer: str
+    seconds: float
+    said_none: bool
+
+
+def detect(engine: Engine, clip: str | Path, sounds: Sequence[str]) -> list[Found]:
+    """Ask for each of the sounds. Raises AudioError for a recording that cannot be read."""
+    question = prompts()["detect"][0]
+    samples = [ask([clip], question.replace("{question}", sound)) for sound in sounds]
+    found = []
+    for sound, reply in zip(
+        sounds, engine.reply(samples, Options(max_new_tokens=ANSWER_TOKENS)), strict=True
+    ):
+        seconds = reply.heard[0].seconds_given
+        said = [(onset_s, offset_s) for _, onset_s, offset_s in read_ranges(reply.text)]
+        inside = sorted((a, min(b, seconds)) for a, b in said if a < seconds)
+        found.append(Found(sound, tuple(inside), reply.text, seconds, not said))
+    return found
+
+
+def audacity(found: Sequence[Found]) -> str:
+    """The spans as an Audacity label track: onset, offset and name by tabs, one a line, in time order."""
+    rows = sorted((onset_s, offset_s, one.sound) for one in found for onset_s, offset_s in one.spans)
+    return "".join(f"{a:.6f}\t{b:.6f}\t{' '.join(name.split())}\n" for a, b, name in rows)

@@ -1,0 +1,30 @@
+"""Opening checkpoints that others released, without running anything in them."""
+
+import pickle
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+
+def read_released(path: Path, error: type[ValueError], allowed: Sequence[type] = ()) -> Any:
+    """What a ``.safetensors`` file or a pickle of tensors and plain containers holds, on the CPU.
+
+    ``allowed`` are further classes that the pickle may contain. Raises ``error`` with one sentence.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as problem:
+        asked = re.search(r"(?:GLOBAL|Unsupported (?:class|global|operand)\S*) ([\w.]+)", str(problem))
+        what = f"it asks for '{asked[1]}'" if asked else "it is not a plain file of tensors"
+        raise error(f"'{path.name}' is not opened, because {what}, which may run code") from None
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as problem:
+        first_line = (str(problem) or type(problem).__name__).splitlines()[0]
+        raise error(f"'{path.name}' cannot be read: {first_line}") from None

@@ -1,0 +1,61 @@
+"""A picture of a recording's spectrogram with stretches of time marked, as a PNG."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from lalm.audio import SAMPLE_RATE
+from lalm.features import fbank
+
+Array = np.ndarray[Any, Any]
+
+WIDTH, HEIGHT = 960, 256  # of the spectrogram, pixels
+LEFT, TOP, BOTTOM, RIGHT = 56, 40, 36, 16  # margins
+RANGE_DB = 70.0  # below the loudest point nothing is shown
+COLOURS = ((0, 0, 0), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
+MARK = (56, 189, 120)
+BACK, INK = (255, 255, 255), (40, 40, 40)
+
+
+def draw(audio: Array, spans: Sequence[tuple[float, float]], title: str, path: Path) -> None:
+    """audio: (N,) float32 16 kHz; ``spans``: (onset, offset) in seconds. Writes ``path``, a PNG.
+
+    Raises ValueError for a recording too short to have a spectrogram.
+    """
+    if len(audio) < SAMPLE_RATE // 20:
+        raise ValueError("a recording under 0.05 s has no spectrogram to draw")
+    seconds = len(audio) / SAMPLE_RATE
+    page = Image.new("RGB", (LEFT + WIDTH + RIGHT, TOP + HEIGHT + BOTTOM), BACK)
+    page.paste(_picture(audio).resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR), (LEFT, TOP))
+    pen, font = ImageDraw.Draw(page, "RGBA"), ImageFont.load_default(14)
+    pen.text((LEFT, 10), title[:120], INK, font)
+    for onset_s, offset_s in spans:
+        start, stop = (LEFT + WIDTH * min(t, seconds) / seconds for t in (onset_s, offset_s))
+        pen.rectangle((start, TOP, stop, TOP + HEIGHT), fill=(*MARK, 70), outline=MARK, width=2)
+        pen.rectangle((start, TOP - 8, stop, TOP - 2), fill=MARK)
+    step = next((s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600) if seconds / s <= 12), 1800)
+    for number in range(int(seconds / step + 1e-9) + 1):
+        across = LEFT + WIDTH * number * step / seconds
+        pen.line((across, TOP + HEIGHT, across, TOP + HEIGHT + 5), INK)
+        pen.text((across - 8, TOP + HEIGHT + 8), f"{number * step:g}", INK, font)
+    pen.text((4, TOP + HEIGHT + 8), "s", INK, font)
+    pen.text((4, TOP), "8 kHz", INK, font)
+    pen.text((4, TOP + HEIGHT - 18), "0 (mel)", INK, font)
+    page.save(path, "PNG")
+
+
+def _picture(audio: Array) -> Image.Image:
+    """The mel spectrogram in colours, high frequencies up; at most ``WIDTH`` columns, each the loudest."""
+    mel: Array = fbank(torch.from_numpy(audio)[None])[0][0].numpy()  # (T, 128), natural logarithm
+    if len(mel) > WIDTH:
+        edges = np.linspace(0, len(mel), WIDTH + 1).astype(int)
+        mel = np.maximum.reduceat(mel, edges[:-1])
+    level = 1 + (mel - mel.max()) * (10 / np.log(10)) / RANGE_DB
+    place = np.clip(level, 0, 1) * (len(COLOURS) - 1)
+    stops = np.array(COLOURS, dtype=float)
+    colours = np.stack([np.interp(place, range(len(stops)), stops[:, c]) for c in range(3)], -1)
+    return Image.fromarray(colours.transpose(1, 0, 2)[::-1].astype(np.uint8))

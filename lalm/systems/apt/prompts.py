@@ -1,0 +1,30 @@
+"""How a conversation is put to APT: audio and text in the order in which they were given.
+
+The paper puts its instructions without role markers; here the LLM's own turns stand around them, because
+an instruction-tuned LLM expects them.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+
+PROMPT: Mapping[str, str] = {}
+
+# Sections 4.2 and A.2: the sentences the paper prints.
+TAGGING = "Summarize the audio with key words."
+CAPTION = "Describe the audio clip concisely."
+FEW_SHOT = "This is a sound of"
+
+
+@cache
+def prompts() -> Mapping[str, tuple[str, ...]]:
+    """Our own instructions for the tasks of section 3.3 by task, the first one for tests.
+
+    ``{question}`` is a sound, two times, or a question about two clips.
+    """
+    lines = (resources.files("lalm.systems.apt") / "prompts.tsv").read_text("utf-8").splitlines()
+    bank: dict[str, tuple[str, ...]] = {}
+    for line in lines[1:]:
+        task, prompt = line.split("\t")
+        bank[task] = (*bank.get(task, ()), prompt)
+    return bank
