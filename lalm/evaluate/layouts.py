@@ -6,7 +6,17 @@ Each reader yields samples with references and, where the corpus asks them, ques
 from collections.abc import Callable, Iterator, Mapping
 
 from lalm.sample import Sample, read_manifest
-from lalm.tasks import Source, hub, overlap, question_sets, sounds, speech, spoken
+from lalm.tasks import (
+    Source,
+    hub,
+    overlap,
+    question_sets,
+    sound_labels,
+    sounds,
+    speech,
+    speech_tables,
+    spoken,
+)
 from lalm.tasks.annotation import annotation
 from lalm.tasks.phones import phone_samples
 from lalm.tasks.sources import opened
@@ -34,20 +44,21 @@ LAYOUTS: Mapping[str, Reader] = {
     "librimix": overlap.librimix,
     "phones": phone_samples,
     "annotation": annotation,
-    "gigaspeech": spoken.gigaspeech,
-    "common_voice": spoken.common_voice,
-    "fleurs": spoken.fleurs,
-    "aishell2": spoken.aishell2,
-    "meld": spoken.meld,
+    "gigaspeech": speech_tables.gigaspeech,
+    "common_voice": speech_tables.common_voice,
+    "fleurs": speech_tables.fleurs,
+    "aishell2": speech_tables.aishell2,
+    "meld": speech_tables.meld,
     "slurp": spoken.slurp,
     "inspec": spoken.inspec,
-    "clotho_aqa": question_sets.clotho_aqa,
+    "wikiqa": spoken.wikiqa,
+    "clotho_aqa": sound_labels.clotho_aqa,
     "airbench_chat": question_sets.airbench_chat,
     "airbench_foundation": question_sets.airbench_foundation,
     "mmau": question_sets.mmau,
     "avqa": question_sets.avqa,
-    "esc50": question_sets.esc50,
+    "esc50": sound_labels.esc50,
     "vocalsound": question_sets.vocalsound,
-    "audioset": question_sets.audioset,
+    "audioset": sound_labels.audioset,
     "hub": hub.hub,
 }

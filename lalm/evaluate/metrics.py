@@ -128,8 +128,8 @@ def _macro_f1(answers: Sequence[Answer], resources: Resources) -> Measured:
 
 
 def _tagging(answers: Sequence[Answer], resources: Resources) -> Measured:
-    """Macro mAP over the classes in ``choices``: by cosine with an encoder's class names, else by mention."""
-    classes = answers[0].sample.choices
+    """Macro mAP over the classes that occur: by cosine with an encoder's class names, else by mention."""
+    classes = sorted({label for answer in answers for label in answer.sample.references})
     wanted = np.array([[float(c in a.sample.references) for c in classes] for a in answers])
     if "sentences" in resources.folders:
         encoder = embeddings.SentenceEncoder(resources.folder("sentences", "map"))

@@ -8,7 +8,7 @@ from typing import Any
 
 CHARACTER_LANGUAGES = ("zh", "yue", "ja", "th")  # written without spaces: error rates count characters
 LANGUAGES = {  # names that corpora use
-    **{"english": "en", "chinese": "zh", "mandarin": "zh", "cantonese": "yue", "japanese": "ja"},
+    **{"cmn": "zh", "english": "en", "chinese": "zh", "mandarin": "zh", "cantonese": "yue", "japanese": "ja"},
     **{"german": "de", "french": "fr", "spanish": "es", "italian": "it", "thai": "th"},
 }
 
@@ -16,7 +16,8 @@ LANGUAGES = {  # names that corpora use
 def language_code(name: str) -> str:
     """ "en" for "English", "en-US" or "en"; empty for empty."""
     code = name.strip().lower().replace("_", "-")
-    return LANGUAGES.get(code, code.split("-")[0])
+    first = code.split("-")[0]
+    return LANGUAGES.get(first, first)
 
 
 def normalised(text: str, language: str) -> str:

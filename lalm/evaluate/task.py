@@ -43,7 +43,8 @@ class TaskError(ValueError):
 class Task(BaseModel):
     """How items are asked and scored. ``prompts`` may hold {question}, {choices} ("a, b or c") and
     {options} (lettered lines); without prompts each sample brings its own. ``choices`` are the labels of a
-    task whose samples bring none, ``split`` the only part of the samples that is asked."""
+    task whose samples bring none, ``split`` the only part of the samples that is asked,
+    ``cluster`` the key of ``origin`` whose items count as one recording ("speaker")."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -53,6 +54,7 @@ class Task(BaseModel):
     layout: Text = "manifest"
     path: str = ""
     split: str = ""
+    cluster: str = ""
     prompts: tuple[Text, ...] = ()
     parser: Text = "text"
     metrics: tuple[Text, ...] = Field(min_length=1)
@@ -200,6 +202,8 @@ def _there(task: Task, samples: Sequence[Sample], source: str) -> Asked:
         if name in found:
             raise TaskError(f"{task.name}: two items of '{source}' have the id '{name}'")
         origin = dict(sample.origin)
+        if origin.get(task.cluster):
+            origin["recording"] = origin[task.cluster]
         if task.language:
             origin.setdefault("language", task.language)
         if task.target_language:

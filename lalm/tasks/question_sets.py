@@ -1,17 +1,12 @@
-"""Published questions about audio, and labelled sounds, as they are laid out."""
+"""Published questions about audio as they are laid out, and VocalSound's test list."""
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lalm.sample import Sample, ask
-from lalm.tasks.sources import Source, SourceError, heard, lines, read_json, table
-
-VOCAL_SOUNDS = {
-    **{"laughter": "laughter", "sigh": "sigh", "cough": "cough"},
-    **{"throatclearing": "throat clearing", "sneeze": "sneeze", "sniff": "sniff"},
-}
+from lalm.tasks.sound_labels import VOCAL_SOUNDS
+from lalm.tasks.sources import Source, SourceError, heard, read_json
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -47,21 +42,6 @@ def _question(
         choices=tuple(choices),
         origin={"recording": audio.stem, **{key: value for key, value in origin.items() if value}},
     )
-
-
-def clotho_aqa(source: Source) -> Iterator[Sample]:
-    """Clotho-AQA: ``clotho_aqa_test.csv`` (file_name, QuestionText, answer, ...), three answers a question as
-    three rows: all that were given are its references, the commonest first."""
-    answers: dict[tuple[str, str], list[str]] = {}
-    for _, row in table(source.path, ["file_name", "QuestionText", "answer"]):
-        answers.setdefault((row["file_name"], row["QuestionText"].strip()), []).append(
-            row["answer"].strip().lower()
-        )
-    for number, ((file, question), given) in enumerate(answers.items()):
-        ranked = sorted(dict.fromkeys(given), key=lambda answer: -given.count(answer))
-        binary = "yes or no" if set(given) <= {"yes", "no"} else "one word"
-        audio = source.find(Path(file).stem)
-        yield _question("audio_qa", str(number), audio, question, ranked, category=binary)
 
 
 def airbench_chat(source: Source) -> Iterator[Sample]:
@@ -129,22 +109,6 @@ def avqa(source: Source) -> Iterator[Sample]:
         )
 
 
-def esc50(source: Source) -> Iterator[Sample]:
-    """ESC-50: ``meta/esc50.csv`` (filename, fold, category, src_file, ...), ``audio/`` in its folder; clips
-    cut from one recording count as one."""
-    path = source.path / "meta" / "esc50.csv" if source.path.is_dir() else source.path
-    rows = list(table(path, ["filename", "fold", "category"]))
-    names = sorted({row["category"].replace("_", " ") for _, row in rows})
-    for _, row in rows:
-        audio = (source.audio or path.parents[1] / "audio") / row["filename"]
-        label = row["category"].replace("_", " ")
-        made = heard("sound_class", audio.stem, [audio], label, choices=names, fold=row["fold"])
-        recording = row.get("src_file") or audio.stem
-        yield Sample(
-            **{**_fields(made), "origin": {**made.origin, "recording": recording, "category": label}}
-        )
-
-
 def _fields(sample: Sample) -> dict[str, Any]:
     names = ("messages", "id", "task", "references", "choices")
     return {name: getattr(sample, name) for name in names}
@@ -173,32 +137,3 @@ def vocalsound(source: Source) -> Iterator[Sample]:
         )
         speaker = stem.partition("_")[0]
         yield Sample(**{**_fields(made), "origin": {**made.origin, "recording": speaker}})
-
-
-def audioset(source: Source) -> Iterator[Sample]:
-    """AudioSet: ``eval_segments.csv`` (# YTID, start_seconds, end_seconds, "/m/...,/m/...") with
-    ``class_labels_indices.csv`` beside it; a file of ten seconds, named by video or video and start."""
-    names = {
-        row["mid"]: row["display_name"]
-        for _, row in table(source.folder / "class_labels_indices.csv", ["mid", "display_name"])
-    }
-    for place, line in lines(source.path):
-        if line.startswith("#"):
-            continue
-        fields = next(csv.reader([line], skipinitialspace=True))
-        if len(fields) != 4:
-            raise SourceError(f"{place}: not 'YTID, start, end, labels'")
-        video, start, _, codes = fields
-        unknown = [code for code in codes.split(",") if code not in names]
-        if unknown:
-            raise SourceError(f"{place}: class_labels_indices.csv has no class '{unknown[0]}'")
-        labels = [names[code] for code in codes.split(",")]
-        second = start.partition(".")[0]
-        path = source.find(
-            video, f"Y{video}", f"{video}_{second}", f"Y{video}_{second}", f"{video}_{second}000"
-        )
-        yield heard(
-            *("tags", f"{video}_{second}", [path], ", ".join(labels)),
-            references=labels,
-            choices=tuple(names.values()),
-        )

@@ -35,7 +35,11 @@ def esc50(source: Source) -> Iterator[Sample]:
         label = _plain(row["category"])
         path = (source.audio or root / "audio") / row["filename"]
         made = heard("tags", path.stem, [path], label, choices=names)
-        yield replace(made, split=f"fold{row['fold']}")
+        origin = {
+            **made.origin,
+            "recording": row.get("src_file") or path.stem,
+        }
+        yield replace(made, split=f"fold{row['fold']}", origin=origin)
 
 
 def vocalsound(source: Source) -> Iterator[Sample]:
@@ -124,7 +128,8 @@ def clotho_aqa(source: Source) -> Iterator[Sample]:
         target = Counter(given).most_common(1)[0][0]
         made = heard("audio_qa", f"{path.stem}-{number}", [path], target, references=given)
         part: AudioPart = {"type": "audio", "audio": str(path)}
-        yield replace(made, messages=asking([part], question)).with_target(target)
+        origin = {**made.origin, "recording": path.stem}
+        yield replace(made, messages=asking([part], question), origin=origin).with_target(target)
 
 
 def _plain(category: str) -> str:

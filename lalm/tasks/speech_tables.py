@@ -94,7 +94,8 @@ def gigaspeech(source: Source) -> Iterator[Sample]:
                 "duration_s": round(end_s - start_s, 3),
             }
             made = _said(str(segment["sid"]), [path], text, language="en")
-            yield replace(made, messages=asking([part]), split=split).with_target(text)
+            origin = {**made.origin, "recording": path.stem}
+            yield replace(made, messages=asking([part]), split=split, origin=origin).with_target(text)
 
 
 def slurp(source: Source) -> Iterator[Sample]:

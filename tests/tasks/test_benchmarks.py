@@ -78,7 +78,7 @@ def covost2(root: Path) -> None:
 def emotions(root: Path) -> None:
     head = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID\n"
     write(root / "MELD.Raw" / "test_sent_emo.csv", f'{head}1,"Hi, you",Joey,joy,positive,0,1\n')
-    cut(root / "MELD.Raw" / "output_repeated_splits_test" / "dia0_utt1.wav")
+    cut(root / "MELD.Raw" / "test_splits" / "dia0_utt1.wav")
     for number in (4, 5):
         session = root / "IEMOCAP_full_release" / f"Session{number}"
         name = f"Ses0{number}F_impro01"
@@ -186,6 +186,12 @@ def hub(root: Path) -> None:
     parquet.write_table(pyarrow.Table.from_pylist([row]), folder / "test-00000-of-00001.parquet")
 
 
+def spoken_questions(root: Path) -> None:
+    row = "Q1\tWhere do birds sing?\tThey sing in trees.\t1\n"
+    write(root / "WikiQA" / "WikiQA-test.tsv", f"QuestionID\tQuestion\tSentence\tLabel\n{row}")
+    cut(root / "WikiQA" / "Q1.wav")
+
+
 def manifests(root: Path) -> None:
     spoken = Sample(
         ask([str(SAMPLES / "bird.ogg")], "").messages,
@@ -211,11 +217,11 @@ RIGHT = {
     },
     **{"vocalsound": "Throat clearing.", "audioset": "bird, wild; train", "clotho_aqa": "Yes"},
     **{"avqa": "A", "airbench_foundation": "A. a bird", "mmau": "(A)", "airbench_chat": "a bird"},
-    **{"audiobench_clotho_aqa": "a bird", "sqqa=spoken.jsonl": "A bird.", "sac=spoken.jsonl": "A bird."},
+    **{"audiobench_clotho_aqa": "a bird", "sqqa": "In trees.", "sac=spoken.jsonl": "A bird."},
 }
 MAKERS = (
     *(librispeech, gigaspeech, common_voice, fleurs, aishell2, covost2, emotions, speakers, commands),
-    *(captions, classes, questions, hub, manifests),
+    *(captions, classes, questions, spoken_questions, hub, manifests),
 )
 TOP = {"cider_d", "rouge_l", "caption_bleu", "bleu"}  # of one item these say little
 
@@ -282,7 +288,10 @@ def test_questions_are_put_as_their_benchmarks_need(data):
     (avqa,) = open_task("avqa", data)
     assert [s.id for s in avqa.samples] == ["audio_choice-5"]
     (clotho,) = open_task("clotho_aqa", data)
-    assert clotho.samples[0].references == ("yes", "no")
+    assert (
+        clotho.samples[0].references == ("yes", "no", "yes")
+        and clotho.samples[0].origin["recording"] == "bird"
+    )
     (chinese,) = open_task("common_voice_zh", data)
     assert chinese.samples[0].origin["language"] == "zh-CN"
 
@@ -296,7 +305,7 @@ def test_questions_are_put_as_their_benchmarks_need(data):
         ("slurp", "s.txt", '{"slurp_id": 1}\n', r"s\.txt:1: not a row of SLURP"),
         ("gigaspeech", "g.json", "{}", "has no list 'audios'"),
         ("vocalsound", "d/v.json", '{"data": [{"wav": "a_b_song.wav"}]}', "does not end with a vocal sound"),
-        ("meld", "m.csv", "Utterance,Emotion\nx,joy\n", "there is no column 'Dialogue_ID'"),
+        ("inspec", "x/y.txt", "", "has no \\*.uncontr"),
         ("audiobench_alpaca", "x.parquet", "no parquet", r"x\.parquet cannot be read"),
     ],
 )
