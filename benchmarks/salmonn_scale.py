@@ -21,7 +21,7 @@ from lalm.engine import Engine, Options
 from lalm.evaluate import errors, following
 from lalm.evaluate.captions import cider_d, content_f1
 from lalm.evaluate.intervals import Interval, Measured, difference, interval, mean_of
-from lalm.evaluate.scoring import score_choice, score_one_word, score_open, score_yes_no
+from lalm.evaluate.scoring import score_choice, score_number, score_one_word, score_open, score_yes_no
 from lalm.sample import Sample
 
 ANSWER_TOKENS = 64
@@ -53,7 +53,10 @@ MEASURES: dict[str, dict[str, Measure]] = {
     "what": {"accuracy": scored(score_open)},
     "gender": {"accuracy": scored(score_choice)},
     "language": {"accuracy": scored(score_choice)},
+    "which_of_two": {"accuracy": scored(score_choice)},
     "what_choice": {"accuracy": scored(score_choice)},
+    "order": {"accuracy": scored(score_choice)},
+    "how_many": {"accuracy": scored(score_number)},
     "one_word": {"followed": scored(score_one_word)},
     "sqqa": {
         "followed": lambda rows, said: following.question_following(said, spoken(rows)),
