@@ -4,133 +4,74 @@ instructions that were never trained.
     python benchmarks/salmonn_scale.py --data FOLDER --out results/salmonn_small \
         --model stage2=runs/salmonn-small-2 --model stage3=runs/salmonn-small-3 [--scales 0 1 2 3 4]
 
-FOLDER holds a manifest a task (asr*.jsonl, caption*.jsonl, story.jsonl, sqqa.jsonl, ...; what a row is, its
-``task`` says). Every model answers every row at every LoRA scale, greedily. Writes answers.jsonl (what stands
-there is not asked again), scores.json with 95 % bootstrap intervals over recordings, and scale.svg.
+FOLDER holds manifests; a file with several tasks is as many sets. Every model is evaluated at every scale as
+``lalm eval --lora-scale`` does it, each into OUT/MODEL-SCALE (the same call again goes on where it stopped).
+Writes OUT/scores.json, with the differences between the first model and the others at ``--trained-scale``,
+and OUT/scale.svg.
 """
 
 import argparse
 import json
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lalm.data import open_manifest
-from lalm.engine import Engine, Options
-from lalm.evaluate import errors, following
-from lalm.evaluate.captions import cider_d, content_f1
-from lalm.evaluate.intervals import Interval, Measured, difference, interval, mean_of
-from lalm.evaluate.scoring import score_choice, score_number, score_one_word, score_open, score_yes_no
-from lalm.sample import Sample
+from lalm.engine import Engine
+from lalm.evaluate.answers import Local
+from lalm.evaluate.run import Job, run
+from lalm.evaluate.scores import Scored, gap, plain
+from lalm.evaluate.task import Asked, Task, known_tasks
 
-ANSWER_TOKENS = 64
-Measure = Callable[[Sequence[Sample], Sequence[str]], Measured]
-
-
-def scored(score: Callable[[Sample, str], float | None]) -> Measure:
-    """The mean of a score, where an answer that cannot be read counts 0."""
-    return lambda rows, said: mean_of([score(r, a) or 0.0 for r, a in zip(rows, said, strict=True)])
-
-
-def references(rows: Sequence[Sample]) -> list[Sequence[str]]:
-    return [row.references for row in rows]
+# Spoken questions: appendix C counts a transcript in place of an answer as not following.
+SQQA = Task(
+    name="sqqa",
+    about="answers to spoken questions",
+    metrics=("following", "names"),
+    max_new_tokens=64,
+)
 
 
-def spoken(rows: Sequence[Sample]) -> list[str]:
-    return [str(row.origin["transcript"]) for row in rows]
-
-
-# task -> measure -> what computes it
-MEASURES: dict[str, dict[str, Measure]] = {
-    "asr": {"WER": lambda rows, said: errors.word_errors(said, references(rows), ["en"] * len(rows))},
-    "caption": {
-        "CIDEr-D": lambda rows, said: cider_d(said, references(rows)),
-        "content F1": lambda rows, said: content_f1(said, references(rows)),
-    },
-    "presence": {"accuracy": scored(score_yes_no)},
-    "speech": {"accuracy": scored(score_yes_no)},
-    "what": {"accuracy": scored(score_open)},
-    "gender": {"accuracy": scored(score_choice)},
-    "language": {"accuracy": scored(score_choice)},
-    "which_of_two": {"accuracy": scored(score_choice)},
-    "what_choice": {"accuracy": scored(score_choice)},
-    "order": {"accuracy": scored(score_choice)},
-    "how_many": {"accuracy": scored(score_number)},
-    "one_word": {"followed": scored(score_one_word)},
-    "sqqa": {
-        "followed": lambda rows, said: following.question_following(said, spoken(rows)),
-        "accuracy": scored(score_open),
-    },
-    "story": {
-        "followed": lambda rows, said: following.story_following(said),
-        "different words": lambda rows, said: following.diversity(said),
-        "repeating": lambda rows, said: following.repeat_rate(said),
-    },
-}
-
-
-def sets(folder: Path) -> dict[str, list[Sample]]:
-    """The rows of every manifest by ``FILE`` or, where a file has several tasks, ``FILE/TASK``."""
-    found: dict[str, list[Sample]] = {}
+def sets(folder: Path) -> list[Asked]:
+    """A task a file, or one a file and task where a file has several."""
+    known = {**known_tasks(), "sqqa": SQQA}
+    found = []
     for path in sorted(folder.glob("*.jsonl")):
         rows = open_manifest(path)
         tasks = sorted({row.task for row in rows})
         for task in tasks:
-            own = [row for row in rows if row.task == task]
-            if task not in MEASURES:
-                print(f"{path.name}: no measure for task '{task}', {len(own)} rows left out")
-                continue
-            found[path.stem if len(tasks) == 1 else f"{path.stem}/{task}"] = own
+            own = tuple(row for row in rows if row.task == task)
+            name = path.stem if len(tasks) == 1 else f"{path.stem}_{task}"
+            found.append(Asked(known[task].model_copy(update={"name": name}), own, str(path)))
     return found
 
 
-def answers(log: Path, model: str, engine_of: Callable[[], Engine], scale: float, rows: Sequence[Sample]):
-    """Greedy answers of a model at a scale, from the log where they are."""
-    known = {}
-    if log.exists():
-        for line in log.read_text("utf-8").splitlines():
-            row = json.loads(line)
-            if (row["model"], row["lora_scale"]) == (model, scale):
-                known[row["id"]] = row["answer"]
-    missing = [row for row in rows if row.id not in known]
-    if missing:
-        began = time.monotonic()
-        limit = following.STORY_TOKENS if missing[0].task == "story" else ANSWER_TOKENS
-        replies = engine_of().reply(missing, Options(limit, lora_scale=scale))
-        with log.open("a", encoding="utf-8") as file:
-            for row, reply in zip(missing, replies, strict=True):
-                known[row.id] = reply.text
-                kept = {"model": model, "lora_scale": scale, "id": row.id, "task": row.task}
-                file.write(json.dumps({**kept, "answer": reply.text}, ensure_ascii=False) + "\n")
-        print(f"    {len(missing)} answers in {time.monotonic() - began:.0f} s", flush=True)
-    return [known[row.id] for row in rows]
-
-
-def recordings(rows: Sequence[Sample]) -> list[str]:
-    return [str(row.origin.get("recording", row.id)) for row in rows]
-
-
-def plot(scores: list[dict], path: Path, measures: Sequence[tuple[str, str]]) -> None:
-    """A panel a measure, a line a model, with the intervals."""
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """A panel a set's metric, a line a model, with the intervals."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(
-        2, (len(measures) + 1) // 2, figsize=(3 * ((len(measures) + 1) // 2), 5.4), layout="constrained"
+    panels = list(dict.fromkeys((row["set"], row["metric"]) for row in rows))
+    width = min(5, len(panels))
+    height = -(-len(panels) // width)
+    figure, grid = pyplot.subplots(
+        height, width, figsize=(2.6 * width, 2.1 * height), layout="constrained", squeeze=False
     )
-    for axes, (name, measure) in zip(panels.flat, measures, strict=False):
-        own = [s for s in scores if (s["set"], s["measure"]) == (name, measure)]
-        for number, model in enumerate(dict.fromkeys(s["model"] for s in own)):
-            rows = sorted((s for s in own if s["model"] == model), key=lambda s: s["lora_scale"])
-            x = [s["lora_scale"] for s in rows]
-            axes.plot(x, [s["mean"] for s in rows], "o-", color=f"C{number}", label=model, markersize=3)
-            low, high = [s["low"] for s in rows], [s["high"] for s in rows]
+    for axes, (name, metric) in zip(grid.flat, panels, strict=False):
+        own = [row for row in rows if (row["set"], row["metric"]) == (name, metric)]
+        for number, model in enumerate(dict.fromkeys(row["model"] for row in own)):
+            line = sorted((row for row in own if row["model"] == model), key=lambda row: row["lora_scale"])
+            x = [row["lora_scale"] for row in line]
+            axes.plot(x, [row["mean"] for row in line], "o-", color=f"C{number}", label=model, markersize=3)
+            low, high = [row["low"] for row in line], [row["high"] for row in line]
             axes.fill_between(x, low, high, color=f"C{number}", alpha=0.15)
-        axes.set(title=f"{name}: {measure}", xlabel="LoRA scale")
-    panels.flat[0].legend(fontsize="small")
+        axes.set_title(f"{name}\n{metric}", fontsize="small")
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.axis("off")
+    figure.supxlabel("LoRA scale")
+    grid.flat[0].legend(fontsize="small")
     figure.savefig(path)
 
 
@@ -145,43 +86,38 @@ def main() -> None:
     parser.add_argument("--trained-scale", type=float, default=4.0, help="where models are compared")
     options = parser.parse_args()
     models = dict(pair.split("=", 1) for pair in options.model)
-    options.out.mkdir(parents=True, exist_ok=True)
     asked = sets(options.data)
-    scores: list[dict] = []
-    measured: dict[tuple[str, float, str, str], Measured] = {}
+    rows: list[dict[str, Any]] = []
+    scored: dict[tuple[str, float, str], Scored] = {}
     for model, folder in models.items():
-        loaded: list[Engine] = []
-
-        def engine_of(folder: str = folder, loaded: list[Engine] = loaded) -> Engine:
-            if not loaded:
-                loaded.append(Engine.load(folder))
-            return loaded[0]
-
+        engine = Engine.load(folder)
         for scale in options.scales:
-            print(f"{model} at LoRA scale {scale:g}", flush=True)
-            for name, rows in asked.items():
-                said = answers(options.out / "answers.jsonl", model, engine_of, scale, rows)
-                for measure, compute in MEASURES[rows[0].task].items():
-                    found = compute(rows, said)
-                    measured[(model, scale, name, measure)] = found
-                    got: Interval = interval(found, recordings(rows))
-                    print(f"  {name:<20}{measure:<16}{got}", flush=True)
-                    row = {"model": model, "lora_scale": scale, "set": name, "measure": measure}
-                    scores.append({**row, **asdict(got)})
+            out = options.out / f"{model}-{scale:g}"
+            result = run(Job(asked, out, folder=Path(folder)), Local(engine, scale))
+            for (name, _), own in result.scored.items():
+                scored[model, scale, name] = own
+                for metric, numbers in result.card["tasks"][name]["metrics"].items():
+                    rows.append(
+                        {"model": model, "lora_scale": scale, "set": name, "metric": metric, **numbers}
+                    )
+                    print(
+                        f"{model} {scale:g} {name:<22}{metric:<16}{numbers['mean']:8.3f} "
+                        f"[{numbers['low']:.3f}, {numbers['high']:.3f}] n={numbers['num_items']}",
+                        flush=True,
+                    )
     changes = []
     first, *others = models
     for model in others:
-        for (owner, scale, name, measure), found in measured.items():
-            if owner == first and scale == options.trained_scale:
-                later = measured[(model, scale, name, measure)]
-                change = difference(later, found, recordings(asked[name]))
-                row = {"model": model, "minus": first, "set": name, "measure": measure}
-                changes.append({**row, **asdict(change)})
-                print(f"{model} - {first}  {name:<20}{measure:<16}{change}  p {change.p_value:.3g}")
-    text = json.dumps({"scores": scores, "changes": changes}, indent=1)
+        for asked_set in asked:
+            before = scored[first, options.trained_scale, asked_set.task.name]
+            after = scored[model, options.trained_scale, asked_set.task.name]
+            for metric in after.measured:
+                change = {"model": model, "minus": first, "set": asked_set.task.name, "metric": metric}
+                changes.append({**change, **plain(gap(after, before, metric))})
+                print(json.dumps(changes[-1]))
+    text = json.dumps({"scores": rows, "changes": changes}, indent=1)
     (options.out / "scores.json").write_text(text + "\n", "utf-8")
-    shown = list(dict.fromkeys((s["set"], s["measure"]) for s in scores))
-    plot(scores, options.out / "scale.svg", shown)
+    plot(rows, options.out / "scale.svg")
 
 
 if __name__ == "__main__":
