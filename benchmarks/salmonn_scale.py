@@ -4,10 +4,10 @@ instructions that were never trained.
     python benchmarks/salmonn_scale.py --data FOLDER --out results/salmonn_small \
         --model stage2=runs/salmonn-small-2 --model stage3=runs/salmonn-small-3 [--scales 0 1 2 3 4]
 
-FOLDER holds manifests; a file with several tasks is as many sets. Every model is evaluated at every scale as
-``lalm eval --lora-scale`` does it, each into OUT/MODEL-SCALE (the same call again goes on where it stopped).
-Writes OUT/scores.json, with the differences between the first model and the others at ``--trained-scale``,
-and OUT/scale.svg.
+FOLDER holds manifests; a file with several tasks is as many sets. The first model is evaluated at every
+scale, the others at ``--trained-scale``, as ``lalm eval --lora-scale`` does it, each into OUT/MODEL-SCALE (the
+same call again goes on where it stopped). Writes OUT/scores.json, with the differences between the others and
+the first, and OUT/scale.svg.
 """
 
 import argparse
@@ -86,12 +86,13 @@ def main() -> None:
     parser.add_argument("--trained-scale", type=float, default=4.0, help="where models are compared")
     options = parser.parse_args()
     models = dict(pair.split("=", 1) for pair in options.model)
+    first, *others = models
     asked = sets(options.data)
     rows: list[dict[str, Any]] = []
     scored: dict[tuple[str, float, str], Scored] = {}
     for model, folder in models.items():
         engine = Engine.load(folder)
-        for scale in options.scales:
+        for scale in options.scales if model == first else [options.trained_scale]:
             out = options.out / f"{model}-{scale:g}"
             result = run(Job(asked, out, folder=Path(folder)), Local(engine, scale))
             for (name, _), own in result.scored.items():
@@ -106,7 +107,6 @@ def main() -> None:
                         flush=True,
                     )
     changes = []
-    first, *others = models
     for model in others:
         for asked_set in asked:
             before = scored[first, options.trained_scale, asked_set.task.name]
