@@ -5,9 +5,9 @@ instructions that were never trained.
         --model stage2=runs/salmonn-small-2 --model stage3=runs/salmonn-small-3 [--scales 0 1 2 3 4]
 
 FOLDER holds manifests; a file with several tasks is as many sets. The first model is evaluated at every
-scale, the others at ``--trained-scale``, as ``lalm eval --lora-scale`` does it, each into OUT/MODEL-SCALE (the
-same call again goes on where it stopped). Writes OUT/scores.json, with the differences between the others and
-the first, and OUT/scale.svg.
+scale, the others at ``--trained-scale``, as ``lalm eval --lora-scale`` does it, into OUT/MODEL-SCALE each
+(the same call again goes on where it stopped). Writes OUT/scores.json, with the differences between the
+others and the first, and OUT/scale.svg.
 """
 
 import argparse

@@ -87,10 +87,19 @@ def _stories(job: Job, engine: Engine, clips: Sequence[Sample]) -> tuple[list[Sa
         return list(longest(clips, job.count)), {}
     lora = engine.model.config.lora
     scale = lora["alpha"] / lora["rank"] / 2 if job.lora_scale is None else job.lora_scale
+
+    def progress(kept: int, written: int) -> None:
+        print(f"stories at LoRA scale {scale:g}: {written} written, {kept} kept", flush=True)
+
     made = write_stories(
-        engine, clips, lora_scale=scale, count=job.count, temperature=job.temperature, seed=job.seed
+        engine,
+        clips,
+        lora_scale=scale,
+        count=job.count,
+        temperature=job.temperature,
+        seed=job.seed,
+        progress=progress,
     )
-    print(f"{made.written} stories written at LoRA scale {scale:g}, {len(made.kept)} kept.", flush=True)
     kept = list(without_audio(made.kept)) if job.way == "text" else list(made.kept)
     return kept, {"lora_scale": scale, "stories_written": made.written}
 

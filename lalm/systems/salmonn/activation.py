@@ -6,7 +6,7 @@ brings the first without the second. Table 5's other ways are here too: long ans
 of stories (``longest``), stories without audio (``without_audio``), and LoRA alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,12 +43,14 @@ def write_stories(
     count: int = NUM_STORIES,
     temperature: float = 0.7,
     seed: int = 0,
+    progress: Callable[[int, int], None] = lambda kept, written: None,
 ) -> Stories:
     """Stories about clips by the model itself at ``lora_scale``: the first ``count`` that are long and do
     not repeat, of clips in an order drawn with ``seed``.
 
     Prompts are drawn from the task's own. A story that ran into the token limit is marked truncated, so that
-    its end is not taught. The temperature is ours. Raises ActivationError when the clips run out.
+    its end is not taught. ``progress`` is told after every ``count`` stories how many are kept of how many.
+    The temperature is ours. Raises ActivationError when the clips run out.
     """
     bare = [_bare(clip) for clip in clips]
     order = [bare[i] for i in np.random.default_rng(seed).permutation(len(bare))]
@@ -62,6 +64,7 @@ def write_stories(
             if good(reply.text):
                 story = sample.with_target(reply.text)
                 kept.append(replace(story, truncated=reply.num_tokens >= STORY_TOKENS))
+        progress(len(kept), written)
         if len(kept) >= count:
             return Stories(tuple(kept[:count]), written)
     raise ActivationError(
