@@ -2,15 +2,14 @@
 
     python benchmarks/qwen2_audio_speed.py --out results/qwen2_audio_speed.json
 
-Each side of each case runs in a process of its own, so that its peak memory is its own; the best of the
-repeats counts. Both get waveforms, so features and tokenising are inside. Beside the time on the clock
-stands the processor time, which other programs on the machine change less (meant for one thread).
+Each side of each case runs in a process of its own, so that its peak memory is its own. The sides take
+turns, so that what else the machine does meets both, and the best of a side's turns counts. Both get
+waveforms, so features and tokenising are inside. Beside the time on the clock stands the processor time,
+which other programs on the machine change less (meant for one thread: OMP_NUM_THREADS=1).
 """
 
 import argparse
 import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -127,59 +126,79 @@ def lalm_side(folder: Path):
     return answer
 
 
-def measure(side: str, case: str, folder: Path, tokens: int, repeats: int) -> dict:
-    """One side of one case, after a warm-up on a short clip: the best time to the first token and in all."""
+def peak_mib() -> float:
+    """Most memory this process has held. (``getrusage`` would count its parent's, from before the exec.)"""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def take_turns(side: str, case: str, folder: Path, tokens: int) -> None:
+    """One side of one case: a turn, and a line of JSON about it, for every line of standard input."""
     answer = {"transformers": transformers_side, "lalm": lalm_side}[side](folder)
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    loaded = peak_mib()
     audio = clips(case)
-    answer([audio[0][:8000]], 2)
-    best: dict[str, float] = {}
-    for _ in range(repeats):
+    answer([audio[0][:8000]], 2)  # warm-up
+    for _ in sys.stdin:
+        found: dict = {"loaded_mib": loaded}
         for name, count in (("first_token", 1), ("total", tokens)):
             clock, processor = time.perf_counter(), time.process_time()
-            ids = answer(audio, count)
-            for key, spent in (
-                (f"{name}_s", time.perf_counter() - clock),
-                (f"{name}_cpu_s", time.process_time() - processor),
-            ):
-                best[key] = min(spent, best.get(key, spent))
-    decoding_s = best["total_cpu_s"] - best["first_token_cpu_s"]
+            found["ids"] = answer(audio, count)
+            found[f"{name}_s"] = time.perf_counter() - clock
+            found[f"{name}_cpu_s"] = time.process_time() - processor
+        found["peak_mib"] = peak_mib()
+        print(json.dumps(found), flush=True)
+
+
+def one_case(case: str, folder: str, tokens: int, repeats: int) -> dict:
+    """Both sides, how many times faster ours is, and how many answers are the same."""
+    running = {
+        side: subprocess.Popen(
+            [sys.executable, __file__, "--one", side, case, folder, str(tokens)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for side in SIDES
+    }
+    turns: dict[str, list[dict]] = {side: [] for side in SIDES}
+    for _ in range(repeats):
+        for side, process in running.items():
+            process.stdin.write("turn\n")
+            process.stdin.flush()
+            turns[side].append(json.loads(process.stdout.readline()))
+    for process in running.values():
+        process.stdin.close()
+        process.wait()
+    ids = [turns[side][-1]["ids"] for side in SIDES]
+    keys = [key for key in turns["lalm"][0] if key != "ids"]
+    best = {side: {key: min(turn[key] for turn in turns[side]) for key in keys} for side in SIDES}
+    for found in best.values():  # of the best times: within a turn their difference is mostly noise
+        found["token_cpu_s"] = (found["total_cpu_s"] - found["first_token_cpu_s"]) / (tokens - 1)
     return {
-        **best,
-        "tokens_per_cpu_s": len(audio) * (tokens - 1) / max(decoding_s, 1e-9),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "loaded_mib": loaded / 1024,
-        "ids": ids,
+        **{side: {key: round(value, 4) for key, value in best[side].items()} for side in SIDES},
+        "faster": {
+            key: round(best["transformers"][key] / value, 2)
+            for key, value in best["lalm"].items()
+            if key.endswith("_s")
+        },
+        "same_answers": f"{sum(a == b for a, b in zip(*ids, strict=True))} of {len(ids[0])}",
     }
 
 
 def run(size: str, repeats: int, tokens: int) -> dict:
-    """Every case: both sides, how many times faster ours is, and how many answers are the same."""
+    """Every case."""
     report: dict = {
         "size": size,
         "tokens": tokens,
         "repeats": repeats,
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "cases": {},
     }
     with tempfile.TemporaryDirectory() as folder:
         write_model(size, Path(folder))
         for case in CASES:
-            row: dict = {}
-            ids = []
-            for side in SIDES:
-                words = [sys.executable, __file__, "--one", side, case, folder, str(tokens), str(repeats)]
-                done = subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ)
-                found = json.loads(done.stdout.splitlines()[-1])
-                ids.append(found.pop("ids"))
-                row[side] = {key: round(value, 3) for key, value in found.items()}
-            row["faster"] = {
-                key: round(row["transformers"][key] / row["lalm"][key], 2)
-                for key in row["lalm"]
-                if key.endswith("_s") and key.startswith(("first", "total"))
-            }
-            row["same_answers"] = f"{sum(a == b for a, b in zip(*ids, strict=True))} of {len(ids[0])}"
-            report["cases"][case] = row
+            report["cases"][case] = row = one_case(case, folder, tokens, repeats)
             print(case, json.dumps(row), flush=True)
     return report
 
@@ -192,11 +211,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        side, case, folder, tokens, repeats = given.one
-        print(json.dumps(measure(side, case, Path(folder), int(tokens), int(repeats))))
+        side, case, folder, tokens = given.one
+        take_turns(side, case, Path(folder), int(tokens))
         return
     report = run(given.size, given.repeats, given.tokens)
     if given.out:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from lalm.cli_build import build_app
 from lalm.cli_data import cache_app, data_app
 from lalm.cli_evaluate import evaluate_app
 from lalm.cli_options import WRITER, Device, Json, Llm, Longest, LoraScale, Model, Seed, Temperature, Url
@@ -35,6 +36,7 @@ weights_app = typer.Typer(
 )
 app.add_typer(sounds_app)
 app.add_typer(tasks_app)
+app.add_typer(build_app, name="build")
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(corpus_app, name="corpus")
@@ -213,7 +215,9 @@ def train(
     from lalm.commands import weights
 
     read = recipes.load(recipe, changes or [])
-    parts = (read.init.encoder, read.init.encoder_2, read.init.aligner, read.init.llm)
+    filters = read.data.filters
+    judge = filters.contradictions if filters is not None and filters.url is None else None
+    parts = (read.init.encoder, read.init.encoder_2, read.init.aligner, read.init.llm, judge)
     weights.fetch_with_bar([name for name in parts if name])
     from lalm import train as training
 

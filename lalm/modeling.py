@@ -26,7 +26,7 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
 )
 
-from lalm.prefill import read_in_groups
+from lalm.prefill import read_prompts
 
 IGNORE_INDEX = -100
 
@@ -380,7 +380,7 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         settings = kwargs.get("generation_config") or self.generation_config
         beams = kwargs.get("num_beams") or settings.num_beams or 1
         if past_key_values is None and attention_mask is not None and beams == 1:
-            past_key_values = read_in_groups(self.model.language_model, embeds, attention_mask)
+            past_key_values = read_prompts(self.model.language_model, embeds, attention_mask)
         embeds = nn.functional.pad(embeds, (0, 0, known, 0))  # transformers wants a place for what is known
         if past_key_values is not None:
             kwargs["past_key_values"] = past_key_values

@@ -2,6 +2,7 @@
 
 transformers' ``generate`` reads a batch as one padded rectangle. Here rows are read in groups of like
 length and their keys and values put into one left-padded cache, so that a short row costs what it is long.
+The cache has room for the answer: transformers' own is moved as a whole for every token.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,64 @@ PER_CLIP = (  # names in a batch whose rows are clips
     *("input_values", "audio_lengths", "frames", "frame_lengths"),
     *("instruction_ids", "instruction_mask"),
 )
+ROOM = 64  # positions that keys and values are moved for at a time
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values of one LLM layer, (B, heads, L, D), with room after them that new ones are put in."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rooms: list[Tensor] = []
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Add the states of new positions; the states of all, as views of the room."""
+        length = self.get_seq_length()
+        if not length:  # a prompt is kept as it comes
+            return super().update(key_states, value_states, *args, **kwargs)
+        total = length + key_states.shape[2]
+        # Beams and selected rows are new tensors, a cropped one is a view of the same beginning.
+        held = [self.keys, self.values]
+        if (
+            not self._rooms
+            or total > self._rooms[0].shape[2]
+            or any(
+                a.data_ptr() != b.data_ptr() or len(a) != len(b)
+                for a, b in zip(held, self._rooms, strict=True)
+            )
+        ):
+            self._rooms = [self._moved(states, total + ROOM) for states in held]
+        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
+            room[:, :, length:total] = states
+        self.keys, self.values = (room[:, :, :total] for room in self._rooms)
+        return self.keys, self.values
+
+    @staticmethod
+    def _moved(states: Tensor, total: int) -> Tensor:
+        room = states.new_empty(*states.shape[:2], total, states.shape[3])
+        room[:, :, : states.shape[2]] = states
+        return room
+
+
+def roomy_cache() -> DynamicCache:
+    """An empty cache whose layers have room."""
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = RoomyLayer
+    return cache
+
+
+def read_prompts(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> DynamicCache | None:
+    """What ``generate`` goes on from: the rows read in groups where that is worthwhile, else an empty cache
+    with room; None for LLMs with a cache of their own kind."""
+    config: Any = llm.config
+    if not keeps_every_position(DynamicCache(config=config)):
+        return None
+    return read_in_groups(llm, embeds, attention_mask) or roomy_cache()
 
 
 def read_in_groups(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> DynamicCache | None:
@@ -57,7 +116,7 @@ def read_in_groups(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> Dy
             keys, values = joined[number]
             keys[rows, :, total - size + 1 :] = layer.keys
             values[rows, :, total - size + 1 :] = layer.values
-    cache = DynamicCache()
+    cache = roomy_cache()
     for number, (keys, values) in enumerate(joined):
         cache.update(keys, values, number)
     return cache
@@ -65,7 +124,7 @@ def read_in_groups(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> Dy
 
 def keeps_every_position(cache: DynamicCache) -> bool:
     """False where a layer has a sliding window or a state: it cannot be cut or padded."""
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
+    return all(type(layer) in (DynamicLayer, RoomyLayer) for layer in cache.layers)
 
 
 def groups(lengths: Sequence[int]) -> list[list[int]]:
@@ -87,7 +146,7 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        self.cache = DynamicCache()
+        self.cache = roomy_cache()
         self.ids = torch.empty(0, dtype=torch.long)
 
     def unread(
@@ -111,7 +170,7 @@ class Memory:
             known = int(first)
         surplus = self.cache.get_seq_length() - known
         if known == 0:
-            self.cache = DynamicCache()
+            self.cache = roomy_cache()
         elif surplus:
             self.cache.crop(-surplus)
         self.ids = ids[:known]

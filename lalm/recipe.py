@@ -73,10 +73,36 @@ class Source(_Section):
     weight: float = Field(1.0, gt=0)
 
 
+class Filters(_Section):
+    """Which training samples are left out; see ``lalm.filters``.
+
+    ``duplicates``: the same turns again; ``words``: answers outside [fewest, most]; ``languages``: answers in
+    other ones (ISO codes); ``contradictions``: an LLM (a name, or with ``url`` an endpoint's) that finds
+    answers which what is known of the recording contradicts.
+    """
+
+    duplicates: bool = False
+    words: tuple[Count, Positive] | None = None
+    languages: list[Name] = []
+    contradictions: Name | None = None
+    url: Name | None = None
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if self.words is not None and self.words[0] > self.words[1]:
+            raise ValueError(f"'words' is [fewest, most], not {list(self.words)}")
+        if self.url is not None and self.contradictions is None:
+            raise ValueError("'url' is that of the LLM in 'contradictions', which is missing")
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"'url' must begin with http:// or https://, not '{self.url}'")
+        return self
+
+
 class Data(_Section):
-    """Manifests, and how many processes prepare batches beside the training one (0: none)."""
+    """Manifests, what of them is left out, and how many processes prepare batches beside the training one."""
 
     train: list[Source] = Field(min_length=1)
+    filters: Filters | None = None
     valid: list[Name] = []
     workers: Count = 0
 

@@ -13,7 +13,6 @@ from typing import Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
-from lalm.completions import Completion
 from lalm.sample import Sample
 
 
@@ -43,17 +42,18 @@ class Request(Protocol):
 
 
 R = TypeVar("R", bound=Request)
-# Replies to requests, in order; the number says how often they were asked before.
-Answer = Callable[[Sequence[R], int], list[Completion]]
-# The row that a reply makes, or None if the reply is no good.
-Row = Callable[[R, Completion], Sample | None]
+T = TypeVar("T")  # what is made of a request: a reply, or several
+# What is made of requests, in order; the number says how often they were asked before.
+Answer = Callable[[Sequence[R], int], list[T]]
+# The row that comes of it, or None if it is no good.
+Row = Callable[[R, T], Sample | None]
 
 
 def write_rows(
     wanted: Sequence[R],
     out: Path,
-    answer: Answer[R],
-    row: Row[R],
+    answer: Answer[R, T],
+    row: Row[R, T],
     made: Mapping[str, object],
     *,
     batch_size: int,
@@ -77,8 +77,8 @@ def write_rows(
 def _write(
     wanted: Sequence[R],
     out: Path,
-    answer: Answer[R],
-    row: Row[R],
+    answer: Answer[R, T],
+    row: Row[R, T],
     batch_size: int,
     tries: int,
     progress: Callable[[int, int], None] | None,

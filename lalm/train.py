@@ -34,6 +34,7 @@ from lalm.data import (
     text_tokens,
 )
 from lalm.dpo import PreferenceTrainer, ReferenceTable, check_pairs, pair_collator
+from lalm.filters import Filtering
 from lalm.modeling import AudioLMForConditionalGeneration
 from lalm.processing import AudioLMProcessor, CachedFrames
 from lalm.recipe import Optim, Recipe
@@ -75,7 +76,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
         _clear(checkpoint.staging(out))
     seed_everything(recipe.optim.seed)
     model, processor = build(recipe)
-    train, valid = mixtures(recipe, model)
+    train, valid = mixtures(recipe, model, console)
     steps = recipe.optim.max_steps or train.steps_in(recipe.optim.epochs or 0)
     settings = arguments(recipe, steps, with_valid=valid is not None)
     read = reader(recipe, model.to(settings.device), processor, [train, valid], console)
@@ -154,8 +155,10 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
     return model, processor
 
 
-def mixtures(recipe: Recipe, model: AudioLMForConditionalGeneration) -> tuple[Mixture, Mixture | None]:
-    """The training mixture and, when the recipe names manifests for it, the validation one."""
+def mixtures(
+    recipe: Recipe, model: AudioLMForConditionalGeneration, console: Console
+) -> tuple[Mixture, Mixture | None]:
+    """The training mixture, filtered, and, when the recipe names manifests for it, the validation one."""
 
     def length(sample: Sample) -> float:
         heard = sum(model.config.num_audio_tokens(int(audio_seconds(p) * SAMPLE_RATE)) for p in sample.audios)
@@ -163,6 +166,8 @@ def mixtures(recipe: Recipe, model: AudioLMForConditionalGeneration) -> tuple[Mi
 
     optim = recipe.optim
     sources = [(open_manifest(source.path), source.weight) for source in recipe.data.train]
+    if recipe.data.filters is not None:
+        sources = _filtered(recipe, sources, console)
     batch_size, accumulation = shared_step(optim)
     parts = accumulation * processes()
     mix: Any = Mixture
@@ -199,6 +204,25 @@ def shared_step(optim: Optim) -> tuple[int, int]:
         f"optim: {optim.accumulation} batches of {optim.batch_size} cannot be shared evenly by {count} "
         f"processes: make accumulation a multiple of {count}"
     )
+
+
+def _filtered(
+    recipe: Recipe, sources: Sequence[tuple[Sequence[Sample], float]], console: Console
+) -> list[tuple[Sequence[Sample], float]]:
+    """The sources without what the recipe's filters take away, which is told."""
+    assert recipe.data.filters is not None
+    with console.status("Filtering the training samples") as status:
+        filtering = Filtering(
+            recipe.data.filters,
+            Path(recipe.out),
+            lambda done, total: status.update(f"Judging answers: {done}/{total}"),
+        )
+        kept: list[tuple[Sequence[Sample], float]] = [(filtering(own), weight) for own, weight in sources]
+    say(console, filtering.summary())
+    for source, (samples, _) in zip(recipe.data.train, kept, strict=True):
+        if not samples:
+            raise TrainError(f"data.filters leave no sample of '{source.path}'")
+    return kept
 
 
 def arguments(recipe: Recipe, steps: int, *, with_valid: bool) -> TrainingArguments:

@@ -130,3 +130,34 @@ def test_a_row_of_one_token_among_longer_ones(tiny):
         last = {"inputs_embeds": embeds[:, -1:], "position_ids": places[:, -1:]}
         found = body(**last, attention_mask=mask, past_key_values=cache).last_hidden_state[:, -1]
     torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_a_layer_with_room_holds_what_transformers_own_holds():
+    from transformers.cache_utils import DynamicLayer
+
+    roomy, plain = prefill.RoomyLayer(), DynamicLayer()
+    torch.manual_seed(0)
+
+    def both(change) -> None:
+        for layer in (roomy, plain):
+            change(layer)
+        assert torch.equal(roomy.keys, plain.keys)
+        assert torch.equal(roomy.values, plain.values)
+
+    def add(rows: int, positions: int) -> None:
+        keys, values = torch.randn(2, rows, 2, positions, 3)
+        both(lambda layer: layer.update(keys, values))
+
+    add(3, 5)
+    for _ in range(prefill.ROOM + 2):  # more than there is room for at first
+        add(3, 1)
+    place = roomy.keys.data_ptr()
+    add(3, 2)
+    assert roomy.keys.data_ptr() == place  # nothing was moved
+    both(lambda layer: layer.crop(-4))
+    add(3, 1)
+    both(lambda layer: layer.reorder_cache(torch.tensor([2, 0, 0])))
+    add(3, 1)
+    both(lambda layer: layer.batch_select_indices(torch.tensor([1])))
+    add(1, 2)
+    assert roomy.get_seq_length() == plain.get_seq_length() == prefill.ROOM + 9

@@ -205,7 +205,7 @@ def test_bfloat16_freezes_in_bfloat16_and_trains_in_float32(world: Path, tmp_pat
 def test_the_example_shows_slots_folded_and_the_loss_marked(world: Path, tmp_path: Path) -> None:
     made = settings(world, tmp_path)
     model, processor = train.build(made)
-    mixture, _ = train.mixtures(made, model)
+    mixture, _ = train.mixtures(made, model, Console(quiet=True))
     sample = mixture.sources[0][0]
     text = show_example(
         processor.batch([sample, mixture.sources[0][11]], labels=True),

@@ -12,6 +12,7 @@ from lalm.tasks.instructions import instruct
 from lalm.tasks.question_answers import write_questions
 from lalm.tasks.reasoning import written
 from lalm.tasks.sources import opened
+from lalm.tasks.spoken_questions import write_spoken
 
 QA_TOKENS, LONG_QA_TOKENS = 128, 320
 
@@ -72,6 +73,11 @@ def reasoning(
         raise ValueError(f"'{llm}' wrote no question about '{source}' that the events bear out")
     count = write_manifest(out, instruct(samples, seed=seed))
     print(f"{out}: {count} samples, each question in both orders")
+
+
+def spoken(manifest: Path, out: Path, voices: Sequence[str], *, seed: int) -> None:
+    """Write the questions of a manifest as spoken ones and print how many."""
+    print(f"{out}: {write_spoken(manifest, out, voices, seed=seed)} spoken questions")
 
 
 def questions(manifest: Path, out: Path, *, seed: int, long: bool, llm: str, url: str | None) -> None:

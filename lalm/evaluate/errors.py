@@ -1,6 +1,6 @@
 """Error rates of transcripts: words, characters, phones; each item's share of corpus-level edits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lalm.evaluate.intervals import Measured, additive, ratio
 from lalm.evaluate.normalise import normalised
@@ -18,16 +18,20 @@ def edits(hypothesis: str, reference: str) -> tuple[int, int]:
 
 
 def word_errors(
-    hypotheses: Sequence[str], references: Sequence[Sequence[str]], languages: Sequence[str]
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    languages: Sequence[str],
+    normalise: Callable[[str, str], str] = normalised,
 ) -> Measured:
     """Word error rate over the corpus, character error rate where the language is written without spaces.
 
-    Both sides are normalised. Of several references (either order of two speakers) the nearest counts.
+    Both sides are normalised: (text, language) -> text. Of several references (either order of two speakers)
+    the nearest counts.
     """
     rows = []
     for hypothesis, texts, language in zip(hypotheses, references, languages, strict=True):
-        said = normalised(hypothesis, language)
-        rows.append(_nearest([edits(said, normalised(text, language)) for text in texts]))
+        said = normalise(hypothesis, language)
+        rows.append(_nearest([edits(said, normalise(text, language)) for text in texts]))
     return additive(rows, ratio)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lalm.evaluate import bleu, captions, embeddings, errors, events, following, labels
+from lalm.evaluate import bleu, captions, embeddings, errors, events, following, labels, normalise_qwen2_audio
 from lalm.evaluate.intervals import Measured, mean_of
 from lalm.evaluate.meteor import meteor
 from lalm.evaluate.parsers import speaks
@@ -70,6 +70,17 @@ def _on_texts(score: Callable[[list[str], list[Sequence[str]]], Measured]) -> Me
 
 def _wer(answers: Sequence[Answer], resources: Resources) -> Measured:
     return errors.word_errors(*_texts(answers), [a.sample.origin.get("language", "en") for a in answers])
+
+
+def _released_wer(answers: Sequence[Answer], resources: Resources) -> Measured:
+    languages = [a.sample.origin.get("language", "en") for a in answers]
+    resources.used["wer_qwen2_audio"] = "the normalisers of Qwen2-Audio's released evaluation"
+    return errors.word_errors(*_texts(answers), languages, normalise_qwen2_audio.normalised)
+
+
+def _exact(answer: Answer) -> bool:
+    """Qwen2-Audio's released evaluation of classes: the very string, but for white space before it."""
+    return answer.text.lstrip() in answer.sample.references
 
 
 def _bleu(answers: Sequence[Answer], resources: Resources) -> Measured:
@@ -184,6 +195,7 @@ def _spice(answers: Sequence[Answer], resources: Resources) -> Measured:
 
 METRICS: Mapping[str, Metric] = {
     "wer": Metric(_wer, lower_is_better=True),
+    "wer_qwen2_audio": Metric(_released_wer, lower_is_better=True),
     "per": Metric(lambda answers, _: errors.phone_errors(*_texts(answers)), lower_is_better=True),
     "bleu": Metric(_bleu),
     "caption_bleu": Metric(_caption_bleu),
@@ -203,6 +215,7 @@ METRICS: Mapping[str, Metric] = {
     "ten_words": _on_each(lambda answer: 9 <= len(words(answer.text)) <= 11),
     "says_yes_or_no": _on_each(lambda answer: words(answer.text) in (["yes"], ["no"])),
     "in_language": _on_each(lambda a: speaks(a.text, a.sample.origin.get("target_language", ""))),
+    "exact": _on_each(_exact, compares=True),
     "macro_f1": Metric(_macro_f1),
     "map": Metric(_tagging),
     "event_f1": Metric(lambda answers, _: events.event_f1(*_spans(answers))),

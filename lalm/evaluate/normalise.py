@@ -24,8 +24,8 @@ def normalised(text: str, language: str) -> str:
     """Whisper's English normaliser for English, its basic one for others; characters apart for zh and ja."""
     code = language_code(language or "en")
     if code == "en":
-        return str(_english()(text))
-    plain = str(_basic()(text))
+        return str(english()(text))
+    plain = str(basic()(text))
     if code in CHARACTER_LANGUAGES:
         return " ".join(re.sub(r"\s", "", plain))
     return " ".join(plain.split())
@@ -40,7 +40,8 @@ def normaliser_name(language: str) -> str:
 
 
 @cache
-def _english() -> Any:
+def english() -> Any:
+    """Whisper's English normaliser."""
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
     # British and American spellings: data beside Whisper's tokenizer, which transformers does not contain.
@@ -49,7 +50,8 @@ def _english() -> Any:
 
 
 @cache
-def _basic() -> Any:
+def basic() -> Any:
+    """Whisper's normaliser for other languages."""
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
     return BasicTextNormalizer()

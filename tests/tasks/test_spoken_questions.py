@@ -1,0 +1,86 @@
+"""Typed questions become spoken ones: the sound stays, the question follows, voices and errors."""
+
+import os
+import stat
+
+import numpy as np
+import pytest
+import soundfile
+
+from lalm.audio import load_audio
+from lalm.cli import run
+from lalm.sample import ask, read_manifest, write_manifest
+from lalm.tasks import spoken_questions as spoken
+
+# A synthesiser for the tests: a tone whose pitch is the voice and whose length is the text.
+FLITE = """#!{python}
+import sys, numpy as np, soundfile
+words = sys.argv[1:]
+given = dict(zip(words[::2], words[1::2]))
+if given["-voice"] == "mute":
+    sys.exit("no voice 'mute'")
+seconds = 0.05 * len(given["-t"]) * float(given["--setf"].split("=")[1])
+tone = np.sin(np.arange(int(8000 * seconds)) * float(given["-voice"]) * 2 * np.pi / 8000)
+soundfile.write(given["-o"], tone * 0.5, 8000)
+"""
+
+
+@pytest.fixture
+def questions(tmp_path, monkeypatch):
+    import sys
+
+    program = tmp_path / "bin" / "flite"
+    program.parent.mkdir()
+    program.write_text(FLITE.format(python=sys.executable))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    spoken.speech.cache_clear()
+    soundfile.write(tmp_path / "bell.wav", np.linspace(-0.5, 0.5, 16_000).astype("float32"), 16_000)
+    rows = [ask([tmp_path / "bell.wav"], f"What is {n}?").with_target("A bell.") for n in range(6)]
+    write_manifest(tmp_path / "typed.jsonl", rows)
+    return tmp_path / "typed.jsonl"
+
+
+def test_the_question_follows_the_sound_in_one_of_the_voices(questions, tmp_path, capsys):
+    out = tmp_path / "spoken.jsonl"
+    words = ["build", "spoken", str(questions), "--out", str(out)]
+    assert run([*words, "--voice", "flite:200", "--voice", "flite:300"]) == 0
+    assert capsys.readouterr().out == f"{out}: 6 spoken questions\n"
+    rows = list(read_manifest(out))
+    assert {row.origin["voice"] for row in rows} == {"flite:200", "flite:300"}
+    assert [row.origin["question"] for row in rows] == [f"What is {n}?" for n in range(6)]
+    for row in rows:
+        assert row.target == "A bell." and [p["type"] for p in row.messages[0]["content"]] == ["audio"]
+        whole = load_audio(row.audios[0]["audio"])
+        np.testing.assert_allclose(whole[:16_000], np.linspace(-0.5, 0.5, 16_000), atol=1e-3)
+        pause, said = whole[16_000:22_400], whole[22_400:]
+        assert not pause.any() and np.sqrt(np.mean(said**2)) == pytest.approx(spoken.SPEECH_RMS, rel=0.02)
+        pitch = np.abs(np.fft.rfft(said)).argmax() * 16_000 / len(said)
+        assert pitch == pytest.approx(float(row.origin["voice"].split(":")[1]), abs=4)
+    first = [(row.id, row.origin["voice"]) for row in rows]
+    assert run([*words, "--voice", "flite:200", "--voice", "flite:300", "--seed", "1"]) == 0
+    assert [(row.id, row.origin["voice"]) for row in read_manifest(out)] != first
+
+
+@pytest.mark.parametrize(
+    ("voice", "what"),
+    [
+        ("slt", "a voice is flite:NAME or espeak-ng:NAME, not 'slt'"),
+        ("flite:mute", "flite:mute does not say 'What is 0?': no voice 'mute'"),
+        ("espeak-ng:en", "the program 'espeak-ng' is not installed"),
+    ],
+)
+def test_voices_that_cannot_ask(questions, tmp_path, capsys, monkeypatch, voice, what):
+    monkeypatch.setitem(spoken.SYNTHESISERS, "espeak-ng", lambda *words: ["/nowhere/espeak-ng"])
+    out = tmp_path / "spoken.jsonl"
+    assert run(["build", "spoken", str(questions), "--out", str(out), "--voice", voice]) == 2
+    assert what in capsys.readouterr().err and not out.exists()
+
+
+def test_rows_without_a_typed_question_are_named(tmp_path, capsys):
+    write_manifest(tmp_path / "typed.jsonl", [ask([tmp_path / "bell.wav"], "")])
+    words = ["build", "spoken", str(tmp_path / "typed.jsonl"), "--out", str(tmp_path / "o.jsonl")]
+    assert run([*words, "--voice", "flite:slt"]) == 2
+    assert "typed.jsonl:1: its last turn is not one recording with a question" in capsys.readouterr().err
+    assert run(["build", "spoken", "nothing.jsonl", *words[3:], "--voice", "flite:slt"]) == 2
+    assert "there is no file 'nothing.jsonl'" in capsys.readouterr().err
