@@ -165,7 +165,9 @@ def mixtures(
         return heard + text_tokens(sample)
 
     optim = recipe.optim
-    sources = [(open_manifest(source.path), source.weight) for source in recipe.data.train]
+    sources: list[tuple[Sequence[Sample], float]] = [
+        (open_manifest(source.path), source.weight) for source in recipe.data.train
+    ]
     if recipe.data.filters is not None:
         sources = _filtered(recipe, sources, console)
     batch_size, accumulation = shared_step(optim)
