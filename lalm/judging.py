@@ -33,7 +33,7 @@ BEST, WORST = 10, 1
 def known(sample: Sample, *, accepted: bool) -> str:
     """What is known of a sample's recording, a line a fact; empty if nothing is.
 
-    ``accepted`` adds the sample's accepted answers: not where the answer itself is in question.
+    ``accepted`` adds the sample's references, or its answer: not where the answer itself is in question.
     """
     origin = sample.origin
     lines = []
@@ -42,8 +42,9 @@ def known(sample: Sample, *, accepted: bool) -> str:
     sounds = origin.get("caption", "") or "; ".join(event["caption"] for event in sample.events)
     if sounds:
         lines.append(f"Sounds in the recording: {sounds}")
-    if accepted and sample.references:
-        lines.append(f"Accepted answers: {'; '.join(sample.references)}")
+    answers = sample.references or tuple(text for text in [sample.target] if text)
+    if accepted and answers:
+        lines.append(f"Accepted answers: {'; '.join(answers)}")
     return "\n".join(lines)
 
 

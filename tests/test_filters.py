@@ -80,7 +80,7 @@ def test_answers_that_contradict_their_recording(tmp_path, monkeypatch):
     assert again == [*answers, "A pig."] and judge.asked[3:] == ["A pig."]
     rows = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
     assert [row["contradicts"] for row in rows[:3]] == [False, True, None]
-    monkeypatch.setattr(judging, "CONTRADICT", "another prompt {known} {dialogue} The assistant's answer: {answer}")
+    monkeypatch.setattr(judging, "CONTRADICT", f"Please. {judging.CONTRADICT}")
     left(samples, tmp_path, contradictions="judge")
     assert len(judge.asked) == 7  # another question is asked anew
 

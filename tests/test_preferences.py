@@ -111,7 +111,7 @@ def test_an_llm_judges_what_it_can_read(manifest):
     _, [row] = pairs(manifest, judge_by_llm(rater))
     assert (row.chosen, row.rejected) == ("a dog barks", "a dog")
     shown = rater.chats[0][-1]["content"]
-    assert "Accepted answers: no" not in shown and "User: What?" in shown
+    assert "Accepted answers: a dog barks\n" in shown and "User: What?" in shown
 
 
 def test_a_killed_run_goes_on_and_other_settings_are_refused(manifest):
