@@ -28,7 +28,7 @@ REPLIES = {"a": ["a dog barks", "a dog", "a cat", "a dog barks"], "b": ["no", "n
 
 @pytest.fixture
 def manifest(tmp_path):
-    noise(tmp_path / "a.wav", 8_000)
+    noise(tmp_path / "a.wav", 0.5)
     rows = [
         replace(ask([tmp_path / "a.wav"], "What?").with_target("a dog barks"), id="a", task="asr"),
         replace(ask([tmp_path / "a.wav"], "Who?"), id="b", task="presence", references=("no",)),
@@ -164,7 +164,7 @@ def test_what_a_judge_is_told():
 
 def test_the_command_with_a_model_here(manifest, tmp_path, tiny, capsys):
     model, processor = tiny("qwen2-audio")
-    systems.save(model, processor, tmp_path / "model")
+    systems.save(model, processor, tmp_path / "model", slim=False)
     out = tmp_path / "out.jsonl"
     words = ["build", "preferences", str(manifest), "--out", str(out), "--model", str(tmp_path / "model")]
     assert run([*words, "--judge", "metric", "--max-new-tokens", "4", "--replies", "3"]) == 0
