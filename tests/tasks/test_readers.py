@@ -10,6 +10,7 @@ import soundfile
 from lalm.audio import load_audio
 from lalm.cli import run
 from lalm.sample import message_text, read_manifest
+from lalm.systems.apt.prompts import prompts as apt_prompts
 from lalm.systems.salmonn.prompts import prompts
 from lalm.tasks import READERS, Source, SourceError, build
 from lalm.tasks.overlap import mix
@@ -347,7 +348,7 @@ def test_the_command(libri, tmp_path, capsys):
     assert capsys.readouterr().out == f"{out}: 4 samples\n"
     assert run(["build", "dance", str(libri), "--out", str(out)]) == 2
     assert "No such command 'dance'" in capsys.readouterr().err
-    assert set(READERS) - {"annotation"} <= set(prompts())
+    assert set(READERS) - {"annotation"} <= {*prompts(), *apt_prompts()}
 
 
 def test_the_command_knows_every_task():
