@@ -348,7 +348,7 @@ def test_the_command(libri, tmp_path, capsys):
     assert capsys.readouterr().out == f"{out}: 4 samples\n"
     assert run(["build", "dance", str(libri), "--out", str(out)]) == 2
     assert "No such command 'dance'" in capsys.readouterr().err
-    assert set(READERS) - {"annotation"} <= {*prompts(), *apt_prompts()}
+    assert set(READERS) - {"annotation", "few_shot"} <= {*prompts(), *apt_prompts()}
 
 
 def test_the_command_knows_every_task():
