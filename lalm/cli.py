@@ -17,6 +17,7 @@ from lalm.cli_build import build_app
 from lalm.cli_data import cache_app, data_app
 from lalm.cli_evaluate import evaluate_app
 from lalm.cli_options import WRITER, Device, Json, Llm, Longest, LoraScale, Model, Seed, Temperature, Url
+from lalm.cli_serve import serve_app
 from lalm.cli_sounds import sounds_app
 from lalm.cli_tasks import tasks_app
 from lalm.commands.errors import explain, refuse
@@ -39,6 +40,7 @@ app.add_typer(tasks_app)
 app.add_typer(build_app, name="build")
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
+app.add_typer(serve_app)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(weights_app, name="weights")

@@ -171,7 +171,7 @@ def _round_trip(engine: Engine) -> Check:
     said = processor.tokenizer.decode(targets, skip_special_tokens=True).strip()
     if said != ANSWER:
         return Check(name, False, f"the labels of '{ANSWER}' read '{said}'", fix)
-    if targets[-1] not in engine._ends() and targets[-2] not in engine._ends():
+    if targets[-1] not in engine.ends() and targets[-2] not in engine.ends():
         return Check(name, False, "training teaches no end of the answer that generation stops at", fix)
     return Check(name, True, f"{len(prompt)} tokens of prompt, {slots} of them audio, {len(targets)} learned")
 

@@ -165,9 +165,10 @@ class Engine:
 
     def heard(self, sample: Sample) -> tuple[Heard, ...]:
         """Seconds given and heard of each clip of ``sample``, without answering it."""
-        return self._heard(self.processor.clips(sample))
+        return self.heard_of(self.processor.clips(sample))
 
-    def _heard(self, clips: Sequence[Clip]) -> tuple[Heard, ...]:
+    def heard_of(self, clips: Sequence[Clip]) -> tuple[Heard, ...]:
+        """The same of clips that are decoded already."""
         return tuple(
             Heard(clip.name, clip.seconds, self.processor.seconds_heard(len(clip.audio))) for clip in clips
         )
@@ -187,7 +188,7 @@ class Engine:
         for question, row, text in zip(questions, ids, self.processor.decode_new(ids), strict=True):
             count = self._num_tokens(row.tolist())
             rate = (count - 1) / (total_s - first_s) if count > 1 else count / total_s
-            replies.append(Reply(text, self._heard(question.clips), first_s, total_s, rate, count))
+            replies.append(Reply(text, self.heard_of(question.clips), first_s, total_s, rate, count))
         return replies
 
     def _generate(
@@ -200,7 +201,8 @@ class Engine:
     ) -> Tensor:
         """New ids, (B, new)."""
         batch = self.processor.batch([q.sample for q in questions], audios=[q.clips for q in questions])
-        self._check_length(questions, batch["attention_mask"].sum(1).tolist(), options)
+        for question, length in zip(questions, batch["attention_mask"].sum(1).tolist(), strict=True):
+            self.check_length(question.clips, length, options)
         with self._lock, torch.random.fork_rng(self._gpus()):
             systems.set_lora_scale(self.model, options.lora_scale)
             torch.manual_seed(options.seed)
@@ -219,15 +221,16 @@ class Engine:
                 memory.keep(inputs["input_ids"], ids)
             return ids
 
-    def _check_length(self, questions: Sequence["_Question"], lengths: list[int], options: Options) -> None:
+    def check_length(self, clips: Sequence[Clip], length: int, options: Options) -> None:
+        """Raise ValueError where a prompt of ``length`` tokens and its answer do not fit into the model."""
         window = int(self.model.config.text_config.max_position_embeddings)
-        for question, length in zip(questions, lengths, strict=True):
-            if length + options.max_new_tokens > window:
-                names = ", ".join(clip.name for clip in question.clips) or "the question"
-                raise ValueError(
-                    f"{names}: {question.seconds:.0f} s of audio and the text make {length} tokens, and with "
-                    f"{options.max_new_tokens} for the answer that is more than the model's {window}"
-                )
+        if length + options.max_new_tokens > window:
+            names = ", ".join(clip.name for clip in clips) or "the question"
+            seconds = sum(clip.seconds for clip in clips)
+            raise ValueError(
+                f"{names}: {seconds:.0f} s of audio and the text make {length} tokens, and with "
+                f"{options.max_new_tokens} for the answer that is more than the model's {window}"
+            )
 
     def _settings(self, options: Options) -> GenerationConfig:
         """Everything that shapes an answer, so that nothing of the LLM's own defaults does."""
@@ -241,18 +244,19 @@ class Engine:
             top_k=0 if sampled else 50,  # 50 is transformers' own default and unused without sampling
             repetition_penalty=1.0,
             no_repeat_ngram_size=0,
-            eos_token_id=sorted(self._ends()),
+            eos_token_id=sorted(self.ends()),
             pad_token_id=self.processor.tokenizer.pad_token_id,
         )
 
-    def _ends(self) -> set[int]:
+    def ends(self) -> set[int]:
+        """Tokens that end an answer."""
         ends = self.model.generation_config.eos_token_id
         listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
         return {*listed, self.processor.tokenizer.eos_token_id}
 
     def _num_tokens(self, ids: list[int]) -> int:
         """Tokens of an answer, its end included and what pads it left out."""
-        ends = self._ends()
+        ends = self.ends()
         end = next((i for i, token in enumerate(ids) if token in ends), len(ids) - 1)
         return end + 1
 

@@ -59,6 +59,7 @@ def test_help_names_every_command(lalm):
         "import",
         "info",
         "respond",
+        "serve",
         "train",
         "corpus",
         "recipes",
@@ -67,7 +68,9 @@ def test_help_names_every_command(lalm):
         assert f"\n  {name} " in out
 
 
-COMMANDS = "ask/chat/export/import/info/respond/train/corpus build/recipes list/recipes show/recipes copy"
+COMMANDS = (
+    "ask/chat/export/import/info/respond/serve/train/corpus build/recipes list/recipes show/recipes copy"
+)
 COMMANDS += "/weights list/weights fetch/weights where"
 
 

@@ -60,7 +60,7 @@ def test_turns_equal_an_uncached_chat_and_clips_are_encoded_once(engine, monkeyp
 
 def test_a_stream_left_early_and_a_failing_turn_leave_a_sound_chat(engine, monkeypatch):
     chat = Conversation(engine, Options(max_new_tokens=40, temperature=1.0), system="Be brief.")
-    monkeypatch.setattr(Engine, "_ends", lambda self: {10**6})
+    monkeypatch.setattr(Engine, "ends", lambda self: {10**6})
     stream = chat.stream([sound(30_000)], "What is it?")
     piece = next(stream)
     stream.close()

@@ -85,7 +85,7 @@ def test_a_stream_that_is_left_early_stops_generating(engine, monkeypatch):
     drawn = itertools.count()
     logits = engine.model.logits
     monkeypatch.setattr(engine.model, "logits", lambda hidden: (next(drawn), logits(hidden))[1])
-    monkeypatch.setattr(Engine, "_ends", lambda self: {10**6})
+    monkeypatch.setattr(Engine, "ends", lambda self: {10**6})
     stream = engine.stream(rows()[0], Options(max_new_tokens=1500, temperature=1.0))
     next(stream)
     stream.close()

@@ -111,6 +111,10 @@ MAY_IMPORT = {
     "few_shot": ["audio", "engine", "evaluate.labels", "likelihood", "sample", "tasks.*"],
     "detection": ["engine", "evaluate.events", "sample", "systems.apt.prompts"],
     "spectrogram": ["audio", "features"],
+    "serve*": [
+        *["audio", "completions", "engine", "prefill", "processing", "sample", "systems", "voice"],
+        "serve.*",
+    ],
     "commands*": ["[!c]*", "c[!l]*"],  # anything but cli
     "cli_options": [],
     "cli*": ["cli_*", "commands.*", "pins", "recipe", "train"],
@@ -121,8 +125,8 @@ MAY_BE_IMPORTED_BY = {
     "rich": ["commands*", "train*"],
     "peft": ["systems", "train"],
     "yaml": ["recipe", "evaluate.task", "tasks.sound_labels"],
-    "pydantic": ["recipe", "evaluate.task"],
-    "fastapi": [],
+    "pydantic": ["recipe", "evaluate.task", "serve*"],
+    "fastapi": ["commands.serve", "serve*"],
     "torchaudio": [],
     "torchvision": [],
 }

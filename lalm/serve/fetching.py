@@ -1,0 +1,127 @@
+"""Audio at https addresses, never at private ones: every name is resolved here and the address that was
+checked is the one connected to, at the first request and at each redirect.
+"""
+
+import asyncio
+import base64
+import ipaddress
+import socket
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+REDIRECTS = 3
+TIMEOUT_S = 20.0
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses in IPv6's clothes
+
+
+class FetchRefused(ValueError):
+    """An address that is not fetched, or does not answer; the text says why."""
+
+
+async def with_fetched(messages: list[dict[str, Any]], limit: int, client: httpx.AsyncClient) -> list[Any]:
+    """The chat with every https ``audio_url`` as ``input_audio``; at most ``limit`` bytes in all."""
+    left = limit
+    changed: list[Any] = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, list):
+            parts = []
+            for part in content:
+                url = _address(part)
+                if url is not None:
+                    data = await fetch(url, left, client)
+                    left -= len(data)
+                    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode()}}
+                parts.append(part)
+            message = {**message, "content": parts}
+        changed.append(message)
+    return changed
+
+
+def _address(part: object) -> str | None:
+    if (
+        not isinstance(part, dict)
+        or part.get("type") != "audio_url"
+        or not isinstance(part.get(part["type"]), dict)
+    ):
+        return None
+    url = part["audio_url"].get("url")
+    return url if isinstance(url, str) and url[:5].lower() != "data:" else None
+
+
+async def fetch(url: str, limit: int, client: httpx.AsyncClient) -> bytes:
+    """The bytes at a public https address. Raises FetchRefused."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            for _ in range(REDIRECTS + 1):
+                answer = await _get(url, limit, client)
+                if isinstance(answer, bytes):
+                    return answer
+                url = urljoin(url, answer)
+    except TimeoutError:
+        raise FetchRefused(f"the audio address does not answer within {TIMEOUT_S:.0f} s") from None
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+        raise FetchRefused(f"the audio address does not answer: {type(error).__name__}") from None
+    raise FetchRefused(f"the audio address redirects more than {REDIRECTS} times")
+
+
+async def _get(url: str, limit: int, client: httpx.AsyncClient) -> bytes | str:
+    """The bytes, or where a redirect leads."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 443
+    except ValueError:
+        raise FetchRefused("the audio address is not a URL") from None
+    if parts.scheme != "https" or not host or parts.username is not None:
+        raise FetchRefused("an audio address must be a data: or an https: URL without a password")
+    place = await public_address(host, port)
+    literal = f"[{place}]" if ":" in place else place
+    pinned = parts._replace(netloc=f"{literal}:{port}", fragment="").geturl()
+    headers = {"Host": host if port == 443 else f"{host}:{port}", "Accept-Encoding": "identity"}
+    request = client.build_request("GET", pinned, headers=headers, extensions={"sni_hostname": host})
+    answer = await client.send(request, stream=True)
+    try:
+        if answer.is_redirect:
+            return answer.headers.get("location", "")
+        if answer.status_code != 200:
+            raise FetchRefused(f"the audio address answers with HTTP {answer.status_code}")
+        data = bytearray()
+        async for block in answer.aiter_raw():
+            data += block
+            if len(data) > limit:
+                raise FetchRefused(f"the audio at the address is larger than {limit / 2**20:.3g} MiB")
+        return bytes(data)
+    finally:
+        await answer.aclose()
+
+
+async def public_address(host: str, port: int) -> str:
+    """An address of ``host``; FetchRefused if any of its addresses is not a public one."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        raise FetchRefused("the name of the audio address cannot be resolved") from None
+    addresses = [str(place[0]) for *_, place in found]
+    if not addresses or not all(is_public(address) for address in addresses):
+        raise FetchRefused("the audio address is not a public one, and others are not fetched")
+    return addresses[0]
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address belongs to the public internet, whatever it is wrapped in."""
+    ip = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if ip in NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast
+
+
+def public_client() -> httpx.AsyncClient:
+    """A client that follows no redirects and no proxy settings, so that only checked addresses are asked."""
+    return httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=TIMEOUT_S)

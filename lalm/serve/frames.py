@@ -1,0 +1,44 @@
+"""Encoder outputs of the clips heard last, by content: a clip that is asked about again is not encoded."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lalm.processing import CachedFrames, Clip
+
+
+class HeardClips:
+    """Frames (T, W) of clips, at most ``limit`` bytes of them; the ones used longest ago go first."""
+
+    def __init__(self, model: Any, limit: int) -> None:
+        self.model = model
+        self.limit = limit
+        self.size = 0  # bytes
+        self.hits = 0
+        self.misses = 0
+        self._frames: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    def frames(self, clips: Sequence[Clip]) -> list[CachedFrames]:
+        """The frames of each clip, encoded one by one where they are not known."""
+        return [CachedFrames(self._of(clip)) for clip in clips]
+
+    def _of(self, clip: Clip) -> Tensor:
+        key = hashlib.sha256(clip.audio.tobytes()).digest()
+        if (known := self._frames.get(key)) is not None:
+            self.hits += 1
+            self._frames.move_to_end(key)
+            return known
+        self.misses += 1
+        device = self.model.device
+        audio = torch.tensor(clip.audio, device=device)[None]  # (1, N)
+        frames, lengths = self.model.model.encode(audio, torch.tensor([len(clip.audio)], device=device))
+        found: Tensor = frames[0, : int(lengths[0])].clone()
+        self._frames[key] = found
+        self.size += found.nbytes
+        while self.size > self.limit and len(self._frames) > 1:
+            self.size -= self._frames.popitem(last=False)[1].nbytes
+        return found

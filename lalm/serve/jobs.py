@@ -1,0 +1,78 @@
+"""What the server asks of the model and what comes back, piece by piece."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from lalm.engine import Options
+from lalm.prefill import Memory
+from lalm.processing import Clip
+from lalm.sample import Sample
+
+
+@dataclass(frozen=True)
+class Score:
+    """A token that was said, its log probability, and the likeliest tokens at its place with theirs."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that is certain now; ``scores`` of the tokens since the last piece, if they were asked for."""
+
+    text: str
+    scores: tuple[Score, ...] = ()
+
+
+@dataclass(frozen=True)
+class End:
+    """The answer is over: why, and what it cost in tokens."""
+
+    reason: Literal["stop", "length"]
+    prompt_tokens: int
+    audio_tokens: int
+    new_tokens: int
+
+
+Event: TypeAlias = Piece | End | Exception
+
+
+class Busy(ValueError):
+    """The queue is full, or the server is going down."""
+
+
+class TooSlow(ValueError):
+    """The answer did not come in time."""
+
+
+class Unfinished(RuntimeError):
+    """The server went down before the answer was there."""
+
+
+@dataclass
+class Job:
+    """One answer to write. ``notify`` is called from the scheduler's thread: pieces, then an End or an error.
+
+    ``top_logprobs`` None asks for no scores. ``memory`` is what was read of this conversation before.
+    Setting ``cancelled`` ends the job before its next token, without a further event.
+    """
+
+    sample: Sample
+    clips: list[Clip]
+    options: Options
+    notify: Callable[[Event], None]
+    stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+    memory: Memory | None = None
+    timeout_s: float = 300.0
+    cancelled: bool = False
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def late(self) -> bool:
+        """Whether its time is up."""
+        return time.monotonic() - self.began > self.timeout_s

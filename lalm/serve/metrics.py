@@ -1,0 +1,55 @@
+"""Counters for Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import Scope
+
+from lalm.serve.scheduler import Scheduler
+
+SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+PATHS = ("/v1/chat/completions", "/v1/audio/transcriptions", "/v1/audio/translations", "/v1/models")
+
+
+class Metrics:
+    """One server's counters, in a registry of their own."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.registry = CollectorRegistry()
+        labels = ("path", "status")
+        self._requests = Counter("lalm_requests", "Requests answered", labels, registry=self.registry)
+        self._seconds = Histogram(
+            "lalm_request_seconds",
+            "Time to a whole answer",
+            ("path",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._audio = Counter("lalm_audio_seconds", "Seconds of audio given", registry=self.registry)
+        self.first_token = Histogram(
+            "lalm_first_token_seconds", "Time to the first text", buckets=SECONDS, registry=self.registry
+        )
+        gauges = {
+            "lalm_waiting": ("Answers that wait", lambda: len(scheduler.waiting)),
+            "lalm_running": ("Answers being written", lambda: len(scheduler.rows.rows)),
+            "lalm_new_tokens": ("Tokens written", lambda: scheduler.new_tokens),
+            "lalm_frames_hits": ("Clips whose frames were kept", lambda: scheduler.heard.hits),
+            "lalm_frames_misses": ("Clips that were encoded", lambda: scheduler.heard.misses),
+            "lalm_frames_bytes": ("Size of the frames kept", lambda: scheduler.heard.size),
+        }
+        for name, (what, value) in gauges.items():
+            Gauge(name, what, registry=self.registry).set_function(value)
+
+    def answered(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count one HTTP request; paths that are not the API's are one label."""
+        path = scope["path"] if scope["path"] in PATHS else "other"
+        self._requests.labels(path, str(status)).inc()
+        if path != "other":
+            self._seconds.labels(path).observe(seconds)
+
+    def heard(self, seconds: float) -> None:
+        """Count audio."""
+        self._audio.inc(seconds)
+
+    def text(self) -> bytes:
+        """What Prometheus reads."""
+        return generate_latest(self.registry)

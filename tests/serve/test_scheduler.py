@@ -1,0 +1,253 @@
+"""The running batch: answers equal those given alone, whoever joins, leaves, fails or is cancelled."""
+
+import queue
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from lalm import systems
+from lalm.engine import Engine, Options
+from lalm.prefill import Memory
+from lalm.processing import Clip
+from lalm.sample import Sample, ask
+from lalm.serve.jobs import Busy, End, Job, TooSlow
+from lalm.serve.scheduler import Scheduler
+from lalm.serve.words import Words
+
+
+def sound(num_samples: int, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(num_samples) * 0.1).astype(np.float32)
+
+
+@pytest.fixture(params=sorted(systems.SYSTEMS))
+def engine(request, tiny) -> Engine:
+    torch.manual_seed(0)
+    return Engine(*tiny(request.param), "tiny")
+
+
+@pytest.fixture
+def acdc(tiny) -> Engine:
+    torch.manual_seed(0)
+    return Engine(*tiny("acdc"), "tiny")
+
+
+class Asked:
+    """A job and the events it got."""
+
+    def __init__(self, engine: Engine, sample: Sample, options: Options, **more) -> None:
+        self.events: queue.SimpleQueue = queue.SimpleQueue()
+        clips = engine.processor.clips(sample)
+        self.job = Job(sample, clips, options, self.events.put, **more)
+
+    def answer(self) -> tuple[str, End]:
+        text = ""
+        while not isinstance(event := self.events.get(timeout=20), End):
+            if isinstance(event, Exception):
+                raise event
+            text += event.text
+        return text, event
+
+
+@pytest.fixture
+def started():
+    schedulers = []
+
+    def start(engine: Engine, **options) -> Scheduler:
+        schedulers.append(Scheduler(engine, **options))
+        schedulers[-1].start()
+        return schedulers[-1]
+
+    yield start
+    for scheduler in schedulers:
+        scheduler.close(5)
+
+
+def samples() -> list[Sample]:
+    sizes = [(8_000,), (48_000, 16_000), (20_000,), (), (64_000,), (9_000,), (30_000,)]
+    return [ask([sound(n, i) for n in row], "Why? " * (i + 1)) for i, row in enumerate(sizes)]
+
+
+def test_answers_of_a_batch_that_rows_join_and_leave_equal_the_engines(engine, started):
+    lengths = [3, 30, 8, 1, 20, 5, 14]
+    options = [Options(max_new_tokens=n) for n in lengths]
+    alone = [engine.reply([s], o)[0].text for s, o in zip(samples(), options, strict=True)]
+    assert len(set(alone)) > 4
+    scheduler = started(engine, max_rows=3)
+    sizes = []
+    step = scheduler.rows.step
+    scheduler.rows.step = lambda: (sizes.append(len(scheduler.rows.rows)), step())[1]
+    asked = [Asked(engine, s, o) for s, o in zip(samples(), options, strict=True)]
+    for one in asked[:4]:
+        scheduler.submit(one.job)
+    answers = [asked[0].answer()]
+    scheduler.submit(*[one.job for one in asked[4:]])
+    answers += [one.answer() for one in asked[1:]]
+    assert [text for text, _ in answers] == alone
+    assert max(sizes) == 3 and sum(sizes) == sum(end.new_tokens for _, end in answers)
+    for sample, (_, end) in zip(samples(), answers, strict=True):
+        assert end.prompt_tokens == engine.processor.batch([sample])["input_ids"].shape[1]
+
+
+def test_draws_depend_on_their_own_seed_only(acdc, started):
+    hot = [Options(max_new_tokens=12, temperature=1.5, top_p=0.9, seed=seed) for seed in (1, 1, 2, 3)]
+    sample = samples()[1]
+    alone = started(acdc)
+    single = []
+    for options in hot:
+        asked = Asked(acdc, sample, options)
+        alone.submit(asked.job)
+        single.append(asked.answer()[0])
+    together = started(acdc)
+    asked = [Asked(acdc, sample, o) for o in [Options(max_new_tokens=5), *hot]]
+    together.submit(*[one.job for one in asked])
+    found = [one.answer()[0] for one in asked]
+    assert found[1:] == single and single[0] == single[1] and len(set(single)) == 3
+    assert found[0] == acdc.reply([sample], Options(max_new_tokens=5))[0].text
+
+
+def test_a_clip_is_encoded_once_and_the_store_is_bounded(acdc, started, monkeypatch):
+    encoded = []
+    encode = acdc.model.model.encode
+    monkeypatch.setattr(acdc.model.model, "encode", lambda *a: (encoded.append(len(a[0])), encode(*a))[1])
+    scheduler = started(acdc)
+    for seed in (0, 1, 0, 1, 0):
+        asked = Asked(acdc, ask([sound(16_000, seed)], "What?"), Options(max_new_tokens=3))
+        scheduler.submit(asked.job)
+        asked.answer()
+    assert len(encoded) == 2 and (scheduler.heard.hits, scheduler.heard.misses) == (3, 2)
+    scheduler.heard.limit = scheduler.heard.size
+    for seed in range(2, 9):
+        scheduler.heard.frames([Clip("x", sound(16_000, seed))])
+    assert scheduler.heard.size <= scheduler.heard.limit
+
+
+def test_the_queue_is_bounded_and_a_closing_scheduler_finishes_what_it_has(acdc):
+    scheduler = Scheduler(acdc, max_waiting=2)
+    asked = [Asked(acdc, samples()[i], Options(max_new_tokens=20)) for i in range(3)]
+    scheduler.submit(asked[0].job, asked[1].job)
+    with pytest.raises(Busy, match="2 requests are waiting already"):
+        scheduler.submit(asked[2].job)
+    scheduler.start()
+    scheduler.close(20)
+    assert [one.answer()[1].reason for one in asked[:2]] != []
+    with pytest.raises(Busy, match="going down"):
+        scheduler.submit(asked[2].job)
+
+
+def test_cancelled_and_late_jobs_stop_costing(acdc, started, monkeypatch):
+    monkeypatch.setattr(Engine, "ends", lambda self: {10**6})
+    scheduler = started(acdc)
+    gone = Asked(acdc, samples()[0], Options(max_new_tokens=1800, temperature=1.0))
+    late = Asked(acdc, samples()[1], Options(max_new_tokens=1800), timeout_s=0.3)
+    scheduler.submit(gone.job, late.job)
+    gone.events.get(timeout=10)
+    gone.job.cancelled = True
+    with pytest.raises(TooSlow, match=r"no whole answer within"):
+        late.answer()
+    deadline = time.monotonic() + 5
+    while scheduler.rows.rows and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not scheduler.rows.rows and scheduler.new_tokens < 1800
+
+
+def test_a_failing_job_or_step_harms_no_later_one(acdc, started, monkeypatch):
+    scheduler = started(acdc)
+    good, bad = Asked(acdc, samples()[0], Options(5)), Asked(acdc, samples()[0], Options(5000))
+    scaled = Asked(acdc, samples()[0], Options(5, lora_scale=2.0))
+    scheduler.submit(good.job, bad.job, scaled.job)
+    assert good.answer()[1].new_tokens <= 5
+    with pytest.raises(ValueError, match="more than the model's"):
+        bad.answer()
+    with pytest.raises(ValueError, match="no LoRA"):
+        scaled.answer()
+    monkeypatch.setattr(scheduler.rows, "step", lambda: 1 / 0)
+    broken = Asked(acdc, samples()[0], Options(5))
+    scheduler.submit(broken.job)
+    with pytest.raises(ZeroDivisionError):
+        broken.answer()
+    monkeypatch.undo()
+    again = Asked(acdc, samples()[0], Options(5))
+    scheduler.submit(again.job)
+    again.answer()
+
+
+def test_a_conversation_with_a_memory_is_read_once(engine, started):
+    scheduler, memory = started(engine), Memory()
+    messages: list = []
+    read = []
+    join = scheduler.rows.join
+    scheduler.rows.join = lambda rows: (read.extend(len(r.embeds) for r in rows if r.job.memory), join(rows))[
+        1
+    ]
+    noise = Asked(engine, samples()[4], Options(max_new_tokens=60))
+    scheduler.submit(noise.job)
+    for turn, audios in enumerate([[sound(30_000, 1)], [], [sound(20_000, 2)]]):
+        messages += ask(audios, f"What now, {turn}?").messages
+        sample = Sample(tuple(messages))
+        asked = Asked(engine, sample, Options(max_new_tokens=8), memory=memory)
+        scheduler.submit(asked.job)
+        text, end = asked.answer()
+        assert text == engine.reply([sample], Options(max_new_tokens=8))[0].text
+        messages.append({"role": "assistant", "content": text})
+    assert sum(read) < end.prompt_tokens + 3 * 8
+
+
+def test_stop_sequences_end_an_answer_and_are_not_said(acdc, started):
+    options = Options(max_new_tokens=40, temperature=1.0, seed=5)
+    scheduler = started(acdc)
+    whole = Asked(acdc, samples()[0], options, top_logprobs=3)
+    scheduler.submit(whole.job)
+    pieces = []
+    while not isinstance(event := whole.events.get(timeout=20), End):
+        pieces.append(event)
+    text = "".join(piece.text for piece in pieces)
+    scores = [score for piece in pieces for score in piece.scores]
+    assert all(len(score.top) == 3 and score.logprob <= score.top[0][1] + 1e-5 for score in scores)
+    at = max(3, len(text) // 2)
+    stop = text[at : at + 3]
+    cut = Asked(acdc, samples()[0], options, stop=("\0never", stop))
+    scheduler.submit(cut.job)
+    said, end = cut.answer()
+    assert said == text[: text.find(stop)].rstrip() and end.reason == "stop"
+
+
+@pytest.mark.parametrize("stop", [(), ("END",), ("a stop", "EN D")])
+def test_words_are_the_decoded_text_stripped(acdc, stop):
+    tokenizer = acdc.processor.tokenizer
+    ids = tokenizer(" \n ä€ 音声 🐴 E EN END  tail \n", add_special_tokens=False)["input_ids"] + [
+        200,
+        130,
+        200,
+        64,
+        131,
+    ]
+    words = Words(tokenizer, stop)
+    said = ""
+    for token in ids:
+        said += words.add(token)
+        if words.stopped:
+            break
+    said += words.end()
+    whole = tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert said == (whole.split("END")[0].strip() if "END" in stop else whole)
+
+
+def test_submitting_from_many_threads(acdc, started):
+    scheduler = started(acdc, max_rows=8)
+    wanted = {i: acdc.reply([samples()[i]], Options(6))[0].text for i in range(7)}
+    found: dict[int, str] = {}
+
+    def one(i: int) -> None:
+        asked = Asked(acdc, samples()[i], Options(6))
+        scheduler.submit(asked.job)
+        found[i] = asked.answer()[0]
+
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == wanted
