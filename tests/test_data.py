@@ -22,6 +22,9 @@ from lalm.sample import Message, Sample
 class SlotsConfig(AudioLMConfig):
     """Ten audio tokens a second."""
 
+    def __init__(self, **others: object) -> None:  # transformers writes one of its own where there is none
+        super().__init__(**others)
+
     def num_frames(self, num_samples: int) -> int:
         return num_samples // 160
 
