@@ -12,21 +12,6 @@ from typing import Any, TypeAlias
 import pytest
 
 Tiny: TypeAlias = Callable[[str], tuple[Any, Any]]
-OPTIONS: dict[str, dict[str, Any]] = {
-    "acdc": {"group_size": 5, "connector_width": 24, "remainder": "pad"},
-    "apt": {
-        "num_queries": 3,
-        "aligner": {
-            **{"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
-            **{"intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-        },
-    },
-    "qwen2-audio": {},
-    "salmonn": {
-        "num_queries": 2,  # with one, self-attention has nothing to choose from and learns nothing
-        **{"qformer_width": 24, "qformer_heads": 2, "qformer_inner": 32, "qformer_dropout": 0.0},
-    },
-}
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +42,8 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny(tiny_folders: tuple[Path, Path], tiny_beats: Path, tiny_bert: Path) -> Tiny:
     """``tiny("acdc")`` -> (model, processor), float32, fresh at every call."""
+    from tiny_parts import OPTIONS
+
     from lalm import systems
 
     encoder, llm = tiny_folders

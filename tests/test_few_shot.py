@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_parts import noise
+from tiny_parts import OPTIONS, noise
 
 from lalm import cli, few_shot, systems
 from lalm.engine import Engine, Reply
@@ -23,8 +23,6 @@ def labelled(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def apt_folder(tmp_path_factory, tiny_folders, tiny_bert):
-    from conftest import OPTIONS
-
     encoder, llm = map(str, tiny_folders)
     model, processor = systems.assemble(
         "apt", encoder=encoder, aligner=str(tiny_bert), llm=llm, options=OPTIONS["apt"]

@@ -1,6 +1,7 @@
 """Small random parts that tests assemble models from: a byte tokenizer, a Llama folder, noise clips."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -21,6 +22,22 @@ from transformers import (
 
 from lalm.encoders import build_encoder
 from lalm.encoders.beats import BEATsConfig
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "acdc": {"group_size": 5, "connector_width": 24, "remainder": "pad"},
+    "apt": {
+        "num_queries": 3,
+        "aligner": {
+            **{"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
+            **{"intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        },
+    },
+    "qwen2-audio": {},
+    "salmonn": {
+        "num_queries": 2,  # with one, self-attention has nothing to choose from and learns nothing
+        **{"qformer_width": 24, "qformer_heads": 2, "qformer_inner": 32, "qformer_dropout": 0.0},
+    },
+}
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

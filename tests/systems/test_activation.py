@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import OPTIONS
 from safetensors.torch import load_file
-from tiny_parts import noise
+from tiny_parts import OPTIONS, noise
 
 from lalm import recipe, systems
 from lalm.cli import run
