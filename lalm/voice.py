@@ -28,10 +28,11 @@ class VoiceError(ValueError):
     """Speech that cannot be listened to; the text says why."""
 
 
-def load_detector(pause_s: float) -> Detector:
+def load_detector(pause_s: float, threshold: float = 0.5) -> Detector:
     """silero-vad; called with (512,) float32 it returns {"start": ...}, {"end": ...} or None.
 
-    Speech ends after ``pause_s`` seconds without any. Raises VoiceError where the package is absent.
+    Frames above ``threshold`` (0 to 1) are speech, which ends after ``pause_s`` seconds without any.
+    Raises VoiceError where the package is absent.
     """
     threads = torch.get_num_threads()
     try:
@@ -41,7 +42,10 @@ def load_detector(pause_s: float) -> Detector:
     torch.set_num_threads(threads)  # importing it leaves torch with one
     model = silero_vad.load_silero_vad()
     return silero_vad.VADIterator(
-        model, sampling_rate=SAMPLE_RATE, min_silence_duration_ms=round(1000 * pause_s)
+        model,
+        threshold,
+        sampling_rate=SAMPLE_RATE,
+        min_silence_duration_ms=round(1000 * pause_s),
     )
 
 

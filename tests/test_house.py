@@ -112,8 +112,8 @@ MAY_IMPORT = {
     "detection": ["engine", "evaluate.events", "sample", "systems.apt.prompts"],
     "spectrogram": ["audio", "features"],
     "serve*": [
-        *["audio", "completions", "engine", "prefill", "processing", "sample", "systems", "voice"],
-        "serve.*",
+        *["audio", "completions", "engine", "messages", "prefill", "processing", "sample", "systems"],
+        *["serve.*", "voice"],
     ],
     "commands*": ["[!c]*", "c[!l]*"],  # anything but cli
     "cli_options": [],

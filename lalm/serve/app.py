@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi import FastAPI, File, Form, Request, UploadFile, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -17,6 +17,7 @@ from lalm.serve.desk import Desk, Gone, unless_gone
 from lalm.serve.gate import Gate
 from lalm.serve.metrics import Metrics
 from lalm.serve.protocol import ChatRequest, ErrorAnswer
+from lalm.serve.realtime import Sessions
 from lalm.serve.scheduler import Scheduler
 from lalm.serve.settings import Settings
 from lalm.serve.transcriptions import Form as TextForm
@@ -80,6 +81,13 @@ def _add_routes(app: FastAPI, desk: Desk) -> None:
 
     for path, task in (("transcriptions", "transcribe"), ("translations", "translate")):
         _add_transcriptions(app, desk, path, task)  # type: ignore[arg-type]
+
+    sessions = Sessions(desk)
+
+    @app.websocket("/v1/realtime")
+    async def realtime(socket: WebSocket) -> None:
+        """Audio in, text out, as it comes."""
+        await sessions.welcome(socket)
 
     @app.get("/v1/models", responses={401: REFUSALS[401]})
     async def models() -> dict[str, Any]:

@@ -45,7 +45,10 @@ class Reply:
             "prompt_tokens": read,
             "completion_tokens": said,
             "total_tokens": read + said,
-            "prompt_tokens_details": {"audio_tokens": ends[0].audio_tokens, "cached_tokens": 0},
+            "prompt_tokens_details": {
+                "audio_tokens": ends[0].audio_tokens,
+                "cached_tokens": ends[0].cached_tokens,
+            },
         }
 
     def additions(self) -> dict[str, Any]:

@@ -65,6 +65,11 @@ class Answer:
         finally:
             self.job.cancelled = self.end is None
 
+    def stop(self) -> None:
+        """Say no more; who iterates gets Gone."""
+        self.job.cancelled = True
+        self._events.put_nowait(Gone())
+
     async def whole(self) -> list[Piece]:
         """All pieces."""
         return [piece async for piece in self]

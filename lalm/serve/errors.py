@@ -1,5 +1,8 @@
 """Exceptions -> OpenAI's error answers."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -53,10 +56,14 @@ async def value_error(request: Request, error: Exception) -> JSONResponse:
 async def validation_error(request: Request, error: Exception) -> JSONResponse:
     """The first thing that is wrong with the form of a request."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:])
-    what = first["msg"].removeprefix("Value error, ")
-    return answer(400, f"{where}: {what}" if where else what)
+    return answer(400, first_fault(error.errors(), 1))
+
+
+def first_fault(faults: Sequence[Any], outer: int = 0) -> str:
+    """The first of pydantic's errors in a sentence; ``outer`` names before the place are left out."""
+    where = ".".join(str(part) for part in faults[0]["loc"][outer:])
+    what = str(faults[0]["msg"]).removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
 
 
 async def http_error(request: Request, error: Exception) -> JSONResponse:

@@ -40,8 +40,8 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request or WebSocket."""
         if scope["type"] == "websocket":
-            if self._refusal(scope) is not None:
-                await send({"type": "websocket.close", "code": 1008, "reason": "no valid API key or origin"})
+            if (refusal := self._refusal(scope)) is not None:
+                await errors.answer(*refusal)(scope, receive, send)
                 return
             await self.app(scope, receive, send)
             return

@@ -30,12 +30,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class End:
-    """The answer is over: why, and what it cost in tokens."""
+    """The answer is over: why, and its cost in tokens; ``cached_tokens`` of the prompt were read before."""
 
     reason: Literal["stop", "length"]
     prompt_tokens: int
     audio_tokens: int
     new_tokens: int
+    cached_tokens: int
 
 
 Event: TypeAlias = Piece | End | Exception

@@ -44,6 +44,11 @@ class Row:
         return int(self.ids.shape[1])
 
     @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that the memory knew."""
+        return self.prompt_tokens - len(self.embeds)
+
+    @property
     def longest(self) -> int:
         """Positions the row may come to take."""
         return self.prompt_tokens + self.job.options.max_new_tokens

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -181,8 +182,7 @@ class Scheduler:
             job.notify(Piece(text, tuple(row.scores)))
             row.scores.clear()
         if over:
-            stopped = ended or row.words.stopped
-            job.notify(
-                End("stop" if stopped else "length", row.prompt_tokens, row.audio_tokens, len(row.tokens))
-            )
+            reason: Literal["stop", "length"] = "stop" if ended or row.words.stopped else "length"
+            tokens = row.prompt_tokens, row.audio_tokens, len(row.tokens), row.cached_tokens
+            job.notify(End(reason, *tokens))
         return over

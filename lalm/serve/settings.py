@@ -23,3 +23,5 @@ class Settings:
     max_new_tokens: int = 2048
     rows: int = 16
     waiting: int = 64
+    sessions: int = 16  # realtime, those that may be resumed included
+    resume_s: float = 120.0  # that a session is kept after its client has left

@@ -46,11 +46,7 @@ async def transcribe(desk: Desk, clip: Clip, task: Task, form: Form, wish: dict[
     stretches = [(0, len(clip.audio))]
     if form in ("verbose_json", "srt", "vtt") or clip.seconds > WHOLE_S:
         stretches = await asyncio.to_thread(speech, clip)
-    question = INSTRUCTIONS[task]
-    if wish["language"]:
-        question += f" The language is {wish['language']}."
-    if wish["prompt"]:
-        question += f" {wish['prompt']}"
+    question = instruction(task, wish["language"], wish["prompt"])
     options = Options(NEW_TOKENS, temperature=wish["temperature"], seed=drawn_seed(wish["seed"], 0))
     answers: list[Answer] = []
     segments: list[Segment] = []
@@ -70,6 +66,14 @@ async def transcribe(desk: Desk, clip: Clip, task: Task, form: Form, wish: dict[
         for answer in answers:
             answer.job.cancelled = answer.end is None
     return segments
+
+
+def instruction(task: Task, language: str, prompt: str) -> str:
+    """What the model is asked for a transcript."""
+    question = INSTRUCTIONS[task]
+    if language:
+        question += f" The language is {language}."
+    return f"{question} {prompt}" if prompt else question
 
 
 def speech(clip: Clip) -> list[tuple[int, int]]:

@@ -1,0 +1,94 @@
+"""What a realtime client may set about its session, in OpenAI's form; what would be ignored is refused."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from lalm.serve.protocol import DEFAULT_NEW_TOKENS
+
+
+class _Part(BaseModel):
+    """Fields that change nothing here (voice, tracing, ...) are let pass."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Detection(_Part):
+    """When a turn begins and ends: silero-vad's threshold, milliseconds of sound before, silence after."""
+
+    type: Literal["server_vad"] = "server_vad"
+    threshold: float = Field(default=0.5, ge=0.05, le=1)
+    prefix_padding_ms: int = Field(default=300, ge=0, le=5000)
+    silence_duration_ms: int = Field(default=500, ge=32, le=10_000)
+    create_response: bool = True
+    interrupt_response: bool = True
+    idle_timeout_ms: None = None
+
+
+class Format(_Part):
+    """The one form of audio that is taken."""
+
+    type: Literal["audio/pcm"] = "audio/pcm"
+    rate: Literal[24000] = 24000
+
+
+class Transcription(_Part):
+    """Ask the model for a transcript of each turn as well."""
+
+    language: str = Field(default="", max_length=40)
+    prompt: str = Field(default="", max_length=2000)
+
+    @field_validator("language", "prompt", mode="before")
+    @classmethod
+    def _none_is_nothing(cls, value: Any) -> Any:
+        return value or ""
+
+
+class Input(_Part):
+    """Of the audio that comes in; without ``turn_detection`` the client says when a turn is over."""
+
+    format: Format = Format()
+    turn_detection: Detection | None = Detection()
+    transcription: Transcription | None = None
+    noise_reduction: None = None
+
+
+class Audio(_Part):
+    """Audio goes one way only."""
+
+    input: Input = Input()
+
+
+class SessionOptions(_Part):
+    """All that may be set. Additions: temperature (0 unless given), top_p, seed and lora_scale."""
+
+    type: Literal["realtime"] = "realtime"
+    instructions: str = Field(default="", max_length=20_000)
+    output_modalities: list[Literal["text"]] = ["text"]
+    max_output_tokens: int | Literal["inf"] = Field(default=DEFAULT_NEW_TOKENS)
+    audio: Audio = Audio()
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    lora_scale: float | None = Field(default=None, ge=0, le=100)
+    tools: list[None] = []
+    prompt: None = None
+
+    @field_validator("max_output_tokens")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if value != "inf" and value < 1:
+            raise ValueError("must be 1 or more, or 'inf'")
+        return value
+
+    def changed(self, given: dict[str, Any]) -> "SessionOptions":
+        """These options with the given ones in their place. Raises pydantic's ValidationError."""
+        return SessionOptions.model_validate(_merged(self.model_dump(), given, ("audio", "input")))
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any], inner: tuple[str, ...]) -> dict[str, Any]:
+    """``new`` over ``old``; the objects named one within the other by ``inner`` are merged too."""
+    made = {**old, **new}
+    if inner and isinstance(new.get(inner[0]), dict):
+        made[inner[0]] = _merged(old[inner[0]], new[inner[0]], inner[1:])
+    return made
