@@ -106,8 +106,8 @@ def warm_start(
     ``progress`` is told ten times: steps done, all steps, loss.
 
     Works for connectors that turn each group of frames into tokens of its own (``config.token_groups``) and
-    standardise frames. ``frames_of`` gives a sample's encoder frames (T, W). Raises ValueError when no sample
-    has events.
+    can ``standardise`` frames. ``frames_of`` gives a sample's encoder frames (T, W). Raises ValueError when
+    no sample has events.
     """
     captions = sorted({event["caption"] for sample in samples for event in sample.events})
     if not captions:
@@ -117,8 +117,9 @@ def warm_start(
     weights: Tensor = embedding.weight.detach().float()  # (V, D)
     _, _, count = model.config.token_groups
     table = torch.stack([name_words(processor, name, count, weights) for name in captions])
-    standardise(model.model.connector, groups.frames)
-    pull = NamePull(model.model.connector.train(), table, weights.mean(0))
+    connector: Any = model.model.connector.train()
+    connector.standardise(*channel_scales(groups.frames))
+    pull = NamePull(connector, table, weights.mean(0))
     arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=epochs,
@@ -144,12 +145,11 @@ def warm_start(
     return float(next((log["loss"] for log in reversed(trainer.state.log_history) if "loss" in log), mean))
 
 
-def standardise(connector: Any, frames: Tensor) -> None:
-    """Set the connector's ``frame_mean`` and ``frame_scale`` from frames (G, k, W)."""
+def channel_scales(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and inverse deviation of each channel of frames (G, k, W): two of (W,)."""
     sample = frames[:: max(1, len(frames) // 20_000)].flatten(0, 1).float()
     sample = sample[sample.abs().sum(1) > 0]  # not the padding of last groups
-    connector.frame_mean.copy_(sample.mean(0))
-    connector.frame_scale.copy_(1.0 / sample.std(0).clamp(min=1e-4))
+    return sample.mean(0), 1.0 / sample.std(0).clamp(min=1e-4)
 
 
 def event_groups(

@@ -27,6 +27,7 @@ CHANGES = [
     ("acdc", {"tokens_per_group": 2}),
     ("salmonn", {"num_queries": 1, "window_s": 0.1, "stride_s": 0.1}),
     ("salmonn", {"num_queries": 2, "window_s": 0.1, "stride_s": 0.1}),
+    ("qwen2-audio", {}),
 ]
 
 
@@ -46,7 +47,7 @@ def test_tokens_point_to_their_events_names(tiny, tmp_path, system, changes):
 
     names = {"a whistle blows": 0, "rain falls": 1}
     groups = event_groups(model, samples, frames_of, names)
-    assert groups.frames.shape[1] == 5
+    assert groups.frames.shape[1] == model.config.token_groups[0]
     assert groups.names.tolist() == ([0] * (len(groups) // 8) + [1] * (len(groups) // 8)) * 4
     before = [p.clone() for p in model.model.connector.parameters()]
     warm_start(model, processor, samples, frames_of, epochs=60, learning_rate=1e-2, folder=str(tmp_path))
@@ -104,3 +105,13 @@ def test_overlapping_windows_belong_to_the_event_at_their_start(tiny):
     assert groups.frames.shape == (19, 10, 32)
     assert groups.frames[3, :, 0].tolist() == [15.0 + i for i in range(10)]
     assert groups.names.tolist() == [0] * 10 + [1] * 9
+
+
+def test_standardised_linear_connector_is_one_linear_layer(tiny):
+    connector = tiny("qwen2-audio")[0].model.connector
+    frames = torch.randn(1, 6, connector.linear.in_features) * 3 + 5
+    mean, scale = frames.mean((0, 1)), 1 / frames.std((0, 1))
+    lengths = torch.tensor([6])
+    wanted = connector((frames - mean) * scale, lengths)[0]
+    connector.standardise(mean, scale)
+    torch.testing.assert_close(connector(frames, lengths)[0], wanted, rtol=1e-4, atol=1e-4)

@@ -93,6 +93,11 @@ class ACDCConnector(nn.Module):
             config.connector_width, config.tokens_per_group * int(config.text_config.hidden_size)
         )
 
+    def standardise(self, mean: Tensor, scale: Tensor) -> None:
+        """Take frames as ``(frames - mean) * scale`` from now on; both (W,)."""
+        self.frame_mean.copy_(mean)
+        self.frame_scale.copy_(scale)
+
     def forward(self, frames: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """frames: (A, T, W), frame_lengths: (A,) -> tokens (A, K, D) float32, lengths (A,)."""
         k = self.group_size

@@ -19,6 +19,7 @@ model stops hearing there.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -58,6 +59,11 @@ class Qwen2AudioLMConfig(AudioLMConfig):
         """One token a pooled frame."""
         return num_frames
 
+    @property
+    def token_groups(self) -> tuple[int, int, int]:
+        """Each frame is a group of its own and becomes one token."""
+        return 1, 1, 1
+
 
 class Qwen2AudioConnector(nn.Module):
     """One linear layer: 1280 -> 4096 with bias (as released; section 2 does not name it)."""
@@ -69,6 +75,12 @@ class Qwen2AudioConnector(nn.Module):
     def forward(self, frames: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """frames: (A, T, W), frame_lengths: (A,) -> tokens (A, T, D), lengths (A,)."""
         return self.linear(frames.to(self.linear.weight.dtype)), frame_lengths
+
+    @torch.no_grad()
+    def standardise(self, mean: Tensor, scale: Tensor) -> None:
+        """Give for frames what it gave for ``(frames - mean) * scale``; both (W,). Layout unchanged."""
+        self.linear.weight.mul_(scale)
+        self.linear.bias.sub_(self.linear.weight @ mean)
 
 
 class Qwen2AudioLMModel(AudioLMModel):

@@ -152,6 +152,11 @@ class WindowQFormer(nn.Module):
         nn.init.normal_(self.queries, std=self.qformer.config.initializer_range)
         self.projection = nn.Linear(config.qformer_width, int(config.text_config.hidden_size))
 
+    def standardise(self, mean: Tensor, scale: Tensor) -> None:
+        """Take frames as ``(frames - mean) * scale`` from now on; both (W,)."""
+        self.frame_mean.copy_(mean)
+        self.frame_scale.copy_(scale)
+
     def forward(self, frames: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """frames: (A, T, W), frame_lengths: (A,) -> tokens (A, K, D) float32, lengths (A,)."""
         counts = [self.config.num_windows(n) for n in frame_lengths.tolist()]
