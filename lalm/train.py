@@ -35,6 +35,7 @@ from lalm.data import (
 )
 from lalm.dpo import PreferenceTrainer, ReferenceTable, check_pairs, pair_collator
 from lalm.filters import Filtering
+from lalm.heap import keep_freed_memory
 from lalm.modeling import AudioLMForConditionalGeneration
 from lalm.processing import AudioLMProcessor, CachedFrames
 from lalm.recipe import Optim, Recipe
@@ -75,6 +76,8 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         _clear(checkpoint.staging(out))
     seed_everything(recipe.optim.seed)
+    if not torch.accelerator.is_available():
+        keep_freed_memory()
     model, processor = build(recipe)
     train, valid = mixtures(recipe, model, console)
     steps = recipe.optim.max_steps or train.steps_in(recipe.optim.epochs or 0)

@@ -1,0 +1,21 @@
+"""Memory that training frees stays with the process: glibc's malloc is told not to hand it back.
+
+A training step allocates and frees the same large tensors each time. By default glibc maps such blocks anew,
+and the kernel clears every page again: a fifth of the CPU time of a step of a small LLM.
+"""
+
+import ctypes
+import platform
+
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+KEEP = 2**31 - 1  # bytes, the most that mallopt takes
+GROW = 2**26  # bytes more than asked for, when the heap grows
+
+
+def keep_freed_memory() -> bool:
+    """Set it for this process, which may then hold more memory; False where there is no glibc."""
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    settings = ((MMAP_THRESHOLD, KEEP), (TRIM_THRESHOLD, KEEP), (TOP_PAD, GROW))
+    return all([libc.mallopt(name, value) == 1 for name, value in settings])
