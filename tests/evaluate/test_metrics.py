@@ -8,7 +8,6 @@ import pytest
 
 from lalm.evaluate import bleu, captions, errors, events, following, labels
 from lalm.evaluate.intervals import interval
-from lalm.evaluate.meteor import MeteorData, alignment, meteor, score, statistics
 from lalm.evaluate.metrics import METRICS, Answer, Resources
 from lalm.evaluate.normalise import normalised
 from lalm.evaluate.scores import each
@@ -33,31 +32,6 @@ def test_bleu_rouge_and_cider_are_the_coco_tools():
         measured = metric(HYPOTHESES, REFERENCES)
         items = measured.of_counts(np.eye(measured.num_items))
         assert items == pytest.approx([row[name] for row in TOOLS["captions"]], abs=1e-9)
-
-
-def test_meteor_without_its_data_says_that_it_is_not_meteor():
-    measured, name = meteor(HYPOTHESES, REFERENCES)
-    assert "not METEOR 1.5" in name
-    assert 0.9 * TOOLS["meteor"] < measured.value < TOOLS["meteor"]
-
-
-def test_meteor_by_hand():
-    # The jar's numbers with its exact and stem modules.
-    data = MeteorData("")
-    for said, wanted, result in (
-        ("footsteps fall", "footstep falls", 0.6),
-        ("footsteps fall four times", "a footstep falls four times", None),
-        ("four", "four", 1.0),
-    ):
-        if result is not None:
-            assert float(score(statistics(said.split(), wanted.split(), data))) == pytest.approx(result)
-    matches, chunks = alignment(["four", "sun", "two"], ["two", "moon", "four"], data)
-    assert [(m.start, m.at) for m in matches] == [(0, 2), (2, 0)] and chunks == 2
-    table = MeteorData("", paraphrases={("goes", "off"): frozenset({("starts",)})})
-    (match,), _ = alignment(["it", "goes", "off"], ["alarm", "starts"], table)
-    assert (match.start, match.length, match.at, match.width) == (1, 2, 1, 1)
-    with pytest.raises(ValueError, match=r"no METEOR folder: it has no meteor-1\.5\.jar"):
-        MeteorData.read(Path("nowhere"), [])
 
 
 @pytest.mark.parametrize("tokeniser", ["13a", "zh", "char"])
