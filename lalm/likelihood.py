@@ -9,6 +9,7 @@ from transformers import DynamicCache
 
 from lalm.engine import Engine
 from lalm.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration
+from lalm.processing import CachedFrames, Clip
 from lalm.sample import Sample
 
 
@@ -18,10 +19,23 @@ def log_likelihoods(engine: Engine, sample: Sample, options: Sequence[str]) -> l
     Raises ValueError for an empty option, or a prompt that is longer than the LLM takes.
     Example: ``log_likelihoods(engine, ask(["horse.ogg"], "Is it a horse?"), ["Yes.", "No."])``.
     """
+    return answered(engine, sample, options, engine.processor.clips(sample), 0)[1]
+
+
+def answered(
+    engine: Engine,
+    sample: Sample,
+    options: Sequence[str],
+    clips: Sequence[Clip | CachedFrames],
+    max_new_tokens: int,
+) -> tuple[str, list[float]]:
+    """The likeliest answer token by token, and how likely each option is, the prompt being read once.
+
+    ``clips`` are the sample's audios, decoded or encoded already. Raises as ``log_likelihoods`` does.
+    """
     prompt = sample.prompt()
-    clips = engine.processor.clips(prompt)
     inputs = engine.processor.batch([prompt], audios=[clips])
-    read = inputs["input_ids"][0].tolist()
+    told = inputs["input_ids"][0].tolist()
     rows = []
     for option in options:
         if not option.strip():
@@ -29,35 +43,61 @@ def log_likelihoods(engine: Engine, sample: Sample, options: Sequence[str]) -> l
         whole = engine.processor.batch([prompt.with_target(option)], labels=True, audios=[clips])
         ids, learned = whole["input_ids"][0].tolist(), whole["labels"][0].tolist()
         last = max(place for place, label in enumerate(learned) if label != IGNORE_INDEX)
-        if ids[: len(read)] != read:
+        if ids[: len(told)] != told:
             raise ValueError("this model's chat template writes a prompt otherwise when it has an answer")
-        rows.append(ids[len(read) : last + 1])
-    return continuations(engine.model, dict(inputs.to(engine.model.device)), rows)
+        rows.append(ids[len(told) : last + 1])
+    cache, logits = read(engine.model, dict(inputs.to(engine.model.device)))
+    said = likeliest(engine, (cache, logits), max_new_tokens)
+    if said:
+        cache.crop(len(told) - cache.get_seq_length())
+    text = engine.processor.decode_new(torch.tensor([said], dtype=torch.long))[0]
+    return text, continuations(engine.model, (cache, logits), rows)
+
+
+@torch.inference_mode()
+def read(model: AudioLMForConditionalGeneration, inputs: Mapping[str, Any]) -> tuple[DynamicCache, Tensor]:
+    """inputs: a batch of one prompt, (1, L) ids and its audio -> what the LLM keeps of it, and what it
+    expects next: logits (1, 1, V)."""
+    known = {name: value for name, value in inputs.items() if name != "attention_mask"}
+    body = model.model.language_model
+    cache = DynamicCache(config=body.config)
+    embeds = model.model.embed(**known)  # (1, L, D)
+    hidden = body(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
+    return cache, model.logits(hidden[:, -1:])
+
+
+@torch.inference_mode()
+def likeliest(engine: Engine, prompt: tuple[DynamicCache, Tensor], max_new_tokens: int) -> list[int]:
+    """The answer whose every token is the likeliest, without its end; the prompt's cache grows by it."""
+    (cache, logits), model, said = prompt, engine.model, list[int]()
+    while len(said) < max_new_tokens and (token := int(logits[0, -1].argmax())) not in engine.ends():
+        said.append(token)
+        words = model.get_input_embeddings()(torch.tensor([[token]], device=logits.device))
+        hidden = model.model.language_model(inputs_embeds=words, past_key_values=cache, use_cache=True)
+        logits = model.logits(hidden.last_hidden_state)
+    return said
 
 
 @torch.inference_mode()
 def continuations(
-    model: AudioLMForConditionalGeneration, inputs: Mapping[str, Any], rows: Sequence[Sequence[int]]
+    model: AudioLMForConditionalGeneration, prompt: tuple[DynamicCache, Tensor], rows: Sequence[Sequence[int]]
 ) -> list[float]:
-    """inputs: a batch of one prompt, (1, L) ids and its audio; rows: C continuations of it, token ids.
+    """The sum of each row's log-probabilities, (C,). rows: C continuations of the prompt, token ids.
 
-    The sum of each row's log-probabilities, (C,).
+    ``prompt`` is what ``read`` gives, and is used up.
     """
-    known = {name: value for name, value in inputs.items() if name != "attention_mask"}
-    embeds = model.model.embed(**known)  # (1, L, D)
-    body = model.model.language_model
-    cache = DynamicCache(config=body.config)
-    hidden = body(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
-    first = model.logits(hidden[:, -1:]).expand(len(rows), -1, -1)  # (C, 1, V)
+    cache, logits = prompt
+    first = logits.expand(len(rows), -1, -1)  # (C, 1, V)
     length = max(map(len, rows))
-    ids = torch.tensor([[*row, *[row[-1]] * (length - len(row))] for row in rows], device=embeds.device)
-    logits = [first]
+    ids = torch.tensor([[*row, *[row[-1]] * (length - len(row))] for row in rows], device=logits.device)
+    told = [first]
     if length > 1:  # what pads a row comes after its tokens, which do not see it
         cache.batch_repeat_interleave(len(rows))
         words = model.get_input_embeddings()(ids[:, :-1])
+        body = model.model.language_model
         hidden = body(inputs_embeds=words, past_key_values=cache, use_cache=True).last_hidden_state
-        logits.append(model.logits(hidden))
-    found = torch.cat(logits, 1).log_softmax(-1).gather(2, ids[..., None])[..., 0]  # (C, T)
-    lengths = torch.tensor([len(row) for row in rows], device=embeds.device)
-    inside: Tensor = torch.arange(length, device=embeds.device) < lengths[:, None]
+        told.append(model.logits(hidden))
+    found = torch.cat(told, 1).log_softmax(-1).gather(2, ids[..., None])[..., 0]  # (C, T)
+    lengths = torch.tensor([len(row) for row in rows], device=logits.device)
+    inside: Tensor = torch.arange(length, device=logits.device) < lengths[:, None]
     return [float(total) for total in found.masked_fill(~inside, 0.0).sum(1)]

@@ -108,7 +108,7 @@ MAY_IMPORT = {
         *["audio", "completions", "engine", "messages", "rows", "sample", "systems", "weights", "words"],
         *["evaluate.*", "tasks", "tasks.*"],
     ],
-    "likelihood": ["engine", "modeling", "sample"],
+    "likelihood": ["engine", "modeling", "processing", "sample"],
     "orders": ["sample", "words"],
     "few_shot": ["audio", "engine", "evaluate.labels", "likelihood", "sample", "tasks.*"],
     "detection": ["engine", "evaluate.events", "sample", "systems.apt.prompts"],

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lalm.engine import Engine
-from lalm.likelihood import log_likelihoods
+from lalm.engine import Engine, Options
+from lalm.likelihood import answered, log_likelihoods
+from lalm.processing import CachedFrames, pad_audio
 from lalm.sample import ask
 
 OPTIONS = ["Yes.", "No, it is not.", "x"]
@@ -28,6 +29,23 @@ def test_they_are_the_losses_of_whole_rows(tiny, system):
         assert likelihood == pytest.approx(-float(loss), abs=2e-3)
     assert len(set(found)) == 3
     assert log_likelihoods(engine, question, OPTIONS[:1]) == pytest.approx(found[:1], abs=1e-3)
+
+
+def test_an_answer_in_words_costs_no_second_reading(tiny):
+    """The same answer as the engine's, and the same likelihoods, of decoded clips and of encoded ones."""
+    model, processor = tiny("apt")
+    engine = Engine(model, processor, "tiny")
+    question = ask([sound(16_000), sound(20_000, 1)], "Is it a horse?")
+    clips = engine.processor.clips(question)
+    text, found = answered(engine, question, OPTIONS, clips, 5)
+    assert text == engine.reply([question], Options(max_new_tokens=5))[0].text and text
+    assert found == pytest.approx(log_likelihoods(engine, question, OPTIONS), abs=1e-3)
+    with torch.no_grad():
+        audio = pad_audio(clips)
+        frames, lengths = model.model.encode(audio["input_values"], audio["audio_lengths"])
+    encoded = [CachedFrames(row[:length]) for row, length in zip(frames, lengths.tolist(), strict=True)]
+    again, likelihoods = answered(engine, question, OPTIONS, encoded, 5)
+    assert again == text and likelihoods == pytest.approx(found, abs=1e-3)
 
 
 def test_an_empty_option_is_refused(tiny):

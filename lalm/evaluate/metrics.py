@@ -119,6 +119,12 @@ def unreadable(answers: Sequence[Answer]) -> Measured:
     return mean_of([float(answer.read is None) for answer in answers])
 
 
+def _count_error(answer: Answer) -> float:
+    """How far the number read is from the right one; an answer without a number counts as zero."""
+    right = next(int(reference) for reference in answer.sample.references if reference.isdigit())
+    return abs(int(answer.read or 0) - right)
+
+
 def _names(answer: Answer) -> float:
     """1 when the answer names all content words of any reference."""
     named = stems(answer.text)
@@ -221,7 +227,14 @@ METRICS: Mapping[str, Metric] = {
     "event_f1": Metric(lambda answers, _: events.event_f1(*_spans(answers))),
     "segment_f1": Metric(lambda answers, _: events.segment_f1(*_spans(answers))),
     "mean_iou": Metric(lambda answers, _: events.mean_iou(*_spans(answers))),
+    "recall_at_iou_3": Metric(lambda answers, _: events.recall_at_iou(*_spans(answers), 0.3)),
     "recall_at_iou_5": Metric(lambda answers, _: events.recall_at_iou(*_spans(answers), 0.5)),
+    "recall_at_iou_7": Metric(lambda answers, _: events.recall_at_iou(*_spans(answers), 0.7)),
+    "count_error": Metric(
+        lambda answers, _: mean_of([_count_error(answer) for answer in answers]),
+        lower_is_better=True,
+        percent=False,
+    ),
     "keywords": Metric(_keywords),
     "following": Metric(_question_following),
     "story_following": _on_each(lambda answer: following.follows_story(answer.text)),

@@ -32,17 +32,18 @@ ESC50_NOVEL = (  # numbers of the classes, lam4fsl
 
 @dataclass(frozen=True)
 class Labelled:
-    """A clip and what it is called."""
+    """A clip and what it is called; ``source`` is what it was made from, where several clips may be."""
 
     part: AudioPart
     label: str
     id: str
+    source: str = ""
 
 
 def labelled(samples: Sequence[Sample]) -> list[Labelled]:
     """The samples of one clip that have one label: that of their only event, else their target.
 
-    The same clip is taken once.
+    The same clip is taken once. The source is the recording's original file where ``origin`` tells it.
     """
     found: dict[str, Labelled] = {}
     for sample in samples:
@@ -51,7 +52,8 @@ def labelled(samples: Sequence[Sample]) -> list[Labelled]:
         if len(sample.audios) == 1 and label:
             part = sample.audios[0]
             name = sample.origin.get("recording") or str(part["audio"])
-            found.setdefault(name, Labelled(part, label, name))
+            file = [sample.origin[key] for key in ("package", "path") if sample.origin.get(key)]
+            found.setdefault(name, Labelled(part, label, name, "/".join(file)))
     return list(found.values())
 
 
@@ -60,17 +62,18 @@ def episodes(
 ) -> Iterator[Sample]:
     """Endless episodes: ``ways`` classes drawn, ``shots`` clips of each, and ``queries`` of each asked about.
 
-    One sample a query; supports and queries of an episode are different clips, and the supports come in a
-    drawn order. The choices are the classes. Raises ValueError when there are too few classes or clips.
+    One sample a query; supports and queries of an episode come from different sources, and the supports
+    stand in a drawn order. The choices are the classes. Raises ValueError when there are too few classes or
+    sources.
     """
-    by_label: dict[str, list[Labelled]] = {}
+    by_label: dict[str, dict[str, list[Labelled]]] = {}
     for clip in clips:
-        by_label.setdefault(clip.label, []).append(clip)
+        by_label.setdefault(clip.label, {}).setdefault(clip.source or clip.id, []).append(clip)
     usable = sorted(label for label, members in by_label.items() if len(members) >= shots + queries)
     if len(usable) < ways:
         raise ValueError(
-            f"{ways} ways of {shots} shots and {queries} queries need as many classes of "
-            f"{shots + queries} clips, and there are {len(usable)}"
+            f"{ways} ways of {shots} shots and {queries} queries need as many classes with clips of "
+            f"{shots + queries} sources, and there are {len(usable)}"
         )
     rng = np.random.default_rng(seed)
     number = 0
@@ -79,8 +82,9 @@ def episodes(
         supports: list[Labelled] = []
         asked: list[Labelled] = []
         for label in chosen:
-            members = by_label[label]
-            drawn = [members[i] for i in rng.choice(len(members), shots + queries, replace=False)]
+            sources = list(by_label[label].values())
+            members = [sources[i] for i in rng.choice(len(sources), shots + queries, replace=False)]
+            drawn = [own[0] if len(own) == 1 else own[int(rng.integers(len(own)))] for own in members]
             supports += drawn[:shots]
             asked += drawn[shots:]
         supports = [supports[i] for i in rng.permutation(len(supports))]

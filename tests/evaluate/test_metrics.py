@@ -1,6 +1,7 @@
 """Metrics against the reference tools' own numbers (reference_tools.json says which), and by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from lalm.evaluate import bleu, captions, errors, events, following, labels
 from lalm.evaluate.intervals import interval
 from lalm.evaluate.metrics import METRICS, Answer, Resources
 from lalm.evaluate.normalise import normalised
+from lalm.evaluate.parsers import PARSERS
 from lalm.evaluate.scores import each
 from lalm.sample import ask
 
@@ -86,6 +88,14 @@ def test_ranges_are_read_and_overlap_is_measured():
     said, wanted = [[("a", 0.0, 2.0)], []], [[("a", 1.0, 3.0), ("a", 2.5, 3.0)], [("a", 0.0, 1.0)]]
     assert events.mean_iou(said, wanted).value == pytest.approx((1 / 3 + 0) / 2)
     assert events.recall_at_iou(said, wanted, 0.3).value == 0.5
+
+
+def test_counts_that_miss_are_off_by_how_much():
+    samples = [replace(ask([], "How many?"), references=said) for said in (("three", "3"), ("one", "1"))]
+    read = [Answer(s, t, PARSERS["number"](s, t)) for s, t in zip(samples, ("five", "some"), strict=True)]
+    measured = METRICS["count_error"].measure(read, Resources())
+    assert measured.value == (2 + 1) / 2  # no number counts as zero
+    assert METRICS["accuracy"].measure(read, Resources()).value == 0
 
 
 def test_average_precision_is_scikit_learns_and_can_be_resampled():

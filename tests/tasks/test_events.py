@@ -175,10 +175,39 @@ def test_episodes_have_ways_times_shots_and_no_clip_twice():
     assert [s.messages for s in again] == [s.messages for s in drawn]
 
 
+def test_clips_of_one_source_never_meet_in_an_episode():
+    """Takes of one recording would make the query a copy of a support."""
+    takes = [
+        episodes.Labelled(
+            {"type": "audio", "audio": f"{label}-{file}-{take}"},
+            label,
+            f"{label}{file}{take}",
+            f"{label}{file}",
+        )
+        for label in "ab"
+        for file in range(3)
+        for take in range(4)
+    ]
+    drawn = list(islice(episodes.episodes(takes, ways=2, shots=2), 30))
+    heard = [[str(part["audio"]) for part in sample.audios] for sample in drawn]
+    assert all(len({name.rpartition("-")[0] for name in names}) == 5 for names in heard)
+    assert len({name for names in heard for name in names}) == 24  # and every take is drawn
+    with pytest.raises(ValueError, match="4 sources, and there are 0"):
+        next(episodes.episodes(takes, ways=2, shots=3))
+    told = Sample(
+        (
+            {"role": "user", "content": [{"type": "audio", "audio": "x.wav"}]},
+            {"role": "assistant", "content": "Owl."},
+        ),
+        origin={"recording": "x", "package": "birds", "path": "owl.ogg"},
+    )
+    assert [clip.source for clip in episodes.labelled([told])] == ["birds/owl.ogg"]
+
+
 def test_too_few_classes_are_refused_with_the_numbers():
     few = clips({"a": 6, "b": 6, "c": 3})
     with pytest.raises(
-        ValueError, match=r"3 ways of 3 shots and 1 queries need .* of 4 clips, and there are 2"
+        ValueError, match=r"3 ways of 3 shots and 1 queries need .* of 4 sources, and there are 2"
     ):
         next(episodes.episodes(few, ways=3, shots=3))
 

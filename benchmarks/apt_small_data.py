@@ -1,0 +1,85 @@
+"""Manifests for APT at small size, of a corpus that ``lalm corpus build`` made.
+
+    python benchmarks/apt_small_data.py --corpus corpus/medium --train train --out apt
+
+Clips of up to 10.2 s, one pass of the aligner. Classes of sounds with ten recordings or more are candidates
+to be held out, 24 of them are drawn, and a recording in which one of them is heard is in no training,
+validation or test manifest but in novel.jsonl alone. The others become questions of all tasks, tests with
+the task's first prompt.
+"""
+
+import argparse
+import hashlib
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import soundfile
+
+from lalm.sample import Sample, read_manifest, write_manifest
+from lalm.tasks import Source, build
+from lalm.tasks.episodes import labelled
+from lalm.tasks.events import class_name
+
+LONGEST_S = 10.2
+HELD_OUT, LEAST_RECORDINGS = 24, 10
+NO_SOUND_EFFECTS = ("speech", "music", "ambience")
+TASKS = ("detect", "retrieve", "count", "compare")
+
+
+def short(path: Path) -> list[Sample]:
+    """The samples of a manifest whose clip one pass of the aligner hears."""
+    return [
+        sample
+        for sample in read_manifest(path)
+        if soundfile.info(str(sample.audios[0]["audio"])).duration <= LONGEST_S
+    ]
+
+
+def names(sample: Sample) -> set[str]:
+    """What is heard in it."""
+    return {class_name(event["label"]) for event in sample.events}
+
+
+def held_out(samples: list[Sample]) -> set[str]:
+    """The classes that nothing is trained on: those whose names' sha256 come first."""
+    groups = {class_name(e["label"]): e["label"].split("/")[0] for s in samples for e in s.events}
+    counts = Counter(clip.label for clip in labelled(samples))
+    candidates = [
+        name
+        for name, count in counts.items()
+        if count >= LEAST_RECORDINGS and groups.get(name, "speech") not in NO_SOUND_EFFECTS
+    ]
+    return set(sorted(candidates, key=lambda name: hashlib.sha256(name.encode()).digest())[:HELD_OUT])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--train", default="train", help="the training manifest's name in the corpus")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    files = {"train": args.train, "valid": "valid", "test": "test_known"}
+    splits = {split: short(args.corpus / f"{name}.jsonl") for split, name in files.items()}
+    every = [sample for samples in splits.values() for sample in samples]
+    novel = held_out(every)
+    write_manifest(args.out / "novel.jsonl", (s for s in every if names(s) and names(s) <= novel))
+    for split, samples in splits.items():
+        known = args.out / f"{split}.caption.jsonl"
+        count = write_manifest(known, (replace(s, task="caption") for s in samples if not names(s) & novel))
+        print(f"{split}: {count} of {len(samples)} clips")
+        for task in TASKS:
+            made = build(
+                *(task, Source(known, seed=0), args.out / f"{split}.{task}.jsonl"),
+                seed=0 if split == "train" else None,
+            )
+            print(f"{split}: {made.written} of {task}")
+    episodes = Source(args.out / "train.caption.jsonl", ways=4, shots=1, episodes=4000)
+    build("few_shot", episodes, args.out / "train.few_shot.jsonl")
+
+
+if __name__ == "__main__":
+    main()
