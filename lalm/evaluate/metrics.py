@@ -121,7 +121,9 @@ def unreadable(answers: Sequence[Answer]) -> Measured:
 
 def _count_error(answer: Answer) -> float:
     """How far the number read is from the right one; an answer without a number counts as zero."""
-    right = next(int(reference) for reference in answer.sample.references if reference.isdigit())
+    right = next((int(text) for text in answer.sample.references if text.isdigit()), None)
+    if right is None:
+        raise LookupError("count_error needs a number in digits among the references")
     return abs(int(answer.read or 0) - right)
 
 

@@ -188,7 +188,7 @@ def test_clips_of_one_source_never_meet_in_an_episode():
         for file in range(3)
         for take in range(4)
     ]
-    drawn = list(islice(episodes.episodes(takes, ways=2, shots=2), 30))
+    drawn = list(islice(episodes.episodes(takes, ways=2, shots=2), 200))
     heard = [[str(part["audio"]) for part in sample.audios] for sample in drawn]
     assert all(len({name.rpartition("-")[0] for name in names}) == 5 for names in heard)
     assert len({name for names in heard for name in names}) == 24  # and every take is drawn
