@@ -80,7 +80,7 @@ def message_from_json(obj: object, where: str, folder: Path | None) -> Message:
     if role not in ("system", "user", "assistant"):
         raise SampleError(f"{where} has the role {role!r}; roles are system, user and assistant")
     if isinstance(content, str):
-        return {"role": role, "content": content}
+        return {"role": role, "content": json_text(content, f"{where} content")}
     if not isinstance(content, list):
         raise SampleError(f"{where} content must be a string or a list of parts, not {json_kind(content)}")
     parts = [_part_from_json(part, f"{where} part {n}", folder) for n, part in enumerate(content, 1)]
@@ -129,9 +129,11 @@ def json_list(value: object, where: str) -> list[Any]:
 
 
 def json_text(value: object, where: str) -> str:
-    """``value`` as a string."""
+    """``value`` as a string of whole characters."""
     if not isinstance(value, str):
         raise SampleError(f"{where} must be a string, not {json_kind(value)}")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise SampleError(f"{where} holds half a character (a lone surrogate)")
     return value
 
 

@@ -20,9 +20,10 @@ def run(model: str | None, place: Place, **settings: Any) -> None:
     """Serve until stopped; requests that run then are finished. ``settings`` are ``lalm.serve.settings``'."""
     try:
         import fastapi  # noqa: F401
+        import llguidance  # noqa: F401
         import prometheus_client  # noqa: F401
         import python_multipart  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
         import websockets  # noqa: F401
     except ImportError as error:
         raise ValueError(f"serving needs {error.name}: pip install 'lalm[serve]'") from None
@@ -33,20 +34,12 @@ def run(model: str | None, place: Place, **settings: Any) -> None:
         fetch_for(model)
         from lalm.engine import Engine
         from lalm.serve.app import create_app
+        from lalm.serve.connections import config
         from lalm.serve.settings import Settings
 
         app = create_app(Engine.load(model, place.device), Settings(**settings))
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=15,
-            timeout_graceful_shutdown=35,  # the scheduler fails what is not done after 30
-            limit_concurrency=512,
-            ws_max_size=1 << 20,
-        )
-        _announcing(config).run(sockets=[listening])
+        # The scheduler fails what is not done after 30 s.
+        _announcing(config(app, patience_s=35)).run(sockets=[listening])
 
 
 def listen(place: Place) -> socket.socket:

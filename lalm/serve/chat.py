@@ -95,7 +95,8 @@ async def _asked(desk: Desk, asked: ChatRequest) -> Reply:
             seed=drawn_seed(asked.seed, number),
             lora_scale=asked.lora_scale,
         )
-        wishes.append(Wish(options, asked.stops, top))
+        schema = asked.response_format.schema_wanted if asked.response_format is not None else None
+        wishes.append(Wish(options, asked.stops, top, shape=await desk.shape(schema)))
     answers = desk.ask(sample, clips, wishes)
     return Reply(desk, asked, clips, answers, new_id("chatcmpl-"), int(time.time()))
 

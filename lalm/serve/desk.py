@@ -20,6 +20,7 @@ from lalm.serve.jobs import End, Event, Job, Piece
 from lalm.serve.metrics import Metrics
 from lalm.serve.scheduler import Scheduler
 from lalm.serve.settings import Settings
+from lalm.serve.shapes import Shape, Shapes
 
 T = TypeVar("T")
 DECODERS = 2  # recordings decoded at a time
@@ -37,6 +38,7 @@ class Wish:
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     memory: Memory | None = None
+    shape: Shape | None = None
 
 
 class Answer:
@@ -84,6 +86,7 @@ class Desk:
         self.settings = settings
         self.metrics = metrics
         self.started = int(time.time())
+        self._shapes = Shapes(engine)
         self._decoders: anyio.CapacityLimiter | None = None
 
     async def clips(self, sources: Sequence[AudioSource]) -> list[Clip]:
@@ -102,6 +105,12 @@ class Desk:
         self.metrics.heard(sum(clip.seconds for clip in clips))
         return clips
 
+    async def shape(self, schema: dict[str, Any] | None) -> Shape | None:
+        """What holds an answer to ``schema``. Raises ValueError for what is no schema."""
+        if schema is None:
+            return None
+        return await anyio.to_thread.run_sync(self._shapes.shape, schema)
+
     def ask(self, sample: Sample, clips: list[Clip], wishes: Sequence[Wish]) -> list[Answer]:
         """Queue one answer a wish, all or none. Raises Busy."""
         loop = asyncio.get_running_loop()
@@ -113,7 +122,7 @@ class Desk:
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
             options = replace(wish.options, max_new_tokens=self._longest(wish.options))
-            job = Job(sample, clips, options, notify, wish.stop, wish.top_logprobs, wish.memory)
+            job = Job(sample, clips, options, notify, wish.stop, wish.top_logprobs, wish.memory, wish.shape)
             job.timeout_s = self.settings.answer_s
             answers.append(Answer(job, events, self.metrics))
         self.scheduler.submit(*[answer.job for answer in answers])

@@ -9,6 +9,7 @@ from lalm.engine import Options
 from lalm.prefill import Memory
 from lalm.processing import Clip
 from lalm.sample import Sample
+from lalm.serve.shapes import Shape
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Unfinished(RuntimeError):
 class Job:
     """One answer to write. ``notify`` is called from the scheduler's thread: pieces, then an End or an error.
 
-    ``top_logprobs`` None asks for no scores. ``memory`` is what was read of this conversation before.
+    ``top_logprobs`` None asks for no scores. ``memory`` is what was read of this conversation before,
+    ``shape`` the JSON that the answer must be.
     Setting ``cancelled`` ends the job before its next token, without a further event.
     """
 
@@ -69,6 +71,7 @@ class Job:
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     memory: Memory | None = None
+    shape: Shape | None = None
     timeout_s: float = 300.0
     cancelled: bool = False
     began: float = field(default_factory=time.monotonic)

@@ -1,10 +1,33 @@
 """OpenAI's requests as far as they are answered here; what is not is refused rather than ignored."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 DEFAULT_NEW_TOKENS = 256
+
+
+def _shown(kind: str, **fields: Any) -> dict[str, Any]:
+    inner = {"type": "object", "properties": fields, "required": [*fields][:1]}
+    one: Any = {"type": {"const": kind}, kind: fields.get(kind, inner)}
+    return {"type": "object", "properties": one, "required": [*one], "additionalProperties": False}
+
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_PARTS = [
+    _shown("text", text=_TEXT),
+    _shown("input_audio", data={"type": "string", "format": "byte"}, format=_TEXT),
+    _shown("audio_url", url={"type": "string", "description": "data:, and https: where it is allowed"}),
+    _shown("image_url", url={"type": "string", "description": "data:, for models that see"}),
+]
+MESSAGE: dict[str, Any] = {  # what the OpenAPI document says of one; lalm.messages reads it
+    "type": "object",
+    "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant"]},
+        "content": {"anyOf": [_TEXT, {"type": "array", "items": {"anyOf": _PARTS}}]},
+    },
+    "required": ["role", "content"],
+}
 
 
 class StreamOptions(BaseModel):
@@ -13,15 +36,41 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class JsonSchema(BaseModel):
+    """OpenAI's form of a schema."""
+
+    of: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """Text, any JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema.schema must be there for the type 'json_schema', and for no other")
+        return self
+
+    @property
+    def schema_wanted(self) -> dict[str, Any] | None:
+        """The schema that the answer must have."""
+        if self.json_schema is not None:
+            return self.json_schema.of
+        return {"type": "object"} if self.type == "json_object" else None
+
+
 class ChatRequest(BaseModel):
     """``/v1/chat/completions``. Additions: ``lora_scale``, and temperature is 0 unless said otherwise.
 
     Fields of OpenAI's that change nothing here (user, metadata, store, ...) are let pass.
     """
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
-    messages: list[dict[str, Any]] = Field(min_length=1, max_length=256)
+    messages: list[Annotated[dict[str, Any], WithJsonSchema(MESSAGE)]] = Field(min_length=1, max_length=256)
     model: str | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -34,6 +83,7 @@ class ChatRequest(BaseModel):
     stop: str | list[str] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
     lora_scale: float | None = Field(None, ge=0, le=100)
 
     @model_validator(mode="before")
@@ -44,9 +94,6 @@ class ChatRequest(BaseModel):
         for name in ("tools", "functions", "logit_bias", "presence_penalty", "frequency_penalty", "audio"):
             if data.get(name):
                 raise ValueError(f"{name} is not supported")
-        form = data.get("response_format")
-        if isinstance(form, dict) and form.get("type") not in (None, "text"):
-            raise ValueError(f"response_format {form['type']!r} is not supported")
         if isinstance(data.get("modalities"), list) and "audio" in data["modalities"]:
             raise ValueError("the model answers in text: modalities must not ask for audio")
         return data

@@ -133,9 +133,14 @@ class Rows:
         logits = self.model.logits(hidden[:, -1])  # (B, V)
         if self._silent is not None and self._silent < logits.shape[1]:
             logits[:, self._silent] = -torch.inf
+        for row, scores in zip(self.rows, logits, strict=True):
+            if row.job.shape is not None:
+                row.job.shape.silence(scores)
         tokens = self._drawn(logits)
         for row, token, scores in zip(self.rows, tokens.tolist(), logits, strict=True):
             row.tokens.append(token)
+            if row.job.shape is not None:
+                row.job.shape.said(token)
             if row.job.top_logprobs is not None:
                 row.scores.append(_score(scores, token, row.job.top_logprobs))
         self._next = self.model.get_input_embeddings()(tokens)

@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 
 from lalm.audio import SAMPLE_RATE
-from lalm.messages import Message, Part, message_text
+from lalm.messages import Message, Part, json_text, message_text
 from lalm.prefill import Memory
 from lalm.processing import Clip
 from lalm.sample import Sample
@@ -154,7 +154,7 @@ class Talk:
 def _part(given: Any, role: str) -> str | Array:
     kind = given.get("type") if isinstance(given, dict) else None
     if kind in ("input_text", "output_text", "text") and isinstance(given.get("text"), str):
-        return str(given["text"])
+        return json_text(given["text"], "text")
     if kind == "input_audio" and role == "user" and isinstance(given.get("audio"), str):
         samples = np.frombuffer(pcm(given["audio"]), "<i2").astype(np.float32) / 32768
         return np.asarray(soxr.resample(samples, RATE, SAMPLE_RATE), np.float32)

@@ -14,6 +14,7 @@ import uvicorn
 from lalm.commands.serve import Place, listen
 from lalm.engine import Engine
 from lalm.serve.app import create_app
+from lalm.serve.connections import config
 from lalm.serve.settings import Settings
 
 
@@ -22,7 +23,7 @@ def running(engine: Engine, settings: Settings) -> Iterator[str]:
     """Its address while it runs."""
     listening = listen(Place("127.0.0.1", 0, None))
     app = create_app(engine, settings)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5))
+    server = uvicorn.Server(config(app, patience_s=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started:

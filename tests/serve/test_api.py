@@ -195,7 +195,6 @@ def test_what_is_wrong_is_said_in_one_sentence(serve, client, case):
         ({"max_tokens": 0}, "max_tokens: "),
         ({"max_tokens": 1900, "messages": turn("x" * 500)}, "more than the model's"),
         ({"tools": [{"type": "function"}]}, "tools is not supported"),
-        ({"response_format": {"type": "json_object"}}, "response_format 'json_object' is not supported"),
         ({"temperature": 9}, "temperature: "),
         ({"stop": ["a"] * 5}, "4 stop sequences"),
         ({"extra_body": {"lora_scale": 2.0}}, "no LoRA"),
