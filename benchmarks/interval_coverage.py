@@ -3,7 +3,8 @@
     python benchmarks/interval_coverage.py [--trials 1000] [--out results/interval_coverage.json]
 
 Accuracy of clustered questions, word error rate with very unequal lengths, corpus BLEU's counts, skewed
-judge scores, and paired differences. The truth is the metric on 200,000 recordings of the same world.
+judge scores, and paired differences of accuracies and of error
+rates. The truth is the metric on 200,000 recordings of the same world.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lalm.evaluate.bleu import _finish
-from lalm.evaluate.intervals import Array, Measured, additive, difference, interval, mean_of, ratio
+from lalm.evaluate.intervals import Array, Measured, additive, difference, interval, mean_of, rate
 
 World = Callable[[np.random.Generator, int], tuple[Measured, list[str]]]
 TRUTH = 200_000
@@ -32,7 +33,7 @@ def word_errors(rng: np.random.Generator, recordings: int) -> tuple[Measured, li
     """Long-tailed lengths; error rates that differ between speakers."""
     length = 1 + rng.geometric(1 / 18, recordings)
     wrong = rng.binomial(length, rng.beta(1.0, 12.0, recordings))
-    return additive(np.stack([wrong, length], 1), ratio), [str(i) for i in range(recordings)]
+    return rate(np.stack([wrong, length], 1)), [str(i) for i in range(recordings)]
 
 
 def bleu(rng: np.random.Generator, recordings: int) -> tuple[Measured, list[str]]:
@@ -79,6 +80,19 @@ def covers_difference(recordings: int, trials: int) -> float:
     return hits / trials
 
 
+def covers_rate_difference(recordings: int, trials: int, truth: float) -> float:
+    """Two transcribers of the same recordings, the second a fifth better; ``truth`` is the first's rate."""
+    hits = 0
+    for seed in range(trials):
+        rng = np.random.default_rng(seed)
+        length = 1 + rng.geometric(1 / 18, recordings)
+        hard = rng.beta(1.0, 12.0, recordings)
+        mine, other = (rate(np.stack([rng.binomial(length, hard * more), length], 1)) for more in (1.0, 0.8))
+        found = difference(mine, other, [str(i) for i in range(recordings)], seed=seed)
+        hits += found.low <= 0.2 * truth <= found.high
+    return hits / trials
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -91,13 +105,20 @@ def main() -> None:
     for name, world in WORLDS.items():
         truth = world(np.random.default_rng(2**32), TRUTH)[0].value
         for recordings in options.recordings:
-            rate = covers(world, recordings, options.trials, truth)
-            rows.append({"metric": name, "recordings": recordings, "truth": truth, "covered": rate})
-            print(f"{name:>10} {recordings:>5} recordings: {rate:.3f} of {options.trials} cover", flush=True)
+            share = covers(world, recordings, options.trials, truth)
+            rows.append({"metric": name, "recordings": recordings, "truth": truth, "covered": share})
+            print(f"{name:>10} {recordings:>5} recordings: {share:.3f} of {options.trials} cover", flush=True)
     for recordings in options.recordings:
-        rate = covers_difference(recordings, options.trials)
-        rows.append({"metric": "difference", "recordings": recordings, "truth": 0.05, "covered": rate})
-        print(f"difference {recordings:>5} recordings: {rate:.3f} of {options.trials} cover", flush=True)
+        share = covers_difference(recordings, options.trials)
+        rows.append({"metric": "difference", "recordings": recordings, "truth": 0.05, "covered": share})
+        print(f"difference {recordings:>5} recordings: {share:.3f} of {options.trials} cover", flush=True)
+    truth = word_errors(np.random.default_rng(2**32), TRUTH)[0].value
+    for recordings in options.recordings:
+        found = covers_rate_difference(recordings, options.trials, truth)
+        rows.append(
+            {"metric": "wer difference", "recordings": recordings, "truth": 0.2 * truth, "covered": found}
+        )
+        print(f"wer difference {recordings:>5} recordings: {found:.3f} of {options.trials} cover", flush=True)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps({"trials": options.trials, "rows": rows}, indent=1) + "\n")

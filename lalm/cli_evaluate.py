@@ -12,7 +12,7 @@ evaluate_app = typer.Typer()
 Resource = Annotated[
     list[str] | None,
     typer.Option(
-        "--resource", metavar="NAME=FOLDER", help="What a metric needs: meteor, sentences, fluency."
+        "--resource", metavar="NAME=FOLDER", help="What a metric needs: meteor, spice, sentences, fluency."
     ),
 ]
 

@@ -16,6 +16,7 @@ from lalm.commands.ask import silence_transformers
 from lalm.commands.weights import fetch_for, fetch_with_bar
 from lalm.evaluate.agreement import agreement, read_judgments
 from lalm.evaluate.answers import Answerer, Endpoint, Local, Recorded, Share
+from lalm.evaluate.card import folder_digest
 from lalm.evaluate.compare import compare as compared
 from lalm.evaluate.controls import CONTROLS
 from lalm.evaluate.judge import Judge
@@ -29,6 +30,7 @@ from lalm.evaluate.task import known_tasks, open_task
 LIBRARIES = ("jiwer", "sacrebleu", "snowballstemmer", "whisper_normalizer", "py3langid")  # of metrics
 RESOURCES = {  # what a folder must hold, in one of these places
     "meteor": ("meteor-1.5.jar",),
+    "spice": ("spice-1.0.jar",),
     "sentences": ("config.json", "0_Transformer/config.json"),
     "fluency": ("config.json",),
 }
@@ -162,7 +164,17 @@ def _judge(judging: Judging, out: Path) -> Judge | None:
         fetch_with_bar([model])
         return LocalWriter(weights.resolve(model), model, pick_dtype(torch.device("cpu")))
 
-    return Judge(model, load, judging.cache or out / "judgments.sqlite")
+    return Judge(model, load, judging.cache or out / "judgments.sqlite", _judge_weights(model, url))
+
+
+def _judge_weights(model: str, url: str | None) -> str:
+    """The hash of a local judge's weights; empty for an endpoint's and for one that is not here."""
+    from lalm import weights
+
+    if url is not None:
+        return ""
+    place = weights.where(model) if model in weights.PARTS else Path(model)
+    return folder_digest(place) if place and place.is_dir() else ""
 
 
 def _resources(given: Sequence[str]) -> dict[str, Path]:

@@ -5,13 +5,15 @@ Answers are appended to ``predictions.jsonl`` chunk by chunk, so that a killed r
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from lalm import systems
 from lalm.audio import SAMPLE_RATE, load_audio
 from lalm.completions import EndpointWriter, Sampling
 from lalm.engine import Engine, Options
+from lalm.evaluate.perplexity import answer_nll
 from lalm.messages import message_to_openai
 from lalm.rows import append, whole_lines
 from lalm.sample import Sample
@@ -21,11 +23,13 @@ CHUNK = 64  # answers between two writes
 
 @dataclass(frozen=True)
 class Said:
-    """One answer; seconds of each recording given, and heard where that is known."""
+    """One answer; seconds of each recording given, and heard where that is known. ``likelihood``: nats that
+    the known answer costs the model, and its tokens, where that was asked for."""
 
     text: str
     given_s: tuple[float, ...] = ()
     heard_s: tuple[float, ...] | None = None
+    likelihood: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,16 @@ class Key:
     task: str
     control: str
     id: str
+
+
+class Wanted(NamedTuple):
+    """One answer that is needed: the sample as it is asked, the longest answer in tokens, and whether the
+    likelihood of its first reference is wanted too."""
+
+    key: Key
+    sample: Sample
+    max_new_tokens: int
+    likelihood: bool = False
 
 
 class Answerer(Protocol):
@@ -72,6 +86,15 @@ class Local:
             for reply in self.engine.reply(samples, options)
         ]
 
+    def likelihood(self, sample: Sample) -> tuple[float, int]:
+        """Nats of the sample's first reference and end, and their tokens."""
+        systems.set_lora_scale(self.engine.model, self.lora_scale)
+        try:
+            return answer_nll(self.engine, sample.with_target(sample.references[0]))
+        finally:
+            if self.lora_scale is not None:
+                systems.set_lora_scale(self.engine.model, None)
+
 
 @dataclass
 class Endpoint:
@@ -105,7 +128,8 @@ class Recorded:
             task, control = row.get("task", ""), row.get("control", "audio")
             if not isinstance(row.get("id"), str) or not isinstance(row.get("text"), str):
                 raise ValueError(f"{place}: an answer needs an id and a text, both strings")
-            said = Said(row["text"], tuple(row.get("given_s") or ()), _maybe(row.get("heard_s")))
+            given, heard = tuple(row.get("given_s") or ()), _maybe(row.get("heard_s"))
+            said = Said(row["text"], given, heard, likelihood_of(row))
             self._said[str(task), str(control), row["id"]] = said
 
     def answer(self, keys: Sequence[Key], samples: Sequence[Sample], max_new_tokens: int) -> list[Said]:
@@ -149,34 +173,35 @@ class Share:
 
 
 def collect(
-    wanted: Sequence[tuple[Key, Sample, int]],
+    wanted: Sequence[Wanted],
     answerer: Answerer,
     folder: Path,
     progress: Callable[[int, int], None] | None = None,
     share: Share | None = None,
 ) -> dict[Key, Said]:
-    """Answers to all of ``wanted`` (key, sample as asked, longest answer): those in the folder's logs, and
-    new ones that are appended to this process' own."""
+    """Answers to all of ``wanted``: those in the folder's logs, and new ones, which its own log gets."""
     share = share or Share()
     log = folder / (f"predictions.{share.rank}.jsonl" if share.rank else "predictions.jsonl")
     whole_lines(log)
     share.wait()
     said = _read(folder)
     share.wait()  # nobody writes before all have read
-    missing = [item for item in wanted if item[0] not in said][share.rank :: share.total]
-    missing.sort(key=lambda item: item[2])  # one limit a chunk
+    missing = [item for item in wanted if item.key not in said][share.rank :: share.total]
+    missing.sort(key=lambda item: item.max_new_tokens)  # one limit a chunk
     done, total = 0, len(missing)
     if progress:
         progress(done, total)
     while missing:
-        limit = missing[0][2]
-        chunk = [item for item in missing[:CHUNK] if item[2] == limit]
+        limit = missing[0].max_new_tokens
+        chunk = [item for item in missing[:CHUNK] if item.max_new_tokens == limit]
         missing = missing[len(chunk) :]
-        answers = answerer.answer([item[0] for item in chunk], [item[1] for item in chunk], limit)
+        answers = answerer.answer([item.key for item in chunk], [item.sample for item in chunk], limit)
         lines = []
-        for (key, _, _), answer in zip(chunk, answers, strict=True):
-            said[key] = answer
-            lines.append(json.dumps(asdict(key) | asdict(answer), ensure_ascii=False))
+        for item, answer in zip(chunk, answers, strict=True):
+            if item.likelihood and item.sample.references and isinstance(answerer, Local):
+                answer = replace(answer, likelihood=answerer.likelihood(item.sample))
+            said[item.key] = answer
+            lines.append(json.dumps(asdict(item.key) | asdict(answer), ensure_ascii=False))
         append(log, lines)
         done += len(chunk)
         if progress:
@@ -186,7 +211,7 @@ def collect(
         return {}
     if share.total > 1:
         said = _read(folder)
-    return {key: said[key] for key, _, _ in wanted}
+    return {item.key: said[item.key] for item in wanted}
 
 
 def _read(folder: Path) -> dict[Key, Said]:
@@ -196,8 +221,14 @@ def _read(folder: Path) -> dict[Key, Said]:
         for _, row in rows_of(log):
             key = Key(str(row.get("task")), str(row.get("control")), str(row.get("id")))
             given, heard = tuple(row.get("given_s") or ()), _maybe(row.get("heard_s"))
-            said[key] = Said(str(row.get("text")), given, heard)
+            said[key] = Said(str(row.get("text")), given, heard, likelihood_of(row))
     return said
+
+
+def likelihood_of(row: dict[str, Any]) -> tuple[float, int] | None:
+    """What a log's row says of it."""
+    found = row.get("likelihood")
+    return None if found is None else (float(found[0]), int(found[1]))
 
 
 def _maybe(seconds: Any) -> tuple[float, ...] | None:

@@ -64,6 +64,14 @@ def _weights(engine: Engine, folder: Path | None) -> str:
     return _digest(_file(path) for path in files)
 
 
+def folder_digest(place: Path) -> str:
+    """Hash of a folder's weights and configuration. Raises ValueError when it has none."""
+    files = _weight_files(place)
+    if not files:
+        raise ValueError(f"'{place}' holds no weights")
+    return _digest(_file(path) for path in files)
+
+
 def _weight_files(place: Path) -> list[Path]:
     if place.is_file():
         return [place]

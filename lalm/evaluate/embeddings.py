@@ -10,6 +10,7 @@ import torch
 from lalm.evaluate.intervals import Array
 
 BATCH = 64
+LONGEST_CAPTION = 64  # tokens of a caption that the error checker reads
 ERROR_THRESHOLD, ERROR_COST = 0.9, 0.9  # FENSE: a caption that is surely broken keeps a tenth of its score
 
 
@@ -55,21 +56,29 @@ def similarities(
 
 @torch.no_grad()
 def broken(folder: Path, texts: Sequence[str]) -> Array:
-    """Probability that each caption is not fluent, by a sequence classifier whose last class means so."""
+    """Probability that each caption has an error, by a classifier of kinds of errors whose last output means
+    any; outputs are independent, as the released error checker's, unless the folder's configuration says
+    ``"problem_type": "single_label_classification"``."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    exclusive = model.config.problem_type == "single_label_classification"
     rows = []
     for start in range(0, len(texts), BATCH):
         batch = tokenizer(
-            list(texts[start : start + BATCH]), padding=True, truncation=True, return_tensors="pt"
+            list(texts[start : start + BATCH]),
+            padding=True,
+            truncation=True,
+            max_length=LONGEST_CAPTION,
+            return_tensors="pt",
         )
-        logits = model(**batch).logits
-        rows.append((logits.softmax(1)[:, -1] if logits.shape[1] > 1 else logits.sigmoid()[:, 0]).numpy())
+        logits = model(**batch).logits  # (B, kinds)
+        rows.append((logits.softmax(1) if exclusive else logits.sigmoid())[:, -1].numpy())
     return np.concatenate(rows)
 
 
-def fense(similarity: Array, error: Array) -> Array:
-    """FENSE of each caption: its similarity, a tenth of it where an error is likelier than 0.9."""
-    return similarity * np.where(error > ERROR_THRESHOLD, 1 - ERROR_COST, 1.0)
+def punished(scores: Array, error: Array) -> Array:
+    """Each caption's score, a tenth of it where an error is likelier than 0.9 (FENSE of similarities,
+    SPIDEr-FL of SPIDEr's)."""
+    return scores * np.where(error > ERROR_THRESHOLD, 1 - ERROR_COST, 1.0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from lalm.evaluate.intervals import Measured, additive, ratio
+from lalm.evaluate.intervals import Measured, rate
 from lalm.evaluate.normalise import normalised
 
 
@@ -32,7 +32,7 @@ def word_errors(
     for hypothesis, texts, language in zip(hypotheses, references, languages, strict=True):
         said = normalise(hypothesis, language)
         rows.append(_nearest([edits(said, normalise(text, language)) for text in texts]))
-    return additive(rows, ratio)
+    return rate(rows)
 
 
 def phone_errors(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Measured:
@@ -41,7 +41,7 @@ def phone_errors(hypotheses: Sequence[str], references: Sequence[Sequence[str]])
         _nearest([edits(phones(hypothesis), phones(text)) for text in texts])
         for hypothesis, texts in zip(hypotheses, references, strict=True)
     ]
-    return additive(rows, ratio)
+    return rate(rows)
 
 
 def phones(text: str) -> str:

@@ -7,7 +7,7 @@ A metric is ``Measured`` on the items of a run: something that can be computed a
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +16,7 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 NUM_DRAWS = 2000
 DRAWS_AT_ONCE = 100
+BLOCK = 256  # items scored one by one at a time
 Z = 1.959964  # of the normal distribution, two-sided 95 %
 
 
@@ -44,11 +45,13 @@ class Difference(Interval):
 class Measured:
     """A metric on ``num_items`` items. ``of_counts``: item counts (draws, items) -> (draws,).
 
-    ``of_items`` gives an item's own score, (items,), where the metric of one item says nothing."""
+    ``of_items`` gives an item's own score, (items,), where the metric of one item says nothing. ``shares``,
+    (items, 2), are what a rate divides: errors and words."""
 
     num_items: int
     of_counts: Callable[[Array], Array]
     of_items: Callable[[], Array] | None = None
+    shares: Array | None = None
 
     @property
     def value(self) -> float:
@@ -67,6 +70,12 @@ def mean_of(values: Sequence[float] | Array) -> Measured:
     return additive([(v, 1.0) for v in values], ratio)
 
 
+def rate(shares: Sequence[Sequence[float]]) -> Measured:
+    """The sum of ``shares``' first column over that of the second: errors a word, where items differ much in
+    length and in errors, which makes plain percentiles too narrow."""
+    return replace(additive(shares, ratio), shares=np.asarray(shares, dtype=float).reshape(-1, 2))
+
+
 def ratio(sums: Array) -> Array:
     """sums: (..., 2) -> the first over the second, 0 where the second is 0."""
     below = sums[..., 1]
@@ -79,9 +88,14 @@ def interval(measured: Measured, recordings: Sequence[str], *, seed: int = 0) ->
     Where all recordings are alike (all right, all wrong, one of two right in each), no draw changes anything:
     then the width is what the binomial limit leaves to recordings unlike them, for metrics from 0 to 1.
     """
-    draws = np.concatenate([measured.of_counts(c) for c in _counts(measured, recordings, seed)])
     num_recordings, value = len(set(recordings)), measured.value
-    low, high = _limits(draws, num_recordings)
+    limits = _studentised([measured], recordings, seed)
+    if limits is None:
+        draws = np.concatenate([measured.of_counts(c) for c in _counts(measured, recordings, seed)])
+        limits = _limits(draws, num_recordings)
+    low, high = limits
+    if measured.shares is not None:
+        low = max(low, 0.0)
     if high - low < 1e-12 and 0 <= value <= 1:
         unlike = 1 - 0.025 ** (1 / num_recordings)
         low, high = value * (1 - unlike), value + (1 - value) * unlike
@@ -95,7 +109,7 @@ def difference(mine: Measured, other: Measured, recordings: Sequence[str], *, se
     counts = _counts(mine, recordings, seed)
     draws = np.concatenate([mine.of_counts(c) - other.of_counts(c) for c in counts])
     num_recordings = len(set(recordings))
-    low, high = _limits(draws, num_recordings)
+    low, high = _studentised([mine, other], recordings, seed) or _limits(draws, num_recordings)
     beyond = min(np.sum(draws <= 0), np.sum(draws >= 0))
     p_value = min(1.0, 2 * (float(beyond) + 1) / (len(draws) + 1))
     return Difference(mine.value - other.value, low, high, mine.num_items, num_recordings, p_value)
@@ -104,6 +118,18 @@ def difference(mine: Measured, other: Measured, recordings: Sequence[str], *, se
 def bootstrap(values: Sequence[float], recordings: Sequence[str], *, seed: int = 0) -> Interval:
     """Mean of ``values``. For a paired comparison pass the items' differences of two runs."""
     return interval(mean_of(values), recordings, seed=seed)
+
+
+def each(measured: Measured) -> Array:
+    """The metric of every item alone, (items,), or what stands for it."""
+    if measured.of_items is not None:
+        return measured.of_items()
+    rows = []
+    for start in range(0, measured.num_items, BLOCK):
+        counts = np.zeros((min(BLOCK, measured.num_items - start), measured.num_items))
+        counts[np.arange(len(counts)), start + np.arange(len(counts))] = 1
+        rows.append(measured.of_counts(counts))
+    return np.concatenate(rows)
 
 
 def _counts(measured: Measured, recordings: Sequence[str], seed: int) -> Iterator[Array]:
@@ -118,6 +144,46 @@ def _counts(measured: Measured, recordings: Sequence[str], seed: int) -> Iterato
     for start in range(0, NUM_DRAWS, DRAWS_AT_ONCE):
         size = min(DRAWS_AT_ONCE, NUM_DRAWS - start)
         yield rng.multinomial(groups, np.full(groups, 1 / groups), size)[:, which]
+
+
+def _studentised(
+    measured: Sequence[Measured], recordings: Sequence[str], seed: int
+) -> tuple[float, float] | None:
+    """Bootstrap-t limits of a rate, or of the first rate minus the second; None where these are no rates or
+    too many draws have no spread.
+
+    Each draw's distance from the value is taken in the draw's own standard errors (of the sums' ratio, by
+    recording), and the limits lie so many of the value's own away (Hesterberg 2015, section 5.3).
+    """
+    if any(own.shares is None for own in measured):
+        return None
+    _, which = np.unique(np.asarray(recordings), return_inverse=True)
+    places = np.zeros(int(which.max()) + 1, dtype=int)
+    places[which] = np.arange(len(which))  # some item of each recording
+    tables = [
+        np.stack([np.bincount(which, own.shares[:, k]) for k in (0, 1)], 1)
+        for own in measured
+        if own.shares is not None
+    ]
+
+    def estimate(counts: Array) -> tuple[Array, Array]:
+        """counts: (draws, recordings) -> the number and its standard error, (draws,) each."""
+        value, pull = np.zeros(len(counts)), np.zeros(counts.shape)
+        for sign, table in zip((1, -1), tables, strict=False):
+            sums = counts @ table
+            own = ratio(sums)
+            value += sign * own
+            pull += sign * (table[:, 0] - own[:, None] * table[:, 1]) / np.maximum(sums[:, 1:], 1e-300)
+        return value, np.sqrt((counts * pull**2).sum(1))
+
+    value, error = (found[0] for found in estimate(np.ones((1, len(places)))))
+    drawn = [estimate(counts[:, places]) for counts in _counts(measured[0], recordings, seed)]
+    values, errors = (np.concatenate(column) for column in zip(*drawn, strict=True))
+    there = errors > 1e-9
+    if not error or there.mean() < 0.99:
+        return None
+    low, high = np.quantile((values[there] - value) / errors[there], [0.025, 0.975])
+    return float(value - high * error), float(value - low * error)
 
 
 def _limits(draws: Array, num_recordings: int) -> tuple[float, float]:

@@ -81,12 +81,14 @@ def read_verdict(reply: str) -> float | None:
 
 
 class Judge:
-    """A judge by name, with its cache. ``load`` is called at the first judgment that is not cached."""
+    """A judge by name, with its cache. ``load`` is called at the first judgment that is not cached.
 
-    def __init__(self, name: str, load: Callable[[], Writer], cache: Path) -> None:
-        self.model = name
+    ``weights`` is the hash of a local judge's weights, "" where they are not at hand: then what the cache
+    knows of a judge of this name counts. Judgments of other weights are other judgments.
+    """
+
+    def __init__(self, name: str, load: Callable[[], Writer], cache: Path, weights: str = "") -> None:
         wording = hashlib.sha256("".join([SYSTEM, QUALITY, CHAT, YES_NO]).encode()).hexdigest()[:8]
-        self.name = f"{name}, wording {wording}"
         self._load = load
         self._writer: Writer | None = None
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -96,8 +98,18 @@ class Judge:
                 "CREATE TABLE IF NOT EXISTS judgments "
                 "(key TEXT PRIMARY KEY, judge TEXT NOT NULL, prompt TEXT NOT NULL, reply TEXT NOT NULL)"
             )
+            self._cache.execute(
+                "CREATE TABLE IF NOT EXISTS judges (name TEXT PRIMARY KEY, weights TEXT NOT NULL)"
+            )
+            if weights:
+                with self._cache:
+                    self._cache.execute("INSERT OR REPLACE INTO judges VALUES (?, ?)", (name, weights))
+            row = self._cache.execute("SELECT weights FROM judges WHERE name = ?", (name,)).fetchone()
         except sqlite3.Error as error:
             raise JudgeError(f"'{cache}' cannot hold judgments: {error}") from None
+        self.weights: str = row[0] if row else ""
+        self.model = f"{name} {self.weights}".strip()
+        self.name = f"{name}, weights {self.weights or 'unknown'}, wording {wording}"
 
     def judged(self, task: Task, answers: Sequence[Answer]) -> list[Answer]:
         """The answers with the judge's scores."""

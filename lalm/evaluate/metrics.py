@@ -7,27 +7,25 @@ from pathlib import Path
 import numpy as np
 
 from lalm.evaluate import bleu, captions, embeddings, errors, events, following, labels, normalise_qwen2_audio
-from lalm.evaluate.intervals import Measured, mean_of
+from lalm.evaluate.intervals import Array, Measured, additive, each, mean_of, ratio
 from lalm.evaluate.meteor import meteor
 from lalm.evaluate.parsers import speaks
+from lalm.evaluate.spice import NEEDS, spice
 from lalm.sample import Sample
 from lalm.words import stems, words
-
-NEEDS_SPICE = (
-    "SPICE needs Java 8 to 13 and Stanford CoreNLP 3.6.0 with its models, and is not computed here; "
-    "content_f1 is a stand-in that is not SPICE"
-)
 
 
 @dataclass(frozen=True)
 class Answer:
     """One answered item. ``read`` is what the task's parser made of the text; None: nothing readable.
-    ``judged`` is a judge's score, from 0 to 1; None: the judge's reply was not readable, or nobody judged."""
+    ``judged`` is a judge's score, from 0 to 1; None: the judge's reply was not readable, or nobody judged.
+    ``likelihood``: what the known answer costs the model, in nats, and its tokens."""
 
     sample: Sample
     text: str
     read: str | None
     judged: float | None = None
+    likelihood: tuple[float, int] | None = None
 
     @property
     def recording(self) -> str:
@@ -36,7 +34,7 @@ class Answer:
 
 @dataclass
 class Resources:
-    """Folders that metrics use ("meteor", "sentences", "fluency"), and what each metric says it used."""
+    """Folders that metrics use ("meteor", "spice", "sentences", "fluency"); what each metric says it used."""
 
     folders: Mapping[str, Path] = field(default_factory=dict)
     used: dict[str, str] = field(default_factory=dict)
@@ -190,15 +188,68 @@ def _similarity(answers: Sequence[Answer], resources: Resources) -> Measured:
     return mean_of(embeddings.similarities(encoder, *_texts(answers)))
 
 
+def _broken(texts: list[str], resources: Resources, metric: str) -> Array:
+    return embeddings.broken(resources.folder("fluency", metric), texts)
+
+
 def _fense(answers: Sequence[Answer], resources: Resources) -> Measured:
     texts, references = _texts(answers)
-    error = embeddings.broken(resources.folder("fluency", "fense"), texts)
+    error = _broken(texts, resources, "fense")
     encoder = embeddings.SentenceEncoder(resources.folder("sentences", "fense"))
-    return mean_of(embeddings.fense(embeddings.similarities(encoder, texts, references), error))
+    resources.used["fense"] = f"{resources.folders['sentences'].name}, {resources.folders['fluency'].name}"
+    return mean_of(embeddings.punished(embeddings.similarities(encoder, texts, references), error))
+
+
+def _spice_of_items(answers: Sequence[Answer], resources: Resources, metric: str) -> Array:
+    if "spice" not in resources.folders:
+        raise LookupError(f"{NEEDS}: say --resource spice=FOLDER")
+    scores = spice(resources.folder("spice", metric), *_texts(answers))
+    resources.used[metric] = "spice-1.0.jar"
+    return scores
 
 
 def _spice(answers: Sequence[Answer], resources: Resources) -> Measured:
-    raise LookupError(NEEDS_SPICE)
+    return mean_of(_spice_of_items(answers, resources, "spice"))
+
+
+def _with_cider(answers: Sequence[Answer], other: Array) -> Array:
+    """The mean of each answer's CIDEr-D and of another score."""
+    return (each(captions.cider_d(*_texts(answers))) + other) / 2
+
+
+def _spider(answers: Sequence[Answer], resources: Resources) -> Measured:
+    return mean_of(_with_cider(answers, _spice_of_items(answers, resources, "spider")))
+
+
+def _spider_fl(answers: Sequence[Answer], resources: Resources) -> Measured:
+    scores = _with_cider(answers, _spice_of_items(answers, resources, "spider_fl"))
+    error = _broken(_texts(answers)[0], resources, "spider_fl")
+    resources.used["spider_fl"] = f"spice-1.0.jar, {resources.folders['fluency'].name}"
+    return mean_of(embeddings.punished(scores, error))
+
+
+def _cider_content(answers: Sequence[Answer], resources: Resources) -> Measured:
+    """A stand-in for SPIDEr without Java, and not SPIDEr: content F1 in SPICE's place."""
+    return mean_of(_with_cider(answers, each(captions.content_f1(*_texts(answers)))))
+
+
+def _cider_content_fl(answers: Sequence[Answer], resources: Resources) -> Measured:
+    """The same with SPIDEr-FL's punishment of captions that are not fluent; not SPIDEr-FL."""
+    error = _broken(_texts(answers)[0], resources, "cider_content_fl")
+    return mean_of(embeddings.punished(each(_cider_content(answers, resources)), error))
+
+
+def _perplexity(answers: Sequence[Answer], resources: Resources) -> Measured:
+    """Of all known answers' tokens together."""
+    rows = [answer.likelihood for answer in answers if answer.likelihood is not None]
+    if len(rows) < len(answers):
+        raise LookupError(
+            "perplexity needs a local model: endpoints and files do not say how likely a text is"
+        )
+    resources.used["perplexity"] = (
+        "all tokens of the first references together, the end of the answer included"
+    )
+    return additive(rows, lambda sums: np.exp(np.minimum(ratio(sums), 700.0)))
 
 
 METRICS: Mapping[str, Metric] = {
@@ -212,8 +263,10 @@ METRICS: Mapping[str, Metric] = {
     "meteor": Metric(_meteor),
     "content_f1": _on_texts(captions.content_f1),
     "spice": Metric(_spice),
-    "spider": Metric(_spice),
-    "spider_fl": Metric(_spice),
+    "spider": Metric(_spider),
+    "spider_fl": Metric(_spider_fl),
+    "cider_content": Metric(_cider_content),
+    "cider_content_fl": Metric(_cider_content_fl),
     "similarity": Metric(_similarity),
     "fense": Metric(_fense),
     "accuracy": Metric(_accuracy),
@@ -238,6 +291,7 @@ METRICS: Mapping[str, Metric] = {
         percent=False,
     ),
     "keywords": Metric(_keywords),
+    "perplexity": Metric(_perplexity, lower_is_better=True, percent=False),
     "following": Metric(_question_following),
     "story_following": _on_each(lambda answer: following.follows_story(answer.text)),
     "diversity": Metric(

@@ -17,9 +17,9 @@ from jinja2 import Environment, StrictUndefined
 from lalm.audio import SAMPLE_RATE, audio_name, load_audio
 from lalm.evaluate.answers import Key, Said
 from lalm.evaluate.controls import AUDIO
-from lalm.evaluate.intervals import Array, Interval
+from lalm.evaluate.intervals import Array, Interval, each
 from lalm.evaluate.metrics import METRICS
-from lalm.evaluate.scores import Scored, categories, confusion, each, groups
+from lalm.evaluate.scores import Scored, categories, confusion, groups
 from lalm.evaluate.task import question_of
 from lalm.sample import Sample
 

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lalm.evaluate import card as cards
-from lalm.evaluate.answers import Answerer, Key, Said, Share, collect, rows_of
+from lalm.evaluate.answers import Answerer, Key, Said, Share, Wanted, collect, likelihood_of, rows_of
 from lalm.evaluate.controls import AUDIO, Impossible, asked
 from lalm.evaluate.judge import Judge
 from lalm.evaluate.metrics import Answer, Resources
@@ -137,11 +137,16 @@ def _shown(job: Job) -> tuple[dict[tuple[str, str], list[Sample]], dict[tuple[st
     return shown, impossible
 
 
-def _wanted(job: Job, shown: dict[tuple[str, str], list[Sample]]) -> list[tuple[Key, Sample, int]]:
-    """Every answer that is needed: which, what is asked, how long it may be."""
+def _wanted(job: Job, shown: dict[tuple[str, str], list[Sample]]) -> list[Wanted]:
+    """Every answer that is needed."""
     tasks = {opened.task.name: opened for opened in job.tasks}
     return [
-        (Key(name, control, sample.id), item, tasks[name].task.max_new_tokens)
+        Wanted(
+            Key(name, control, sample.id),
+            item,
+            tasks[name].task.max_new_tokens,
+            "perplexity" in tasks[name].task.metrics,
+        )
         for (name, control), items in shown.items()
         for sample, item in zip(tasks[name].samples, items, strict=True)
     ]
@@ -156,9 +161,10 @@ def _answers(
 ) -> list[Answer]:
     answers = []
     for sample, item in zip(opened.samples, items, strict=True):
-        text = said[Key(opened.task.name, control, sample.id)].text
+        own = said[Key(opened.task.name, control, sample.id)]
         shown = Sample(item.messages, **_known(sample)) if control != "reordered" else item
-        answers.append(Answer(shown, text, PARSERS[opened.task.parser](shown, text)))
+        read = PARSERS[opened.task.parser](shown, own.text)
+        answers.append(Answer(shown, own.text, read, likelihood=own.likelihood))
     if judge is not None and "judge" in opened.task.metrics:
         return judge.judged(opened.task, answers)
     return answers
@@ -214,6 +220,8 @@ def _write_rows(
             row |= {"question": question_of(item), "read": answer.read}
             row |= {"references": answer.sample.references, "choices": answer.sample.choices}
             row |= {"origin": answer.sample.origin, "events": answer.sample.events}
+            if row["likelihood"] is None:
+                del row["likelihood"]
             if answer.judged is not None:
                 row["judged"] = answer.judged
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
@@ -253,7 +261,7 @@ def read_answers(folder: Path) -> dict[str, list[Answer]]:
                 events=tuple(row["events"]),
                 origin=row["origin"],
             )
-            answer = Answer(sample, row["text"], row["read"], row.get("judged"))
+            answer = Answer(sample, row["text"], row["read"], row.get("judged"), likelihood_of(row))
         except (KeyError, TypeError):
             raise RunError(f"{place}: not a row of a finished run") from None
         found.setdefault(row["task"], []).append(answer)

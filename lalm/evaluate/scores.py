@@ -12,7 +12,6 @@ from lalm.evaluate.intervals import Array, Difference, Interval, Measured, diffe
 from lalm.evaluate.metrics import METRICS, Answer, Resources, unreadable
 from lalm.evaluate.task import Task
 
-BLOCK = 256  # items scored one by one at a time
 MAX_CATEGORIES = 30
 
 
@@ -85,18 +84,6 @@ def plain(found: Interval) -> dict[str, Any]:
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in asdict(found).items()
     }
-
-
-def each(measured: Measured) -> Array:
-    """The metric of every item alone, (items,), or what stands for it."""
-    if measured.of_items is not None:
-        return measured.of_items()
-    rows = []
-    for start in range(0, measured.num_items, BLOCK):
-        counts = np.zeros((min(BLOCK, measured.num_items - start), measured.num_items))
-        counts[np.arange(len(counts)), start + np.arange(len(counts))] = 1
-        rows.append(measured.of_counts(counts))
-    return np.concatenate(rows)
 
 
 def part_of(measured: Measured, items: Sequence[int]) -> Measured:

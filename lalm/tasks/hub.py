@@ -1,7 +1,8 @@
 """A dataset folder as the Hub hands it out: parquet files (or Arrow files of ``save_to_disk``).
 
-Columns are found by name, AudioBench's nested ones ({"text", "audio"} under "context", "instruction",
-"answer") and flat ones alike; the first of a list that is there counts.
+Columns are found by name, AudioBench's ("context" is audio; "instruction", "answer" are texts, in older
+releases {"text", "audio"}; "choices" a list or, in its listening tests, one text of lettered lines, which
+then follows the question) and those of others; the first of a list that is there counts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ ANSWER = (
     "label",
 )
 CHOICES = ("choices", "options", "candidates", "multi_choice")
-TRANSCRIPT = ("transcript", "transcription")
+TRANSCRIPT = ("transcript", "transcription", "speech_instruction")
 ROWS_AT_ONCE = 64
 
 
@@ -67,13 +68,16 @@ def _sample(row: Mapping[str, Any], number: int, place: str, source: Source) -> 
     if not answers:
         raise SourceError(f"{place}: the answer is empty")
     question = _texts(row.get(next((n for n in QUESTION if n in row), ""), ""))
-    choices = _texts(row.get(next((n for n in CHOICES if n in row), ""), []))
+    options = row.get(next((n for n in CHOICES if n in row), ""), [])
+    if isinstance(options, str) and options.strip() and question:
+        question, options = [f"{question[0]}\n{options.strip()}"], []
+    choices = _texts(options)
     if choices and answers[0] not in choices and answers[0].isdigit() and int(answers[0]) < len(choices):
         answers = [choices[int(answers[0])]]
     origin = {
         "recording": str(row.get("recording") or row.get("audio_id") or row.get("file_name") or number),
         "transcript": next((t for n in TRANSCRIPT if n in row for t in _texts(row[n])), ""),
-        "category": str(row.get("category") or row.get("task") or ""),
+        "category": str(row.get("category") or row.get("task") or _other(row, "task")),
     }
     return Sample(
         ask([audio], question[0] if question else "").messages,
@@ -82,6 +86,12 @@ def _sample(row: Mapping[str, Any], number: int, place: str, source: Source) -> 
         choices=tuple(choices),
         origin={key: value for key, value in origin.items() if value},
     )
+
+
+def _other(row: Mapping[str, Any], name: str) -> str:
+    """A value of AudioBench's column "other_attributes"."""
+    others = row.get("other_attributes")
+    return str(others.get(name) or "") if isinstance(others, dict) else ""
 
 
 def _first(row: Mapping[str, Any], names: Sequence[str], place: str, what: str) -> Any:

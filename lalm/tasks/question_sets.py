@@ -60,19 +60,21 @@ def airbench_chat(source: Source) -> Iterator[Sample]:
 
 
 def airbench_foundation(source: Source) -> Iterator[Sample]:
-    """AIR-Bench foundation: ``Foundation_meta.json`` with ``choice_a`` to ``choice_d``, audio as for chat."""
+    """AIR-Bench foundation: ``Foundation_meta.json`` with ``choice_a`` to ``choice_d``, audio as for chat
+    but for Audio_Grounding, whose rows say .wav and whose files are FLAC."""
     for number, row in enumerate(_rows(source.path)):
         place = f"{source.path.name}:{number}"
         name, path, task, dataset, question, answer = _of(
             row, place, "uniq_id", "path", "task_name", "dataset_name", "question", "answer_gt"
         )
-        choices = [str(row[key]) for key in ("choice_a", "choice_b", "choice_c", "choice_d") if row.get(key)]
-        if str(answer) not in choices:
+        options = [str(row.get(f"choice_{letter}") or "").strip() for letter in "abcd"]
+        choices, right = [option for option in options if option], str(answer).strip()
+        if right not in choices:
             raise SourceError(f"{place}: the answer '{answer}' is not among the choices")
         audio = (source.audio or source.folder) / f"{task}_{dataset}" / str(path)
-        yield _question(
-            "audio_choice", str(name), audio, str(question), [str(answer)], choices, category=str(task)
-        )
+        if task == "Audio_Grounding":
+            audio = audio.with_suffix(".flac")
+        yield _question("audio_choice", str(name), audio, str(question), [right], choices, category=str(task))
 
 
 def mmau(source: Source) -> Iterator[Sample]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lalm.evaluate.intervals import Measured, additive, bootstrap, difference, interval, mean_of, ratio
+from lalm.evaluate.intervals import Measured, additive, bootstrap, difference, interval, mean_of, rate, ratio
 
 
 def names(count: int) -> list[str]:
@@ -43,6 +43,22 @@ def test_a_ratio_of_sums_is_not_a_mean_of_ratios():
     measured = additive([(1, 10), (1, 1)], ratio)
     assert measured.value == pytest.approx(2 / 11)
     assert measured.of_counts(np.array([[2, 0], [0, 0]])) == pytest.approx([0.1, 0.0])
+
+
+def test_an_error_rate_of_unequal_items_reaches_further_up():
+    rng = np.random.default_rng(3)
+    length = 1 + rng.geometric(1 / 18, 50)
+    wrong = rng.binomial(length, rng.beta(1.0, 12.0, 50))
+    rows = np.stack([wrong, length], 1)
+    plain, found = interval(additive(rows, ratio), names(50)), interval(rate(rows), names(50))
+    assert found.mean == plain.mean == pytest.approx(wrong.sum() / length.sum())
+    assert found.high > plain.high and found.low > plain.low - 0.01 and found.low >= 0
+    fewer = rate(np.stack([wrong // 2, length], 1))
+    gap = difference(rate(rows), fewer, names(50))
+    assert 0 < gap.low < gap.mean < gap.high
+    twice = interval(rate(np.repeat(rows, 2, 0)), [str(i // 2) for i in range(100)])
+    assert (twice.low, twice.high) == pytest.approx((found.low, found.high))  # recordings count, not items
+    assert interval(rate([(0, 5)] * 9), names(9)).high < 0.4  # nothing wrong anywhere
 
 
 def test_a_paired_difference_is_sharper():

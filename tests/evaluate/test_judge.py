@@ -92,6 +92,17 @@ def test_judgments_replay_without_the_judge_and_unreadable_ones_are_counted(tmp_
         Judge("m", nobody, tmp_path / "odd")
 
 
+def test_the_judges_weights_are_known_again_from_the_cache(tmp_path):
+    said, place = answers("a dog"), tmp_path / "j.sqlite"
+    first = Judge("m", lambda: Replies("Points: 5"), place, weights="abc")
+    assert "weights abc" in first.name and first.judged(task("quality"), said)[0].judged == 1.0
+    again = Judge("m", lambda: Replies(), place)
+    assert again.name == first.name and again.judged(task("quality"), said)[0].judged == 1.0
+    other = Judge("m", lambda: Replies("Points: 0"), place, weights="xyz")
+    assert other.judged(task("quality"), said)[0].judged == 0.0  # other weights, another judgment
+    assert "weights unknown" in Judge("n", lambda: Replies(), place).name
+
+
 def test_kappa_by_hand_and_spearman_as_scipy_has_it():
     a, b = np.array([0, 0, 1, 1, 1.0]), np.array([0, 1, 1, 1, 0.0])
     assert kappa(a, b).value == pytest.approx((3 / 5 - 13 / 25) / (1 - 13 / 25))

@@ -1,18 +1,22 @@
 """Metrics against the reference tools' own numbers (reference_tools.json says which), and by hand."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lalm.evaluate import bleu, captions, errors, events, following, labels
-from lalm.evaluate.intervals import interval
+from lalm.evaluate.intervals import each, interval
 from lalm.evaluate.metrics import METRICS, Answer, Resources
 from lalm.evaluate.normalise import normalised
 from lalm.evaluate.parsers import PARSERS
 from lalm.evaluate.scores import each
+from lalm.evaluate.spice import SpiceError
+from lalm.evaluate.task import Task, known_tasks
 from lalm.sample import ask
 
 TOOLS = json.loads((Path(__file__).parent / "reference_tools.json").read_text())
@@ -144,6 +148,9 @@ def test_appendix_c():
     assert following.repeat_rate(["so it goes on " * 4, "once"]).value == 0.5
 
 
+FOLDERS = ("similarity", "fense", "cider_content_fl")
+
+
 def test_every_metric_says_what_it_lacks_or_gives_an_interval():
     sample = ask([], "?")
     fields = {"references": ("dog", "a dog barks"), "choices": ("dog", "rain")}
@@ -154,10 +161,117 @@ def test_every_metric_says_what_it_lacks_or_gives_an_interval():
     ]
     for name, metric in METRICS.items():
         resources = Resources()
-        if name in ("spice", "spider", "spider_fl", "similarity", "fense", "count_error"):
-            with pytest.raises(LookupError, match=r"needs (Java|a folder|a number)"):
+        if name in ("spice", "spider", "spider_fl", *FOLDERS, "perplexity", "count_error"):
+            with pytest.raises(LookupError, match=r"needs (Java|a folder|a local model|a number)"):
                 metric.measure(items, resources)
             continue
         found = interval(metric.measure(items, resources), [item.recording for item in items])
         assert found.low <= found.mean + 1e-9 and found.mean <= found.high + 1e-9, name
         assert found.num_items == 4
+
+
+def test_every_metric_of_the_specification_can_be_named_in_a_task():
+    wanted = (
+        "wer per bleu caption_bleu accuracy macro_f1 map meteor cider_d rouge_l spice spider spider_fl fense"
+    )
+    wanted += (
+        " similarity content_f1 event_f1 mean_iou perplexity following story_following repeat_rate judge"
+    )
+    for name in wanted.split():
+        assert Task(name="t", about="x", metrics=(name,)).metrics == (name,)
+    used = {name for task in known_tasks().values() for name in task.metrics}
+    assert set(wanted.split()) - used == {"similarity"}  # fense holds it
+
+
+def captions_of(*texts: str, references: tuple[str, ...] = ("a dog barks",)) -> list[Answer]:
+    asked = ask([], "?").messages
+    return [
+        Answer(type(ask([], "?"))(asked, id=str(i), references=references), text, text)
+        for i, text in enumerate(texts)
+    ]
+
+
+def test_spice_is_asked_of_its_own_program(tmp_path, monkeypatch):
+    folder = tmp_path / "spice"
+    (folder / "lib").mkdir(parents=True)
+    items = captions_of("a dog barks", "rain")
+    resources = Resources({"spice": folder})
+    with pytest.raises(LookupError, match=r"has no spice-1\.0\.jar"):
+        METRICS["spice"].measure(items, resources)
+    (folder / "spice-1.0.jar").touch()
+    with pytest.raises(LookupError, match=r"lib' has no stanford-corenlp-3\.6\.0\.jar and no .*models\.jar"):
+        METRICS["spice"].measure(items, resources)
+    for name in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
+        (folder / "lib" / name).touch()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(LookupError, match="no 'java'"):
+        METRICS["spice"].measure(items, resources)
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text(
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        "assert sys.argv[1:4] == ['-jar', '-Xmx8G', 'spice-1.0.jar'] and os.path.exists('spice-1.0.jar')\n"
+        "rows = json.load(open(sys.argv[4]))\n"
+        "found = [{'image_id': r['image_id'], 'scores': {'All': {'f': 0.5 * (r['test'] in r['refs'])}}}"
+        " for r in reversed(rows)]\n"
+        "json.dump(found, open(sys.argv[sys.argv.index('-out') + 1], 'w'))\n"
+    )
+    java.chmod(0o755)
+    assert each(METRICS["spice"].measure(items, resources)) == pytest.approx([0.5, 0.0])
+    cider = each(METRICS["cider_d"].measure(items, resources))
+    assert each(METRICS["spider"].measure(items, resources)) == pytest.approx(
+        (cider + np.array([0.5, 0])) / 2
+    )
+    assert resources.used == {"spice": "spice-1.0.jar", "spider": "spice-1.0.jar"}
+    java.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('module java.base does not open')\n")
+    with pytest.raises(SpiceError, match=r"program failed .*: module java\.base does not open"):
+        METRICS["spice"].measure(items, resources)
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory) -> dict[str, Path]:
+    """A tiny sentence encoder, and a tiny error checker that always finds errors of the last kind."""
+    from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer
+
+    root = tmp_path_factory.mktemp("encoders")
+    (root / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "dog", "barks", "rain"])
+    )
+    config = BertConfig(
+        vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    config.num_labels = 3
+    torch.manual_seed(0)
+    checker = BertForSequenceClassification(config)
+    torch.nn.init.zeros_(checker.classifier.weight)
+    for name, bias in (("strict", [-9.0, -9.0, 9.0]), ("kind", [9.0, 9.0, 2.0])):
+        checker.classifier.bias.data = torch.tensor(bias)
+        checker.save_pretrained(root / name)
+    BertModel(config).save_pretrained(root / "tiny-encoder")
+    for name in ("strict", "kind", "tiny-encoder"):
+        BertTokenizer(str(root / "vocab.txt")).save_pretrained(root / name)
+    return {name: root / name for name in ("strict", "kind", "tiny-encoder")}
+
+
+def test_learned_metrics_name_the_models_that_scored(encoders):
+    items = captions_of("a dog barks", "rain")
+    likeness = Resources({"sentences": encoders["tiny-encoder"]})
+    same = each(METRICS["similarity"].measure(items, likeness))
+    assert same[0] == pytest.approx(1) and same[1] < 1 and likeness.used["similarity"] == "tiny-encoder"
+    for checker, share in (("strict", 0.1), ("kind", 1.0)):  # 2.0 is less than 90 % sure
+        folders = Resources({"sentences": encoders["tiny-encoder"], "fluency": encoders[checker]})
+        found = each(METRICS["fense"].measure(items, folders))
+        assert found == pytest.approx(share * same) and folders.used["fense"] == f"tiny-encoder, {checker}"
+        plain = each(METRICS["cider_content"].measure(items, folders))
+        assert each(METRICS["cider_content_fl"].measure(items, folders)) == pytest.approx(share * plain)
+        assert folders.used["cider_content_fl"] == checker
+
+
+def test_perplexity_is_that_of_all_tokens(tmp_path):
+    items = [
+        replace(a, likelihood=own) for a, own in zip(captions_of("x", "y"), [(2.0, 1), (4.0, 5)], strict=True)
+    ]
+    resources = Resources()
+    assert METRICS["perplexity"].measure(items, resources).value == pytest.approx(np.exp(6 / 6))
+    with pytest.raises(LookupError, match="needs a local model"):
+        METRICS["perplexity"].measure([*items, captions_of("z")[0]], resources)

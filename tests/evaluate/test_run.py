@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lalm.evaluate.answers import Key, Recorded, Said, Share, collect, rows_of
+from lalm.evaluate.answers import Key, Recorded, Said, Share, Wanted, collect, rows_of
 from lalm.evaluate.compare import CompareError, compare
 from lalm.evaluate.controls import CONTROLS, Impossible, asked
 from lalm.evaluate.run import Job, RunError, read_card, run
@@ -204,7 +204,7 @@ def test_tasks_that_cannot_be_asked_say_why(manifest, tmp_path):
 
 
 def test_answers_come_in_chunks_of_one_limit(tmp_path):
-    items = [(Key("t", "audio", str(i)), ask([], "?"), 8 if i % 2 else 4) for i in range(6)]
+    items = [Wanted(Key("t", "audio", str(i)), ask([], "?"), 8 if i % 2 else 4) for i in range(6)]
     limits = []
 
     class Noting(Parrot):

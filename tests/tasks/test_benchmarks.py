@@ -154,12 +154,20 @@ def questions(root: Path) -> None:
     cut(root / "ClothoAQA" / "audio_files" / "bird.wav")
     row = {"uniq_id": 1, "path": "bird.wav", "task_name": "Sound_QA", "dataset_name": "clotho"}
     row |= {"question": "What sings?", "answer_gt": "a bird"}
-    options = {"choice_a": "a bird", "choice_b": "a train"}
+    options = {"choice_a": "a bird", "choice_b": "a train "}
+    grounding = {
+        **row,
+        **options,
+        "task_name": "Audio_Grounding",
+        "dataset_name": "AudioGrounding",
+        "uniq_id": 2,
+    }
     air = root / "AIR-Bench"
-    write(air / "Foundation" / "Foundation_meta.json", [{**row, **options}])
+    write(air / "Foundation" / "Foundation_meta.json", [{**row, **options}, grounding])
     write(air / "Chat" / "Chat_meta.json", [{**row, "meta_info": "Birds sing in a tree."}])
     for kind in ("Foundation", "Chat"):
         cut(air / kind / "Sound_QA_clotho" / "bird.wav")
+    cut(air / "Foundation" / "Audio_Grounding_AudioGrounding" / "bird.flac")
     choices = ["a bird", "a train"]
     row = {"id": "m1", "audio_id": "./test-mini-audios/a.wav", "question": "What sings?", "task": "sound"}
     write(root / "MMAU" / "mmau-test-mini.json", [{**row, "choices": choices, "answer": "a bird"}])
@@ -184,6 +192,12 @@ def hub(root: Path) -> None:
         "answer": {"text": "a bird", "audio": None},
     }
     parquet.write_table(pyarrow.Table.from_pylist([row]), folder / "test-00000-of-00001.parquet")
+    flat = {"context": {"bytes": sound, "path": None}, "instruction": "What sings?", "answer": "a bird"}
+    listening = {**flat, "choices": "(A) a bird (B) a train", "other_attributes": {"task": "music"}}
+    spoken = {"context": flat["context"], "speech_instruction": "Name a bird.", "answer": "a robin"}
+    for name, row in (("mu_chomusic_test", listening), ("alpaca_audio_test", spoken)):
+        (root / "AudioBench" / name).mkdir()
+        parquet.write_table(pyarrow.Table.from_pylist([row]), root / "AudioBench" / name / "test.parquet")
 
 
 def spoken_questions(root: Path) -> None:
@@ -223,7 +237,7 @@ MAKERS = (
     *(librispeech, gigaspeech, common_voice, fleurs, aishell2, covost2, emotions, speakers, commands),
     *(captions, classes, questions, spoken_questions, hub, manifests),
 )
-TOP = {"cider_d", "rouge_l", "caption_bleu", "bleu"}  # of one item these say little
+TOP = {"cider_d", "cider_content", "rouge_l", "caption_bleu", "bleu"}  # of one item these say little
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +288,19 @@ def test_every_named_task_with_data_is_tried_here_or_like_one_that_is():
     assert all(task.citation and task.prompts for task in tasks)
 
 
+def test_audiobenchs_rows_are_put_as_audiobench_puts_them(data):
+    (music,) = open_task("audiobench_muchomusic", data)
+    assert question_of(put(music.task, music.samples[0])) == "What sings?\n(A) a bird (B) a train"
+    assert not music.samples[0].choices and music.samples[0].origin["category"] == "music"
+    (alpaca,) = open_task("audiobench_alpaca", data)
+    assert question_of(put(alpaca.task, alpaca.samples[0])) == "Do what the speaker asks."
+    assert alpaca.samples[0].origin["transcript"] == "Name a bird."
+
+
 def test_questions_are_put_as_their_benchmarks_need(data):
+    (air,) = open_task("airbench_foundation", data)
+    assert [Path(s.audios[0]["audio"]).name for s in air.samples] == ["bird.wav", "bird.flac"]
+    assert air.samples[0].choices == ("a bird", "a train") and air.missing == 0
     (mmau,) = open_task("mmau", data)
     text = question_of(put(mmau.task, mmau.samples[0]))
     assert text.startswith("What sings?\nA. a bird\nB. a train\n")
