@@ -14,7 +14,6 @@ from lalm.evaluate.intervals import each, interval
 from lalm.evaluate.metrics import METRICS, Answer, Resources
 from lalm.evaluate.normalise import normalised
 from lalm.evaluate.parsers import PARSERS
-from lalm.evaluate.scores import each
 from lalm.evaluate.spice import SpiceError
 from lalm.evaluate.task import Task, known_tasks
 from lalm.sample import ask
