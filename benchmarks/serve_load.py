@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--tokens", type=int, default=32, help="longest answer")
-    parser.add_argument("--rounds", type=int, default=5, help="of the comparison with the library")
+    parser.add_argument("--rounds", type=int, default=5, help="of the comparison with the library; 0: none")
     parser.add_argument("--note", default="", help="what else the machine was doing")
     parser.add_argument("--out", type=Path, default=Path("results/serve_load.json"))
     options = parser.parse_args()
@@ -249,15 +249,16 @@ def main() -> None:
     before = os.getloadavg()[0]
     try:
         found, many, memory = asyncio.run(measure(options, url, process.pid))
-        engine = Engine.load(options.model)
-        found["beside_the_library"] = asyncio.run(
-            beside(url, engine, Clips(), options.rounds, options.tokens)
-        )
+        if options.rounds:
+            engine = Engine.load(options.model)
+            found["beside_the_library"] = asyncio.run(
+                beside(url, engine, Clips(), options.rounds, options.tokens)
+            )
     finally:
         process.terminate()
         process.wait(60)
     found["conditions"] = {
-        "model": engine.name,
+        "model": options.model or "small",
         "minutes": options.minutes,
         "max_tokens": options.tokens,
         "cores": os.cpu_count(),

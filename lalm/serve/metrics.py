@@ -28,6 +28,7 @@ class Metrics:
         self.first_token = Histogram(
             "lalm_first_token_seconds", "Time to the first text", buckets=SECONDS, registry=self.registry
         )
+        self.sessions = Gauge("lalm_realtime_sessions", "Realtime sessions open", registry=self.registry)
         gauges = {
             "lalm_waiting": ("Answers that wait", lambda: len(scheduler.waiting)),
             "lalm_running": ("Answers being written", lambda: len(scheduler.rows.rows)),

@@ -237,6 +237,7 @@ class Session:
             self._response = None
             if not response.item.characters:
                 self.talk.items = [item for item in self.talk.items if item is not response.item]
+        await self.send("response.done", response=response.to_json())
         end = response.answer.end if response.answer is not None else None
         if end is not None:
             await self._forget(self.talk.read(end.prompt_tokens + end.new_tokens))
@@ -295,11 +296,13 @@ class Sessions:
             return
         offered = [name.strip() for name in socket.headers.get("sec-websocket-protocol", "").split(",")]
         self.now[session.id] = session
+        self.desk.metrics.sessions.set(len(self.now))
         try:
             await socket.accept("realtime" if "realtime" in offered else None)
             await session.attend(socket)
         finally:
             del self.now[session.id]
+            self.desk.metrics.sessions.set(len(self.now))
             forget = asyncio.get_running_loop().call_later
             timer = forget(self.desk.settings.resume_s, self.kept.pop, session.id, None)
             self.kept[session.id] = session, timer

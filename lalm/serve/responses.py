@@ -50,7 +50,7 @@ class Response:
             self.answer.stop()
 
     async def run(self) -> None:
-        """Send every event of the answer, whatever becomes of it."""
+        """Send every event of the answer but the last, ``response.done``, whatever becomes of it."""
         assert self.answer is not None
         before = self.talk.before(self.item)
         await self.send("response.created", response=self.to_json())
@@ -76,7 +76,6 @@ class Response:
         await self._tell("content_part.done", **self._place(), part={"type": "text", "text": said})
         await self._tell("output_item.done", output_index=0, item=self.item.to_json())
         await self.send("conversation.item.done", previous_item_id=before, item=self.item.to_json())
-        await self.send("response.done", response=self.to_json())
 
     def _ended(self, status: str, **details: Any) -> None:
         reasons = {"incomplete": "max_output_tokens", "cancelled": self._reason}

@@ -108,6 +108,8 @@ class Talk:
         forgotten: list[str] = []
         while len(forgotten) < at_least or self._too_long():
             forgotten.append(self.items.pop(0).id)
+        while forgotten and self.items and self.items[0].role == "assistant":  # its question is gone
+            forgotten.append(self.items.pop(0).id)
         return forgotten
 
     def _too_long(self) -> bool:

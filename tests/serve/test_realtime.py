@@ -18,6 +18,7 @@ from lalm.engine import Engine, Options
 from lalm.sample import Sample
 from lalm.serve.ear import Ear, Started, Stopped
 from lalm.serve.session_options import Detection
+from lalm.serve.talk import Item, Talk
 
 RATE = 24_000
 
@@ -266,6 +267,8 @@ def test_who_may_not_enter_is_told_so(serve, client):
     key = "openai-insecure-api-key.secret"
     with websocket(url, subprotocols=["realtime", key]) as socket:  # as browsers do
         assert socket.subprotocol == "realtime" and json.loads(socket.recv())["type"] == "session.created"
+        head = {"Authorization": "Bearer secret"}
+        assert "lalm_realtime_sessions 1.0" in httpx.get(f"{address}/metrics", headers=head).text
         with pytest.raises(websockets.exceptions.InvalidStatus) as error:
             asked.realtime.connect(model="tiny").enter()
         assert error.value.response.status_code == 429 and "already" in error.value.response.body.decode()
@@ -374,6 +377,19 @@ def test_a_conversation_never_grows_beyond_its_limits(serve):
         while (got := json.loads(socket.recv(timeout=5)))["type"] != "input_audio_buffer.cleared":
             deleted += got["type"] == "conversation.item.deleted"
         assert deleted == 3
+
+
+def test_what_is_forgotten_leaves_a_conversation_that_begins_with_the_user():
+    talk = Talk(limit_s=60.0, positions=1000)
+    for turn in range(3):
+        assert talk.add(Item("user", [f"{turn}?"])) == talk.add(Item("assistant", [f"{turn}."])) == []
+    ids = [item.id for item in talk.items]
+    assert talk.read(1000) == [] and talk.read(1001) == ids[:4]
+    talk.add(Item("user", ["And?"], id="last"))
+    with pytest.raises(ValueError, match="an item 'last' already"):
+        talk.add(Item("user", [""], id="last"))
+    sample, clips = talk.prompt("Be brief.")
+    assert [m["role"] for m in sample.messages] == ["system", "user", "assistant", "user"] and not clips
 
 
 def test_an_ear_holds_little_while_nobody_speaks_and_ends_endless_speech():
