@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from lalm.completions import Completion, Sampling, Writer
+from lalm.evaluate.intervals import each
 from lalm.evaluate.metrics import METRICS, Answer, Resources
 from lalm.evaluate.parsers import PARSERS
-from lalm.evaluate.scores import each, score
+from lalm.evaluate.scores import score
 from lalm.evaluate.task import known_tasks
 from lalm.judging import RATE, SYSTEM, known, rating_chat, read_rating
 from lalm.rows import Counts, write_rows
