@@ -230,7 +230,8 @@ def train(
 def export(
     model: Annotated[str, typer.Argument(help="Model folder.", show_default=False)],
     to: Annotated[
-        Literal["qwen2-audio", "salmonn"], typer.Option(help="Whose released layout.", show_default=False)
+        Literal["qwen2-audio", "salmonn", "transformers"],
+        typer.Option(help="Whose released layout; transformers: lalm's own, complete.", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option()] = "bfloat16",
@@ -240,6 +241,8 @@ def export(
 
     if to == "salmonn":
         command.to_salmonn(model, out)
+    elif to == "transformers":
+        command.to_transformers(model, out, dtype)
     else:
         command.run(model, out, dtype)
 

@@ -1,14 +1,17 @@
 """The command that serves a model over HTTP."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 serve_app = typer.Typer()
 
+ONLY_LALM = ("fetch", "max_mb", "queue", "timeout", "device")  # options that vLLM has nothing for
+
 
 @serve_app.command()
 def serve(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(help="Model folder (default: the embedded small model).", show_default=False),
@@ -30,22 +33,39 @@ def serve(
     batch_size: Annotated[int, typer.Option(min=1, help="Answers written at a time.")] = 16,
     queue: Annotated[int, typer.Option(min=1, help="Answers that may wait; more are told 429.")] = 64,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for one answer.")] = 300.0,
+    engine: Annotated[
+        Literal["lalm", "vllm"], typer.Option(help="Who answers; vllm: vLLM's own server, with our plugin.")
+    ] = "lalm",
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")
     ] = None,
 ) -> None:
     """Serve a model behind OpenAI's API."""
+    from lalm.commands.serve import Place
+
+    asked = {
+        "api_key": api_key,
+        "origins": tuple(allow_origin or ()),
+        "audio_s": max_audio,
+        "rows": batch_size,
+    }
+    if engine == "vllm":
+        for name in ONLY_LALM:
+            source = context.get_parameter_source(name)
+            if source is not None and source.name != "DEFAULT":
+                raise ValueError(f"--{name.replace('_', '-')} goes with --engine lalm alone")
+        from lalm.commands import serve_vllm
+
+        serve_vllm.run(model, Place(host, port, None), **asked)
+        return
     from lalm.commands import serve as command
 
     command.run(
         model,
-        command.Place(host, port, device),
-        api_key=api_key,
-        origins=tuple(allow_origin or ()),
+        Place(host, port, device),
+        **asked,
         fetch=fetch,
-        audio_s=max_audio,
         body_bytes=int(max_mb * 2**20),
-        rows=batch_size,
         waiting=queue,
         answer_s=timeout,
     )

@@ -5,9 +5,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import GenerationConfig
 
 from lalm import systems
+from lalm.chat_template import with_parts
 from lalm.commands.weights import fetch_for
+from lalm.engine import Engine
 from lalm.systems.qwen2_audio import released
 from lalm.systems.salmonn import released as salmonn_released
 
@@ -46,3 +49,39 @@ def run(model: str, out: Path, dtype: str) -> None:
         systems.merge_lora(opened)
     released.export(opened.to(DTYPES[dtype]), processor, out)
     print(out)
+
+
+def to_transformers(model: str, out: Path, dtype: str) -> None:
+    """Write a folder that needs no other to ``out``, for transformers and for vLLM with our plugin."""
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"'{out}' is not empty: name a new folder")
+    fetch_for(model)
+    complete(Path(model), out, dtype)
+    print(out)
+
+
+def complete(folder: Path, out: Path, dtype: str) -> None:
+    """All weights of a model folder with LoRA merged in, and one chat template that says everything.
+
+    Encoder and LLM are written in ``dtype``, the connector in float32. Of the LLM's own habits of
+    generation only the tokens that end an answer stay.
+    """
+    opened, processor = systems.load(folder)
+    if opened.config.lora:
+        systems.merge_lora(opened)
+    for part in (opened.model.audio_tower, opened.model.language_model, opened.lm_head):
+        part.to(DTYPES[dtype])
+    opened.config.dtype = DTYPES[dtype]
+    opened.config.text_config.dtype = DTYPES[dtype]
+    opened.config.parts = {}
+    opened.generation_config = GenerationConfig(
+        eos_token_id=sorted(Engine(opened, processor, folder.name).ends()),
+        pad_token_id=processor.tokenizer.pad_token_id,
+    )
+    if not processor.parts:
+        processor.chat_template = with_parts(
+            processor.chat_template, processor.question_prompt, processor.audio_token
+        )
+        processor.parts, processor.question_prompt = True, {}
+    processor.tokenizer.chat_template = processor.chat_template
+    systems.save(opened, processor, out, slim=False)

@@ -1,0 +1,105 @@
+"""``lalm export --to transformers``: a folder that needs no other, its chat template says everything."""
+
+import json
+
+import pytest
+import torch
+from tiny_parts import noise
+from transformers import AutoModelForMultimodalLM, AutoProcessor, AutoTokenizer
+
+from lalm import Sample, ask, systems
+from lalm.chat_template import with_parts
+from lalm.cli import run
+from lalm.engine import Engine, Options
+
+TURNS = {  # role and parts: "a" is a clip, anything else is text
+    "asked": [("user", ["a", "What is it?"])],
+    "two clips": [("user", ["a", "a", " Which is louder? ", "Say one word."])],
+    "audio last": [("user", ["Listen:", "a"])],
+    "audio between": [("user", ["First", "a", "then", "a"])],
+    "audio alone": [("user", ["a"])],
+    "text alone": [("user", ["Hello"])],
+    "own system": [("system", "Be brief."), ("user", ["a", "What is it?"])],
+    "a chat": [("user", ["a", "What is it?"]), ("assistant", "A dog."), ("user", ["a", "And {audio} now?"])],
+    "strings": [("user", "Hello"), ("assistant", "Hi."), ("user", ["a", "What's {question}?"])],
+}
+
+
+def sample(case: str, clip: str) -> Sample:
+    part = {"a": {"type": "audio", "audio": clip}}
+    return Sample(
+        [
+            {
+                "role": role,
+                "content": said
+                if isinstance(said, str)
+                else [part.get(piece, {"type": "text", "text": piece}) for piece in said],
+            }
+            for role, said in TURNS[case]
+        ]
+    )
+
+
+@pytest.mark.parametrize("case", TURNS)
+@pytest.mark.parametrize("system", ["acdc", "salmonn", "apt"])
+def test_the_template_says_what_the_processor_says(tiny, system, case):
+    _, processor = tiny(system)
+    asked = sample(case, "x.wav")
+    expected, _ = processor.render(asked)
+    template = with_parts(processor.chat_template, processor.question_prompt, processor.audio_token)
+    messages = [
+        {
+            "role": m["role"],
+            "content": m["content"]
+            if isinstance(m["content"], str)
+            else [{k: v for k, v in part.items() if k != "audio"} for part in m["content"]],
+        }
+        for m in asked.messages
+    ]
+    assert (
+        processor.tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+        == expected
+    )
+    assert ("<|audio|>" in expected) == (case != "text alone")
+
+
+@pytest.mark.parametrize("system", ["acdc", "apt", "qwen2-audio", "salmonn"])
+def test_an_exported_folder_answers_alike(tiny, tmp_path, system):
+    model, processor = tiny(system)
+    systems.add_lora(model, {"rank": 2, "alpha": 8.0, "targets": ["q_proj", "v_proj"]})
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    systems.save(model, processor, tmp_path / "slim", slim=True)
+    asked = [ask([noise(tmp_path / "a.wav", 1.3)], "What is it?"), sample("a chat", str(tmp_path / "a.wav"))]
+    options = Options(max_new_tokens=6)
+    before = Engine(model, processor, "tiny").reply(asked, options)
+
+    out = tmp_path / "whole"
+    argv = ["export", str(tmp_path / "slim"), "--to", "transformers", "--out", str(out), "--dtype", "float32"]
+    assert run(argv) == 0
+
+    opened, again = systems.load(out)
+    assert opened.config.lora is None and "lora_" not in " ".join(opened.state_dict())
+    after = Engine(opened, again, "whole").reply(asked, options)
+    assert [r.text for r in after] == [r.text for r in before]
+    assert again.batch(asked)["input_ids"].equal(processor.batch(asked)["input_ids"])
+    # What others than lalm go by: transformers' own classes, and the tokenizer's chat template.
+    assert type(AutoModelForMultimodalLM.from_pretrained(out)) is type(model)
+    assert type(AutoProcessor.from_pretrained(out)) is type(processor)
+    assert AutoTokenizer.from_pretrained(out).chat_template == again.chat_template
+    fields = json.loads((out / "config.json").read_text())
+    assert fields["architectures"] == [type(model).__name__] and fields["dtype"] == "float32"
+    ends = json.loads((out / "generation_config.json").read_text())
+    assert ends["eos_token_id"] == [processor.tokenizer.eos_token_id]
+
+
+def test_a_folder_in_use_is_not_written_to(tmp_path, capsys):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "file").touch()
+    argv = ["export", "lalm/models/small", "--to", "transformers", "--out", str(tmp_path / "x")]
+    assert run(argv) == 2
+    assert "is not empty" in capsys.readouterr().err
