@@ -113,6 +113,8 @@ MAY_IMPORT = {
     "few_shot": ["audio", "engine", "evaluate.labels", "likelihood", "sample", "tasks.*"],
     "detection": ["engine", "evaluate.events", "sample", "systems.apt.prompts"],
     "spectrogram": ["audio", "features"],
+    "chat_template": [],
+    "vllm*": ["audio", "encoders", "modeling", "systems", "vllm.*"],
     "serve*": [
         *["audio", "completions", "engine", "messages", "prefill", "processing", "sample", "systems"],
         *["serve.*", "voice"],
@@ -129,6 +131,7 @@ MAY_BE_IMPORTED_BY = {
     "yaml": ["recipe", "evaluate.task", "tasks.sound_labels"],
     "pydantic": ["recipe", "evaluate.task", "serve*"],
     "fastapi": ["commands.serve", "serve*"],
+    "vllm": ["vllm*"],
     "torchaudio": [],
     "torchvision": [],
 }

@@ -47,10 +47,11 @@ class HearingLLM(nn.Module, SupportsMultiModal, SupportsPP):
         super().__init__()
         self.config: Any = vllm_config.model_config.hf_config
         text = self.config.text_config
-        self.configure_mm_token_handling(text.vocab_size, [self.config.audio_token_id])
-        with self._mark_tower_model(vllm_config, "audio"):
+        vllms: Any = self  # what SupportsMultiModal brings, for type checkers without vllm
+        vllms.configure_mm_token_handling(text.vocab_size, [self.config.audio_token_id])
+        with vllms._mark_tower_model(vllm_config, "audio"):
             self.hearing = build_hearing(self.config)
-        with self._mark_language_model(vllm_config):
+        with vllms._mark_language_model(vllm_config):
             self.language_model = init_vllm_registered_model(
                 vllm_config=vllm_config,
                 hf_config=text,
