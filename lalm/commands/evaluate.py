@@ -107,9 +107,10 @@ def _share(device: str | None) -> tuple[Share, str | None]:
     """This process' part and device, when `accelerate launch` started several."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Share(), device
+    import torch
     from accelerate import PartialState
 
-    state = PartialState()
+    state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
     return Share(state.process_index, state.num_processes, state.wait_for_everyone), str(state.device)
 
 

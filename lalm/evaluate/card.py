@@ -15,7 +15,7 @@ from lalm.evaluate.answers import Answerer, Endpoint, Local
 from lalm.evaluate.controls import asked, recording_of
 from lalm.evaluate.normalise import normaliser_name
 from lalm.evaluate.parsers import fingerprint
-from lalm.evaluate.task import Asked, question_of
+from lalm.evaluate.task import Asked, brings_instruction, question_of
 from lalm.sample import Sample
 from lalm.weights import resolve
 
@@ -98,7 +98,7 @@ def task_card(opened: Asked, judge: str) -> dict[str, Any]:
         "recordings": len({recording_of(sample) for sample in samples}),
         "missing": opened.missing,
         "data": _digest(_item(sample) for sample in samples),
-        "prompt": task.prompts[0] if task.prompts else "each item's own",
+        "prompt": _prompt(opened),
         "prompts": _digest(f"{s.id} {question_of(s)}".encode() for s in put),
         "parser": task.parser,
         "parser_code": fingerprint(task.parser),
@@ -107,6 +107,13 @@ def task_card(opened: Asked, judge: str) -> dict[str, Any]:
         "judge": judge if "judge" in task.metrics else "",
         "chance": _chance(opened),
     }
+
+
+def _prompt(opened: Asked) -> str:
+    """The task's first wording, unless no item is asked with it."""
+    if all(brings_instruction(opened.task, sample.prompt()) for sample in opened.samples):
+        return "each item's own"
+    return opened.task.prompts[0]
 
 
 def _chance(opened: Asked) -> float | None:

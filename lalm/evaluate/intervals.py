@@ -89,13 +89,11 @@ def interval(measured: Measured, recordings: Sequence[str], *, seed: int = 0) ->
     then the width is what the binomial limit leaves to recordings unlike them, for metrics from 0 to 1.
     """
     num_recordings, value = len(set(recordings)), measured.value
-    limits = _studentised([measured], recordings, seed)
+    limits = _studentised(measured, recordings, seed)
     if limits is None:
         draws = np.concatenate([measured.of_counts(c) for c in _counts(measured, recordings, seed)])
         limits = _limits(draws, num_recordings)
     low, high = limits
-    if measured.shares is not None:
-        low = max(low, 0.0)
     if high - low < 1e-12 and 0 <= value <= 1:
         unlike = 1 - 0.025 ** (1 / num_recordings)
         low, high = value * (1 - unlike), value + (1 - value) * unlike
@@ -109,7 +107,7 @@ def difference(mine: Measured, other: Measured, recordings: Sequence[str], *, se
     counts = _counts(mine, recordings, seed)
     draws = np.concatenate([mine.of_counts(c) - other.of_counts(c) for c in counts])
     num_recordings = len(set(recordings))
-    low, high = _studentised([mine, other], recordings, seed) or _limits(draws, num_recordings)
+    low, high = _limits(draws, num_recordings)
     beyond = min(np.sum(draws <= 0), np.sum(draws >= 0))
     p_value = min(1.0, 2 * (float(beyond) + 1) / (len(draws) + 1))
     return Difference(mine.value - other.value, low, high, mine.num_items, num_recordings, p_value)
@@ -146,44 +144,34 @@ def _counts(measured: Measured, recordings: Sequence[str], seed: int) -> Iterato
         yield rng.multinomial(groups, np.full(groups, 1 / groups), size)[:, which]
 
 
-def _studentised(
-    measured: Sequence[Measured], recordings: Sequence[str], seed: int
-) -> tuple[float, float] | None:
-    """Bootstrap-t limits of a rate, or of the first rate minus the second; None where these are no rates or
-    too many draws have no spread.
+def _studentised(measured: Measured, recordings: Sequence[str], seed: int) -> tuple[float, float] | None:
+    """Bootstrap-t limits of a rate; None for other metrics, and where too many draws have no spread.
 
     Each draw's distance from the value is taken in the draw's own standard errors (of the sums' ratio, by
     recording), and the limits lie so many of the value's own away (Hesterberg 2015, section 5.3).
     """
-    if any(own.shares is None for own in measured):
+    if measured.shares is None:
         return None
     _, which = np.unique(np.asarray(recordings), return_inverse=True)
     places = np.zeros(int(which.max()) + 1, dtype=int)
-    places[which] = np.arange(len(which))  # some item of each recording
-    tables = [
-        np.stack([np.bincount(which, own.shares[:, k]) for k in (0, 1)], 1)
-        for own in measured
-        if own.shares is not None
-    ]
+    places[which] = np.arange(len(which))  # an item of each recording
+    table = np.stack([np.bincount(which, measured.shares[:, k]) for k in (0, 1)], 1)  # (recordings, 2)
 
     def estimate(counts: Array) -> tuple[Array, Array]:
-        """counts: (draws, recordings) -> the number and its standard error, (draws,) each."""
-        value, pull = np.zeros(len(counts)), np.zeros(counts.shape)
-        for sign, table in zip((1, -1), tables, strict=False):
-            sums = counts @ table
-            own = ratio(sums)
-            value += sign * own
-            pull += sign * (table[:, 0] - own[:, None] * table[:, 1]) / np.maximum(sums[:, 1:], 1e-300)
+        """counts: (draws, recordings) -> the rate and its standard error, (draws,) each."""
+        sums = counts @ table
+        value = ratio(sums)
+        pull = (table[:, 0] - value[:, None] * table[:, 1]) / np.maximum(sums[:, 1:], 1e-300)
         return value, np.sqrt((counts * pull**2).sum(1))
 
     value, error = (found[0] for found in estimate(np.ones((1, len(places)))))
-    drawn = [estimate(counts[:, places]) for counts in _counts(measured[0], recordings, seed)]
+    drawn = [estimate(counts[:, places]) for counts in _counts(measured, recordings, seed)]
     values, errors = (np.concatenate(column) for column in zip(*drawn, strict=True))
     there = errors > 1e-9
     if not error or there.mean() < 0.99:
         return None
     low, high = np.quantile((values[there] - value) / errors[there], [0.025, 0.975])
-    return float(value - high * error), float(value - low * error)
+    return max(0.0, float(value - high * error)), float(value - low * error)
 
 
 def _limits(draws: Array, num_recordings: int) -> tuple[float, float]:

@@ -95,7 +95,8 @@ def part_of(measured: Measured, items: Sequence[int]) -> Measured:
         whole[:, places] = counts
         return measured.of_counts(whole)
 
-    return Measured(len(places), of_counts)
+    shares = None if measured.shares is None else measured.shares[places]
+    return Measured(len(places), of_counts, shares=shares)
 
 
 def groups(scored: Scored, names: Sequence[str]) -> list[tuple[str, Interval]]:

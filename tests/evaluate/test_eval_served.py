@@ -1,0 +1,128 @@
+"""`lalm eval` of our own server as an endpoint, and by two processes that share the work."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from lalm import systems
+from lalm.cli import run
+from lalm.commands.serve import Place, listen
+from lalm.data import Batches, Collator, Mixture, open_manifest, text_tokens
+from lalm.engine import Engine
+from lalm.processing import AudioLMProcessor
+from lalm.sample import Sample, ask, read_manifest, write_manifest
+from lalm.serve.app import create_app
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+TASK = "mine: {about: x, metrics: [names, perplexity], max_new_tokens: 4}\n"
+
+
+@contextmanager
+def served(engine: Engine) -> Iterator[str]:
+    """The address of a server while it runs."""
+    listening = listen(Place("127.0.0.1", 0, None))
+    server = uvicorn.Server(uvicorn.Config(create_app(engine), log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    rows = [
+        Sample(
+            ask([str(SAMPLES / f"{name}.ogg")], f"Is there a {name}?").messages, id=name, references=("yes",)
+        )
+        for name in ("bird", "horse", "train")
+    ]
+    write_manifest(tmp_path / "questions.jsonl", rows)
+    (tmp_path / "mine.yaml").write_text(TASK)
+    return tmp_path / "questions.jsonl"
+
+
+def answers(folder: Path) -> dict[str, str]:
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    return {row["id"]: row["text"] for row in rows}
+
+
+def test_the_server_answers_as_the_model_does_and_all_three_read_the_same_tokens(
+    tiny, manifest, tmp_path, monkeypatch, capsys
+):
+    model, processor = tiny("acdc")
+    systems.save(model, processor, tmp_path / "model", slim=False)
+    rendered: list[list[int]] = []
+    batch = AudioLMProcessor.batch
+
+    def noting(self, *given, **more):
+        made = batch(self, *given, **more)
+        if not more.get("labels"):
+            for ids, mask in zip(made["input_ids"], made["attention_mask"], strict=True):
+                rendered.append(ids[mask.bool()].tolist())
+        return made
+
+    monkeypatch.setattr(AudioLMProcessor, "batch", noting)
+    task = ["--task", f"{tmp_path / 'mine.yaml'}={manifest}", "--json"]
+    assert run(["eval", str(tmp_path / "model"), *task, "--out", str(tmp_path / "local")]) == 0
+    local, rendered[:] = sorted(rendered), []
+    card = json.loads(capsys.readouterr().out)["tasks"]["mine"]
+    found = card["metrics"]["perplexity"]
+    assert found["low"] <= found["mean"] <= found["high"] and found["mean"] > 1 and not found["percent"]
+    with served(Engine.load(str(tmp_path / "model"), "cpu")) as url:
+        assert run(["eval", "model", "--url", url, *task, "--out", str(tmp_path / "far")]) == 0
+    served_tokens = sorted(rendered)
+    card = json.loads(capsys.readouterr().out)["tasks"]["mine"]
+    assert "needs a local model" in card["skipped"]["perplexity"]
+    assert answers(tmp_path / "far") == answers(tmp_path / "local")
+    assert len(local) == 3 and served_tokens == local
+    write_manifest(tmp_path / "train.jsonl", [s.with_target("Yes.") for s in read_manifest(manifest)])
+    mixture = Mixture([(open_manifest(tmp_path / "train.jsonl"), 1.0)], text_tokens, batch_size=3)
+    rows = Collator(processor, processor.clips)([Batches(mixture, 1)[0]])
+    trained = []
+    for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True):
+        trained.append(ids[: int((labels != -100).nonzero()[0])].tolist())
+    assert sorted(trained) == local
+
+
+def test_two_processes_share_a_run(tiny, manifest, tmp_path):
+    model, processor = tiny("acdc")
+    systems.save(model, processor, tmp_path / "model", slim=False)
+    words = ["eval", str(tmp_path / "model"), "--task", f"{tmp_path / 'mine.yaml'}={manifest}"]
+    assert run([*words, "--out", str(tmp_path / "one")]) == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = "import sys; from lalm.cli import run; sys.exit(run(sys.argv[1:]))"
+    together = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    together |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *words, "--device", "cpu", "--out", str(tmp_path / "two")],
+            env={**together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    told = [process.communicate(timeout=500)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert "report.html" in told[0] and "report.html" not in told[1]
+    assert answers(tmp_path / "two") == answers(tmp_path / "one")
+    assert [path.name for path in (tmp_path / "two").glob("predictions*")] == ["predictions.jsonl"]
