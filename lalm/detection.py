@@ -28,17 +28,23 @@ class Found:
 
 def detect(engine: Engine, clip: str | Path, sounds: Sequence[str]) -> list[Found]:
     """Ask for each of the sounds. Raises AudioError for a recording that cannot be read."""
-    question = prompts()["detect"][0]
-    samples = [ask([clip], question.replace("{question}", sound)) for sound in sounds]
-    found = []
-    for sound, reply in zip(
-        sounds, engine.reply(samples, Options(max_new_tokens=ANSWER_TOKENS)), strict=True
-    ):
-        seconds = reply.heard[0].seconds_given
-        said = [(onset_s, offset_s) for _, onset_s, offset_s in read_ranges(reply.text)]
-        inside = sorted((a, min(b, seconds)) for a, b in said if a < seconds)
-        found.append(Found(sound, tuple(inside), reply.text, seconds, not said))
-    return found
+    replies = engine.reply([ask([clip], question(sound)) for sound in sounds], Options(ANSWER_TOKENS))
+    return [
+        read(sound, reply.text, reply.heard[0].seconds_given)
+        for sound, reply in zip(sounds, replies, strict=True)
+    ]
+
+
+def question(sound: str) -> str:
+    """What the model is asked."""
+    return prompts()["detect"][0].replace("{question}", sound)
+
+
+def read(sound: str, answer: str, seconds: float) -> Found:
+    """The answer's spans within a recording of so many seconds."""
+    said = [(onset_s, offset_s) for _, onset_s, offset_s in read_ranges(answer)]
+    inside = sorted((a, min(b, seconds)) for a, b in said if a < seconds)
+    return Found(sound, tuple(inside), answer, seconds, not said)
 
 
 def audacity(found: Sequence[Found]) -> str:

@@ -116,8 +116,8 @@ MAY_IMPORT = {
     "chat_template": [],
     "vllm*": ["audio", "encoders", "modeling", "systems", "vllm.*"],
     "serve*": [
-        *["audio", "completions", "engine", "messages", "prefill", "processing", "sample", "systems"],
-        *["serve.*", "voice"],
+        *["audio", "completions", "detection", "engine", "messages", "prefill", "processing", "sample"],
+        *["serve.*", "systems", "voice"],
     ],
     "commands*": ["[!c]*", "c[!l]*"],  # anything but cli
     "cli_options": [],

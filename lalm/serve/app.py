@@ -1,19 +1,25 @@
 """The application: which path is answered by what."""
 
 import asyncio
+import mimetypes
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import FastAPI, File, Form, Request, UploadFile, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.staticfiles import StaticFiles
+from pydantic import StringConstraints
 from starlette.exceptions import HTTPException
 
+from lalm import systems
 from lalm.engine import Engine
 from lalm.serve import chat, errors
 from lalm.serve.desk import Desk, Gone, unless_gone
+from lalm.serve.detections import Detections, detect
 from lalm.serve.gate import Gate
 from lalm.serve.metrics import Metrics
 from lalm.serve.protocol import ChatRequest, ErrorAnswer
@@ -36,6 +42,10 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         504: "The answer took too long",
     }.items()
 }
+
+SoundName: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+PAGE = Path(__file__).with_name("page")
+mimetypes.add_type("text/javascript", ".js")  # Windows may say otherwise, and browsers then refuse it
 
 
 def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
@@ -65,6 +75,7 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(ValueError, errors.value_error)
     app.add_exception_handler(Gone, _gone)
     _add_routes(app, desk)
+    _add_page(app)
     app.add_middleware(Gate, settings=settings, metrics=metrics)
     if settings.origins:
         app.add_middleware(
@@ -89,6 +100,18 @@ def _add_routes(app: FastAPI, desk: Desk) -> None:
         """Audio in, text out, as it comes."""
         await sessions.welcome(socket)
 
+    @app.post("/v1/audio/detections", responses=REFUSALS)
+    async def detections(
+        request: Request,
+        file: Annotated[UploadFile, File(description="A recording of any common format.")],
+        sound: Annotated[list[SoundName], Form(min_length=1, max_length=8, description="What to look for.")],
+        model: Annotated[str | None, Form()] = None,
+    ) -> Detections:
+        """When sounds occur in a recording, by the times that the model says; an addition to OpenAI's API."""
+        desk.check_model(model)
+        [clip] = await desk.clips([await file.read()])
+        return await unless_gone(request, detect(desk, clip, sound))
+
     @app.get("/v1/models", responses={401: REFUSALS[401]})
     async def models() -> dict[str, Any]:
         """The one model that is served."""
@@ -106,6 +129,7 @@ def _add_routes(app: FastAPI, desk: Desk) -> None:
         return {
             "status": "ok",
             "model": desk.engine.name,
+            "lora_scale": systems.trained_lora_scale(desk.engine.model.config),
             "version": app.version,
             "waiting": len(desk.scheduler.waiting),
             "running": len(desk.scheduler.rows.rows),
@@ -115,6 +139,15 @@ def _add_routes(app: FastAPI, desk: Desk) -> None:
     async def metrics() -> Response:
         """Counters for Prometheus."""
         return Response(desk.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        """The page for people."""
+        return FileResponse(PAGE / "index.html")
+
+    app.mount("/page", StaticFiles(directory=PAGE))
 
 
 def _add_transcriptions(app: FastAPI, desk: Desk, path: str, task: Task) -> None:

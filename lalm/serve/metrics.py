@@ -6,7 +6,10 @@ from starlette.types import Scope
 from lalm.serve.scheduler import Scheduler
 
 SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-PATHS = ("/v1/chat/completions", "/v1/audio/transcriptions", "/v1/audio/translations", "/v1/models")
+PATHS = (
+    *("/v1/chat/completions", "/v1/models"),
+    *("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/detections"),
+)
 
 
 class Metrics:

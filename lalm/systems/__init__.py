@@ -171,10 +171,15 @@ def set_lora_scale(model: AudioLMForConditionalGeneration, scale: float | None) 
         if scale is None:
             return
         raise ValueError("this model has no LoRA, so there is no LoRA scale to set")
-    value = model.config.lora["alpha"] / model.config.lora["rank"] if scale is None else scale
+    value = trained_lora_scale(model.config) if scale is None else scale
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.scaling.update(dict.fromkeys(module.scaling, value))
+
+
+def trained_lora_scale(config: AudioLMConfig) -> float | None:
+    """The LoRA scale that training had, alpha / rank; None for a model without LoRA."""
+    return config.lora["alpha"] / config.lora["rank"] if config.lora else None
 
 
 def merge_lora(model: AudioLMForConditionalGeneration) -> None:

@@ -1,0 +1,60 @@
+"""``/v1/audio/detections``: when sounds occur in a recording, as spans of time."""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+
+from lalm.detection import ANSWER_TOKENS, question, read
+from lalm.engine import Options
+from lalm.processing import Clip
+from lalm.sample import ask
+from lalm.serve.desk import Desk, Wish
+
+
+class Span(BaseModel):
+    """A stretch of time, in seconds."""
+
+    onset_s: float
+    offset_s: float
+
+
+class Sound(BaseModel):
+    """Where a sound was found, in order of time, and the model's own words."""
+
+    sound: str
+    spans: list[Span]
+    answer: str
+
+
+class Detections(BaseModel):
+    """The recording's length in seconds, and each sound that was asked for."""
+
+    seconds: float
+    sounds: list[Sound]
+
+
+async def detect(desk: Desk, clip: Clip, sounds: Sequence[str]) -> Detections:
+    """Ask for each of the sounds. Raises ValueError for one without a name, Busy for a full queue."""
+    if not all(sound.strip() for sound in sounds):
+        raise ValueError("the name of a sound is empty")
+    wish = Wish(Options(ANSWER_TOKENS))
+    answers = []
+    try:
+        for sound in sounds:
+            answers += desk.ask(ask([clip.audio], question(sound)), [clip], [wish])
+        said = ["".join(piece.text for piece in await answer.whole()) for answer in answers]
+    finally:
+        for answer in answers:
+            answer.job.cancelled = answer.end is None
+    found = [read(sound, text, clip.seconds) for sound, text in zip(sounds, said, strict=True)]
+    return Detections(
+        seconds=round(clip.seconds, 3),
+        sounds=[
+            Sound(
+                sound=one.sound,
+                spans=[Span(onset_s=round(a, 3), offset_s=round(b, 3)) for a, b in one.spans],
+                answer=one.answer,
+            )
+            for one in found
+        ],
+    )

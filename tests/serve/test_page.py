@@ -1,0 +1,461 @@
+"""The page in a real browser: headless Chromium with a file for its microphone asks a tiny model."""
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from lalm import detection
+from lalm.detection import Found, detect
+from lalm.engine import Options
+from lalm.sample import Sample, ask
+from lalm.serve import detections
+from lalm.tasks.episodes import Labelled, episode
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = ROOT / "samples"
+FILES = ROOT / "lalm" / "serve" / "page"
+PARTS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+needs_browser = pytest.mark.skipif(None in PARTS.values(), reason="chromium and chromium-driver are missing")
+TOKENS = 16
+
+
+def tone(path: Path, hertz: float, seconds: float, silent_s: float = 0.0) -> Path:
+    time_s = np.arange(int(seconds * 16_000)) / 16_000
+    samples = 0.3 * np.sin(2 * np.pi * hertz * time_s) * (time_s >= silent_s)
+    soundfile.write(path, samples.astype(np.float32), 16_000)
+    return path
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    heard = tone(tmp_path_factory.mktemp("microphone") / "440.wav", 440, 2.0)
+    options = webdriver.ChromeOptions()
+    options.binary_location = PARTS["chromium"] or ""
+    for flag in (
+        *("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1280,900"),
+        *("use-fake-ui-for-media-stream", "use-fake-device-for-media-stream"),
+        *(f"use-file-for-fake-audio-capture={heard}", "autoplay-policy=no-user-gesture-required"),
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(PARTS["chromedriver"]))
+    yield browser
+    browser.quit()
+
+
+class Page:
+    """What a person does with the page, and sees of it."""
+
+    def __init__(self, browser: webdriver.Chrome, address: str) -> None:
+        self.browser = browser
+        self.address = address
+        browser.get(address)
+        self.wait(lambda: self.text("#model") != "connecting")
+
+    def wait(self, condition: Callable[[], Any]) -> Any:
+        return WebDriverWait(self.browser, 30, 0.05).until(lambda _: condition())
+
+    def one(self, selector: str) -> Any:
+        return self.browser.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[Any]:
+        return self.browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def text(self, selector: str) -> str:
+        return self.one(selector).get_property("textContent")
+
+    def js(self, code: str, *given: Any) -> Any:
+        """The value of a JavaScript expression in which ``clips`` and ``a`` (the arguments) are known."""
+        body = "const done = arguments[arguments.length - 1], a = [...arguments].slice(0, -1);"
+        body += f"import('{self.address}/page/clips.js').then(async ({{clips}}) => done(await ({code})));"
+        return self.browser.execute_async_script(body, *given)
+
+    def sample(self, name: str) -> None:
+        count = len(self.all(".clip"))
+        self.one(f"[data-file='{name}']").click()
+        self.wait(lambda: self.js("clips.filter((clip) => clip.seconds).length") == count + 1)
+
+    def files(self, *paths: Path) -> None:
+        count = len(self.all(".clip"))
+        self.one("#files").send_keys("\n".join(map(str, paths)))
+        self.wait(lambda: self.js("clips.filter((clip) => clip.seconds).length") == count + len(paths))
+
+    def set(self, name: str, value: float) -> None:
+        code = "(a[0].value = a[1], a[0].dispatchEvent(new Event('input', {bubbles: true})))"
+        self.js(code, self.one(f"#{name}"), value)
+
+    def press(self, label: str) -> None:
+        [chip] = [chip for chip in self.all("#starters button") if chip.text == label]
+        chip.click()
+
+    def ask(self, text: str) -> str:
+        """Type and ask; the whole answer."""
+        self.one("#question").send_keys(text, Keys.ENTER)
+        return self.answer(len(self.all(".turn.answer .actions")) + 1)
+
+    def answer(self, number: int) -> str:
+        self.wait(lambda: len(self.all(".turn.answer .actions")) == number)
+        return self.all(".turn.answer .text")[-1].get_property("textContent")
+
+    def copied(self, label: str) -> str:
+        self.js("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+        [*_, button] = [button for button in self.all(".actions button") if button.text == label]
+        button.click()
+        return self.wait(lambda: self.js("window.copied"))
+
+
+@pytest.fixture
+def page(chromium, serve) -> Iterator[Callable[..., Page]]:
+    """``page(audio_s=5)``: the page of a server with these settings, short answers wanted."""
+
+    def open_page(**settings: Any) -> Page:
+        made = Page(chromium, serve(**settings))
+        made.set("max_tokens", TOKENS)
+        return made
+
+    chromium.get_log("browser")
+    yield open_page
+    complaints = [line["message"] for line in chromium.get_log("browser") if line["level"] == "SEVERE"]
+    assert not [text for text in complaints if "favicon" not in text and "status of 4" not in text]
+
+
+def test_the_page_comes_from_the_package_and_loads_nothing_from_elsewhere(serve):
+    client = httpx.Client(base_url=serve(api_key="secret"))
+    kinds = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml", "html": "text/html"}
+    for path in FILES.iterdir():
+        got = client.get(f"/page/{path.name}")
+        assert got.status_code == 200 and got.content == path.read_bytes()
+        assert got.headers["content-type"].startswith(kinds.get(path.suffix[1:], "audio/"))
+        if path.suffix[1:] in kinds:
+            links = set(re.findall(r"(?:https?:)?//[\w.]+\w/", path.read_text()))
+            assert links <= {"https://creativecommons.org/", "http://www.w3.org/"}
+        else:
+            assert path.read_bytes() == (SAMPLES / path.name).read_bytes()
+    got = client.get("/")
+    assert "<h1>" in got.text and got.headers["cache-control"] == "no-cache"
+    policy = got.headers["content-security-policy"]
+    assert (
+        "default-src 'none'" in policy and "unsafe" not in policy and got.headers["x-frame-options"] == "DENY"
+    )
+    for wrong in ("/page/", "/page/nothing.js", "/page/%2e%2e/app.py", "/page/..%2fapp.py"):
+        assert client.get(wrong).status_code == 404
+
+
+def test_detections_are_those_of_lalm_detect(serve, engine, monkeypatch):
+    for module in (detections, detection):
+        monkeypatch.setattr(module, "ANSWER_TOKENS", 12)
+    client = httpx.Client(base_url=serve(), timeout=60)
+    data = (SAMPLES / "horse.ogg").read_bytes()
+
+    def post(**fields: Any) -> httpx.Response:
+        return client.post("/v1/audio/detections", files={"file": ("horse.ogg", data)}, data=fields)
+
+    got = post(sound=["a horse", "rain"]).json()
+    found = detect(engine, SAMPLES / "horse.ogg", ["a horse", "rain"])
+    assert [(one["sound"], one["answer"]) for one in got["sounds"]] == [(f.sound, f.answer) for f in found]
+    assert got["seconds"] == round(found[0].seconds, 3)
+    monkeypatch.setattr(detections, "read", lambda *a: Found(a[0], ((0.25, 1.0004),), a[1], a[2], False))
+    assert post(sound="a horse").json()["sounds"][0]["spans"] == [{"onset_s": 0.25, "offset_s": 1.0}]
+    for fields in ({}, {"sound": " "}, {"sound": "x" * 101}, {"sound": ["x"] * 9}):
+        wrong = post(**fields)
+        assert wrong.status_code == 400 and "sound" in wrong.json()["error"]["message"]
+
+
+@needs_browser
+def test_questions_are_answered_one_after_the_other(page, engine):
+    here = page()
+    assert here.text("#model") == "tiny" and not here.one("#lora-row").is_displayed()
+    here.sample("bell.flac")
+    here.press("Describe")
+    bell, horse = SAMPLES / "bell.flac", SAMPLES / "horse.ogg"
+    first = here.ask("")
+    asked = ask([bell], "What do you hear?")
+    assert first == engine.reply([asked], Options(TOKENS))[0].text
+    assert re.fullmatch(r"heard 2\.8 s · first words after \d+\.\d s", here.text(".turn.answer .facts"))
+    assert (
+        here.text("#said") == f"Answer: {first}"
+        and here.one(".turn.answer").get_attribute("aria-busy") == "false"
+    )
+    here.sample("horse.ogg")
+    second = here.ask("And this?")
+    longer = Sample((*asked.with_target(first).messages, *ask([horse], "And this?").messages))
+    assert second == engine.reply([longer], Options(TOKENS))[0].text
+    assert here.all(".turn.user .with")[-1].text == "2 horse.ogg"  # the bell is not sent twice
+    here.one("#fresh").click()
+    assert not here.all(".turn")
+    both = here.ask("Which?")
+    assert both == engine.reply([ask([bell, horse], "Which?")], Options(TOKENS))[0].text
+    here.set("temperature", 1.5)
+    here.one("#settings summary").click()
+    here.one("#seed").send_keys("4")
+    here.one("#fresh").click()
+    drawn = here.ask("Which?")
+    wish = {"messages": ask([bell, horse], "Which?").to_openai(), "max_tokens": TOKENS}
+    wish |= {"temperature": 1.5, "seed": 4}
+    got = httpx.post(f"{here.address}/v1/chat/completions", json=wish, timeout=60).json()
+    assert drawn == got["choices"][0]["message"]["content"] != both
+
+
+@needs_browser
+def test_a_sound_is_seen_and_played(page, tmp_path):
+    here = page()
+    here.files(tone(tmp_path / "late tone.wav", 1000, 2.0, silent_s=1.0), SAMPLES / "bird.ogg")
+    assert [name.text for name in here.all(".clip .name")] == ["late tone.wav", "bird.ogg"]
+    assert here.text(".clip .facts") == "2.0 s"
+    picture = "a[0].getContext('2d').getImageData(0, 0, a[0].width, a[0].height)"
+    width, height, data = here.js(
+        f"((p) => [p.width, p.height, [...p.data]])({picture})", here.one(".spectrum")
+    )
+    light = np.array(data).reshape(height, width, 4)[:, :, :3].sum(2)
+    assert light[:, : width // 2 - 20].max() < 60 and light[:, width // 2 + 20 :].max() > 500
+    mels = 2595 * np.log10(1 + np.array([1000, 8000]) / 700)
+    assert abs(light[:, -20].argmax() - height * (1 - mels[0] / mels[1])) < 2
+    heights = [2 * float(h) for h in re.findall(r"v([\d.]+)", here.one(".played").get_attribute("d"))]
+    assert max(heights[:78]) < 10 < min(heights[82:])
+    view = here.one(".view")
+    assert view.get_attribute("role") == "slider" and view.get_attribute("aria-valuemax") == "2.0"
+    view.send_keys(Keys.ARROW_RIGHT)
+    here.wait(lambda: view.get_attribute("aria-valuenow") == "0.5")
+    assert here.one(".cursor").get_attribute("style") == "left: 25%;"
+    ActionChains(here.browser).move_to_element(view).click().perform()
+    here.wait(lambda: view.get_attribute("aria-valuenow") == "1.0")
+    here.one(".play").click()
+    here.wait(lambda: "playing" in here.one(".clip").get_attribute("class"))
+    here.wait(lambda: float(view.get_attribute("aria-valuenow")) > 1.2)
+    here.all(".clip .play")[1].click()  # one at a time
+    here.wait(lambda: here.js("clips.map((clip) => clip.player.paused)") == [True, False])
+    here.one(".clip .remove").click()
+    assert [name.text for name in here.all(".clip .name")] == ["bird.ogg"]
+
+
+@needs_browser
+def test_dropped_files_become_clips_and_bad_ones_are_told(page, tmp_path):
+    here = page(audio_s=1.0)
+    code = """((data) => {
+      for (const name of a) data.items.add(new File([name ? 'no audio' : ''], name || 'void.wav'));
+      const drop = {dataTransfer: data, bubbles: true, cancelable: true};
+      document.dispatchEvent(new DragEvent('drop', drop));
+    })(new DataTransfer())"""
+    here.js(code, "notes.txt", "")
+    here.wait(lambda: "the server may" in here.text(".clip .facts"))
+    assert here.text("#status") == "void.wav is empty." and len(here.all(".clip")) == 1
+    here.one("#question").send_keys("What?", Keys.ENTER)
+    here.wait(lambda: "audio 1" in here.text("#status"))
+    assert here.one("#question").get_property("value") == "What?" and not here.all(".turn")
+    here.one(".remove").click()
+    here.sample("bell.flac")
+    here.one("#question").send_keys(Keys.ENTER)
+    here.wait(lambda: "1 s" in here.text("#status"))  # longer than the server takes
+    here.press("Compare")
+    here.one("#send").click()
+    assert "another" in here.text("#status")
+
+
+@needs_browser
+def test_what_the_microphone_hears_is_recorded(page, engine):
+    here = page()
+    here.one("#record").click()
+    here.wait(lambda: int(here.one("#level").get_attribute("aria-valuenow")) > 30)
+    assert here.one("#record").text == "Stop" and here.one("#record").get_attribute("aria-pressed") == "true"
+    time.sleep(0.8)
+    here.one("#record").click()
+    here.wait(lambda: here.js("clips.length && clips[0].seconds"))
+    samples = np.array(here.js("[...clips[0].mono]"))
+    assert len(samples) > 8000 and np.abs(samples).max() > 0.1
+    loudest = np.abs(np.fft.rfft(samples * np.hanning(len(samples)))).argmax() * 16_000 / len(samples)
+    assert abs(loudest - 440) < 5
+    assert here.one(".clip .save").get_attribute("download").startswith("recording-")
+    assert here.ask("What?") and here.text(".turn.answer .facts").startswith("heard ")
+
+
+@needs_browser
+def test_turns_are_spoken_by_holding_a_button_or_a_key(page):
+    here = page()
+    here.one("#voice-open").click()
+    hold = here.one("#hold")
+    ActionChains(here.browser).click_and_hold(hold).pause(1.0).perform()
+    assert hold.text == "Listening" and int(here.one("#voice-level").get_attribute("aria-valuenow")) > 30
+    ActionChains(here.browser).release().perform()
+    assert here.answer(1)
+    assert here.text(".turn.user .with") == "▸ spoken-1.wav" and here.text("#voice-state") == "Your turn."
+    assert not here.all(".clip")
+    hold.send_keys(Keys.SPACE)  # a tap begins
+    time.sleep(0.8)
+    hold.send_keys(Keys.SPACE)  # and another one ends
+    assert here.answer(2)
+    hold.click()
+    hold.click()
+    here.wait(lambda: "too short" in here.text("#voice-state"))
+    assert len(here.all(".turn.user")) == 2
+
+
+@needs_browser
+def test_found_sounds_are_marked_on_the_spectrogram(page, monkeypatch):
+    spans = {"bell": ((0.7, 1.4),), "rain": ()}
+    monkeypatch.setattr(detections, "ANSWER_TOKENS", 4)
+    monkeypatch.setattr(detections, "read", lambda *a: Found(a[0], spans[a[0]], "never", a[2], False))
+    here = page()
+    here.press("Find a sound")
+    here.one("#question").send_keys("bell", Keys.ENTER)
+    assert here.text("#status") == "Add a recording to find sounds in."
+    here.sample("bell.flac")
+    said = here.ask(", rain")
+    assert said == "bell.flac, bell: 0.7\u20131.4 s\nbell.flac, rain: no times. The model says: never"
+    [mark] = here.all(".mark")
+    box, whole = mark.rect, here.one(".spectrum").rect
+    seconds = here.js("clips[0].seconds")
+    assert abs(box["x"] - whole["x"] - whole["width"] * 0.7 / seconds) < 2
+    assert abs(box["width"] - whole["width"] * 0.7 / seconds) < 2 and mark.text == "bell"
+    if shutil.which("curl"):
+        done = run(["sh", "-c", here.copied("as curl")])
+        assert '"onset_s":0.7,"offset_s":1.4' in done
+    assert "bell [{'onset_s': 0.7, 'offset_s': 1.4}]" in run([sys.executable, "-c", here.copied("as Python")])
+
+
+@needs_browser
+def test_clips_are_named_by_labelled_ones(page, engine):
+    here = page()
+    for name in ("bird.ogg", "horse.ogg", "train.ogg"):
+        here.sample(name)
+    here.press("By example")
+    here.one("#send").click()
+    assert "what they are" in here.text("#status")
+    for field, label in zip(here.all(".called input"), ("bird", "horse"), strict=False):
+        field.send_keys(label)
+    here.one("#send").click()
+    said = here.answer(1)
+    clips = [
+        Labelled({"type": "audio", "audio": str(SAMPLES / f"{name}.ogg")}, name, name)
+        for name in ("bird", "horse", "train")
+    ]
+    shown = episode(clips[:2], clips[2], "", ("bird", "horse")).prompt()
+    assert said == engine.reply([shown], Options(TOKENS))[0].text
+    assert here.text(".turn.user .text") == "1 is bird, 2 is horse. What is 3?"
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, cwd=SAMPLES, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@needs_browser
+def test_what_is_copied_asks_the_same(page):
+    here = page()
+    here.sample("horse.ogg")
+    here.set("top_p", 0.9)
+    here.ask("It's a \"horse\"\\n, isn't it?")
+    here.sample("bird.ogg")
+    said = here.ask("And $this `one`? $(true)")
+    assert here.copied("Copy") == said
+    here.js("window.copied = ''")
+    assert run([sys.executable, "-c", here.copied("as Python")]).removesuffix("\n") == said
+    here.js("window.copied = ''")
+    if shutil.which("curl"):
+        command = here.copied("as curl")
+        assert (
+            httpx.Response(200, text=run(["sh", "-c", command])).json()["choices"][0]["message"]["content"]
+            == said
+        )
+
+
+@needs_browser
+def test_an_answer_can_be_stopped(page, engine, monkeypatch):
+    here = page()
+    here.set("max_tokens", 1024)
+    monkeypatch.setattr(type(engine), "ends", lambda self: set())
+    here.one("#question").send_keys("Talk.", Keys.ENTER)
+    here.wait(lambda: len(here.text(".turn.answer .text")) > 5)
+    here.one("#question").send_keys(Keys.ESCAPE)
+    here.answer(1)
+    assert here.text(".turn.answer .facts") == "stopped" and not here.one("#stop").is_displayed()
+    here.wait(lambda: httpx.get(f"{here.address}/health").json()["running"] == 0)
+
+
+@needs_browser
+def test_a_key_is_asked_for(page):
+    here = page(api_key="secret")
+    assert here.text("#model") == "locked"
+    here.one("#key").send_keys("wrong", Keys.ENTER)
+    here.one("#key").send_keys("", Keys.CONTROL + "a")
+    here.one("#key").send_keys("secret", Keys.ENTER)
+    here.wait(lambda: here.text("#model") == "tiny")
+    assert not here.one("#lock").is_displayed() and here.ask("Hm?")
+    code = here.copied("as Python")
+    assert "secret" not in code and "LALM_API_KEY" in code
+
+
+# Text whose contrast against what is behind it is below 4.5, the limit of WCAG 2 AA.
+FAINT = """(() => {
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const linear = (v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
+  const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const back = (e) => {
+    const colour = e ? rgb(getComputedStyle(e).backgroundColor) : [255, 255, 255];
+    return colour[3] === 0 ? back(e.parentElement) : colour;
+  };
+  const ratio = (e) => {
+    const [x, y] = [rgb(getComputedStyle(e).color), back(e)].map(light);
+    return (Math.max(x, y) + 0.05) / (Math.min(x, y) + 0.05);
+  };
+  const written = (e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+  return [...document.querySelectorAll('body *')]
+    .filter((e) => e.checkVisibility() && !e.disabled && written(e) && ratio(e) < 4.5)
+    .map((e) => `${e.outerHTML.slice(0, 80)} ${ratio(e)}`);
+})()"""
+BEYOND = """[...document.querySelectorAll('button, input, textarea, .clip')]
+  .filter((e) => e.checkVisibility() && e.id !== 'files' && e.getBoundingClientRect().right > innerWidth)
+  .map((e) => e.outerHTML)"""
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [375, 1280])
+def test_every_width_and_both_colours_are_fit_to_use(page, width):
+    here = page()
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    here.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        here.sample("bell.flac")
+        here.ask("A rather long question, which has to be broken into lines on a telephone: what is it?")
+        here.one("#settings summary").click()
+        here.one("#voice-open").click()
+        for label in ("Find a sound", "By example"):
+            here.press(label)
+            assert here.js("document.documentElement.scrollWidth <= innerWidth")
+            assert here.js(BEYOND) == []
+            for _ in range(2):
+                assert here.js(FAINT) == []
+                here.one("#theme").click()
+        nodes = here.browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+        roles = {
+            "button",
+            "textbox",
+            "slider",
+            "checkbox",
+            "link",
+            "meter",
+            "spinbutton",
+            "group",
+            "region",
+            "article",
+        }
+        named = [n for n in nodes if not n["ignored"] and n["role"]["value"] in roles - {"group"}]
+        assert len(named) > 25
+        assert not [n["role"]["value"] for n in named if not n.get("name", {}).get("value")]
+    finally:
+        here.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
