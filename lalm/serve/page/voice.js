@@ -55,7 +55,7 @@ export function openVoice(page) {
   }
 
   function press() {
-    if (recording) { pressed = 0; end(); } else { pressed = performance.now(); begin(); }
+    if (recording || opening) { pressed = 0; end(); } else { pressed = performance.now(); begin(); }
   }
 
   function release() {
