@@ -12,7 +12,12 @@ from schemathesis.checks import CHECKS
 from schemathesis.generation import GenerationMode
 
 PATHS = ["/health", "/metrics", "/v1/models", "/v1/models/{name}"]
-PATHS += ["/v1/audio/transcriptions", "/v1/audio/translations", "/v1/chat/completions"]
+PATHS += [
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+    "/v1/audio/detections",
+    "/v1/chat/completions",
+]
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda m: m.value)
