@@ -68,7 +68,7 @@ class Page:
         self.wait(lambda: self.text("#model") != "connecting")
 
     def wait(self, condition: Callable[[], Any]) -> Any:
-        return WebDriverWait(self.browser, 30, 0.05).until(lambda _: condition())
+        return WebDriverWait(self.browser, 120, 0.05).until(lambda _: condition())
 
     def one(self, selector: str) -> Any:
         return self.browser.find_element(By.CSS_SELECTOR, selector)
@@ -159,7 +159,7 @@ def test_the_page_comes_from_the_package_and_loads_nothing_from_elsewhere(serve)
 def test_detections_are_those_of_lalm_detect(serve, engine, monkeypatch):
     for module in (detections, detection):
         monkeypatch.setattr(module, "ANSWER_TOKENS", 12)
-    client = httpx.Client(base_url=serve(), timeout=60)
+    client = httpx.Client(base_url=serve(), timeout=120)
     data = (SAMPLES / "horse.ogg").read_bytes()
 
     def post(**fields: Any) -> httpx.Response:
@@ -207,7 +207,7 @@ def test_questions_are_answered_one_after_the_other(page, engine):
     drawn = here.ask("Which?")
     wish = {"messages": ask([bell, horse], "Which?").to_openai(), "max_tokens": TOKENS}
     wish |= {"temperature": 1.5, "seed": 4}
-    got = httpx.post(f"{here.address}/v1/chat/completions", json=wish, timeout=60).json()
+    got = httpx.post(f"{here.address}/v1/chat/completions", json=wish, timeout=120).json()
     assert drawn == got["choices"][0]["message"]["content"] != both
 
 
@@ -349,7 +349,7 @@ def test_clips_are_named_by_labelled_ones(page, engine):
 
 
 def run(command: list[str]) -> str:
-    done = subprocess.run(command, cwd=SAMPLES, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=SAMPLES, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
