@@ -93,7 +93,7 @@ def task_card(opened: Asked, judge: str) -> dict[str, Any]:
     return {
         "about": task.about,
         "citation": task.citation,
-        "source": opened.source,
+        "source": "/".join(Path(opened.source).parts[-2:]),  # a card is for others: no folders of one machine
         "items": len(samples),
         "recordings": len({recording_of(sample) for sample in samples}),
         "missing": opened.missing,

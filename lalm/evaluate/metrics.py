@@ -1,5 +1,6 @@
 """The metrics by name: each makes a ``Measured`` of a run's answers, so each has an interval."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,8 +44,15 @@ class Resources:
         """The folder given for ``name``. Raises LookupError when there is none."""
         if name not in self.folders:
             raise LookupError(f"{metric} needs a folder: say --resource {name}=FOLDER (docs/evaluate.md)")
-        self.used[metric] = self.folders[name].name
+        self.used[metric] = self.named(name)
         return self.folders[name]
+
+    def named(self, name: str) -> str:
+        """The folder's name, and of a model's the hash of its weights."""
+        folder = self.folders[name]
+        files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin"))
+        whole = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in files)).hexdigest()
+        return f"{folder.name} (weights {whole[:12]})" if files else folder.name
 
 
 @dataclass(frozen=True)
@@ -196,7 +204,7 @@ def _fense(answers: Sequence[Answer], resources: Resources) -> Measured:
     texts, references = _texts(answers)
     error = _broken(texts, resources, "fense")
     encoder = embeddings.SentenceEncoder(resources.folder("sentences", "fense"))
-    resources.used["fense"] = f"{resources.folders['sentences'].name}, {resources.folders['fluency'].name}"
+    resources.used["fense"] = f"{resources.named('sentences')}, {resources.named('fluency')}"
     return mean_of(embeddings.punished(embeddings.similarities(encoder, texts, references), error))
 
 
@@ -224,7 +232,7 @@ def _spider(answers: Sequence[Answer], resources: Resources) -> Measured:
 def _spider_fl(answers: Sequence[Answer], resources: Resources) -> Measured:
     scores = _with_cider(answers, _spice_of_items(answers, resources, "spider_fl"))
     error = _broken(_texts(answers)[0], resources, "spider_fl")
-    resources.used["spider_fl"] = f"spice-1.0.jar, {resources.folders['fluency'].name}"
+    resources.used["spider_fl"] = f"spice-1.0.jar, {resources.named('fluency')}"
     return mean_of(embeddings.punished(scores, error))
 
 

@@ -32,10 +32,10 @@ class SpiceError(ValueError):
 def lacking(folder: Path) -> str | None:
     """What SPICE still needs to run in ``folder``, in words; None when all is there."""
     if not (folder / JAR).is_file():
-        return f"'{folder}' has no {JAR}: it is no spice folder of the pycocoevalcap wheel"
+        return f"'{folder.name}' has no {JAR}: it is no spice folder of the pycocoevalcap wheel"
     absent = [name for name in PARSER if not (folder / "lib" / name).is_file()]
     if absent:
-        return f"'{folder / 'lib'}' has no {' and no '.join(absent)} (Stanford CoreNLP 3.6.0)"
+        return f"'{folder.name}/lib' has no {' and no '.join(absent)} (Stanford CoreNLP 3.6.0)"
     return None if shutil.which("java") else "SPICE needs Java 8 to 13, and there is no 'java' to be found"
 
 
