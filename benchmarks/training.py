@@ -1,18 +1,20 @@
-"""Training throughput here and in a plain transformers + peft loop: same weights, clips, order and loss.
+"""Training throughput here and in a plain transformers + peft loop: same weights, steps and loss.
 
     python benchmarks/training.py --out results/training_speed.json
 
 The plain loop is what one writes without this package: Whisper's extractor pads every clip to its 30 s,
-the encoder runs at every step, text is padded to the longest row, the LLM gives all logits. Each side runs
-in a process of its own (peak memory), all in one call. Weights are random; clips are noise, 1 to 30 s long.
-Processor seconds count, because other programs change them less than the time on the clock.
+the encoder runs at every step, text is padded to the longest row, the LLM gives all logits. Here a step is
+split into batches of like length, and clips cost what they are long. Both run with float32 and with
+bfloat16 frozen parts. Each side runs in a process of its own (peak memory), all in one call, after a step
+that does not count. Weights are random; clips are noise, 1 to 30 s long. Processor seconds count, because
+other programs change them less than the time on the clock.
 """
 
 import argparse
 import json
 import math
+import multiprocessing
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,11 +24,19 @@ from typing import Any
 import numpy as np
 import torch
 
-SIDES = ("plain", "lalm", "lalm with cache")
+SIDES = {  # name -> dtype of the frozen parts, plain loop, frame cache
+    "plain": ("float32", True, False),
+    "lalm": ("float32", False, False),
+    "lalm with cache": ("float32", False, True),
+    "plain, bfloat16": ("bfloat16", True, False),
+    "lalm, bfloat16": ("bfloat16", False, False),
+    "lalm, bfloat16, with cache": ("bfloat16", False, True),
+}
 SIZES = {  # encoder width, layers; LLM width, layers; vocabulary
     "tiny": (64, 2, 64, 2, 2_000),
     "small": (128, 3, 128, 3, 16_000),
     "medium": (384, 4, 576, 12, 49_152),
+    "base": (512, 6, 576, 30, 49_152),
 }
 POOL, GROUP = 4, 4  # frames to an audio token: 16 x 20 ms
 
@@ -100,7 +110,7 @@ def write_clips(folder: Path, count: int) -> None:
     write_manifest(folder / "train.jsonl", samples)
 
 
-def recipe_of(folder: Path, batch_size: int, cached: bool) -> Any:
+def recipe_of(folder: Path, batch_size: int, accumulation: int, dtype: str, cached: bool) -> Any:
     """The recipe both sides follow."""
     from lalm.recipe import Recipe
 
@@ -113,15 +123,24 @@ def recipe_of(folder: Path, batch_size: int, cached: bool) -> Any:
         },
         "lora": {"rank": 8, "alpha": 16},
         "data": {"train": [{"path": str(folder / "train.jsonl")}]},
-        "optim": {"learning_rate": 1e-3, "batch_size": batch_size, "max_steps": 1},
+        "optim": {
+            "learning_rate": 1e-3,
+            "batch_size": batch_size,
+            "accumulation": accumulation,
+            "max_steps": 1,
+            "dtype": dtype,
+        },
         "cache": str(folder / "frames") if cached else None,
         "out": str(folder / "out"),
     }
     return Recipe.model_validate(fields)
 
 
-def run_side(side: str, folder: Path, batch_size: int, steps: int) -> dict[str, Any]:
-    """Losses, processor and clock seconds of the steps, and peak memory of this process."""
+def run_side(side: str, folder: Path, batch_size: int, part: int, steps: int) -> dict[str, Any]:
+    """Losses, processor and clock seconds of the steps, and peak memory of this process.
+
+    A step of ``batch_size`` samples is one batch in the plain loop, here batches of ``part``.
+    """
     from rich.console import Console
 
     from lalm import train
@@ -129,38 +148,51 @@ def run_side(side: str, folder: Path, batch_size: int, steps: int) -> dict[str, 
     from lalm.train_reading import reader
 
     torch.manual_seed(0)
-    recipe = recipe_of(folder, batch_size, side == "lalm with cache")
+    dtype, plain, cached = SIDES[side]
+    parts = 1 if plain else batch_size // part
+    recipe = recipe_of(folder, batch_size // parts, parts, dtype, cached)
     model, processor = train.build(recipe)
-    mixture, _ = train.mixtures(recipe, model)
-    batches = Batches(mixture, steps)
+    mixture, _ = train.mixtures(recipe, model, Console(quiet=True))
+    batches = Batches(mixture, steps * parts)
     began_cpu = time.process_time()
-    if side == "plain":
-        losses_of = plain_losses(model, processor)
+    if plain:
+        loss_of = plain_losses(model, processor)
     else:
         read = reader(recipe, model, processor, [mixture], Console(quiet=True))
         collate = train.Collator(processor, read)
 
-        def losses_of(batch: Any) -> torch.Tensor:
-            return model(**collate([batch])).loss
+        def loss_of(batch: Any, count: int) -> torch.Tensor:
+            return model(**collate([batch]), num_items_in_batch=count).loss
 
     filled_s = time.process_time() - began_cpu
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=1e-3)
     model.train()
+    # What is learned of each answer: its text and the token that ends it, here a token a byte.
+    counts = [
+        sum(len(s.target.encode()) + 1 for i in range(parts) for s in batches[step * parts + i].samples)
+        for step in range(steps)
+    ]
+    for i in range(parts):
+        loss_of(batches[i], counts[0]).backward()
+    optimizer.zero_grad()
     losses = []
     began, began_cpu = time.perf_counter(), time.process_time()
-    for i in range(steps):
-        loss = losses_of(batches[i])
-        loss.backward()
+    for step in range(steps):
+        total = 0.0
+        for i in range(parts):
+            loss = loss_of(batches[step * parts + i], counts[step])
+            loss.backward()
+            total += float(loss.detach())
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(total)
     return {
         "side": side,
         "losses": losses,
         "processor_s": time.process_time() - began_cpu,
         "clock_s": time.perf_counter() - began,
-        "filling_processor_s": filled_s if side == "lalm with cache" else 0.0,
+        "filling_processor_s": filled_s if cached else 0.0,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
@@ -173,15 +205,15 @@ def plain_losses(model: Any, processor: Any) -> Any:
 
     extractor = WhisperFeatureExtractor()
     tower = model.model.audio_tower
-    encoder = WhisperEncoder(tower.whisper.config).eval()
+    encoder = WhisperEncoder(tower.whisper.config).eval().to(tower.whisper.conv1.weight.dtype)
     encoder.load_state_dict(tower.whisper.state_dict())
     tokenizer, llm = processor.tokenizer, model.model.language_model
 
-    def losses_of(batch: Any) -> torch.Tensor:
+    def loss_of(batch: Any, count: int) -> torch.Tensor:
         waves = [soundfile.read(s.audios[0]["audio"], dtype="float32")[0] for s in batch.samples]
         mel = extractor(waves, sampling_rate=16_000, return_tensors="pt").input_features
         with torch.no_grad():
-            frames = encoder(mel).last_hidden_state  # (B, 1500, D)
+            frames = encoder(mel.to(encoder.conv1.weight.dtype)).last_hidden_state  # (B, 1500, D)
         frames = frames.reshape(len(waves), -1, POOL, frames.shape[2]).mean(2)
         lengths = torch.tensor([math.ceil(math.ceil(len(w) / 320) / POOL) for w in waves])
         tokens, counts = model.model.connector(frames, lengths)
@@ -192,7 +224,7 @@ def plain_losses(model: Any, processor: Any) -> Any:
             after = tokenizer("<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False).input_ids
             answer = tokenizer(sample.target + "<|im_end|>", add_special_tokens=False).input_ids
             end = tokenizer("\n", add_special_tokens=False).input_ids
-            heard = tokens[i, : counts[i]]
+            heard = tokens[i, : counts[i]].to(llm.dtype)
             text = [embed(torch.tensor(ids)) for ids in (before, [*after, *answer, *end])]
             rows.append(torch.cat([text[0], heard, text[1]]))
             skipped = len(before) + len(heard) + len(after)
@@ -203,48 +235,58 @@ def plain_losses(model: Any, processor: Any) -> Any:
         ).last_hidden_state
         logits = model.lm_head(hidden).float()  # all of them
         targets = torch.nn.utils.rnn.pad_sequence(labels, True, -100)
-        return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten())
+        flat = logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten()
+        return torch.nn.functional.cross_entropy(*flat, reduction="sum") / count
 
-    return losses_of
+    return loss_of
 
 
 def main() -> None:
     """Run all sides and write the ratios."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--part", type=int, default=2, help="samples of one batch here")
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.one:
-        side, folder = options.one
-        print(json.dumps(run_side(side, Path(folder), options.batch_size, options.steps)))
-        return
+    import lalm.train  # once, for the processes that are forked from this one
+
+    assert lalm.train
+    rows = []
     with tempfile.TemporaryDirectory() as name:
-        write_parts(options.size, Path(name))
-        write_clips(Path(name), options.batch_size * options.steps)
-        rows = []
-        for side in SIDES:
-            command = [sys.executable, __file__, "--batch-size", str(options.batch_size)]
-            command += ["--steps", str(options.steps), "--one", side, name]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
-            print(rows[-1], file=sys.stderr)
-    plain = rows[0]
-    report = {
+        forked = multiprocessing.get_context("fork")
+        with forked.Pool(1, maxtasksperchild=1) as pool:
+            pool.apply(write_parts, (options.size, Path(name)))
+            pool.apply(write_clips, (Path(name), options.batch_size * options.steps))
+            for side in SIDES:
+                given = (side, Path(name), options.batch_size, options.part, options.steps)
+                rows.append(pool.apply(run_side, given))
+                print(rows[-1], file=sys.stderr, flush=True)
+    report: dict[str, Any] = {
         "size": options.size,
-        "samples": options.batch_size * options.steps,
+        "shape": dict(
+            zip(("encoder", "layers", "llm", "llm_layers", "words"), SIZES[options.size], strict=True)
+        ),
+        "steps": options.steps,
+        "samples of a step": options.batch_size,
         "threads": 1,
         "sides": rows,
-        "faster (processor time)": {r["side"]: plain["processor_s"] / r["processor_s"] for r in rows[1:]},
-        "peak memory": {r["side"]: r["peak_mb"] / plain["peak_mb"] for r in rows[1:]},
-        "largest loss difference": {
-            r["side"]: max(abs(a - b) for a, b in zip(r["losses"], plain["losses"], strict=True))
-            for r in rows[1:]
-        },
     }
+    for name in ("plain", "plain, bfloat16"):
+        (base,) = (row for row in rows if row["side"] == name)
+        others = [row for row in rows if not row["side"].startswith("plain")]
+        report[f"against {name}"] = {
+            row["side"]: {
+                "times as fast": base["processor_s"] / row["processor_s"],
+                "peak memory": row["peak_mb"] / base["peak_mb"],
+                "largest loss difference": max(
+                    abs(a - b) for a, b in zip(row["losses"], base["losses"], strict=True)
+                ),
+            }
+            for row in others
+        }
     text = json.dumps(report, indent=1)
     print(text)
     if options.out:

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from transformers import BatchFeature
 
 from lalm import archives
+from lalm.packing import pack
 from lalm.processing import AudioLMProcessor, CachedFrames, Clip
 from lalm.readers import Samples, open_samples
 from lalm.sample import AudioPart, Sample
@@ -27,6 +28,7 @@ WINDOW_STEPS = 50  # samples of this many steps are sorted by length together
 CHARACTERS_PER_TOKEN = 4  # rough, for sorting only
 UNKNOWN_SECONDS = 10.0  # for sorting only, where a header does not tell
 CHECKED_ROWS = 20_000  # a second or two of reading
+NEIGHBOURS = 1000  # rows among which those of a stream are shuffled
 SKIP_FRACTION, SKIP_FLOOR = 0.01, 20
 
 Draw: TypeAlias = Callable[[np.random.Generator], np.ndarray]  # audio (N,) of another sample
@@ -74,6 +76,10 @@ def open_manifest(path: str | Path) -> Samples:
         for _ in samples:
             pass
     return samples
+
+
+def _in_order(samples: Sequence[Sample]) -> bool:
+    return isinstance(samples, Samples) and samples.in_order
 
 
 def subset(samples: Sequence[Sample], count: int) -> list[Sample]:
@@ -165,13 +171,26 @@ class Mixture:
         parts = []
         for number, (samples, share) in enumerate(zip(self.sources, self._shares, strict=True)):
             cycle = np.random.default_rng([self.seed, 0, number]).permutation(len(samples))
+            if _in_order(samples):
+                cycle = np.arange(len(samples))
             rows = cycle[np.arange(epoch * share, (epoch + 1) * share) % len(samples)]
             parts.append(np.stack([np.full(share, number), rows], axis=1))
         places = np.concatenate(parts)
-        places = np.random.default_rng([self.seed, 1, epoch]).permutation(places)
+        rng = np.random.default_rng([self.seed, 1, epoch])
+        if any(_in_order(samples) for samples in self.sources):
+            when = [self._moments(number, len(part), rng) for number, part in enumerate(parts)]
+            places = places[np.argsort(np.concatenate(when), kind="stable")]
+        else:
+            places = rng.permutation(places)
         places = places[np.arange(self._places) % len(places)]
         self._epoch = (epoch, places)
         return places
+
+    def _moments(self, number: int, share: int, rng: np.random.Generator) -> np.ndarray:
+        """When in the epoch (0 to 1) the samples of a source come, (share,); some keep their order nearly."""
+        if not _in_order(self.sources[number]):
+            return rng.random(share)
+        return (np.arange(share) + NEIGHBOURS * rng.random(share)) / (share + NEIGHBOURS)
 
     def _steps(self, epoch: int, window: int) -> list[np.ndarray]:
         """The steps of one window: sorted by length, cut, and put back in a shuffled order."""
@@ -208,9 +227,10 @@ class Collator:
     """Batches -> tensors with labels: by ``render(samples, audios)``, else ``AudioLMProcessor.batch``.
 
     ``read`` gives the audios of a sample (decoded, or frames from a cache), which ``augment`` changes in
-    training. A sample that cannot be read or rendered is left out, counted and named in the log; a batch with
-    none left becomes the next batch of its mixture. More than 1 % of a mixture's samples (and more than 20)
-    unreadable raises DataError; the loader processes of one training process count together.
+    training; ``packing`` puts its rows behind one another. A sample that cannot be read or rendered is left
+    out, counted and named in the log; a batch with none left becomes the next batch of its mixture. More than
+    1 % of a mixture's samples (and more than 20) unreadable raises DataError; the loader processes of one
+    training process count together.
     """
 
     def __init__(
@@ -219,8 +239,9 @@ class Collator:
         read: Callable[[Sample], Audios],
         render: Callable[[Sequence[Sample], Sequence[Audios]], BatchFeature] | None = None,
         augment: Callable[[Audios, np.random.Generator, Draw], Audios] | None = None,
+        packing: bool = False,
     ) -> None:
-        self._read, self._augment = read, augment
+        self._read, self._augment, self._packing = read, augment, packing
         self._render = render or (
             lambda samples, audios: processor.batch(samples, labels=True, audios=audios)
         )
@@ -233,7 +254,7 @@ class Collator:
             candidate = batch if not shift else origin[(batch.index + shift) % len(origin)]
             tensors = self._tensors(candidate)
             if tensors is not None:
-                return tensors
+                return pack(tensors) if self._packing and origin.purpose == "training" else tensors
         known = self.skipped.get(origin.purpose) or {(0, 0): "another loader process has named it"}
         last = next(reversed(known.values()))
         raise DataError(f"none of the {origin.purpose} samples can be read; the last problem: {last}")

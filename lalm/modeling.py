@@ -26,6 +26,7 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
 )
 
+from lalm.loss import summed_cross_entropy
 from lalm.prefill import read_prompts
 
 IGNORE_INDEX = -100
@@ -340,9 +341,8 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if labels is not None:
             targets = labels[:, 1:]
             keep = targets != IGNORE_INDEX
-            loss = nn.functional.cross_entropy(
-                self.logits(hidden[:, :-1][keep]), targets[keep], reduction="sum"
-            )
+            vocabulary = self.config.text_config.vocab_size
+            loss = summed_cross_entropy(self.logits, hidden[:, :-1][keep], targets[keep], vocabulary)
             count = num_items_in_batch if num_items_in_batch is not None else int(keep.sum())
             loss = loss / count
         else:

@@ -112,8 +112,11 @@ class Optim(_Section):
 
     That is in all, however many processes share it. With ``batch_tokens`` or ``batch_s``, limits on what a
     padded batch holds (tokens, seconds of audio), a batch has as many samples as fit, at most batch_size.
-    ``dtype`` is that of the frozen parts; what trains is always float32. ``learning_rates`` are those of
-    parts, by the names ``trainable`` takes (the first that fits counts); all else has ``learning_rate``.
+    ``dtype`` is that of the frozen parts; what trains is always float32. With "int8" and "nf4" the LLM's
+    linear layers have 8 or 4 bits a weight, the rest is bfloat16. ``learning_rates`` are those of parts, by
+    the names ``trainable`` takes (the first that fits counts); all else has ``learning_rate``.
+    ``packing`` puts the rows of a training batch behind one another, without padding. Of the LLM's layers,
+    ``gradient_checkpointing`` keeps the inputs alone (a third slower), and ``compile`` compiles each.
     """
 
     learning_rate: float = Field(gt=0)
@@ -128,7 +131,10 @@ class Optim(_Section):
     max_steps: Positive | None = None
     epochs: float | None = Field(None, gt=0)
     max_grad_norm: float = Field(1.0, ge=0)
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "int8", "nf4"] = "float32"
+    packing: bool = False
+    gradient_checkpointing: bool = False
+    compile: bool = False
     seed: Count = 0
 
     @model_validator(mode="after")
@@ -208,6 +214,7 @@ class Recipe(_Section):
     """One training run. ``trainable`` names what learns ("connector"; * is allowed); the rest is frozen.
 
     With ``align`` the connector learns from clips and captions alone, without the LLM; see ``lalm.align``.
+    ``shard`` divides weights, gradients and AdamW's states over the processes; see ``lalm.sharding``.
     """
 
     system: Literal["acdc", "apt", "qwen2-audio", "salmonn"]
@@ -222,6 +229,7 @@ class Recipe(_Section):
     optim: Optim
     every: Every = Every()
     valid: Valid = Valid()
+    shard: Literal["fsdp2"] | None = None
     cache: Name | None = None
     cache_gb: float | None = Field(None, gt=0)
     out: Name
@@ -232,6 +240,12 @@ class Recipe(_Section):
             raise ValueError("nothing learns: 'trainable' is empty and there is no 'lora'")
         if self.align and (self.dpo is not None or self.lora is not None or self.warm_start is not None):
             raise ValueError("'align' trains the connector alone: take out 'dpo', 'lora' and 'warm_start'")
+        if self.shard is not None and self.optim.dtype in ("int8", "nf4"):
+            raise ValueError(f"'shard' goes with no weights in {self.optim.dtype}")
+        if self.shard is not None and (self.dpo is not None or self.align or self.warm_start is not None):
+            raise ValueError("'shard' goes with no 'dpo', 'align' or 'warm_start'")
+        if self.optim.packing and (self.dpo is not None or self.align):
+            raise ValueError("'optim.packing' is for answers, and goes with no 'dpo' or 'align'")
         if self.warm_start is not None and self.cache is None:
             raise ValueError("'warm_start' reads encoder frames from the frame cache: give 'cache'")
         if self.augment is not None and (self.warm_start is not None or self.dpo is not None or self.align):

@@ -36,10 +36,13 @@ from lalm.data import (
 from lalm.dpo import PreferenceTrainer, ReferenceTable, check_pairs, pair_collator
 from lalm.filters import Filtering
 from lalm.heap import keep_freed_memory
+from lalm.layers import compile_layers, quantize, recompute
 from lalm.modeling import AudioLMForConditionalGeneration
+from lalm.packing import check_packable
 from lalm.processing import AudioLMProcessor, CachedFrames
 from lalm.recipe import Optim, Recipe
 from lalm.sample import Sample
+from lalm.sharding import fsdp_arguments
 from lalm.train_reading import reader
 from lalm.train_report import GradientCheck, Report, TrainError, parts_table, say, show_example
 from lalm.trainer import Answers, Interruption, Read, RecipeTrainer, is_slim
@@ -81,8 +84,10 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     model, processor = build(recipe)
     train, valid = mixtures(recipe, model, console)
     steps = recipe.optim.max_steps or train.steps_in(recipe.optim.epochs or 0)
-    settings = arguments(recipe, steps, with_valid=valid is not None)
-    read = reader(recipe, model.to(settings.device), processor, [train, valid], console)
+    settings = arguments(recipe, steps, model, with_valid=valid is not None)
+    # Sharding moves a layer at a time: a model that is larger than a device must not go there whole.
+    (model.model.audio_tower if recipe.shard else model).to(settings.device)
+    read = reader(recipe, model, processor, [train, valid], console)
     if recipe.warm_start and start is None:
         _warm_start(recipe, model, processor, train, read, console)
     collator = _collator(recipe, model, processor, [train, valid], read)
@@ -126,7 +131,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
 
 def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
     """The recipe's model, frozen but for what trains (float32), and its processor."""
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[recipe.optim.dtype]
+    dtype = torch.float32 if recipe.optim.dtype == "float32" else torch.bfloat16
     lora = recipe.lora.model_dump() if recipe.lora else None
     if recipe.init.from_ is None:
         model, processor = systems.assemble(
@@ -152,6 +157,16 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
     model.config.trained_encoder |= any(name.startswith("model.audio_tower.") for name in names)
     if recipe.align:
         check_alignable(model)
+    if recipe.optim.packing:
+        check_packable(model.model.language_model)
+    if recipe.optim.dtype in ("int8", "nf4"):
+        if learned := [name for name in names if "language_model" in name and "lora_" not in name]:
+            raise TrainError(f"optim.dtype: {learned[0]} trains, so the LLM cannot be {recipe.optim.dtype}")
+        quantize(model.model.language_model, recipe.optim.dtype)
+    if recipe.optim.gradient_checkpointing:
+        recompute(model.model.language_model)
+    if recipe.optim.compile:
+        compile_layers(model.model.language_model)
     if model.config.lora and not is_slim(model):
         extra = sorted(set(names) - set(systems.trained_names(model)))[0]
         raise TrainError(f"trainable: with LoRA only the connector may train beside it, not {extra}")
@@ -230,9 +245,12 @@ def _filtered(
     return kept
 
 
-def arguments(recipe: Recipe, steps: int, *, with_valid: bool) -> TrainingArguments:
+def arguments(
+    recipe: Recipe, steps: int, model: AudioLMForConditionalGeneration, *, with_valid: bool
+) -> TrainingArguments:
     """The recipe in the Trainer's words; ``Mixture`` makes the batches, hence the Trainer's own size of 1."""
     optim, every = recipe.optim, recipe.every
+    sharded = recipe.shard is not None and processes() > 1
     return TrainingArguments(
         output_dir=recipe.out,
         max_steps=steps,
@@ -266,6 +284,7 @@ def arguments(recipe: Recipe, steps: int, *, with_valid: bool) -> TrainingArgume
         report_to=[],
         disable_tqdm=True,
         log_level="error",
+        **(fsdp_arguments(model) if sharded else {}),
     )
 
 
@@ -317,7 +336,8 @@ def _collator(
     if recipe.align:
         return alignment_collator(processor, read)
     if recipe.dpo is None:
-        return Collator(processor, read, augment=Augmentation(recipe.augment) if recipe.augment else None)
+        augment = Augmentation(recipe.augment) if recipe.augment else None
+        return Collator(processor, read, augment=augment, packing=recipe.optim.packing)
     if processes() > 1:
         raise TrainError("dpo: preferences are learned in one process; start the run without torchrun")
     names = [*(source.path for source in recipe.data.train), "data.valid"]
@@ -363,11 +383,11 @@ def _warm_start(
 
 def _finish(trainer: RecipeTrainer, out: Path) -> None:
     """Put the final model beside the logs, file by file renamed into place."""
-    if not trainer.args.should_save:
-        return
     draft = checkpoint.staging(out) / "final"
     with checkpoint.writing(draft, out / "model.safetensors"):
         trainer.save_run(draft)
+    if not trainer.args.should_save:
+        return
     for file in draft.iterdir():
         file.replace(out / file.name)
     _clear(checkpoint.staging(out))

@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from lalm.modeling import IGNORE_INDEX
+from lalm.sharding import whole
 
 PREFERENCE = ("margin", "accuracy", "kl", "chosen_log_prob", "rejected_log_prob")
 RETRIEVAL = tuple(f"{way}_recall_at_{k}" for way in ("audio_to_text", "text_to_audio") for k in (1, 5, 10))
@@ -53,9 +54,12 @@ def show_example(
 ) -> Text:
     """The first row of a labelled batch as text: what the loss learns is green between ``[[`` and ``]]``.
 
-    Audio slots are folded to ``<audio x 12>``; padding is left out.
+    Audio slots are folded to ``<audio x 12>``; padding is left out, and so are rows packed behind the first.
     """
-    real = batch["attention_mask"][0].bool()
+    if "position_ids" in batch:
+        real = (batch["position_ids"][0] == 0).cumsum(0) == 1
+    else:
+        real = batch["attention_mask"][0].bool()
     ids, learned = batch["input_ids"][0][real].tolist(), (batch["labels"][0][real] != IGNORE_INDEX).tolist()
     text = Text()
     at = 0
@@ -119,9 +123,9 @@ class GradientCheck(TrainerCallback):
         learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if self._pending is None:
             self._pending = set(learning)
-        for name in list(self._pending):
+        for name in sorted(self._pending):  # sharded gradients are gathered: everywhere in one order
             gradient = learning[name].grad
-            if gradient is not None and bool(gradient.any()):
+            if gradient is not None and bool(whole(gradient).any()):
                 self._pending.remove(name)
         self._steps += 1
         if self._steps == GRADIENT_STEPS and self._pending:

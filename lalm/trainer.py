@@ -8,7 +8,9 @@ from types import FrameType
 from typing import Any, Self
 
 import torch
+from accelerate import FullyShardedDataParallelPlugin
 from rich.console import Console
+from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lalm import checkpoint, systems
@@ -17,9 +19,11 @@ from lalm.modeling import AudioLMForConditionalGeneration, name_matches
 from lalm.processing import AudioLMProcessor, CachedFrames, Clip
 from lalm.recipe import Recipe
 from lalm.sample import Sample
+from lalm.sharding import METADATA, gathered, load_shards, save_shards, shard_on_cpus
 from lalm.train_report import Report, say
 
 ANSWER_TOKENS = 64
+SCHEDULER = "scheduler.pt"
 
 Read = Callable[[Sample], Sequence[Clip | CachedFrames]]
 
@@ -42,10 +46,21 @@ class RecipeTrainer(Trainer):
             optimizer.param_groups[:] = split_groups(optimizer.param_groups, names, rates)
         return optimizer
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """The Trainer's accelerator, which shards on CPUs too."""
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp_plugin_args is not None:
+            shard_on_cpus(self.accelerator, FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args))
+            self.is_fsdp_enabled = True
+
     def save_run(self, folder: Path) -> None:
-        """Weights and recipe of the run as it is now."""
-        systems.save(self.whole, self._processor, folder, slim=is_slim(self.whole))
-        (folder / "recipe.yaml").write_text(recipes.dump(self._recipe), encoding="utf-8")
+        """Weights and recipe of the run as it is now; all processes call it, the first one writes."""
+        slim = is_slim(self.whole)
+        names = systems.trained_names(self.whole) if slim else list(self.whole.state_dict())
+        state = gathered(self.whole, names) if self._recipe.shard else None
+        if self.args.should_save:
+            systems.save(self.whole, self._processor, folder, slim=slim, state=state)
+            (folder / "recipe.yaml").write_text(recipes.dump(self._recipe), encoding="utf-8")
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(checkpoint.staging(self._out))
@@ -63,9 +78,35 @@ class RecipeTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         self.save_run(Path(output_dir or self._out))
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The Trainer's; of a sharded run only the recipe, because its weights lie with the optimizer."""
+        if self._recipe.shard is None:
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save:
+            folder = Path(output_dir or self._out)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "recipe.yaml").write_text(recipes.dump(self._recipe), encoding="utf-8")
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._recipe.shard is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_shards(self.whole, self.optimizer, Path(output_dir))
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not (Path(checkpoint) / METADATA).is_file():
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_shards(self.whole, self.optimizer, Path(checkpoint))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
+
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
     ) -> None:
+        if (Path(resume_from_checkpoint) / METADATA).is_file():
+            return  # its weights come with the optimizer
         if is_slim(self.whole):
             systems.load_trained(self.whole, Path(resume_from_checkpoint))
         else:
@@ -89,8 +130,8 @@ class Answers(TrainerCallback):
         model: AudioLMForConditionalGeneration,
         **kwargs: Any,
     ) -> None:
-        if not state.is_world_process_zero:
-            return
+        if not state.is_world_process_zero and not isinstance(model, FSDPModule):
+            return  # of a sharded model all processes answer together, and the first one tells
         answers = []
         for sample in self._samples:
             try:
@@ -104,7 +145,7 @@ class Answers(TrainerCallback):
             for name, text in (("target", sample.target), ("answer", answer)):
                 line = "".join(c if c.isprintable() else " " for c in text)
                 say(self._console, f"  {name} {sample.id}: {line}")
-        if answers:
+        if answers and state.is_world_process_zero:
             self._report.write(state.global_step, {"answers": answers})
 
 

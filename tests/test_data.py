@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 from lalm.data import Batches, Collator, DataError, Mixture, audio_seconds, open_manifest, subset, text_tokens
 from lalm.modeling import AudioLMConfig
 from lalm.processing import AudioLMProcessor
-from lalm.readers import ReaderError
+from lalm.readers import ReaderError, Samples
 from lalm.sample import Message, Sample
 
 
@@ -208,3 +209,31 @@ def test_nothing_readable_says_so(tmp_path: Path, processor: AudioLMProcessor) -
     collator, batches = collated([sample("bad", audio=tmp_path / "none.wav")], processor, 1)
     with pytest.raises(DataError, match="none of the training samples can be read"):
         collator([batches[0]])
+
+
+class Stream(Samples):
+    """Samples that are best read one after another."""
+
+    in_order = True
+    folder = Path()
+
+    def __len__(self) -> int:
+        return 5000
+
+    def place(self, number: int) -> str:
+        return str(number)
+
+    def row(self, number: int) -> Any:
+        return {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+
+
+def test_a_stream_is_shuffled_among_neighbours_and_spread_over_the_epoch() -> None:
+    others = [Stream().sample(0)] * 1000
+    mixed = Mixture([(Stream(), 1.0), (others, 1.0)], lambda s: 1.0, batch_size=10, seed=3)
+    keys = [key for i in range(mixed.steps_per_epoch) for key in mixed.keys(i)]
+    rows = np.array([row for source, row in keys if source == 0])
+    assert sorted(rows) == list(range(5000)) and len(keys) == 6000
+    late = rows - np.arange(5000)
+    assert 200 < np.abs(late).max() < 2200 and (late == 0).mean() < 0.01
+    first = [source for source, _ in keys[:3000]]
+    assert 400 < sum(first) < 600

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import pickle
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,47 @@ def test_hugging_face_folders(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"x": [1]}).save_to_disk(tmp_path / "odd")
     with pytest.raises(ReaderError, match="has the columns x; needed are audio"):
         open_samples(tmp_path / "odd")
+
+
+class Hub:
+    """Files below a folder as the Hub would serve them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def glob(self, pattern: str) -> list[str]:
+        inside = pattern.removeprefix("hf://datasets/").removesuffix("/**.parquet")
+        found = (self.folder / inside).rglob("*.parquet")
+        return [f"datasets/{path.relative_to(self.folder)}" for path in found]
+
+    def open(self, path: str) -> Any:
+        return (self.folder / path.removeprefix("hf://datasets/")).open("rb")
+
+
+def test_parquet_is_streamed_by_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet: Any = pytest.importorskip("pyarrow.parquet")
+    pyarrow: Any = pytest.importorskip("pyarrow")
+    clip = noise(tmp_path / "clip.wav", 0.5).read_bytes()
+    (tmp_path / "me" / "sounds" / "data").mkdir(parents=True)
+    for number, texts in enumerate((["a", "b", "c"], ["d", "e", "f", "g"])):
+        table = pyarrow.table({"audio": [{"bytes": clip, "path": "x.wav"}] * len(texts), "text": texts})
+        parquet.write_table(table, tmp_path / f"me/sounds/data/{number}.parquet", row_group_size=2)
+    monkeypatch.setattr("lalm.readers.row_groups._hub", lambda: Hub(tmp_path))
+    reads = []
+    read = parquet.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        parquet.ParquetFile, "read_row_group", lambda self, group: reads.append(group) or read(self, group)
+    )
+    samples = open_samples("hf://datasets/me/sounds")
+    assert len(samples) == 7 and samples.in_order and not reads
+    assert [s.target for s in samples] == list("abcdefg") and len(reads) == 4
+    np.testing.assert_array_equal(heard(samples[4]), load_audio(clip))
+    assert pickle.loads(pickle.dumps(samples))[6].target == "g"
+    with pytest.raises(ReaderError, match="'hf://datasets/me/none' has no parquet files"):
+        open_samples("hf://datasets/me/none")
+    (tmp_path / "me" / "sounds" / "data" / "2.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ReaderError, match=r"hf://datasets/me/sounds/data/2.parquet' cannot be read as parq"):
+        open_samples("hf://datasets/me/sounds/data")
 
 
 def test_slam_llm_rows_and_gzipped_lines(tmp_path: Path) -> None:

@@ -141,4 +141,4 @@ def leaves(value: object) -> int:
 def test_a_recipe_stays_small(tmp_path: Path) -> None:
     """Not many more than forty keys: a recipe is read on one screen."""
     everything = recipe.load(write(tmp_path)).model_dump(by_alias=True)
-    assert leaves(everything) <= 45
+    assert leaves(everything) <= 48

@@ -185,6 +185,22 @@ def test_the_frame_cache_changes_nothing_but_the_work(
     assert lines(tmp_path / "cached") == pytest.approx(lines(tmp_path / "plain"), abs=2e-2)  # bfloat16 frames
 
 
+def test_packing_and_recomputing_change_no_loss(world: Path, tmp_path: Path) -> None:
+    optim = {"batch_size": 4, "max_steps": 4}
+    plain = train.run(settings(world, tmp_path / "plain", optim=optim, lora=None))
+    optim |= {"packing": True, "gradient_checkpointing": True}
+    valid = {"valid": [str(world / "valid.jsonl")]}
+    packed = train.run(settings(world, tmp_path / "packed", optim=optim, lora=None, data=valid))
+    assert lines(packed) == pytest.approx(lines(plain), abs=1e-4)
+    assert lines(packed, "valid_loss").keys() == {4} == lines(packed, "answers").keys()
+
+
+def test_a_recipe_that_compiles_does_so_layer_by_layer(world: Path, tmp_path: Path) -> None:
+    model, _ = train.build(settings(world, tmp_path, optim={"compile": True}))
+    compiled = [name for name, m in model.named_modules() if m._compiled_call_impl is not None]
+    assert compiled == [f"model.language_model.layers.{i}" for i in (0, 1)]
+
+
 def test_frozen_parts_stay_in_eval_mode_and_as_they_were(world: Path, tmp_path: Path) -> None:
     model, _ = train.build(settings(world, tmp_path, lora=None))
     model.train()
@@ -200,6 +216,40 @@ def test_bfloat16_freezes_in_bfloat16_and_trains_in_float32(world: Path, tmp_pat
     for name, parameter in model.named_parameters():
         assert parameter.dtype == (torch.float32 if parameter.requires_grad else torch.bfloat16), name
     assert len(lines(train.run(half))) == 2
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("int8", 8), ("nf4", 4)])
+def test_a_frozen_llm_in_few_bits_learns_what_the_whole_one_does(
+    world: Path, tmp_path: Path, dtype: str, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    models = []
+    build = train.build
+    monkeypatch.setattr(train, "build", lambda made: models.append(build(made)) or models[-1])
+    whole = train.run(settings(world, tmp_path / "whole", optim={"dtype": "bfloat16", "max_steps": 4}))
+    few = train.run(settings(world, tmp_path / "few", optim={"dtype": dtype, "max_steps": 4}))
+    assert lines(few) == pytest.approx(lines(whole), rel=0.1) and lines(few) != lines(whole)
+    weight = models[1][0].model.language_model.layers[0].mlp.up_proj.weight
+    assert weight.nbytes * 8 == bits * models[0][0].model.language_model.layers[0].mlp.up_proj.weight.numel()
+    assert systems.load(few)[0].config.lora == {
+        "rank": 2,
+        "alpha": 4,
+        "dropout": 0.2,
+        "targets": ["q_proj", "v_proj"],
+    }
+
+
+def test_few_bits_need_a_library_and_a_frozen_llm(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ValueError, match=r"int8 needs bitsandbytes: pip install 'lalm\[quantize\]'"):
+        train.build(settings(world, tmp_path, optim={"dtype": "int8"}))
+    learns = {"trainable": ["language_model"], "lora": None}
+    with pytest.raises(
+        TrainError, match=r"optim.dtype: model.language_model.\S+ trains, so the LLM cannot be nf4"
+    ):
+        train.build(settings(world, tmp_path, optim={"dtype": "nf4"}, **learns))
 
 
 def test_the_example_shows_slots_folded_and_the_loss_marked(world: Path, tmp_path: Path) -> None:
@@ -318,6 +368,17 @@ def test_a_really_full_disk_is_one_sentence(world: Path, tmp_path: Path, finishe
     assert "Traceback" not in done.stderr and "checkpoint-2" in done.stdout
 
 
+def launch(made: recipe.Recipe, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The run of a recipe by two processes that torchrun starts."""
+    (folder / "first.yaml").write_text(recipe.dump(made))
+    script = "import sys, torch, lalm.cli; torch.set_num_threads(1); sys.exit(lalm.cli.run(sys.argv[1:]))"
+    (folder / "launch.py").write_text(script)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent.parent)])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(folder / "launch.py"), "train", str(folder / "first.yaml")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
 def test_two_processes_train_as_one_does_and_one_goes_on(world: Path, tmp_path: Path) -> None:
     """torchrun with gloo: four steps by two processes, then four more by one, against eight by one."""
     optim = {"batch_size": 2, "accumulation": 2, "max_steps": 8, "schedule": "constant"}
@@ -325,18 +386,38 @@ def test_two_processes_train_as_one_does_and_one_goes_on(world: Path, tmp_path: 
     alone = train.run(settings(world, tmp_path / "alone", optim=optim, lora=None))
     shared = settings(world, tmp_path / "shared", optim=optim, lora=None, cache=str(tmp_path / "frames"))
     first = shared.model_copy(update={"optim": shared.optim.model_copy(update={"max_steps": 4})})
-    (tmp_path / "first.yaml").write_text(recipe.dump(first))
-    script = "import sys, torch, lalm.cli; torch.set_num_threads(1); sys.exit(lalm.cli.run(sys.argv[1:]))"
-    (tmp_path / "launch.py").write_text(script)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent.parent)])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(tmp_path / "launch.py"), "train", str(tmp_path / "first.yaml")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = launch(first, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Done after step 4") == 1
     train.run(shared)
     assert list(lines(tmp_path / "shared")) == list(range(1, 9))
     assert lines(tmp_path / "shared") == pytest.approx(lines(alone), abs=2e-2)  # bfloat16 frames
+
+
+def test_two_processes_share_the_model_and_one_goes_on(world: Path, tmp_path: Path) -> None:
+    """FSDP2 with gloo: two steps by two processes, then two more by one, against four by one."""
+    optim = {"batch_size": 2, "accumulation": 4, "max_steps": 4, "schedule": "constant"}
+    whole: dict[str, Any] = {"optim": optim, "trainable": ["connector", "language_model", "lm_head"]}
+    whole["every"] = {"log": 1, "save": 2, "valid": 2}
+    whole |= {"lora": None, "data": {"valid": [str(world / "valid.jsonl")]}}
+    whole["init"] = {"llm": str(llama_folder(tmp_path / "llm"))}  # without dropout, which each would draw
+    alone = train.run(settings(world, tmp_path / "alone", **whole))
+    shared = settings(world, tmp_path / "shared", shard="fsdp2", **whole)
+    first = shared.model_copy(update={"optim": shared.optim.model_copy(update={"max_steps": 2})})
+    done = launch(first, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Done after step 2") == 1
+    half = tmp_path / "shared" / "checkpoint-2"
+    assert {"__0_0.distcp", "__1_0.distcp", ".metadata"} <= {file.name for file in half.iterdir()}
+    assert checkpoint.fault(half) == ""
+    saved = systems.load(tmp_path / "shared")[0].state_dict()
+    train.run(shared)
+    for key, deviation in (("loss", 1e-4), ("grad_norm", 1e-3), ("valid_loss", 1e-2)):
+        assert lines(tmp_path / "shared", key) == pytest.approx(lines(alone, key), rel=deviation), key
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "shared", alone))
+    assert ours.keys() == theirs.keys() == saved.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, atol=2e-3, rtol=0)
 
 
 def test_a_step_is_shared_by_processes_or_refused(

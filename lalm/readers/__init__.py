@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lalm.readers.json_lines import JsonLines, JsonList, is_json_list
 from lalm.readers.kaldi import Kaldi
+from lalm.readers.row_groups import REMOTE
 from lalm.readers.samples import ReaderError, Samples
 from lalm.readers.shar import Shar
 from lalm.readers.tables import Table
@@ -21,8 +22,11 @@ TABLE_FILES = ("dataset_info.json", "state.json", "dataset_dict.json")
 def open_samples(path: str | Path) -> Samples:
     """The samples at a path: a manifest, a tar, or a folder of Kaldi, Lhotse Shar, tars or a HF data set.
 
-    Raises ReaderError when there is nothing, or nothing that is known. Bad rows are found when read.
+    ``hf://datasets/...`` is streamed from the Hub. Raises ReaderError when there is nothing, or nothing that
+    is known. Bad rows are found when read.
     """
+    if str(path).startswith(REMOTE):
+        return Table(path)
     path = Path(path)
     if path.is_dir():
         return _folder(path)

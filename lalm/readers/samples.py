@@ -15,11 +15,13 @@ class ReaderError(SampleError):
 class Samples(Sequence[Sample]):
     """Rows of one manifest as samples; ``folder`` is what relative audio paths start from.
 
-    ``heavy`` rows hold their audio, so nobody reads them all only to look whether they are good.
+    ``heavy`` rows hold their audio, so nobody reads them all only to look whether they are good. Rows that
+    are best read ``in_order`` are shuffled among their neighbours only.
     """
 
     folder: Path
     heavy = False
+    in_order = False
 
     @abstractmethod
     def row(self, number: int) -> Any:

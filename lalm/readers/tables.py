@@ -1,4 +1,5 @@
-"""Hugging Face data sets on disk (``pip install 'lalm[hf]'``): ``save_to_disk`` folders, parquet, arrow.
+"""Hugging Face data sets (``pip install 'lalm[hf]'``): ``save_to_disk`` folders, arrow, and parquet, which
+may also be streamed from the Hub (``hf://datasets/USER/NAME/FOLDER``).
 
 The audio column is ``audio`` (bytes or a path); the answer is the first of ``TEXT_COLUMNS`` that is there,
 or a row has ``messages`` or ``conversations`` and is read as a manifest row. Rows are read when asked for.
@@ -8,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lalm.readers.row_groups import REMOTE, RowGroups, local_files, remote_files
 from lalm.readers.samples import ReaderError, Samples, spoken
 from lalm.sample import Sample
 
@@ -15,34 +17,27 @@ TEXT_COLUMNS = ("text", "sentence", "transcription", "transcript", "normalized_t
 
 
 class Table(Samples):
-    """Rows of a data set on disk."""
+    """Rows of a data set, by a path or an ``hf://`` address."""
 
     heavy = True
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.folder = path, path if path.is_dir() else path.parent
-        try:
-            import datasets
-        except ImportError:
-            raise ReaderError(f"to read '{path}', install datasets: pip install 'lalm[hf]'") from None
+    def __init__(self, source: str | Path) -> None:
+        self.path = path = Path(source)
+        self.folder = path if path.is_dir() else path.parent
         if (path / "dataset_dict.json").is_file():
             splits = json.loads((path / "dataset_dict.json").read_text()).get("splits", [])
             raise ReaderError(
                 f"'{path}' holds the splits {', '.join(splits)}: name one, such as {path / splits[0]}"
             )
-        try:
-            if path.is_dir() and (path / "state.json").is_file():
-                data: Any = datasets.load_from_disk(str(path))
-            elif path.suffix == ".arrow":
-                data = datasets.Dataset.from_file(str(path))
-            else:
-                files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-                data = datasets.Dataset.from_parquet([str(file) for file in files])
-        except Exception as error:  # pyarrow's and datasets' errors have no parent of their own
-            raise ReaderError(f"'{path}' cannot be read as a data set: {error}") from None
+        data: Any
+        if str(source).startswith(REMOTE):
+            data = RowGroups(remote_files(str(source)))
+        elif path.suffix == ".parquet" or (path.is_dir() and not (path / "state.json").is_file()):
+            data = RowGroups(local_files(path))
+        else:
+            data = _arrow(path)
+        self.in_order = isinstance(data, RowGroups)
         columns = data.column_names
-        if "audio" in columns and isinstance(data.features["audio"], datasets.Audio):
-            data = data.cast_column("audio", datasets.Audio(decode=False))
         self._whole = next((name for name in ("messages", "conversations") if name in columns), None)
         self._text = next((name for name in TEXT_COLUMNS if name in columns), None)
         if self._whole is None and ("audio" not in columns or self._text is None):
@@ -92,3 +87,21 @@ class Table(Samples):
             for m in made.messages
         ]
         return Sample(tuple(messages), id=made.id, task=made.task, origin=made.origin)
+
+
+def _arrow(path: Path) -> Any:
+    """A ``save_to_disk`` folder or an ``.arrow`` file, its audio as bytes."""
+    try:
+        import datasets
+    except ImportError:
+        raise ReaderError(f"to read '{path}', install datasets: pip install 'lalm[hf]'") from None
+    try:
+        if path.is_dir():
+            data: Any = datasets.load_from_disk(str(path))
+        else:
+            data = datasets.Dataset.from_file(str(path))
+    except Exception as error:  # pyarrow's and datasets' errors have no parent of their own
+        raise ReaderError(f"'{path}' cannot be read as a data set: {error}") from None
+    if "audio" in data.column_names and isinstance(data.features["audio"], datasets.Audio):
+        data = data.cast_column("audio", datasets.Audio(decode=False))
+    return data

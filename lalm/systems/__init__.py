@@ -206,19 +206,27 @@ def trained_names(model: AudioLMForConditionalGeneration) -> list[str]:
 
 
 def save(
-    model: AudioLMForConditionalGeneration, processor: AudioLMProcessor, folder: Path, *, slim: bool
+    model: AudioLMForConditionalGeneration,
+    processor: AudioLMProcessor,
+    folder: Path,
+    *,
+    slim: bool,
+    state: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint folder: whole, or slim (trained tensors plus the names of the frozen parts)."""
+    """Write a checkpoint folder: whole, or slim (trained tensors plus the names of the frozen parts).
+
+    ``state`` takes the place of the model's own tensors, for one whose tensors are sharded.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if not slim:
         if model.config.lora:
             raise ValueError("merge the LoRA matrices before saving a whole checkpoint")
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=dict(state) if state is not None else None)
         processor.save_pretrained(folder)
         return
     if not has_parts(model.config):
         raise ValueError("a slim checkpoint needs the names of its encoder and LLM; this model has none")
-    state = model.state_dict()
+    state = state if state is not None else model.state_dict()
     path = folder / "model.safetensors"
     save_file({name: state[name].detach().contiguous() for name in trained_names(model)}, path)
     path.chmod(0o644)  # safetensors makes files that only their owner may read

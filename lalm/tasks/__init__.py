@@ -15,6 +15,7 @@ from lalm.tasks import (
     episodes,
     events,
     overlap,
+    question_sets,
     sound_labels,
     sounds,
     speech,
@@ -57,7 +58,7 @@ READERS: Mapping[str, Mapping[str, Reader]] = {
         "audioset": sound_labels.audioset,
         "audioset_strong": sound_labels.audioset_strong,
     },
-    "audio_qa": {"clotho_aqa": sound_labels.clotho_aqa},
+    "audio_qa": {"clotho_aqa": sound_labels.clotho_aqa, "avqa": question_sets.avqa_answers},
     "phones": {"transcripts": phone_samples},
     "emotion": {"iemocap": speech.iemocap, "meld": speech_tables.meld},
     "music_caption": {

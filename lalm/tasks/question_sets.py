@@ -6,7 +6,7 @@ from typing import Any
 
 from lalm.sample import Sample, ask
 from lalm.tasks.sound_labels import VOCAL_SOUNDS
-from lalm.tasks.sources import Source, SourceError, heard, read_json
+from lalm.tasks.sources import Source, SourceError, asking, heard, read_json
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -109,6 +109,25 @@ def avqa(source: Source) -> Iterator[Sample]:
         yield _question(
             "audio_choice", str(name), audio, str(question), [choices[answer]], choices, category=category
         )
+
+
+def avqa_answers(source: Source) -> Iterator[Sample]:
+    """The same to learn from (``train_qa.json``): options in the question, the right one as the answer."""
+    for sample in avqa(source):
+        (user,) = sample.messages
+        parts = [part for part in user["content"] if not isinstance(part, str)]
+        said = " ".join(part["text"] for part in parts if part["type"] == "text")
+        options = ", ".join(sample.choices[:-1])
+        question = f"{said} Choose from: {options} or {sample.choices[-1]}."
+        made = Sample(
+            asking(sample.audios, question),
+            id=f"audio_qa-{sample.id.removeprefix('audio_choice-')}",
+            task="audio_qa",
+            references=sample.references,
+            choices=sample.choices,
+            origin=sample.origin,
+        )
+        yield made.with_target(sample.references[0])
 
 
 def _fields(sample: Sample) -> dict[str, Any]:

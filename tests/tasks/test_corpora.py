@@ -162,3 +162,20 @@ def test_macs_and_clotho_aqa(tmp_path: Path) -> None:
     (sample,) = made("audio_qa", "clotho_aqa", path, tmp_path)
     assert sample.target == "yes" and sample.references == ("no", "yes", "yes")
     assert "Is it loud?" in message_text(sample.messages[0])
+
+
+def test_avqa_with_videos_as_they_lie(tmp_path: Path) -> None:
+    """Rows as in train_qa.json; the sound of a video is found by its name with or without the start."""
+    row = {"id": 183, "video_name": "-HG3Omg_89c_000030", "video_id": 341, "question_text": "What is it?"}
+    row |= {"multi_choice": ["a bird", "a horse", "a bell", "a train"], "answer": 0}
+    row |= {"question_relation": "Both", "question_type": "Which"}
+    seen = {**row, "id": 184, "question_relation": "View", "answer": 1}
+    gone = {**row, "id": 185, "video_name": "xxxxxxxxxxx_000010"}
+    path = put(tmp_path / "AVQA" / "train_qa.json", json.dumps([row, seen, gone]))
+    cut(tmp_path / "AVQA" / "audio" / "-HG3Omg_89c_000030.wav")
+    (sample,) = made("audio_qa", "avqa", path, tmp_path, missing=1)
+    assert sample.target == "a bird" and sample.id == "audio_qa-183" and sample.origin["category"] == "Which"
+    assert "What is it? Choose from: a bird, a horse, a bell or a train." in message_text(sample.messages[0])
+    wrong = put(tmp_path / "AVQA" / "bad.json", json.dumps([{**row, "answer": 4}]))
+    with pytest.raises(SourceError, match=r"bad.json:0: the answer 4 is no index of the choices"):
+        made("audio_qa", "avqa", wrong, tmp_path)

@@ -1,0 +1,27 @@
+"""The loss without all of its logits: cross-entropy over some positions at a time."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+LOGITS_AT_ONCE = 2**26  # 256 MB in float32, and as much for each step of the softmax
+
+
+def summed_cross_entropy(
+    logits: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary: int
+) -> Tensor:
+    """Sum over positions. hidden: (P, D); targets: (P,) int64; ``logits``: (P, D) -> (P, V).
+
+    More than ``LOGITS_AT_ONCE`` numbers are made in several parts, and each part again going back.
+    """
+
+    def part(hidden: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits(hidden), targets, reduction="sum")
+
+    size = max(1, LOGITS_AT_ONCE // vocabulary)
+    if len(targets) <= size:
+        return part(hidden, targets)
+    pieces = zip(hidden.split(size), targets.split(size), strict=True)
+    return torch.stack([checkpoint(part, *piece, use_reentrant=False) for piece in pieces]).sum()

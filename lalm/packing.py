@@ -1,0 +1,61 @@
+"""Rows of a training batch one behind another in a single row: no position is padding.
+
+Attention stays inside each row by its positions alone, which begin at 0 again: transformers makes the
+block-diagonal mask of them (sdpa, eager) or flash attention's lengths. Left to do here is to say so, and to
+check at the start of a run that the LLM obeys.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BatchFeature
+
+from lalm.modeling import IGNORE_INDEX
+
+DEVIATION = 0.02  # of the largest hidden number: what bfloat16 may round, far less than another row's word
+
+
+class PackingError(ValueError):
+    """An LLM whose rows cannot be packed; the text names it."""
+
+
+def pack(batch: Mapping[str, Tensor]) -> BatchFeature:
+    """A labelled batch of B rows (B, L) as one row (1, S) of its S real tokens, with position_ids (1, S).
+
+    Audio keeps its place in the reading order. The first token of a row is no longer learned: what stands
+    before it is another row.
+    """
+    real = batch["attention_mask"].bool()  # (B, L)
+    positions = (real.cumsum(1) - 1)[real]  # (S,)
+    packed = {name: tensor for name, tensor in batch.items() if name != "attention_mask"}
+    packed["input_ids"] = batch["input_ids"][real][None]
+    packed["position_ids"] = positions[None]
+    packed["labels"] = batch["labels"][real].masked_fill(positions == 0, IGNORE_INDEX)[None]
+    return BatchFeature(packed)
+
+
+@torch.no_grad()
+def check_packable(body: Any) -> None:
+    """Raises PackingError unless a row gives the same hidden states packed behind another one as alone.
+
+    ``body``: an LLM without its head. It is read twice over a handful of tokens, in eval mode.
+    """
+    kind = body.config.model_type
+    if "position_ids" not in inspect.signature(body.forward).parameters:
+        raise PackingError(
+            f"optim.packing: the LLM ({kind}) takes no positions, so its rows cannot be packed"
+        )
+    training = body.training
+    body.eval()
+    device = next(body.parameters()).device
+    rows = torch.arange(1, 6, device=device), torch.arange(6, 9, device=device)
+    positions = torch.cat([torch.arange(len(row), device=device) for row in rows])
+    packed = body(input_ids=torch.cat(rows)[None], position_ids=positions[None], use_cache=False)
+    alone = body(input_ids=rows[1][None], use_cache=False).last_hidden_state[0]  # (3, D)
+    body.train(training)
+    difference = (packed.last_hidden_state[0, len(rows[0]) :] - alone).abs().max()
+    if difference > DEVIATION * alone.abs().max():
+        raise PackingError(f"optim.packing: the LLM ({kind}) mixes rows that are packed: train without it")

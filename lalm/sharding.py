@@ -1,0 +1,81 @@
+"""A model's weights, gradients and optimizer states divided over processes, by FSDP2.
+
+That is torch's ``fully_shard`` as accelerate applies it, layer by layer. Checkpoints hold what trains and
+the optimizer in torch's distributed format, a file a process, and open on any number of processes, one
+included. Its list of contents is a pickle: open such checkpoints of your own runs only. What a run leaves in
+its ``out`` at the end is as safe as any other model.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, DistributedType
+from torch import Tensor, nn
+from torch.distributed import is_initialized
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+METADATA = ".metadata"  # of torch's distributed checkpoints
+TRAINED = StateDictOptions(ignore_frozen_params=True)
+
+
+def fsdp_arguments(model: nn.Module) -> dict[str, Any]:
+    """The Trainer's words for FSDP2: each layer of encoder and LLM is gathered when it is computed."""
+    layers = {type(m).__name__ for m in model.modules() if isinstance(m, GradientCheckpointingLayer)}
+    return {
+        "fsdp": True,
+        "fsdp_config": {
+            "version": 2,
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "transformer_layer_cls_to_wrap": sorted(layers),
+            "reshard_after_forward": True,
+            "state_dict_type": "SHARDED_STATE_DICT",
+        },
+    }
+
+
+def shard_on_cpus(accelerator: Accelerator, plugin: Any) -> None:
+    """Make accelerate shard on CPUs too, as it does on every kind of accelerator.
+
+    Its list of them leaves out processes on CPUs (``AcceleratorState``, accelerate 1.15), which would then
+    hold the whole model each, without a word. gloo can do what FSDP2 asks.
+    """
+    if accelerator.distributed_type == DistributedType.MULTI_CPU:
+        state = AcceleratorState._shared_state
+        state["distributed_type"], state["fsdp_plugin"] = DistributedType.FSDP, plugin
+
+
+def save_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Write what trains and the optimizer into ``folder``; all processes call it together."""
+    weights, states = get_state_dict(model, optimizer, options=TRAINED)
+    save({"model": weights, "optimizer": states}, checkpoint_id=folder, no_dist=not is_initialized())
+
+
+def load_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Read what ``save_shards`` wrote, on any number of processes."""
+    weights, states = get_state_dict(model, optimizer, options=TRAINED)
+    load({"model": weights, "optimizer": states}, checkpoint_id=folder, no_dist=not is_initialized())
+    set_state_dict(
+        model,
+        optimizer,
+        model_state_dict=weights,
+        optim_state_dict=states,
+        options=StateDictOptions(ignore_frozen_params=True, strict=False),
+    )
+
+
+def gathered(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Whole tensors of a model's state by name, on the CPU; all processes call it together."""
+    state = model.state_dict()
+    return {name: whole(state[name]).detach().cpu() for name in names}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor, put together from all processes when it is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
