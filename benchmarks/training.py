@@ -145,10 +145,13 @@ def run_side(side: str, folder: Path, batch_size: int, part: int, steps: int) ->
 
     from lalm import train
     from lalm.data import Batches
+    from lalm.heap import keep_freed_memory
     from lalm.train_reading import reader
 
     torch.manual_seed(0)
     dtype, plain, cached = SIDES[side]
+    if not plain:
+        keep_freed_memory()  # as ``lalm train`` does on a CPU
     parts = 1 if plain else batch_size // part
     recipe = recipe_of(folder, batch_size // parts, parts, dtype, cached)
     model, processor = train.build(recipe)

@@ -6,6 +6,7 @@ included. Its list of contents is a pickle: open such checkpoints of your own ru
 its ``out`` at the end is as safe as any other model.
 """
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,14 @@ def shard_on_cpus(accelerator: Accelerator, plugin: Any) -> None:
 def save_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Write what trains and the optimizer into ``folder``; all processes call it together."""
     weights, states = get_state_dict(model, optimizer, options=TRAINED)
+    warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process alone is meant
     save({"model": weights, "optimizer": states}, checkpoint_id=folder, no_dist=not is_initialized())
 
 
 def load_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Read what ``save_shards`` wrote, on any number of processes."""
     weights, states = get_state_dict(model, optimizer, options=TRAINED)
+    warnings.filterwarnings("ignore", "torch.distributed is disabled")
     load({"model": weights, "optimizer": states}, checkpoint_id=folder, no_dist=not is_initialized())
     set_state_dict(
         model,
