@@ -16,7 +16,8 @@ from lalm.evaluate.task import Task, brings_instruction, put
 from lalm.sample import AudioPart, Sample
 
 AUDIO = "audio"  # no control: the run itself
-CONTROLS = ("silent", "shuffled", "cascade", "reordered", "paraphrased")
+WORDED = ("reordered", "paraphrased")  # nothing is taken away: an answer should stay
+CONTROLS = ("silent", "shuffled", "cascade", *WORDED)
 
 
 class Impossible(ValueError):

@@ -94,6 +94,7 @@ def _task(
         "card": entry,
         "leading": scored.leading or "",
         "controls": _controls(entry),
+        "spread": [(metric, shown_number(moved, metric)) for metric, moved in entry["spread"].items()],
         "bars": [(title, own) for title, own in bars if own],
         "labels": labels,
         "confusion": list(zip(labels, table, strict=True)),

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from lalm.evaluate import card as cards
 from lalm.evaluate.answers import Answerer, Key, Said, Share, Wanted, collect, likelihood_of, rows_of
-from lalm.evaluate.controls import AUDIO, Impossible, asked
+from lalm.evaluate.controls import AUDIO, WORDED, Impossible, asked
 from lalm.evaluate.judge import Judge
 from lalm.evaluate.metrics import Answer, Resources
 from lalm.evaluate.page import write_page
@@ -202,7 +202,21 @@ def _finish(
             other = scored[name, control]
             minus = {m: plain(gap(mine, other, m)) for m in mine.measured}
             entry["controls"][control] = {**numbers(other), "minus": minus}
+        entry["spread"] = _spread(entry)
     card["finished"] = True
+
+
+def _spread(entry: dict[str, Any]) -> dict[str, float]:
+    """How far each metric moves when only the options' order or the wording changes: highest minus lowest.
+    Empty where neither could be changed."""
+    found = [
+        entry,
+        *(entry["controls"][name] for name in WORDED if "metrics" in entry["controls"].get(name, {})),
+    ]
+    if len(found) < 2:
+        return {}
+    means = {metric: [own["metrics"][metric]["mean"] for own in found] for metric in entry["metrics"]}
+    return {metric: max(values) - min(values) for metric, values in means.items()}
 
 
 def _write_rows(

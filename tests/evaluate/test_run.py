@@ -86,6 +86,29 @@ def test_a_run_is_scored_and_written(manifest, tmp_path):
     assert result.card["finished"] and len(tasks["own"]["data"]) == 32
 
 
+def test_the_spread_over_orders_and_wordings_is_shown(tmp_path):
+    task = tmp_path / "letters.yaml"
+    task.write_text(
+        'letters: {about: x, prompts: ["{question} {options}", "Choose: {options}"], parser: choice, '
+        "metrics: [accuracy]}"
+    )
+    rows = [sample(n, "What is it?", "", n, choices=(n, "a goat", "a ship")) for n in NAMES]
+    write_manifest(tmp_path / "rows.jsonl", rows)
+
+    class FirstLetter(Parrot):
+        def answer(self, keys, samples, max_new_tokens):
+            return [Said("A") for _ in keys]
+
+    opened = open_task(f"{task}={tmp_path / 'rows.jsonl'}", tmp_path)
+    entry = run(Job(opened, tmp_path / "out", CONTROLS), FirstLetter()).card["tasks"]["letters"]
+    assert entry["metrics"]["accuracy"]["mean"] == 1.0
+    assert entry["controls"]["reordered"]["metrics"]["accuracy"]["mean"] == 0.0
+    assert entry["controls"]["paraphrased"]["metrics"]["accuracy"]["mean"] == 1.0
+    assert entry["spread"] == {"accuracy": 1.0}
+    assert "Spread of accuracy" in (tmp_path / "out" / "report.html").read_text()
+    assert run(Job(opened, tmp_path / "plain"), FirstLetter()).card["tasks"]["letters"]["spread"] == {}
+
+
 def test_a_killed_run_goes_on_where_it_stopped(manifest, tmp_path, monkeypatch):
     monkeypatch.setattr("lalm.evaluate.answers.CHUNK", 4)
     with pytest.raises(KeyboardInterrupt):
