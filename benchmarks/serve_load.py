@@ -5,7 +5,8 @@
 Clients ask about clips of 1 to 30 s, each its own piece of the recordings in samples/, so that no encoder
 output is found again. One client asks before and after the many, so that a machine that is busy with other
 things weighs on both sides alike. First tokens and tokens a second: the same questions to the server and to
-the library, in turns, in one stream each.
+the library, in turns. Processor seconds are told beside those on the wall: what other programs take on a shared
+machine is not in them.
 """
 
 import argparse
@@ -99,6 +100,7 @@ class Load:
 
     clients: int
     seconds: float = 0.0
+    cpu_s: float = 0.0  # of the server
     answers: list[Answer] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
@@ -115,6 +117,8 @@ class Load:
             "answers_per_s": round(len(good) / self.seconds, 3),
             "audio_s_per_s": round(sum(answer.clip_s for answer in good) / self.seconds, 2),
             "tokens_per_s": round(sum(answer.tokens for answer in good) / self.seconds, 2),
+            "server_cpu_s": round(self.cpu_s, 1),
+            "answers_per_cpu_s": round(len(good) / self.cpu_s, 3),
             "p50_s": round(waits[len(waits) // 2], 2),
             "p95_s": round(waits[int(len(waits) * 0.95)], 2),
             "first_text_p50_s": round(firsts[len(firsts) // 2], 2),
@@ -122,19 +126,32 @@ class Load:
         }
 
 
-async def load(url: str, clients: int, seconds: float, clips: Clips, tokens: int, began: float) -> Load:
+@dataclass
+class Server:
+    """A server in a process of its own."""
+
+    url: str
+    process: psutil.Process
+
+    def cpu_s(self) -> float:
+        """Processor seconds it took so far."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+
+async def load(server: Server, clients: int, seconds: float, clips: Clips, tokens: int, began: float) -> Load:
     """Clients that ask one question after the other until the time is up; the last are waited for."""
     made = Load(clients)
-    start = time.perf_counter()
+    start, before = time.perf_counter(), server.cpu_s()
 
     async def one(client: httpx.AsyncClient) -> None:
         while time.perf_counter() - start < seconds:
             made.answers.append(await asked(client, clips.clip(), tokens, began))
 
     limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=600, limits=limits) as client:
         await asyncio.gather(*[one(client) for _ in range(clients)])
-    made.seconds = time.perf_counter() - start
+    made.seconds, made.cpu_s = time.perf_counter() - start, server.cpu_s() - before
     return made
 
 
@@ -145,24 +162,28 @@ async def watched(process: psutil.Process, began: float, memory: list[tuple[floa
         await asyncio.sleep(1)
 
 
-async def beside(url: str, engine: Engine, clips: Clips, rounds: int, tokens: int) -> dict[str, Any]:
-    """First text and tokens a second of single streams, through the server and in the library."""
+async def beside(server: Server, engine: Engine, clips: Clips, rounds: int, tokens: int) -> dict[str, Any]:
+    """First text and tokens a second of single answers, through the server and in the library."""
     first: list[float] = []
     rate: list[float] = []
-    async with httpx.AsyncClient(base_url=url, timeout=600) as client:
+    work: list[float] = []
+    async with httpx.AsyncClient(base_url=server.url, timeout=600) as client:
         for number in range(rounds + 1):
-            clip = clips.clip(5.0)
+            clip, before = clips.clip(5.0), server.cpu_s()
             served = await asked(client, clip, tokens, 0.0)
-            start = time.perf_counter()
-            pieces = []
-            for _ in engine.stream(ask([clip], QUESTION), Options(tokens)):
-                pieces.append(time.perf_counter() - start)
+            server_s = server.cpu_s() - before
+            before = time.process_time()
+            [reply] = engine.reply([ask([clip], QUESTION)], Options(tokens))
             if number and served.tokens > 2:  # the first round warms both up
-                first.append(served.first_s / pieces[0])
-                rate.append((pieces[-1] - pieces[0]) / (served.total_s - served.first_s))
-    middle = {"first_text_s": statistics.median(first), "tokens_per_s": statistics.median(rate)}
-    spread = {"first_text_s": [min(first), max(first)], "tokens_per_s": [min(rate), max(rate)]}
-    return {"rounds": len(first), "server_over_library_median": middle, "range": spread}
+                first.append(served.first_s / reply.first_token_s)
+                rate.append((served.tokens - 1) / (served.total_s - served.first_s) / reply.tokens_per_s)
+                work.append(server_s / (time.process_time() - before))
+    found = {"first_text_s": first, "tokens_per_s": rate, "cpu_s": work}
+    return {
+        "rounds": len(first),
+        "server_over_library_median": {name: round(statistics.median(v), 3) for name, v in found.items()},
+        "range": {name: [round(min(v), 3), round(max(v), 3)] for name, v in found.items()},
+    }
 
 
 def plot(path: Path, many: Load, memory: list[tuple[float, float]]) -> None:
@@ -199,20 +220,21 @@ def served(model: str | None, clients: int) -> tuple[subprocess.Popen[str], str]
     raise SystemExit("the server did not start")
 
 
-async def measure(options: argparse.Namespace, url: str, pid: int) -> tuple[dict[str, Any], Load, Any]:
+async def measure(options: argparse.Namespace, server: Server) -> tuple[dict[str, Any], Load, Any]:
     """All of it."""
     clips, began = Clips(), time.perf_counter()
     memory: list[tuple[float, float]] = []
-    watching = asyncio.create_task(watched(psutil.Process(pid), began, memory))
+    watching = asyncio.create_task(watched(server.process, began, memory))
     seconds = options.minutes * 60
-    await load(url, 2, min(10.0, seconds / 10), clips, options.tokens, began)  # warms up
-    one = await load(url, 1, seconds / 8, clips, options.tokens, began)
+    await load(server, 2, min(10.0, seconds / 10), clips, options.tokens, began)  # warms up
+    one = await load(server, 1, seconds / 8, clips, options.tokens, began)
     many_from = time.perf_counter() - began
-    many = await load(url, options.clients, seconds, clips, options.tokens, began)
+    many = await load(server, options.clients, seconds, clips, options.tokens, began)
     many_to = time.perf_counter() - began
-    again = await load(url, 1, seconds / 8, clips, options.tokens, began)
+    again = await load(server, 1, seconds / 8, clips, options.tokens, began)
     watching.cancel()
-    alone = Load(1, one.seconds + again.seconds, one.answers + again.answers)
+    both = one.answers + again.answers
+    alone = Load(1, one.seconds + again.seconds, one.cpu_s + again.cpu_s, both)
     during = [size for at, size in memory if many_from <= at <= many_to]
     third = max(1, len(during) // 3)
     result = {
@@ -220,7 +242,7 @@ async def measure(options: argparse.Namespace, url: str, pid: int) -> tuple[dict
         "together": many.summary(),
         "throughput_ratio": {
             name: round(many.summary()[name] / alone.summary()[name], 2)
-            for name in ("answers_per_s", "audio_s_per_s", "tokens_per_s")
+            for name in ("answers_per_s", "audio_s_per_s", "tokens_per_s", "answers_per_cpu_s")
         },
         "memory_mb": {
             "start": round(during[0]),
@@ -248,11 +270,12 @@ def main() -> None:
     process, url = served(options.model, options.clients)
     before = os.getloadavg()[0]
     try:
-        found, many, memory = asyncio.run(measure(options, url, process.pid))
+        server = Server(url, psutil.Process(process.pid))
+        found, many, memory = asyncio.run(measure(options, server))
         if options.rounds:
             engine = Engine.load(options.model)
             found["beside_the_library"] = asyncio.run(
-                beside(url, engine, Clips(), options.rounds, options.tokens)
+                beside(server, engine, Clips(), options.rounds, options.tokens)
             )
     finally:
         process.terminate()

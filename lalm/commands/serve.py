@@ -36,8 +36,10 @@ def run(model: str | None, place: Place, **settings: Any) -> None:
         from lalm.serve.app import create_app
         from lalm.serve.connections import config
         from lalm.serve.settings import Settings
+        from lalm.serve.tidy import keep_what_is_loaded
 
         app = create_app(Engine.load(model, place.device), Settings(**settings))
+        keep_what_is_loaded()
         # The scheduler fails what is not done after 30 s.
         _announcing(config(app, patience_s=35)).run(sockets=[listening])
 

@@ -26,6 +26,7 @@ from lalm.serve.protocol import ChatRequest, ErrorAnswer
 from lalm.serve.realtime import Sessions
 from lalm.serve.scheduler import Scheduler
 from lalm.serve.settings import Settings
+from lalm.serve.tidy import tidied
 from lalm.serve.transcriptions import Form as TextForm
 from lalm.serve.transcriptions import Task, transcribe, written
 
@@ -58,7 +59,9 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         scheduler.start()
+        tidying = asyncio.create_task(tidied())
         yield
+        tidying.cancel()
         await asyncio.to_thread(scheduler.close)
 
     app = FastAPI(
