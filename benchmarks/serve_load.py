@@ -5,8 +5,8 @@
 Clients ask about clips of 1 to 30 s, each its own piece of the recordings in samples/, so that no encoder
 output is found again. One client asks before and after the many, so that a machine that is busy with other
 things weighs on both sides alike. First tokens and tokens a second: the same questions to the server and to
-the library, in turns. Processor seconds are told beside those on the wall: what other programs take on a shared
-machine is not in them.
+the library, in turns. Processor seconds are told beside those on the wall: what other programs take on a
+shared machine is not in them.
 """
 
 import argparse
