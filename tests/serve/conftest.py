@@ -23,7 +23,7 @@ def running(engine: Engine, settings: Settings) -> Iterator[str]:
     """Its address while it runs."""
     listening = listen(Place("127.0.0.1", 0, None))
     app = create_app(engine, settings)
-    server = uvicorn.Server(config(app, patience_s=5))
+    server = uvicorn.Server(config(app, patience_s=15))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started:
