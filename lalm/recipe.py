@@ -99,9 +99,13 @@ class Filters(_Section):
 
 
 class Data(_Section):
-    """Manifests, what of them is left out, and how many processes prepare batches beside the training one."""
+    """Manifests, what of them is left out, and how many processes prepare batches beside the training one.
+
+    With ``separate`` a batch is of one manifest, and the manifests take turns in proportion to their samples.
+    """
 
     train: list[Source] = Field(min_length=1)
+    separate: bool = False
     filters: Filters | None = None
     valid: list[Name] = []
     workers: Count = 0
@@ -246,6 +250,10 @@ class Recipe(_Section):
             raise ValueError("'shard' goes with no 'dpo', 'align' or 'warm_start'")
         if self.optim.packing and (self.dpo is not None or self.align):
             raise ValueError("'optim.packing' is for answers, and goes with no 'dpo' or 'align'")
+        if self.data.separate and (self.optim.batch_tokens or self.optim.batch_s):
+            raise ValueError(
+                "'data.separate' needs a fixed 'batch_size': take out 'batch_tokens' and 'batch_s'"
+            )
         if self.warm_start is not None and self.cache is None:
             raise ValueError("'warm_start' reads encoder frames from the frame cache: give 'cache'")
         if self.augment is not None and (self.warm_start is not None or self.dpo is not None or self.align):

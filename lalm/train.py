@@ -43,6 +43,7 @@ from lalm.processing import AudioLMProcessor, CachedFrames
 from lalm.recipe import Optim, Recipe
 from lalm.sample import Sample
 from lalm.sharding import fsdp_arguments
+from lalm.separating import SeparateMixture
 from lalm.train_reading import reader
 from lalm.train_report import GradientCheck, Report, TrainError, parts_table, say, show_example
 from lalm.trainer import Answers, Interruption, Read, RecipeTrainer, is_slim
@@ -193,7 +194,8 @@ def mixtures(
     mix: Any = Mixture
     if optim.batch_tokens or optim.batch_s:
         mix = partial(PackedMixture, limits=Limits(optim.batch_tokens, optim.batch_s))
-    train = mix(sources, length, batch_size=batch_size, parts=parts, seed=optim.seed)
+    training = partial(SeparateMixture, group=optim.batch_size) if recipe.data.separate else mix
+    train = training(sources, length, batch_size=batch_size, parts=parts, seed=optim.seed)
     if not recipe.data.valid or not recipe.every.valid:
         return train, None
     kept = held_out(recipe.data.valid, recipe.valid.samples)
