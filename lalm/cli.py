@@ -16,7 +16,19 @@ import typer
 from lalm.cli_build import build_app
 from lalm.cli_data import cache_app, data_app
 from lalm.cli_evaluate import evaluate_app
-from lalm.cli_options import WRITER, Device, Json, Llm, Longest, LoraScale, Model, Seed, Temperature, Url
+from lalm.cli_options import (
+    WRITER,
+    Device,
+    Json,
+    Llm,
+    Longest,
+    LoraScale,
+    Model,
+    Seed,
+    Temperature,
+    Url,
+    Vision,
+)
 from lalm.cli_serve import serve_app
 from lalm.cli_sounds import sounds_app
 from lalm.cli_tasks import tasks_app
@@ -76,13 +88,14 @@ def ask(
     orders: Annotated[
         int, typer.Option(min=1, help="Ask with the recordings in so many orders; the answers vote.")
     ] = 1,
+    vision: Vision = None,
     device: Device = None,
 ) -> None:
-    """Ask a question about one or more recordings."""
+    """Ask a question about one or more recordings; with --vision about images and videos too."""
     from lalm.commands import ask as command
 
     settings = command.Settings(max_new_tokens, beams, temperature, seed, lora_scale, orders)
-    command.run(words or [], model, settings, device=device, as_json=json)
+    command.run(words or [], model, settings, device=device, as_json=json, vision=vision)
 
 
 @app.command()

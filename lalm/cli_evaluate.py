@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lalm.cli_options import Device, Json, LoraScale, Url
+from lalm.cli_options import Device, Json, LoraScale, Url, Vision
 
 evaluate_app = typer.Typer()
 
@@ -57,6 +57,7 @@ def evaluate(
         Path | None, typer.Option(help="Judgments made before (default: OUT/judgments.sqlite).")
     ] = None,
     resource: Resource = None,
+    vision: Vision = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
@@ -68,7 +69,7 @@ def evaluate(
 
     command.run(
         command.Request(
-            model, tuple(task or ()), data, out, controls, samples, seed, lora_scale, url, device
+            model, tuple(task or ()), data, out, controls, samples, seed, lora_scale, url, device, vision
         ),
         command.Judging(judge, judge_url, judge_cache),
         resource or [],

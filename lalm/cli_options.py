@@ -18,3 +18,10 @@ LoraScale = Annotated[
 Llm = Annotated[str, typer.Option(help="Pinned name, folder, Hub id; with --url the endpoint's model.")]
 Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, such as http://host:8000/v1.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")]
+Vision = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of a BLIP-2 or InstructBLIP, which sees: files may be images and videos; the connector "
+        "of --model, a trained APT, hears for it."
+    ),
+]

@@ -63,6 +63,17 @@ def video_frames(source: PictureSource, count: int) -> list[Picture]:
     return frames
 
 
+def has_sound(source: str | Path | bytes) -> bool:
+    """Whether a video has an audio track. Raises PictureError for what is no video."""
+    name, content = _content(source)
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
+    try:
+        with av.open(io.BytesIO(content), options=options, metadata_errors="replace") as container:
+            return bool(container.streams.audio)
+    except av.error.FFmpegError:
+        raise PictureError(f"{name} is not a video that can be read") from None
+
+
 def _content(source: str | Path | bytes) -> tuple[str, bytes]:
     """What to call a source in an error, and its bytes."""
     if isinstance(source, bytes):

@@ -42,8 +42,8 @@ from lalm.packing import check_packable
 from lalm.processing import AudioLMProcessor, CachedFrames
 from lalm.recipe import Optim, Recipe
 from lalm.sample import Sample
-from lalm.sharding import fsdp_arguments
 from lalm.separating import SeparateMixture
+from lalm.sharding import fsdp_arguments
 from lalm.train_reading import reader
 from lalm.train_report import GradientCheck, Report, TrainError, parts_table, say, show_example
 from lalm.trainer import Answers, Interruption, Read, RecipeTrainer, is_slim

@@ -44,25 +44,28 @@ def split(words: Sequence[str]) -> tuple[list[str], str]:
 
 
 def run(
-    words: Sequence[str], model: str | None, settings: Settings, *, device: str | None, as_json: bool
+    words: Sequence[str],
+    model: str | None,
+    settings: Settings,
+    *,
+    device: str | None,
+    as_json: bool,
+    vision: str | None = None,
 ) -> None:
-    """Print the answer: as it comes on a terminal, in one piece elsewhere."""
+    """Print the answer: as it comes on a terminal, in one piece elsewhere or from a model that sees."""
     audios, question = split(words)
+    if vision is not None:
+        _look(audios, question, vision, model, settings, device=device, as_json=as_json)
+        return
     if settings.orders > 1 and (len(audios) < 2 or "-" in audios):
         raise ValueError("several orders need at least two recordings, none of them standard input")
     for audio in audios:  # what is wrong with a recording is said before anything heavy is loaded
         if audio != "-":
             load_audio(audio)
     from lalm.commands.weights import fetch_for
-    from lalm.engine import Engine, Options
+    from lalm.engine import Engine
 
-    options = Options(
-        settings.max_new_tokens,
-        settings.beams,
-        settings.temperature,
-        seed=settings.seed,
-        lora_scale=settings.lora_scale,
-    )
+    options = _options(settings)
     fetch_for(model)
     silence_transformers()
     engine = Engine.load(model, device)
@@ -78,6 +81,41 @@ def run(
         print()
     else:
         print(engine.reply([sample], options)[0].text)
+
+
+def _options(settings: Settings) -> "Options":
+    from lalm.engine import Options
+
+    return Options(
+        settings.max_new_tokens,
+        settings.beams,
+        settings.temperature,
+        seed=settings.seed,
+        lora_scale=settings.lora_scale,
+    )
+
+
+def _look(
+    files: Sequence[str],
+    question: str,
+    vision: str,
+    model: str | None,
+    settings: Settings,
+    *,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Print what APT-BLIP-2 answers about images, videos and sounds."""
+    from lalm.commands import seeing
+
+    if settings.orders > 1 or settings.lora_scale is not None or "-" in files:
+        raise ValueError("--vision takes files, and no --orders or --lora-scale")
+    sample = seeing.question(files, question)
+    silence_transformers()
+    seer = seeing.opened(vision, model, device)
+    [reply] = seer.reply([sample], _options(settings))
+    told = facts(reply, sample, seer.name)
+    print(json.dumps(told, indent=2, ensure_ascii=False) if as_json else reply.text)
 
 
 def _vote(engine: "Engine", sample: Sample, options: "Options", settings: Settings, *, as_json: bool) -> None:

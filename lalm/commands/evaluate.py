@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lalm.commands import seeing
 from lalm.commands.ask import silence_transformers
 from lalm.commands.weights import fetch_for, fetch_with_bar
 from lalm.evaluate.agreement import agreement, read_judgments
-from lalm.evaluate.answers import Answerer, Endpoint, Local, Recorded, Share
+from lalm.evaluate.answers import Answerer, Endpoint, Local, Recorded, Seeing, Share
 from lalm.evaluate.card import folder_digest
 from lalm.evaluate.compare import compare as compared
 from lalm.evaluate.controls import CONTROLS
@@ -50,6 +51,7 @@ class Request:
     lora_scale: float | None
     url: str | None
     device: str | None
+    vision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,12 @@ def _share(device: str | None) -> tuple[Share, str | None]:
 
 def _answerer(request: Request) -> tuple[Answerer, Path | None]:
     """Who answers, and a local model's folder."""
+    if request.vision is not None:
+        if request.url is not None or request.lora_scale is not None:
+            raise ValueError("--vision is for a local model, without --url and --lora-scale")
+        silence_transformers()
+        seer = seeing.opened(request.vision, request.model, request.device)
+        return Seeing(seer, (Path(request.vision), Path(str(request.model))), request.seed), None
     if request.url is not None:
         if request.model is None:
             raise ValueError("--url needs the endpoint's model: lalm eval NAME --url URL")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from lalm import systems
 from lalm.audio import SAMPLE_RATE, load_audio
 from lalm.completions import EndpointWriter, Sampling
-from lalm.engine import Engine, Options
+from lalm.engine import Engine, Options, Reply
 from lalm.evaluate.perplexity import answer_nll
 from lalm.messages import message_to_openai
 from lalm.rows import append, whole_lines
@@ -77,14 +77,7 @@ class Local:
     def answer(self, keys: Sequence[Key], samples: Sequence[Sample], max_new_tokens: int) -> list[Said]:
         """One answer a sample, in order."""
         options = Options(max_new_tokens=max_new_tokens, seed=self.seed, lora_scale=self.lora_scale)
-        return [
-            Said(
-                reply.text,
-                tuple(round(heard.seconds_given, 3) for heard in reply.heard),
-                tuple(round(heard.seconds_heard, 3) for heard in reply.heard),
-            )
-            for reply in self.engine.reply(samples, options)
-        ]
+        return _said(self.engine.reply(samples, options))
 
     def likelihood(self, sample: Sample) -> tuple[float, int]:
         """Nats of the sample's first reference and end, and their tokens."""
@@ -94,6 +87,32 @@ class Local:
         finally:
             if self.lora_scale is not None:
                 systems.set_lora_scale(self.engine.model, None)
+
+
+class Seer(Protocol):
+    """A model that takes images and videos beside sounds, such as ``systems.apt.vision.APTBlip2``."""
+
+    name: str
+
+    def reply(self, samples: Sequence[Sample], options: Options | None = None) -> list[Reply]:
+        """One answer a sample, in order."""
+
+
+@dataclass
+class Seeing:
+    """A model that sees and hears, from two ``folders``: its eyes' and its ears'."""
+
+    seer: Seer
+    folders: tuple[Path, Path]
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.seer.name
+
+    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], max_new_tokens: int) -> list[Said]:
+        """One answer a sample, in order."""
+        return _said(self.seer.reply(samples, Options(max_new_tokens=max_new_tokens, seed=self.seed)))
 
 
 @dataclass
@@ -229,6 +248,17 @@ def likelihood_of(row: dict[str, Any]) -> tuple[float, int] | None:
     """What a log's row says of it."""
     found = row.get("likelihood")
     return None if found is None else (float(found[0]), int(found[1]))
+
+
+def _said(replies: Sequence[Reply]) -> list[Said]:
+    return [
+        Said(
+            reply.text,
+            tuple(round(heard.seconds_given, 3) for heard in reply.heard),
+            tuple(round(heard.seconds_heard, 3) for heard in reply.heard),
+        )
+        for reply in replies
+    ]
 
 
 def _maybe(seconds: Any) -> tuple[float, ...] | None:

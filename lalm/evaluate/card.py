@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lalm.engine import Engine
-from lalm.evaluate.answers import Answerer, Endpoint, Local
+from lalm.evaluate.answers import Answerer, Endpoint, Local, Seeing
 from lalm.evaluate.controls import asked, recording_of
 from lalm.evaluate.normalise import normaliser_name
 from lalm.evaluate.parsers import fingerprint
@@ -39,6 +39,9 @@ def model_card(answerer: Answerer, folder: Path | None) -> dict[str, Any]:
     """Who answered. For a local model the hash of every weight that acts, and of the chat template."""
     if isinstance(answerer, Endpoint):
         return {"name": answerer.name, "kind": "endpoint", "url": answerer.writer.url}
+    if isinstance(answerer, Seeing):
+        files = [path for folder in answerer.folders for path in _weight_files(folder)]
+        return {"name": answerer.name, "kind": "two folders", "weights": _digest(_file(f) for f in files)}
     if not isinstance(answerer, Local):
         return {"name": answerer.name, "kind": "predictions"}
     engine = answerer.engine

@@ -57,6 +57,7 @@ LAYOUTS: Mapping[str, Reader] = {
     "airbench_foundation": question_sets.airbench_foundation,
     "mmau": question_sets.mmau,
     "avqa": question_sets.avqa,
+    "avqa_video": question_sets.avqa_video,
     "esc50": sound_labels.esc50,
     "vocalsound": question_sets.vocalsound,
     "audioset": sound_labels.audioset,

@@ -222,7 +222,9 @@ def _with_reference(sample: Sample) -> Sample:
 
 
 def _files(sample: Sample) -> list[Path]:
-    paths = [part["audio"] for part in sample.audios]
+    contents = [m["content"] for m in sample.messages if not isinstance(m["content"], str)]
+    parts: list[Any] = [part for content in contents for part in content]
+    paths = [part[part["type"]] for part in parts if part["type"] in ("audio", "image", "video")]
     return [Path(p) for p in paths if isinstance(p, Path) or (isinstance(p, str) and ":" not in p[:12])]
 
 

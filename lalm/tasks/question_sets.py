@@ -1,12 +1,15 @@
 """Published questions about audio as they are laid out, and VocalSound's test list."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lalm.sample import Sample, ask
+from lalm.sample import Message, Sample, ask
 from lalm.tasks.sound_labels import VOCAL_SOUNDS
 from lalm.tasks.sources import Source, SourceError, asking, heard, read_json
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -95,20 +98,43 @@ def mmau(source: Source) -> Iterator[Sample]:
 def avqa(source: Source) -> Iterator[Sample]:
     """AVQA: ``val_qa.json`` rows with "video_name", "question_text", "multi_choice", "answer" (an index) and
     "question_relation"; the sound of each video anywhere below. Questions about the picture are left out."""
+    return _avqa(source, seen=False)
+
+
+def avqa_video(source: Source) -> Iterator[Sample]:
+    """The same with the videos, anywhere below, and the questions about the picture. The sound that is heard
+    is the file of it where there is one, else the video's own."""
+    return _avqa(source, seen=True)
+
+
+def _avqa(source: Source, *, seen: bool) -> Iterator[Sample]:
+    root = source.audio or source.folder
+    films = root.rglob("*") if seen else ()
+    videos = {path.stem: path for path in films if path.suffix.lower() in VIDEO_SUFFIXES}
     for number, row in enumerate(_rows(source.path)):
         place = f"{source.path.name}:{number}"
         name, video, question, choices, answer = _of(
             row, place, "id", "video_name", "question_text", "multi_choice", "answer"
         )
-        if row.get("question_relation") == "View":
+        if row.get("question_relation") == "View" and not seen:
             continue
         if not isinstance(answer, int) or not 0 <= answer < len(choices):
             raise SourceError(f"{place}: the answer {answer!r} is no index of the choices")
-        audio = source.find(Path(str(video)).stem, str(video))
+        stem = Path(str(video)).stem
+        audio = source.find(stem, str(video))
+        film = videos.get(stem, root / f"{stem}.mp4")
+        sound = film if seen and not audio.is_file() else audio
         category = str(row.get("question_type") or "")
-        yield _question(
-            "audio_choice", str(name), audio, str(question), [choices[answer]], choices, category=category
+        found = _question(
+            "audio_choice", str(name), sound, str(question), [choices[answer]], choices, category=category
         )
+        yield replace(found, messages=_watched(found, film)) if seen else found
+
+
+def _watched(sample: Sample, film: Path) -> tuple[Message, ...]:
+    """The sample's only turn with a video before its sound."""
+    parts = [part for part in sample.messages[0]["content"] if not isinstance(part, str)]
+    return ({"role": "user", "content": [{"type": "video", "video": str(film)}, *parts]},)
 
 
 def avqa_answers(source: Source) -> Iterator[Sample]:

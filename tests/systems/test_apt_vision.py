@@ -2,10 +2,12 @@
 
 import base64
 import io
+import json
 
 import av
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 from tiny_parts import byte_tokenizer
@@ -20,8 +22,9 @@ from transformers import (
     InstructBlipVideoForConditionalGeneration,
 )
 
-from lalm import systems
-from lalm.engine import Options
+from lalm import cli, systems
+from lalm.engine import Options, pick_dtype
+from lalm.evaluate.task import open_task
 from lalm.pictures import PictureError, load_image, video_frames
 from lalm.sample import Sample
 from lalm.systems.apt.vision import APTBlip2
@@ -244,3 +247,66 @@ def test_frames_are_spread_over_a_video(tmp_path):
         video_frames(tmp_path / "bad.mp4", 2)
     with pytest.raises(PictureError, match="holds no video track"):
         video_frames("samples/bell.flac", 2)
+
+
+def test_the_command_asks_about_files_that_are_seen_and_heard(seeing, tmp_path, capsys):
+    picture(1).save(tmp_path / "street.png")
+    soundfile.write(tmp_path / "horn.wav", sound(1)["audio"], 16_000)
+    (tmp_path / "silent.mp4").write_bytes(film([(9, 9, 9)] * 3))
+    files = [str(tmp_path / name) for name in ("street.png", "silent.mp4", "horn.wav")]
+    given = ["--vision", str(tmp_path / "vlm"), "--device", "cpu", "--max-new-tokens", "5"]
+    apt = ["--model", str(tmp_path / "apt")]
+    assert cli.run(["ask", *files, "What is it?", *given, *apt, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["model"] == "vlm with apt" and [a["name"] for a in told["audio"]] == ["horn.wav"]
+    whole, *_ = seeing
+    parts = [{"type": "image", "image": files[0]}, {"type": "video", "video": files[1]}]
+    sample = user(*parts, {"type": "audio", "audio": files[2]}, "What is it?")
+    if next(whole.vlm.parameters()).dtype == pick_dtype(torch.device("cpu")):
+        assert told["answer"] == whole.reply([sample], Options(5))[0].text
+    for words, said in (
+        ([*files, "What?", *given], "--vision needs the folder of a trained APT"),
+        ([*files, "What?", *given, *apt, "--orders", "2"], "no --orders"),
+        ([files[0], "What?", *apt], "street.png"),  # a picture for a model that only hears
+        ([str(tmp_path / "vlm" / "config.json"), "What?", *given, *apt], "config.json"),
+    ):
+        assert cli.run(["ask", *words]) == 2, words
+        error = capsys.readouterr().err
+        assert said in error and len(error.splitlines()) == 1, error
+
+
+def test_avqa_is_asked_with_its_videos(seeing, tmp_path, capsys):
+    """Four options, one video with its sound in a file and one that is not there."""
+    folder = tmp_path / "data" / "AVQA"
+    folder.mkdir(parents=True)
+    row = {
+        "id": 5,
+        "video_name": "v_1",
+        "question_text": "What drives?",
+        "answer": 2,
+        "question_relation": "View",
+    }
+    row["multi_choice"] = ["bird", "train", "car", "boat"]
+    (folder / "val_qa.json").write_text(json.dumps([row, {**row, "id": 6, "video_name": "v_2"}]))
+    (folder / "v_1.mp4").write_bytes(film([(9, 9, 9)] * 3))
+    soundfile.write(folder / "v_1.wav", sound(1)["audio"], 16_000)
+    words = [
+        "--vision",
+        str(tmp_path / "vlm"),
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "out"),
+        "--controls",
+    ]
+    task = ["--task", "avqa_video", "--data", str(tmp_path / "data"), "--json"]
+    assert cli.run(["eval", str(tmp_path / "apt"), *task, *words]) == 0
+    card = json.loads(capsys.readouterr().out)
+    entry = card["tasks"]["avqa_video"]
+    assert entry["items"] == 1 and entry["missing"] == 1 and entry["chance"] == 0.25
+    assert 0 <= entry["metrics"]["accuracy"]["mean"] <= 1 and len(card["model"]["weights"]) == 32
+    controls = [json.loads(line)["control"] for line in (tmp_path / "out" / "predictions.jsonl").open()]
+    assert {"audio", "silent"} <= set(controls)
+    (asked,) = [s for s in open_task("avqa_video", tmp_path / "data")[0].samples]
+    assert [part["type"] for part in asked.messages[0]["content"]] == ["video", "audio", "text"]
+    assert asked.references == ("car",) and len(asked.choices) == 4

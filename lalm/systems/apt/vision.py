@@ -51,8 +51,10 @@ class APTBlip2:
         hearing: Any,
         instruction_tokenizer: PreTrainedTokenizerBase,
         question_tokenizer: PreTrainedTokenizerBase | None = None,
+        name: str = "apt-blip-2",
     ) -> None:
         """``question_tokenizer`` is that of InstructBLIP's Q-Former, which reads the question as well."""
+        self.name = name
         self.vlm = vlm.eval()
         self.tokenizer = tokenizer
         self.images = images
@@ -89,6 +91,7 @@ class APTBlip2:
             AutoTokenizer.from_pretrained(vlm, subfolder="qformer_tokenizer")
             if kind == "instructblip"
             else None,
+            f"{Path(vlm).resolve().name} with {Path(apt).resolve().name}",
         )
 
     @torch.no_grad()

@@ -1,0 +1,49 @@
+"""What ``--vision`` adds to ``lalm ask`` and ``lalm eval``: APT-BLIP-2, and pictures among the files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lalm.audio import load_audio
+from lalm.sample import Part, Sample
+
+if TYPE_CHECKING:
+    from lalm.systems.apt.vision import APTBlip2
+
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg")
+
+
+def question(files: Sequence[str], text: str) -> Sample:
+    """The files in their order, then the question: images, sounds, and videos with their sound after them.
+
+    Raises AudioError or PictureError for a file that cannot be used.
+    """
+    from lalm.pictures import has_sound, load_image
+
+    content: list[Part] = []
+    for file in files:
+        kind = Path(file).suffix.lower()
+        if kind in IMAGES:
+            load_image(file)
+            content.append({"type": "image", "image": file})
+            continue
+        if kind in VIDEOS:
+            content.append({"type": "video", "video": file})
+            if not has_sound(file):
+                continue
+        load_audio(file)
+        content.append({"type": "audio", "audio": file})
+    content.append({"type": "text", "text": text})
+    return Sample(({"role": "user", "content": content},))
+
+
+def opened(vision: str, model: str | None, device: str | None) -> "APTBlip2":
+    """The vision model of that folder with the connector of a trained APT. Raises ValueError."""
+    if model is None:
+        raise ValueError("--vision needs the folder of a trained APT: say --model with it")
+    from lalm.engine import pick_device, pick_dtype
+    from lalm.systems.apt.vision import APTBlip2
+
+    place = pick_device(device)
+    return APTBlip2.load(vision, model, dtype=pick_dtype(place), device=str(place))
