@@ -177,6 +177,7 @@ def questions(root: Path) -> None:
     seen = {**heard, "id": 6, "question_relation": "View"}
     write(root / "AVQA" / "val_qa.json", [heard, seen])
     cut(root / "AVQA" / "audio" / "vid_000030.wav")
+    (root / "AVQA" / "vid_000030.mp4").write_bytes(b"seen by none here")
 
 
 def hub(root: Path) -> None:
@@ -230,7 +231,13 @@ RIGHT = {
         "esc50": "a chirping bird",
     },
     **{"vocalsound": "Throat clearing.", "audioset": "bird, wild; train", "clotho_aqa": "Yes"},
-    **{"avqa": "A", "airbench_foundation": "A. a bird", "mmau": "(A)", "airbench_chat": "a bird"},
+    **{
+        "avqa": "A",
+        "avqa_video": "A",
+        "airbench_foundation": "A. a bird",
+        "mmau": "(A)",
+        "airbench_chat": "a bird",
+    },
     **{"audiobench_clotho_aqa": "a bird", "sqqa": "In trees.", "sac=spoken.jsonl": "A bird."},
 }
 MAKERS = (
