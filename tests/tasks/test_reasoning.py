@@ -10,7 +10,7 @@ from lalm.sample import read_manifest
 from lalm.tasks import READERS, Source, SourceError
 from lalm.tasks.episodes import ESC50_NOVEL
 from lalm.tasks.events import Recorded, Sounding
-from lalm.tasks.reasoning import checked, described, prompt, written
+from lalm.tasks.reasoning import checked, described, prompt, sounding, written
 
 ONE = Recorded("one", Path("1.wav"), (Sounding("dog", 0, 1), Sounding("rain", 0, 9.5), Sounding("dog", 3, 4)))
 TWO = Recorded("two", Path("2.wav"), (Sounding("dog", 6, 7), Sounding("bell", 8, 9)))
@@ -53,6 +53,44 @@ def test_the_llm_reads_events_and_positions():
         "- rain: 1 x, 0.0 to 9.5 s (throughout)"
     )
     assert described(ONE) in prompt(ONE, TWO)[1]["content"]
+
+
+def test_a_question_may_say_how_its_sound_sounds():
+    """The words must fit that sound better than any other of the pair."""
+    acoustics = {"dog": "short loud harsh bursts", "rain": "steady soft hiss", "bell": "loud bright ringing"}
+    assert described(TWO, acoustics).splitlines()[1] == "- bell: 1 x, 8.0 to 9.0 s (end; loud bright ringing)"
+    good = line("Which recording has the harsh short bursts more often?", "dog", "more often", "first")
+    vague = line("Which recording has the loud noise more often?", "dog", "more often", "first")
+    other = line("Where do you hear the bright loud ringing more often?", "dog", "more often", "first")
+    kept, dropped = checked(ONE, TWO, "\n".join([good, vague, other]), acoustics)
+    assert [sound for _, _, sound in kept] == ["dog"]
+    assert dropped == ["the question does not name its sound"] * 2
+    assert not checked(ONE, TWO, good)[0]  # nothing is known of how it sounds
+
+
+class Describer:
+    name = template = "scripted"
+
+    def __init__(self):
+        self.chats = []
+
+    def complete(self, chats, seeds, sampling):
+        self.chats += chats
+        asked = [chat[-1]["content"] for chat in chats]
+        told = [next((t for n, t in TELLS.items() if n in text), "") for text in asked]
+        return [Completion(text, False) for text in told]
+
+
+TELLS = {"heard: dog?": "Short, loud, harsh bursts.\n", "heard: bell?": "one " * 30, "heard: rain?": "{}"}
+
+
+def test_every_kind_of_sound_is_described_once_and_shortly():
+    writer = Describer()
+    assert sounding({"dog", "rain", "bell"}, writer) == {"dog": "Short, loud, harsh bursts"}
+    writer = Describer()
+    written(lambda source: iter([ONE, TWO]), Source(Path("x.jsonl")), writer)
+    assert len(writer.chats) == 3 + 2
+    assert all("harsh bursts)" in chat[-1]["content"] for chat in writer.chats[3:])
 
 
 class Writer:
