@@ -29,7 +29,7 @@ def explain(error: BaseException) -> int:
 
 
 def _at(error: OSError) -> str:
-    return f" '{error.filename}'" if error.filename else ""
+    return f" '{os.fsdecode(error.filename)}'" if error.filename else ""
 
 
 def refuse(sentence: str, code: int) -> int:
