@@ -15,9 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lalm.evaluate.answers import rows_of
-from lalm.evaluate.intervals import bootstrap, difference, mean_of
+from lalm.evaluate.intervals import bootstrap, difference, each, mean_of
 from lalm.evaluate.metrics import METRICS, Answer, Resources
-from lalm.evaluate.scores import each
 from lalm.evaluate.task import known_tasks
 from lalm.sample import ask
 
