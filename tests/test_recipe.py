@@ -139,6 +139,6 @@ def leaves(value: object) -> int:
 
 
 def test_a_recipe_stays_small(tmp_path: Path) -> None:
-    """Not many more than forty keys: a recipe is read on one screen."""
+    """Some fifty keys at most: a recipe is read on one screen."""
     everything = recipe.load(write(tmp_path)).model_dump(by_alias=True)
-    assert leaves(everything) <= 48
+    assert leaves(everything) <= 50
