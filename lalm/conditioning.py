@@ -28,6 +28,19 @@ def instructions(sample: Sample, scope: str) -> list[str]:
     return told
 
 
+def instructions_in(text: str, slot: str, turn: tuple[str, str], scope: str) -> list[str]:
+    """The same, read from a rendered prompt with one ``slot`` a clip, for programs that have nothing else.
+
+    ``turn`` is what stands before and after a user's turn. Text parts that nothing stood between are one.
+    """
+    told: list[str] = []
+    for part in text.split(turn[1]):
+        pieces = part.rpartition(turn[0])[2].split(slot)
+        whole = " ".join(piece.strip() for piece in pieces).strip()
+        told += [(piece.strip() if scope == "own" else "") or whole for piece in pieces[1:]]
+    return told
+
+
 def tokenised(texts: list[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> dict[str, Tensor]:
     """instruction_ids and instruction_mask, (A, I) int64 each; of over ``limit`` tokens the end counts."""
     tokenizer.truncation_side = "left"

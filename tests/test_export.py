@@ -10,6 +10,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor, AutoTokenizer
 from lalm import Sample, ask, systems
 from lalm.chat_template import with_parts
 from lalm.cli import run
+from lalm.conditioning import instructions, instructions_in
 from lalm.engine import Engine, Options
 
 TURNS = {  # role and parts: "a" is a clip, anything else is text
@@ -95,6 +96,17 @@ def test_an_exported_folder_answers_alike(tiny, tmp_path, system):
     assert fields["architectures"] == [type(model).__name__] and fields["dtype"] == "float32"
     ends = json.loads((out / "generation_config.json").read_text())
     assert ends["eos_token_id"] == [processor.tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("scope", ["own", "whole"])
+@pytest.mark.parametrize("case", TURNS)
+def test_instructions_can_be_read_from_the_prompt(tiny, case, scope):
+    _, processor = tiny("apt")
+    asked = sample(case, "x.wav")
+    text, _ = processor.render(asked)
+    turn = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
+    told = instructions_in(text, processor.audio_token, turn, scope)
+    assert [" ".join(one.split()) for one in told] == instructions(asked, scope)
 
 
 def test_a_folder_in_use_is_not_written_to(tmp_path, capsys):

@@ -122,7 +122,7 @@ MAY_IMPORT = {
     "detection": ["engine", "evaluate.events", "sample", "systems.apt.prompts"],
     "spectrogram": ["audio", "features"],
     "chat_template": [],
-    "vllm*": ["audio", "encoders", "modeling", "systems", "vllm.*"],
+    "vllm*": ["audio", "conditioning", "encoders", "modeling", "systems", "vllm.*"],
     "serve*": [
         *["audio", "completions", "detection", "engine", "messages", "prefill", "processing", "sample"],
         *["serve.*", "systems", "voice"],

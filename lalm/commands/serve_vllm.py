@@ -68,11 +68,7 @@ def complete(folder: Path, dtype: str) -> Path:
     vLLM's own class for Qwen2-Audio takes Qwen2 LLMs alone. The export lies in the cache, under a name that
     changes with the folder's files.
     """
-    system, config = systems.read_config(folder)
-    if system == "apt":
-        raise ValueError(
-            f"'{folder}' is an APT model, whose audio tokens depend on the text: use --engine lalm"
-        )
+    _, config = systems.read_config(folder)
     fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     released = fields["model_type"] == MODEL_TYPE and config.text_config.model_type == "qwen2"
     if released or _says_all(folder):

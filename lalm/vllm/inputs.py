@@ -1,6 +1,8 @@
 """From vLLM's requests to the tensors of ``lalm.vllm.model``: 16 kHz audio, slots by the system's formula."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,8 +17,11 @@ from vllm.multimodal.processing import (
 )
 
 from lalm.audio import SAMPLE_RATE, load_audio
+from lalm.conditioning import instructions_in, tokenised
 from lalm.modeling import AudioLMConfig
 
+TOLD = "told"  # in the settings of a request: what the connector reads beside each clip
+MARK = "\N{CURRENCY SIGN}"  # a user's turn, to see what a template puts around it
 DUMMY_S = 30  # seconds of the clip that vLLM measures memory with
 
 
@@ -57,14 +62,67 @@ class Dummies(BaseDummyInputsBuilder[Info]):
 
 
 class Processor(BaseMultiModalProcessor[Info]):
-    """Each slot of the prompt becomes as many as its clip makes tokens."""
+    """Each slot of the prompt becomes as many as its clip makes tokens.
+
+    For a connector that hears instructions, they are read from the prompt, and a clip counts as known only
+    together with its instruction.
+    """
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """The request with its slots and tensors."""
+        if self.info.get_hf_config().hears_instructions:
+            told = self._told(inputs.prompt)
+            settings = {**inputs.hf_processor_mm_kwargs, TOLD: told}
+            inputs = replace(inputs, hf_processor_mm_kwargs=settings)
+        return super().apply(inputs, timing_ctx)
+
+    def _told(self, prompt: list[int]) -> list[str]:
+        processor: Any = self.info.get_hf_processor()
+        asked = [{"role": "user", "content": MARK}]
+        around = processor.tokenizer.apply_chat_template(
+            asked, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
+        )
+        before, _, after = around.partition(MARK)
+        turn = (before.removeprefix(processor.tokenizer.bos_token or ""), after)
+        text = processor.tokenizer.decode(prompt, skip_special_tokens=False)
+        return instructions_in(text, processor.audio_token, turn, self.info.get_hf_config().instruction)
+
+    def _get_mm_hashes(self, inputs: Any) -> Any:
+        settings = dict(inputs.hf_processor_mm_kwargs)
+        told = settings.pop(TOLD, None)
+        hashes = super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=settings))
+        if told is None:
+            return hashes
+        return {
+            "audio": [
+                hashlib.sha256(f"{known} {text}".encode()).hexdigest()
+                for known, text in zip(hashes.get("audio", []), told, strict=True)
+            ]
+        }
+
+    def _get_cache_missing_processor_kwargs(self, inputs: Any, mm_is_cached: Any) -> Mapping[str, object]:
+        settings = dict(inputs.hf_processor_mm_kwargs)
+        if TOLD in settings:
+            known = mm_is_cached.get("audio", [])
+            settings[TOLD] = [
+                text for text, is_known in zip(settings[TOLD], known, strict=True) if not is_known
+            ]
+        return settings
 
     def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, object]) -> BatchFeature:
-        """input_values: a (N,) float32 of each clip; audio_lengths: (A,)."""
+        """input_values: a (N,) float32 of each clip; audio_lengths: (A,); instruction_ids: (I,) of each."""
         clips = [torch.as_tensor(clip, dtype=torch.float32) for clip in hf_data["audio"]]
-        return BatchFeature(
-            {"input_values": clips, "audio_lengths": torch.tensor([len(clip) for clip in clips])}
-        )
+        data: dict[str, Any] = {
+            "input_values": clips,
+            "audio_lengths": torch.tensor([len(clip) for clip in clips]),
+        }
+        told: Any = hf_kwargs.get(TOLD)
+        if told is not None:
+            processor: Any = self.info.get_hf_processor()
+            limit = self.info.get_hf_config().instruction_tokens
+            read = [tokenised([text], processor.instructions, limit) for text in told]
+            data["instruction_ids"] = [one["instruction_ids"][0] for one in read]
+        return BatchFeature(data)
 
     def _get_mm_fields_config(
         self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]

@@ -36,7 +36,7 @@ def build_hearing(config: AudioLMConfig) -> AudioLMModel:
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Dummies)
 class HearingLLM(nn.Module, SupportsMultiModal, SupportsPP):
-    """Any system of lalm whose connector hears audio alone."""
+    """Any system of lalm."""
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
@@ -61,17 +61,29 @@ class HearingLLM(nn.Module, SupportsMultiModal, SupportsPP):
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
     def embed_multimodal(
-        self, input_values: Any = None, audio_lengths: Any = None, **kwargs: object
+        self,
+        input_values: Any = None,
+        audio_lengths: Any = None,
+        instruction_ids: Any = None,
+        **kwargs: object,
     ) -> list[Tensor]:
         """The audio tokens of each clip, (K, D) each.
 
-        input_values: (A, N) or a list of (N,) float32 16 kHz; audio_lengths: (A,).
+        input_values: (A, N) or a list of (N,) float32 16 kHz; audio_lengths: (A,); instruction_ids: (A, I)
+        or a list of (I,) int64, for a connector that hears instructions.
         """
         if input_values is None:
             return []
+        heard: tuple[Tensor, ...] = ()
+        if instruction_ids is not None:
+            masks = [torch.ones_like(ids) for ids in instruction_ids]
+            heard = (
+                pad_sequence(list(instruction_ids), batch_first=True),  # (A, I); what pads is not attended to
+                pad_sequence(masks, batch_first=True),
+            )
         audio = pad_sequence(list(input_values), batch_first=True)  # (A, N)
         lengths = audio_lengths.flatten()
-        tokens = self.hearing.connect(*self.hearing.encode(audio, lengths))  # (K, D)
+        tokens = self.hearing.connect(*self.hearing.encode(audio, lengths), *heard)  # (K, D)
         counts = [self.config.num_audio_tokens(length) for length in lengths.tolist()]
         return list(tokens.to(next(self.language_model.parameters()).dtype).split(counts))
 
