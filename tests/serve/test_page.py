@@ -105,8 +105,9 @@ class Page:
 
     def ask(self, text: str) -> str:
         """Type and ask; the whole answer."""
+        before = len(self.all(".turn.answer .actions"))  # counted first: the answer may be there at once
         self.one("#question").send_keys(text, Keys.ENTER)
-        return self.answer(len(self.all(".turn.answer .actions")) + 1)
+        return self.answer(before + 1)
 
     def answer(self, number: int) -> str:
         self.wait(lambda: len(self.all(".turn.answer .actions")) == number)
