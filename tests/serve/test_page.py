@@ -24,6 +24,7 @@ from lalm.detection import Found, detect
 from lalm.engine import Options
 from lalm.sample import Sample, ask
 from lalm.serve import detections
+from lalm.serve.rows import Rows
 from lalm.tasks.episodes import Labelled, episode
 
 ROOT = Path(__file__).parents[2]
@@ -380,6 +381,10 @@ def test_an_answer_can_be_stopped(page, engine, monkeypatch):
     here = page()
     here.set("max_tokens", 1024)
     monkeypatch.setattr(type(engine), "ends", lambda self: set())
+    step = Rows.step
+    monkeypatch.setattr(
+        Rows, "step", lambda self: (time.sleep(0.02), step(self))[1]
+    )  # twenty seconds of talk
     here.one("#question").send_keys("Talk.", Keys.ENTER)
     here.wait(lambda: len(here.text(".turn.answer .text")) > 5)
     here.one("#question").send_keys(Keys.ESCAPE)
