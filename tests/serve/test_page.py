@@ -382,9 +382,7 @@ def test_an_answer_can_be_stopped(page, engine, monkeypatch):
     here.set("max_tokens", 1024)
     monkeypatch.setattr(type(engine), "ends", lambda self: set())
     step = Rows.step
-    monkeypatch.setattr(
-        Rows, "step", lambda self: (time.sleep(0.02), step(self))[1]
-    )  # 20 s
+    monkeypatch.setattr(Rows, "step", lambda self: (time.sleep(0.02), step(self))[1])  # 20 s
     here.one("#question").send_keys("Talk.", Keys.ENTER)
     here.wait(lambda: len(here.text(".turn.answer .text")) > 5)
     here.one("#question").send_keys(Keys.ESCAPE)
