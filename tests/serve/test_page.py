@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import numpy as np
@@ -304,6 +304,41 @@ def test_turns_are_spoken_by_holding_a_button_or_a_key(page):
     here.js(f"['keydown', 'keyup', 'keydown', 'keyup'].map((name) => a[0].dispatchEvent({key}))", hold)
     here.wait(lambda: "too short" in here.text("#voice-state"))
     assert len(here.all(".turn.user")) == 2
+
+
+class Script:
+    """Stands in for silero-vad: one turn from the 20th frame to the 50th, whatever is heard."""
+
+    heard: ClassVar[list[np.ndarray]] = []
+
+    def __init__(self, pause_s: float, threshold: float = 0.5) -> None:
+        self.heard.clear()
+
+    def reset_states(self) -> None:
+        pass
+
+    def __call__(self, frame: Any) -> dict[str, int] | None:
+        self.heard.append(frame.numpy().copy())
+        return {20: {"start": 0}, 50: {"end": 0}}.get(len(self.heard))
+
+
+@needs_browser
+def test_turns_are_heard_hands_free(page, monkeypatch):
+    monkeypatch.setattr("lalm.serve.ear.load_detector", Script)
+    here = page(api_key="secret")
+    here.one("#key").send_keys("secret", Keys.ENTER)
+    here.wait(lambda: here.text("#model") == "tiny")
+    here.one("#voice-open").click()
+    here.one("#hands-free").click()
+    assert here.answer(1)
+    assert re.fullmatch(r"spoken, [01]\.\d s", here.text(".turn.user .text"))
+    assert here.text("#voice-state") == "Speak whenever you like." and not here.one("#hold").is_enabled()
+    assert int(here.one("#voice-level").get_attribute("aria-valuenow")) > 30
+    sound = np.concatenate(Script.heard[20:50])
+    loudest = np.abs(np.fft.rfft(sound * np.hanning(len(sound)))).argmax() * 16_000 / len(sound)
+    assert abs(loudest - 440) < 3
+    here.one("#hands-free").click()
+    assert here.one("#hold").is_enabled() and here.text("#voice-state") == ""
 
 
 @needs_browser

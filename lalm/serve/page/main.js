@@ -244,7 +244,7 @@ function furnish() {
   $("no-microphone").hidden = canRecord;
   document.addEventListener("clips", () => document.body.classList.toggle("empty", !clips.length));
   document.addEventListener("input", (event) => { if (event.target.closest("#settings")) showSettings(); });
-  openVoice({ converse, tell, busy: () => stopping !== null, stop: () => stopping?.abort(), server: () => server });
+  openVoice({ converse, tell, busy: () => stopping !== null, stop: () => stopping?.abort(), options });
 }
 
 function listen() {

@@ -5,6 +5,8 @@ import { upload } from "./clips.js";
 let key = "";
 export const setKey = (value) => { key = value; };
 export const hasKey = () => Boolean(key);
+// How a WebSocket of a browser tells the key, as with OpenAI.
+export const keyProtocol = () => (key ? [`openai-insecure-api-key.${key}`] : []);
 const headers = () => (key ? { Authorization: `Bearer ${key}` } : {});
 
 export class Refused extends Error {

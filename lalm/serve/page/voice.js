@@ -1,15 +1,17 @@
-// Voice chat: a spoken turn is a recording that is sent when it ends, and its answer may be read aloud.
+// Voice chat: a spoken turn is a recording that is sent when it ends, or hands-free a session of its own;
+// answers may be read aloud.
 
 import { bareClip, hush } from "./clips.js";
+import { HandsFree } from "./handsfree.js";
 import { Recording } from "./microphone.js";
 
 const TAP_MS = 350; // a shorter press begins a turn that the next press ends
 const SHORTEST_S = 0.3;
 const $ = (id) => document.getElementById(id);
 
-// `page` has what voice needs of the rest: converse(clips, text), tell(text), busy(), stop(), server().
+// `page` has what voice needs of the rest: converse(clips, text), tell(text), busy(), stop(), options().
 export function openVoice(page) {
-  let recording = null, opening = null, pressed = 0, turn = 0;
+  let session = null, recording = null, opening = null, pressed = 0, turn = 0;
   const state = (text) => { $("voice-state").textContent = text; };
 
   function silence() {
@@ -54,6 +56,30 @@ export function openVoice(page) {
     if (answer && $("aloud").checked) speak(answer);
   }
 
+  async function switchHandsFree() {
+    const { temperature, top_p, seed, lora_scale, max_tokens } = page.options();
+    const options = { temperature, top_p, seed, lora_scale, max_output_tokens: max_tokens };
+    if (!$("hands-free").checked) return session?.stop();
+    page.tell("");
+    hold.disabled = true;
+    try {
+      session = await HandsFree.start($("voice-level"), options, {
+        told: state,
+        speaking: silence,
+        answered: (text) => { if ($("aloud").checked) speak(text); },
+        ended: (why) => { session = null; rest(why); },
+      });
+    } catch (error) {
+      rest(error.message);
+    }
+  }
+
+  function rest(why) {
+    $("hands-free").checked = hold.disabled = false;
+    state("");
+    if (why) page.tell(why);
+  }
+
   function press() {
     if (recording || opening) { pressed = 0; end(); } else { pressed = performance.now(); begin(); }
   }
@@ -74,6 +100,7 @@ export function openVoice(page) {
   };
   hold.onkeyup = (event) => { if (event.key === " " || event.key === "Enter") release(); };
   hold.onclick = (event) => { if (event.detail === 0 && !event.pointerType) press(); }; // by assistive technology
+  $("hands-free").onchange = switchHandsFree;
   $("aloud").onchange = () => { if (!$("aloud").checked) silence(); };
   $("aloud").parentElement.hidden = !window.speechSynthesis;
   $("voice-open").onclick = () => {
@@ -81,7 +108,7 @@ export function openVoice(page) {
     $("voice").hidden = !open;
     $("voice-open").setAttribute("aria-expanded", String(open));
     if (open) hold.focus();
-    else { recording?.microphone.close(); recording = null; show(false); silence(); }
+    else { recording?.microphone.close(); recording = null; session?.stop(); show(false); silence(); }
   };
 }
 
