@@ -1,6 +1,5 @@
 """Training runs on tiny random parts: exact resume, equal accumulation, and what a run shows and leaves."""
 
-import json
 import os
 import shutil
 import signal
@@ -13,10 +12,9 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny_parts import llama_folder, noise, whisper_folder
+from tiny_runs import lines, settings, training_world
 
 from lalm import checkpoint, recipe, systems, train
-from lalm.sample import Message, Sample, write_manifest
 from lalm.train_report import GradientCheck, TrainError, part_of, show_example
 
 KILLED_RUN = """
@@ -36,44 +34,7 @@ train.run(recipe.load(sys.argv[1]))
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an encoder, an LLM, twelve clips of different lengths and two manifests."""
-    folder = tmp_path_factory.mktemp("world")
-    whisper_folder(folder / "encoder")
-    llama_folder(folder / "llm", dropout=0.1)
-    samples = []
-    for i in range(12):
-        clip = noise(folder / "clips" / f"{i}.wav", 0.5 + 0.25 * i, seed=i)
-        user: Message = {"role": "user", "content": [{"type": "audio", "audio": str(clip)}]}
-        answer: Message = {"role": "assistant", "content": f"Noise, number {i}." * (1 + i % 3)}
-        samples.append(Sample((user, answer), id=f"clip{i}"))
-    write_manifest(folder / "train.jsonl", samples)
-    write_manifest(folder / "valid.jsonl", samples[:3])
-    return folder
-
-
-def settings(world: Path, out: Path, **changes: Any) -> recipe.Recipe:
-    fields: dict[str, Any] = {
-        "system": "acdc",
-        "init": {
-            "encoder": str(world / "encoder"),
-            "llm": str(world / "llm"),
-            "options": {"group_size": 10, "connector_width": 32},
-        },
-        "lora": {"rank": 2, "alpha": 4, "dropout": 0.2},
-        "data": {"train": [{"path": str(world / "train.jsonl")}]},
-        "optim": {"learning_rate": 1e-2, "batch_size": 2, "max_steps": 12, "warmup_steps": 2},
-        "every": {"log": 1, "save": 4, "valid": 4},
-        "valid": {"samples": 3, "generate": 1},
-        "out": str(out),
-    }
-    for key, value in changes.items():
-        fields[key] = {**fields[key], **value} if isinstance(value, dict) and key in fields else value
-    return recipe.Recipe.model_validate(fields)
-
-
-def lines(out: Path, key: str = "loss") -> dict[int, float]:
-    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line[key] for line in found if key in line}
+    return training_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -366,58 +327,6 @@ def test_a_really_full_disk_is_one_sentence(world: Path, tmp_path: Path, finishe
     assert done.returncode == 1, done.stderr
     assert done.stderr.strip().splitlines()[-1] == f"lalm: the disk is full '{out / 'checkpoint-4'}'"
     assert "Traceback" not in done.stderr and "checkpoint-2" in done.stdout
-
-
-def launch(made: recipe.Recipe, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The run of a recipe by two processes that torchrun starts."""
-    (folder / "first.yaml").write_text(recipe.dump(made))
-    script = "import sys, torch, lalm.cli; torch.set_num_threads(1); sys.exit(lalm.cli.run(sys.argv[1:]))"
-    (folder / "launch.py").write_text(script)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent.parent)])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(folder / "launch.py"), "train", str(folder / "first.yaml")]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
-def test_two_processes_train_as_one_does_and_one_goes_on(world: Path, tmp_path: Path) -> None:
-    """torchrun with gloo: four steps by two processes, then four more by one, against eight by one."""
-    optim = {"batch_size": 2, "accumulation": 2, "max_steps": 8, "schedule": "constant"}
-    optim |= {"batch_s": 9.0}
-    alone = train.run(settings(world, tmp_path / "alone", optim=optim, lora=None))
-    shared = settings(world, tmp_path / "shared", optim=optim, lora=None, cache=str(tmp_path / "frames"))
-    first = shared.model_copy(update={"optim": shared.optim.model_copy(update={"max_steps": 4})})
-    done = launch(first, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Done after step 4") == 1
-    train.run(shared)
-    assert list(lines(tmp_path / "shared")) == list(range(1, 9))
-    assert lines(tmp_path / "shared") == pytest.approx(lines(alone), abs=2e-2)  # bfloat16 frames
-
-
-def test_two_processes_share_the_model_and_one_goes_on(world: Path, tmp_path: Path) -> None:
-    """FSDP2 with gloo: two steps by two processes, then two more by one, against four by one."""
-    optim = {"batch_size": 2, "accumulation": 4, "max_steps": 4, "schedule": "constant"}
-    whole: dict[str, Any] = {"optim": optim, "trainable": ["connector", "language_model", "lm_head"]}
-    whole["every"] = {"log": 1, "save": 2, "valid": 2}
-    whole |= {"lora": None, "data": {"valid": [str(world / "valid.jsonl")]}}
-    whole["init"] = {"llm": str(llama_folder(tmp_path / "llm"))}  # without dropout, which each would draw
-    alone = train.run(settings(world, tmp_path / "alone", **whole))
-    shared = settings(world, tmp_path / "shared", shard="fsdp2", **whole)
-    first = shared.model_copy(update={"optim": shared.optim.model_copy(update={"max_steps": 2})})
-    done = launch(first, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("Done after step 2") == 1
-    half = tmp_path / "shared" / "checkpoint-2"
-    assert {"__0_0.distcp", "__1_0.distcp", ".metadata"} <= {file.name for file in half.iterdir()}
-    assert checkpoint.fault(half) == ""
-    saved = systems.load(tmp_path / "shared")[0].state_dict()
-    train.run(shared)
-    for key, deviation in (("loss", 1e-4), ("grad_norm", 1e-3), ("valid_loss", 1e-2)):
-        assert lines(tmp_path / "shared", key) == pytest.approx(lines(alone, key), rel=deviation), key
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "shared", alone))
-    assert ours.keys() == theirs.keys() == saved.keys()
-    for name, tensor in theirs.items():
-        torch.testing.assert_close(ours[name], tensor, atol=2e-3, rtol=0)
 
 
 def test_a_step_is_shared_by_processes_or_refused(
