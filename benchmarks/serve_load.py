@@ -163,7 +163,7 @@ async def watched(process: psutil.Process, began: float, memory: list[tuple[floa
 
 
 async def beside(server: Server, engine: Engine, clips: Clips, rounds: int, tokens: int) -> dict[str, Any]:
-    """First text and tokens a second of single answers, through the server and in the library."""
+    """First text and tokens a second of single answers, as streams of the server and of the library."""
     first: list[float] = []
     rate: list[float] = []
     work: list[float] = []
@@ -172,11 +172,13 @@ async def beside(server: Server, engine: Engine, clips: Clips, rounds: int, toke
             clip, before = clips.clip(5.0), server.cpu_s()
             served = await asked(client, clip, tokens, 0.0)
             server_s = server.cpu_s() - before
-            before = time.process_time()
-            [reply] = engine.reply([ask([clip], QUESTION)], Options(tokens))
-            if number and served.tokens > 2:  # the first round warms both up
-                first.append(served.first_s / reply.first_token_s)
-                rate.append((served.tokens - 1) / (served.total_s - served.first_s) / reply.tokens_per_s)
+            before, start = time.process_time(), time.perf_counter()
+            times = [
+                time.perf_counter() - start for _ in engine.stream(ask([clip], QUESTION), Options(tokens))
+            ]
+            if number and times and not served.error:  # the first round warms both up
+                first.append(served.first_s / times[0])
+                rate.append(times[-1] / served.total_s)  # the same answer, so the same tokens
                 work.append(server_s / (time.process_time() - before))
     found = {"first_text_s": first, "tokens_per_s": rate, "cpu_s": work}
     return {

@@ -5,6 +5,7 @@
 where log p(y) sums over the tokens of the response and its end. A sample's prompt comes with ``chosen``
 and ``rejected``; a batch of n pairs has 2n rows, chosen ones first, and encodes each audio once. The
 reference is the model as it starts: a frozen copy, the LLM without its LoRA, or numbers computed before.
+DPO alone may make both answers less likely and the chosen one still by less: ``sft_weight`` holds it.
 """
 
 import copy
@@ -41,6 +42,12 @@ def preference_loss(
     margins = beta * (chosen - rejected)
     losses = -(1 - label_smoothing) * logsigmoid(margins) - label_smoothing * logsigmoid(-margins)
     return losses.mean(), margins
+
+
+def chosen_loss(policy: Tensor, rows: Tensor) -> Tensor:
+    """Cross-entropy of the chosen answers, a mean over their tokens. rows: (R,), the row of each token."""
+    chosen, _ = policy.chunk(2)
+    return -chosen.sum() / (rows < len(chosen)).sum()
 
 
 def response_logits(
@@ -145,6 +152,7 @@ class PreferenceTrainer(RecipeTrainer):
                 p, q = logits.detach().log_softmax(1), other_logits.log_softmax(1)
                 found["kl"] = (p.exp() * (p - q)).sum(1).mean()
         loss, margins = preference_loss(policy, reference, self._dpo.beta, self._dpo.label_smoothing)
+        loss = loss + self._dpo.sft_weight * chosen_loss(policy, rows)
         chosen, rejected = policy.detach().chunk(2)
         found |= {
             "margin": margins.detach().mean(),

@@ -192,10 +192,13 @@ class Dpo(_Section):
 
     ``reference`` is the model as the run starts: a frozen "copy", the LLM without its "adapter" (fresh LoRA
     alone learns), or "precomputed" numbers. ``label_smoothing``: the share of pairs taken to be wrong.
+    ``sft_weight`` adds the chosen answers' cross-entropy, a mean over tokens, so that they stay likely (Pang
+    et al., Iterative reasoning preference optimization, eq. 1).
     """
 
     beta: float = Field(gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    sft_weight: float = Field(0.0, ge=0)
     reference: Literal["copy", "adapter", "precomputed"] = "copy"
 
 
@@ -242,8 +245,8 @@ class Recipe(_Section):
     def _something_learns(self) -> Self:
         if not self.trainable and self.lora is None:
             raise ValueError("nothing learns: 'trainable' is empty and there is no 'lora'")
-        if self.align and (self.dpo is not None or self.lora is not None or self.warm_start is not None):
-            raise ValueError("'align' trains the connector alone: take out 'dpo', 'lora' and 'warm_start'")
+        if self.align and (self.dpo is not None or self.lora is not None):
+            raise ValueError("'align' trains the connector alone: take out 'dpo' and 'lora'")
         if self.shard is not None and self.optim.dtype in ("int8", "nf4"):
             raise ValueError(f"'shard' goes with no weights in {self.optim.dtype}")
         if self.shard is not None and (self.dpo is not None or self.align or self.warm_start is not None):

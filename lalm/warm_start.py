@@ -5,14 +5,19 @@ of the words that name the event at its time: by contrast with all other names, 
 direction and scale are both those of words. Two tokens a group share the words: the last one (mostly the
 verb) goes to the second token, the mean of the others to the first, because an LLM reads a single word
 better than a mean of words. An epoch takes seconds on a CPU.
+
+A connector of queries that see a whole clip and hear instructions (APT) has no tokens of a time of their own:
+there the time a pass hears is shared out evenly, two queries a window. Windows behind the clip's end are
+pulled to silence. Instructions are those of other clips, so that names come from hearing, not from reading.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -22,6 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from lalm.conditioning import instructions, tokenised
 from lalm.modeling import AudioLMForConditionalGeneration
 from lalm.processing import AudioLMProcessor
 from lalm.sample import Sample
@@ -30,6 +36,9 @@ from lalm.words import STOP_WORDS
 TEMPERATURE = 0.07
 LABEL_SMOOTHING = 0.05
 BATCH_TOKENS = 1024
+BATCH_CLIPS = 64
+QUERIES_A_WINDOW = 2
+SILENCE = "silence"
 LONGEST_TOKENS = 96  # of one clip: a long, even ambience must not drown the short sounds
 
 
@@ -46,7 +55,48 @@ class Groups(Dataset[dict[str, Tensor]]):
         return {"frames": self.frames[index], "names": self.names[index]}
 
 
-class NamePull(nn.Module):
+class Clips(Dataset[dict[str, Any]]):
+    """One item a clip: frames (F, W) of the first pass, how many count, its windows' names, its instruction.
+
+    names: (N,) int64, -1 for a window that nothing is known of.
+    """
+
+    def __init__(
+        self,
+        model: AudioLMForConditionalGeneration,
+        samples: Sequence[Sample],
+        frames_of: Callable[[Sample], Tensor],
+        numbers: dict[str, int],
+    ) -> None:
+        self.config = model.config
+        self.samples = [s for s in samples if s.events and len(s.audios) == 1]
+        self.frames_of, self.numbers = frames_of, numbers
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample, size = self.samples[index], self.config.segment_frames
+        clip = self.frames_of(sample)[:size]  # (T, W)
+        windows = self.config.num_queries // QUERIES_A_WINDOW
+        window_s = size / windows / self.config.audio_config.frames_per_second
+        names = owners(sample, windows, window_s, self.numbers)
+        names[-(-len(clip) * windows // size) :] = self.numbers[SILENCE]
+        return {
+            "frames": nn.functional.pad(clip, (0, 0, 0, size - len(clip))),
+            "lengths": len(clip),
+            "names": names,
+            "instruction": instructions(sample, self.config.instruction)[0],
+        }
+
+    def collate(self, processor: AudioLMProcessor, items: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """A batch in which each clip has its neighbour's instruction."""
+        texts = [item.pop("instruction") for item in items]
+        read = tokenised([*texts[1:], texts[0]], processor.instructions, self.config.instruction_tokens)
+        return {**default_collate(items), **read}
+
+
+class Pull(nn.Module):
     """The connector with the loss that pulls its tokens to names. ``table``: (names, tokens a group, D)."""
 
     table: Tensor
@@ -58,17 +108,46 @@ class NamePull(nn.Module):
         self.register_buffer("table", table)
         self.register_buffer("centre", centre)
 
-    def forward(self, frames: Tensor, names: Tensor) -> dict[str, Tensor]:
-        """frames: (G, k, W), names: (G,) int64 -> loss."""
-        lengths = torch.full((len(frames),), frames.shape[1], device=frames.device)
-        tokens = self.connector(frames, lengths)[0]  # (G, tokens a group, D)
+    def pulled(self, tokens: Tensor, names: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """tokens: (G, tokens a group, D), names and weights: (G,) -> loss, and cosines (G, names)."""
         away, words = tokens - self.centre, self.table - self.centre
         cosines = torch.einsum(
             "gtd,ntd->gn", nn.functional.normalize(away, dim=2), nn.functional.normalize(words, dim=2)
         ) / len(words[0])
-        contrast = nn.functional.cross_entropy(cosines / TEMPERATURE, names, label_smoothing=LABEL_SMOOTHING)
-        distance = ((tokens - self.table[names]) ** 2).sum(2).mean() / (words**2).sum(2).mean()
-        return {"loss": contrast + distance, "cosines": cosines}
+        contrast = nn.functional.cross_entropy(
+            cosines / TEMPERATURE, names, label_smoothing=LABEL_SMOOTHING, reduction="none"
+        )
+        distance = ((tokens - self.table[names]) ** 2).sum(2).mean(1) / (words**2).sum(2).mean()
+        return {"loss": ((contrast + distance) * weights).sum() / weights.sum(), "cosines": cosines}
+
+
+class NamePull(Pull):
+    """For connectors that make tokens of each group of frames."""
+
+    def forward(self, frames: Tensor, names: Tensor) -> dict[str, Tensor]:
+        """frames: (G, k, W), names: (G,) int64 -> loss."""
+        lengths = torch.full((len(frames),), frames.shape[1], device=frames.device)
+        tokens = self.connector(frames, lengths)[0]  # (G, tokens a group, D)
+        return self.pulled(tokens, names, torch.ones_like(names))
+
+
+class QueryPull(Pull):
+    """For queries that see a whole clip; each name of a clip counts once, however long it is."""
+
+    def forward(
+        self,
+        frames: Tensor,
+        names: Tensor,
+        lengths: Tensor,
+        instruction_ids: Tensor,
+        instruction_mask: Tensor,
+    ) -> dict[str, Tensor]:
+        """frames: (B, F, W), names: (B, N), lengths: (B,), instruction_*: (B, I) -> loss."""
+        tokens = self.connector(frames, lengths, instruction_ids, instruction_mask)[0][:, 1:]  # (B, Q, D)
+        alike = (names[:, :, None] == names[:, None]).sum(2)  # windows of the same name in the clip
+        known = names >= 0
+        windows = tokens.unflatten(1, (names.shape[1], -1))  # (B, N, queries a window, D)
+        return self.pulled(windows[known], names[known], 1.0 / alike[known])
 
 
 class Progress(TrainerCallback):
@@ -105,25 +184,38 @@ def warm_start(
 
     ``progress`` is told ten times: steps done, all steps, loss.
 
-    Works for connectors that turn each group of frames into tokens of its own (``config.token_groups``) and
-    can ``standardise`` frames. ``frames_of`` gives a sample's encoder frames (T, W). Raises ValueError when
-    no sample has events.
+    Works for connectors that turn each group of frames into tokens of its own (``config.token_groups``) or
+    have queries and hear instructions, and that can ``standardise`` frames. ``frames_of`` gives a sample's
+    encoder frames (T, W). Raises ValueError when no sample has events.
     """
     captions = sorted({event["caption"] for sample in samples for event in sample.events})
     if not captions:
         raise ValueError("warm_start: no training sample has events to learn names from")
-    groups = event_groups(model, samples, frames_of, {name: i for i, name in enumerate(captions)})
     embedding: Any = model.get_input_embeddings()
     weights: Tensor = embedding.weight.detach().float()  # (V, D)
-    _, _, count = model.config.token_groups
-    table = torch.stack([name_words(processor, name, count, weights) for name in captions])
     connector: Any = model.model.connector.train()
-    connector.standardise(*channel_scales(groups.frames))
-    pull = NamePull(connector, table, weights.mean(0))
+    data: Groups | Clips
+    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]] = default_collate
+    make: type[Pull] = NamePull
+    count, batch_size = QUERIES_A_WINDOW, BATCH_TOKENS
+    if model.config.hears_instructions:
+        if model.config.num_queries % QUERIES_A_WINDOW:
+            raise ValueError(f"warm_start: {model.config.num_queries} queries cannot be shared out in twos")
+        captions = sorted({*captions, SILENCE})
+        data = Clips(model, samples, frames_of, {name: i for i, name in enumerate(captions)})
+        drawn = [data[i]["frames"][None] for i in range(0, len(data), max(1, len(data) // 300))]
+        connector.standardise(*channel_scales(torch.cat(drawn)))
+        make, collate, batch_size = QueryPull, partial(data.collate, processor), BATCH_CLIPS
+    else:
+        data = event_groups(model, samples, frames_of, {name: i for i, name in enumerate(captions)})
+        connector.standardise(*channel_scales(data.frames))
+        _, _, count = model.config.token_groups
+    table = torch.stack([name_words(processor, name, count, weights) for name in captions])
+    pull = make(connector, table, weights.mean(0))
     arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=epochs,
-        per_device_train_batch_size=BATCH_TOKENS,
+        per_device_train_batch_size=batch_size,
         learning_rate=learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=20,
@@ -138,7 +230,7 @@ def warm_start(
         log_level="error",
         remove_unused_columns=False,
     )
-    trainer = Trainer(model=pull, args=arguments, train_dataset=groups)
+    trainer = Trainer(model=pull, args=arguments, train_dataset=data, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress(progress))
     mean = trainer.train().training_loss
@@ -167,17 +259,21 @@ def event_groups(
             continue
         clip = frames_of(sample)[: LONGEST_TOKENS * stride]  # (T, W)
         count = 1 + max(0, -(-(len(clip) - size) // stride))
-        owner = torch.full((count,), -1)
-        for event in sorted(sample.events, key=lambda e: e["onset_s"] - e["offset_s"]):
-            first = int(event["onset_s"] / token_s)
-            owner[first : max(first + 1, round(event["offset_s"] / token_s + 0.5))] = numbers[
-                event["caption"]
-            ]
+        owner = owners(sample, count, token_s, numbers)
         padded = nn.functional.pad(clip, (0, 0, 0, (count - 1) * stride + size - len(clip)))
         inside = owner >= 0
         frames.append(padded.unfold(0, size, stride).transpose(1, 2)[inside])
         names.append(owner[inside])
     return Groups(torch.cat(frames), torch.cat(names))
+
+
+def owners(sample: Sample, count: int, token_s: float, numbers: dict[str, int]) -> Tensor:
+    """(count,) int64: the number of the event in each stretch of ``token_s``, -1 where there is none."""
+    owner = torch.full((count,), -1)
+    for event in sorted(sample.events, key=lambda e: e["onset_s"] - e["offset_s"]):
+        first = int(event["onset_s"] / token_s)
+        owner[first : max(first + 1, round(event["offset_s"] / token_s + 0.5))] = numbers[event["caption"]]
+    return owner
 
 
 def name_words(processor: AudioLMProcessor, caption: str, count: int, weights: Tensor) -> Tensor:

@@ -101,7 +101,8 @@ def test_the_loss_is_its_definition():
     torch.testing.assert_close(swapped, -torch.tensor(margins))
 
 
-def test_on_text_the_loss_is_trls(tiny_folders, tmp_path):
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+def test_on_text_the_loss_is_trls(tiny_folders, tmp_path, weight):
     """TRL's own trainer, policy and reference, over conversations without audio."""
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
@@ -116,6 +117,8 @@ def test_on_text_the_loss_is_trls(tiny_folders, tmp_path):
         output_dir=str(tmp_path),
         per_device_train_batch_size=2,
         beta=0.3,
+        loss_type=["sigmoid", "sft"],
+        loss_weights=[1.0, weight],
         report_to=[],
         use_cpu=True,
         bf16=False,
@@ -135,6 +138,8 @@ def test_on_text_the_loss_is_trls(tiny_folders, tmp_path):
     batch["labels"] = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
     wrapped = [_as_ours(tiny_folders, model.eval()) for model in (policy, reference)]
     ours, _ = dpo.preference_loss(*(log_probs(m, batch) for m in wrapped), 0.3)
+    _, _, places = dpo.response_logits(wrapped[0], batch)
+    ours = ours + weight * dpo.chosen_loss(log_probs(wrapped[0], batch), places)
     assert float(theirs) != pytest.approx(math.log(2), abs=1e-3)
     assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
 

@@ -83,7 +83,7 @@ MAY_IMPORT = {
     "batching": ["data", "sample"],
     "separating": ["data", "sample"],
     "survey": ["audio", "data", "readers", "sample"],
-    "warm_start": ["modeling", "processing", "sample", "words"],
+    "warm_start": ["conditioning", "modeling", "processing", "sample", "words"],
     "doctor_weights": [],
     "doctor": ["audio", "doctor_weights", "encoders.*", "engine", "sample", "weights"],
     "train*": [

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lalm.sample import ask
-from lalm.warm_start import NamePull, event_groups, name_words, warm_start
+from lalm.warm_start import Clips, NamePull, QueryPull, event_groups, name_words, warm_start
 
 
 def scene(seed: int):
@@ -61,6 +61,38 @@ def test_tokens_point_to_their_events_names(tiny, tmp_path, system, changes):
     pull = NamePull(model.model.connector, table, weights.mean(0)).eval()
     best = pull(groups.frames, groups.names)["cosines"].argmax(1)
     assert (best == groups.names).float().mean() > 0.9
+
+
+def test_queries_that_see_a_whole_clip_point_to_what_sounds_in_their_window(tiny, tmp_path):
+    torch.manual_seed(0)
+    model, processor = tiny("apt")
+    model.config.num_queries, model.config.segment_s = 6, 3.0  # three windows of a second
+    model.model.connector = model.model.build_connector()
+    samples = [scene(i) for i in range(8)]
+    for sample in samples:
+        sample.messages[0]["content"][-1]["text"] = f"Question {sample.audios[0]['audio'][0]}?"
+
+    def frames_of(sample):
+        (clip,) = processor.clips(sample)
+        audio = torch.from_numpy(clip.audio)[None]
+        return model.model.encode(audio, torch.tensor([audio.shape[1]]))[0][0].detach()
+
+    numbers = {"a whistle blows": 0, "rain falls": 1, "silence": 2}
+    clips = Clips(model, samples, frames_of, numbers)
+    assert [clips[i]["names"].tolist() for i in range(8)] == [[0, 1, 2]] * 8
+    items = [clips[i] for i in range(8)]
+    told = [item["instruction"] for item in items]
+    batch = clips.collate(processor, items)
+    read = processor.instructions.batch_decode(batch["instruction_ids"], skip_special_tokens=True)
+    assert [text.lower() for text in read] == [text.lower() for text in [*told[1:], told[0]]]
+
+    warm_start(model, processor, samples, frames_of, epochs=80, learning_rate=3e-3, folder=str(tmp_path))
+    assert model.model.connector.frame_mean.abs().sum() > 0
+    weights = model.get_input_embeddings().weight.detach()
+    table = torch.stack([name_words(processor, name, 2, weights) for name in numbers])
+    pull = QueryPull(model.model.connector, table, weights.mean(0)).eval()
+    best = pull(**batch)["cosines"].argmax(1)
+    assert (best == batch["names"].flatten()).float().mean() > 0.9
 
 
 def test_names_leave_out_little_words_and_share_the_rest(tiny):

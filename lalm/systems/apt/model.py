@@ -130,12 +130,22 @@ class AlignmentHeads(nn.Module):
 
 
 class APTConnector(nn.Module):
-    """The aligner between its layer norm and its projection, and the AUDIO token that opens a clip."""
+    """The aligner between its layer norm and its projection, and the AUDIO token that opens a clip.
+
+    ``frame_mean`` and ``frame_scale`` standardise each channel of the frames before the layer norm. They
+    start as 0 and 1, which is the paper's connector; a warm start sets both from its data (Whisper's middle
+    layers have channels of huge constant value, beside which the layer norm lets little be seen).
+    """
+
+    frame_mean: Tensor
+    frame_scale: Tensor
 
     def __init__(self, config: APTConfig) -> None:
         super().__init__()
         self.config = config
         width = int(config.text_config.hidden_size)
+        self.register_buffer("frame_mean", torch.zeros(config.audio_config.width))
+        self.register_buffer("frame_scale", torch.ones(config.audio_config.width))
         self.norm = nn.LayerNorm(config.audio_config.width)
         self.aligner = InstructBlipQFormerModel(
             InstructBlipQFormerConfig(**config.aligner, encoder_hidden_size=config.audio_config.width)
@@ -184,7 +194,8 @@ class APTConnector(nn.Module):
     def segments(self, frames: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Layer-normalised frames in segments (A, S, size, W), and True where a frame is, (A, S, size)."""
         size = self.config.segment_frames
-        frames = self.norm(frames.to(self.norm.weight.dtype))
+        frames = (frames.to(self.norm.weight.dtype) - self.frame_mean) * self.frame_scale
+        frames = self.norm(frames)
         frames = nn.functional.pad(frames, (0, 0, 0, -frames.shape[1] % size))
         inside = torch.arange(frames.shape[1], device=frames.device) < frame_lengths[:, None]
         return frames.unflatten(1, (-1, size)), inside.unflatten(1, (-1, size))
@@ -210,6 +221,12 @@ class APTConnector(nn.Module):
             encoder_attention_mask=inside.long(),
         ).last_hidden_state
         return output[:, : queries.shape[1]]
+
+    @torch.no_grad()
+    def standardise(self, mean: Tensor, scale: Tensor) -> None:
+        """From now on frames count as ``(frames - mean) * scale``; both (W,)."""
+        self.frame_mean.copy_(mean)
+        self.frame_scale.copy_(scale)
 
     def start(self, folder: Path) -> None:
         """Take what a pretrained BERT of the same shape has: embeddings, self-attention, feed-forward layers.
