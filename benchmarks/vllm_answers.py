@@ -27,7 +27,7 @@ from lalm import ask, systems
 from lalm.commands.export import complete
 from lalm.engine import Engine, Options
 
-START_S = 1800.0
+START_S = 3600.0
 NEW_TOKENS = 32
 
 

@@ -32,7 +32,7 @@ from lalm.sample import Sample, ask, read_manifest, write_manifest
 from lalm.systems import load_tokenizer
 from lalm.systems.acdc.continuation import respond
 
-START_S = 900.0  # a loaded machine imports vLLM for minutes
+START_S = 3600.0  # a loaded machine imports vLLM for many minutes
 
 
 class Server:
