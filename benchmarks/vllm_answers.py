@@ -18,6 +18,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -75,8 +77,9 @@ def theirs(url: str) -> tuple[list[str], list[list[int]]]:
     return answers, prompts
 
 
-def start(python: str, folder: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """A server of ``folder`` and its address, once it answers."""
+@contextmanager
+def serving(python: str, folder: Path, log: Path) -> Iterator[str]:
+    """The address of a server of ``folder``, which ends with the block."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     argv = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--enforce-eager"]
@@ -85,14 +88,23 @@ def start(python: str, folder: Path, log: Path) -> tuple[subprocess.Popen[bytes]
     with log.open("wb") as file:
         server = subprocess.Popen(argv, stdout=file, stderr=file, env=environment, start_new_session=True)
     url, began = f"http://127.0.0.1:{port}/v1", time.monotonic()
-    while time.monotonic() - began < START_S and server.poll() is None:
-        try:
-            if httpx.get(f"{url}/models", timeout=5).status_code == 200:
-                return server, url
-        except httpx.HTTPError:
+    try:
+        while not answers_at(url):
+            if server.poll() is not None or time.monotonic() - began > START_S:
+                raise SystemExit(f"the server did not start: see {log}")
             time.sleep(1)
-    os.killpg(server.pid, signal.SIGKILL)
-    raise SystemExit(f"the server did not start: see {log}")
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def answers_at(url: str) -> bool:
+    """Does a server answer there?"""
+    try:
+        return httpx.get(f"{url}/models", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def main() -> None:
@@ -104,16 +116,13 @@ def main() -> None:
     parser.add_argument("--vllm-python", required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server ends with this process
 
     with tempfile.TemporaryDirectory() as name:
         whole = Path(name) / args.folder.resolve().name
         complete(args.folder, whole, "float32")
-        server, url = start(args.vllm_python, whole, args.out.with_suffix(".log"))
-        try:
+        with serving(args.vllm_python, whole, Path(name) / "server.log") as url:
             answers, prompts = theirs(url)
-        finally:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
     expected, ids = ours(args.folder)
     rows = [
         {

@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server ends with this process
 
     sampling = Sampling(temperature=0.0, max_new_tokens=args.max_new_tokens)
     found: dict[str, object] = {
@@ -134,9 +135,7 @@ def main() -> None:
         template.write_text(bare_template(load_tokenizer(llm)))
         del local
 
-        server = Server(
-            args.vllm_python, folder / "llm", template, args.dtype, args.out.with_suffix(".server.log")
-        )
+        server = Server(args.vllm_python, folder / "llm", template, args.dtype, folder / "server.log")
         try:
             found["start_s"] = round(server.start(), 1)
             endpoint = EndpointWriter(server.url, "llm", concurrency=args.batch_size, tries=30)
