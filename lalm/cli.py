@@ -3,6 +3,7 @@
 Errors are one sentence on stderr. Exit codes: 0 done, 2 bad input, 1 anything else.
 """
 
+import logging
 import os
 import sys
 import traceback
@@ -388,6 +389,10 @@ def _quiet(debug: bool) -> None:
         os.environ.setdefault(name, value)
     if not debug:
         warnings.simplefilter("ignore")
+        # bitsandbytes, which peft imports wherever it is installed, warns of kernels that it could not fetch,
+        # accelerate that DeepSpeed accumulates, which is what the Trainer told it.
+        for library in ("accelerate", "bitsandbytes"):
+            logging.getLogger(library).setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

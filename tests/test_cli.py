@@ -90,6 +90,29 @@ def test_lora_scale_needs_lora(lalm, model):
     refused(lalm("ask", HORSE, QUESTION, "--model", model, "--lora-scale", 2.0), "this model has no LoRA")
 
 
+QUIET = """
+import logging, sys
+from lalm import cli
+code = cli.run(sys.argv[1:])
+logging.getLogger("bitsandbytes.backends.cpu.ops").warning("as processors with AVX-512 and bfloat16 see it")
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["ask", HORSE, QUESTION, "--max-new-tokens", "2", "--model"]])
+def test_libraries_say_nothing_on_stderr(words, tiny_folders, tmp_path):
+    """Help, and an answer of a model with LoRA, for which peft imports bitsandbytes."""
+    if words[-1] == "--model":
+        encoder, llm = map(str, tiny_folders)
+        options = {"group_size": 5, "connector_width": 24, "remainder": "pad"}
+        lora = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj"]}
+        made = systems.assemble("acdc", encoder=encoder, llm=llm, options=options, lora=lora)
+        systems.save(*made, tmp_path / "lora", slim=True)
+        words = [*words, str(tmp_path / "lora")]
+    done = subprocess.run([sys.executable, "-c", QUIET, *words], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_ask_json_tells_seconds_and_times(lalm, model, tmp_path):
     long = tmp_path / "long.wav"
     soundfile.write(long, np.full(40 * 8_000, 0.1), 8_000)
