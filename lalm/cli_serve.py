@@ -6,7 +6,7 @@ import typer
 
 serve_app = typer.Typer()
 
-ONLY_LALM = ("fetch", "max_mb", "queue", "timeout", "device")  # options that vLLM has nothing for
+ONLY_LALM = ("fetch", "max_mb", "queue", "rate", "timeout", "device")  # options that vLLM has nothing for
 
 
 @serve_app.command()
@@ -32,6 +32,7 @@ def serve(
     max_mb: Annotated[float, typer.Option(min=0.1, help="Largest request, in MiB.")] = 25.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers written at a time.")] = 16,
     queue: Annotated[int, typer.Option(min=1, help="Answers that may wait; more are told 429.")] = 64,
+    rate: Annotated[int, typer.Option(min=0, help="Requests a minute from one address; 0: no limit.")] = 0,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for one answer.")] = 300.0,
     engine: Annotated[
         Literal["lalm", "vllm"], typer.Option(help="Who answers; vllm: vLLM's own server, with our plugin.")
@@ -67,5 +68,6 @@ def serve(
         fetch=fetch,
         body_bytes=int(max_mb * 2**20),
         waiting=queue,
+        per_minute=rate,
         answer_s=timeout,
     )

@@ -22,7 +22,7 @@ from transformers import (
 
 from lalm import systems
 from lalm.modeling import AudioLMForConditionalGeneration
-from lalm.prefill import Memory
+from lalm.prefill import Memory, named
 from lalm.processing import AudioLMProcessor, Clip
 from lalm.sample import Sample
 
@@ -208,9 +208,10 @@ class Engine:
             torch.manual_seed(options.seed)
             inputs: dict[str, Any] = dict(batch.to(self.model.device))
             if memory is not None:
-                config = self.model.config
-                tokens = [config.num_audio_tokens(len(clip.audio)) for clip in questions[0].clips]
-                inputs = memory.unread(inputs, config.audio_token_id, tokens)
+                config, sounds = self.model.config, [clip.audio for clip in questions[0].clips]
+                tokens = [config.num_audio_tokens(len(sound)) for sound in sounds]
+                prompt = named(inputs, config.audio_token_id, sounds, tokens)
+                inputs = memory.unread(inputs, prompt, tokens, options.lora_scale)
             ids = self.model.generate(
                 **inputs,
                 generation_config=self._settings(options),
@@ -218,7 +219,7 @@ class Engine:
                 streamer=streamer,
             )
             if memory is not None:
-                memory.keep(inputs["input_ids"], ids)
+                memory.keep(prompt, ids[0])
             return ids
 
     def check_length(self, clips: Sequence[Clip], length: int, options: Options) -> None:

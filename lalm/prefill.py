@@ -5,9 +5,11 @@ length and their keys and values put into one left-padded cache, so that a short
 The cache has room for the answer: transformers' own is moved as a whole for every token.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
@@ -139,34 +141,42 @@ def groups(lengths: Sequence[int]) -> list[list[int]]:
 
 
 class Memory:
-    """What the LLM has read of one conversation: its keys and values, and the tokens they stand for.
+    """What the LLM has read of one conversation: its keys and values, and what they stand for.
 
-    A conversation only grows, so the beginning that its next prompt shares with these tokens is not read,
-    and its audio not encoded, again.
+    A conversation grows, so the beginning that its next prompt shares with the last one is not read, and its
+    audio not encoded, again. Audio tokens are known by what their clip holds (``named``).
     """
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
         self.cache = roomy_cache()
         self.ids = torch.empty(0, dtype=torch.long)
+        self.lora_scale: float | None = None
 
     def unread(
-        self, batch: dict[str, Tensor], audio_token_id: int, clip_tokens: Sequence[int]
+        self, batch: dict[str, Tensor], ids: Tensor, clip_tokens: Sequence[int], lora_scale: float | None
     ) -> dict[str, Any]:
-        """The batch of one row without the audio heard before, and the cache of what comes before it.
+        """The batch of one row without what was read before, and the cache of that.
 
-        ``clip_tokens`` are the audio tokens of each clip of the row.
+        ``ids`` are those of the row as ``named`` gives them, ``clip_tokens`` the audio tokens of each clip.
+        What was read with LoRA at another scale is worth nothing.
         """
-        ids = batch["input_ids"][0].cpu()
+        if lora_scale != self.lora_scale:
+            self.forget()
+            self.lora_scale = lora_scale
         shared = min(len(ids) - 1, len(self.ids), self.cache.get_seq_length())
         same = (ids[:shared] == self.ids[:shared]).long().cumprod(0).sum()
         known = int(same) if keeps_every_position(self.cache) else 0
-        slots = int((ids[:known] == audio_token_id).sum())
+        slots = int((ids[:known] < 0).sum())
         heard = 0
         while heard < len(clip_tokens) and slots >= clip_tokens[heard]:
             slots -= clip_tokens[heard]
             heard += 1
         if slots:  # the shared beginning ends inside a clip: read that clip again, whole
-            first = (ids == audio_token_id).nonzero()[sum(clip_tokens[:heard]), 0]
+            first = (ids < 0).nonzero()[sum(clip_tokens[:heard]), 0]
             known = int(first)
         surplus = self.cache.get_seq_length() - known
         if known == 0:
@@ -181,5 +191,24 @@ class Memory:
         return {**left, "past_key_values": self.cache}
 
     def keep(self, prompt: Tensor, answer: Tensor) -> None:
-        """Note what the cache holds now: the prompt (1, L) and the answer (1, new) but for its last token."""
-        self.ids = torch.cat([prompt[0].cpu(), answer[0].cpu()])[: self.cache.get_seq_length()]
+        """Note what the cache holds: the prompt, as named (L,), and the answer (new,) but its last token."""
+        self.ids = torch.cat([prompt, answer.cpu()])[: self.cache.get_seq_length()]
+
+
+def named(
+    batch: dict[str, Tensor], audio_token_id: int, sounds: Sequence[np.ndarray], clip_tokens: Sequence[int]
+) -> Tensor:
+    """The ids of a batch's one row, (L,), each audio token being a negative number of its clip's own.
+
+    A clip is told by its samples and, for systems that hear instructions, by its instruction.
+    """
+    ids: Tensor = batch["input_ids"][0].cpu().clone()
+    names = []
+    for number, (sound, count) in enumerate(zip(sounds, clip_tokens, strict=True)):
+        digest = hashlib.sha256(sound.tobytes())
+        if "instruction_ids" in batch:
+            told = batch["instruction_ids"][number][batch["instruction_mask"][number].bool()]
+            digest.update(told.cpu().numpy().tobytes())
+        names += [-1 - int.from_bytes(digest.digest()[:7])] * count
+    ids[ids == audio_token_id] = torch.tensor(names, dtype=torch.long)
+    return ids

@@ -86,17 +86,32 @@ def test_a_conversation_has_no_beams(engine):
 def test_memory_reads_a_clip_again_that_it_knows_in_part():
     memory = prefill.Memory()
     memory.cache.update(torch.zeros(1, 1, 6, 2), torch.zeros(1, 1, 6, 2), 0)
-    memory.ids = torch.tensor([1, 9, 9, 2, 9, 9])
     batch = {
         "input_ids": torch.tensor([[1, 9, 9, 2, 9, 9, 9, 3]]),
         "input_values": torch.zeros(2, 5),
         "audio_lengths": torch.tensor([4, 5]),
     }
-    left = memory.unread(batch, 9, [2, 3])
+    ids = prefill.named(batch, 9, [sound(4), sound(5)], [2, 3])
+    assert (ids < 0).tolist() == [False, True, True, False, True, True, True, False]
+    assert len(set(ids.tolist())) == 5
+    memory.ids = ids[:6]
+    left = memory.unread(batch, ids, [2, 3], None)
     assert left["past_key_values"].get_seq_length() == 4  # the second clip begins there
     assert left["audio_lengths"].tolist() == [5]
-    other = memory.unread({"input_ids": torch.tensor([[5, 6]])}, 9, [])
+    other = memory.unread({"input_ids": torch.tensor([[5, 6]])}, torch.tensor([5, 6]), [], None)
     assert other["past_key_values"].get_seq_length() == 0
+
+
+def test_memory_knows_clips_of_the_same_length_and_lora_scales_apart(engine, monkeypatch):
+    memory, first, second = prefill.Memory(), sound(20_000, 1), sound(20_000, 2)
+    encoded, _ = counted(engine, monkeypatch)
+    for clip in (first, second, first):
+        sample, before = ask([clip], "What?"), len(encoded)
+        text = "".join(engine.stream(sample, SHORT, memory))
+        assert len(encoded) == before + 1
+        assert text == engine.reply([sample], SHORT)[0].text
+    batch = {"input_ids": torch.tensor([[1, 2]])}
+    assert memory.unread(batch, memory.ids, [], 2.0)["past_key_values"].get_seq_length() == 0
 
 
 def rows() -> list[Sample]:

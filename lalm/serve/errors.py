@@ -35,9 +35,9 @@ def body_of(status: int, message: str) -> dict[str, dict[str, str | None]]:
     return {"error": {"message": " ".join(message.split()), "type": kind, "param": None, "code": None}}
 
 
-def answer(status: int, message: str) -> JSONResponse:
-    """The answer that tells of an error."""
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 429 else {}
+def answer(status: int, message: str, retry_s: int = RETRY_AFTER_S) -> JSONResponse:
+    """The answer that tells of an error; with status 429 also when to try again."""
+    headers = {"Retry-After": str(retry_s)} if status == 429 else {}
     return JSONResponse(body_of(status, message), status, headers)
 
 

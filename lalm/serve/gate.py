@@ -10,10 +10,12 @@ import time
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lalm.serve import errors
 from lalm.serve.metrics import Metrics
+from lalm.serve.rates import Rates
 from lalm.serve.settings import Settings
 
 GUARDED = ("/v1", "/metrics")
@@ -41,13 +43,14 @@ class Gate:
         self.app = app
         self.settings = settings
         self.metrics = metrics
+        self.rates = Rates(settings.per_minute)
         self.held = 0  # bytes of bodies that are here now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request or WebSocket."""
         if scope["type"] == "websocket":
             if (refusal := self._refusal(scope)) is not None:
-                await errors.answer(*refusal)(scope, receive, send)
+                await refusal(scope, receive, send)
                 return
             await self.app(scope, receive, send)
             return
@@ -77,7 +80,7 @@ class Gate:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (refusal := self._refusal(scope)) is not None:
-            await errors.answer(*refusal)(scope, receive, send)
+            await refusal(scope, receive, send)
             return
         body, taken = bytearray(), 0
         try:
@@ -90,7 +93,7 @@ class Gate:
                     part = message.get("body", b"")
                     taken, self.held = taken + len(part), self.held + len(part)
                     if (refusal := self._too_much(scope, taken)) is not None:
-                        await errors.answer(*refusal)(scope, receive, send)
+                        await refusal(scope, receive, send)
                         return
                     body += part
                     more = message.get("more_body", False)
@@ -101,12 +104,17 @@ class Gate:
         finally:
             self.held -= taken
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+    def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         if not self._same_origin(scope["type"], scope.get("method", ""), headers):
-            return 403, "pages of other origins may not ask this server (--allow-origin lets them)"
+            return errors.answer(
+                403, "pages of other origins may not ask this server (--allow-origin lets them)"
+            )
         if scope.get("method") == "OPTIONS" or not scope["path"].startswith(GUARDED):
             return None
+        if scope.get("method") != "GET" and (wait_s := self.rates.wait_s((scope["client"] or ("",))[0])):
+            limit = self.settings.per_minute
+            return errors.answer(429, f"{limit} requests a minute are the limit: try again later", wait_s)
         wanted = self.settings.api_key
         given = headers.get("authorization", "").removeprefix("Bearer ").strip()
         if scope["type"] == "websocket" and not given:
@@ -114,7 +122,9 @@ class Gate:
             keys = [name.strip() for name in offered if name.strip().startswith("openai-insecure-api-key.")]
             given = keys[0].removeprefix("openai-insecure-api-key.") if keys else ""
         if wanted and not secrets.compare_digest(given.encode(), wanted.encode()):
-            return 401, "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'"
+            return errors.answer(
+                401, "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'"
+            )
         return None
 
     def _same_origin(self, kind: str, method: str, headers: Headers) -> bool:
@@ -125,12 +135,12 @@ class Gate:
         allowed = self.settings.origins
         return origin in allowed or "*" in allowed or urlsplit(origin).netloc == headers.get("host")
 
-    def _too_much(self, scope: Scope, taken: int) -> tuple[int, str] | None:
+    def _too_much(self, scope: Scope, taken: int) -> Response | None:
         limit = self.settings.body_bytes
         if taken > limit or _stated(scope) > limit:
-            return 413, f"the request is larger than {limit / 2**20:g} MiB"
+            return errors.answer(413, f"the request is larger than {limit / 2**20:g} MiB")
         if self.held > self.settings.bodies_bytes:
-            return 429, "too many large requests at a time: try again later"
+            return errors.answer(429, "too many large requests at a time: try again later")
         return None
 
 

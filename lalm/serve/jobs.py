@@ -55,7 +55,7 @@ class Unfinished(RuntimeError):
     """The server went down before the answer was there."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """One answer to write. ``notify`` is called from the scheduler's thread: pieces, then an End or an error.
 

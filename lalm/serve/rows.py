@@ -21,9 +21,10 @@ from lalm.serve.words import Words
 
 @dataclass
 class Row:
-    """One answer being written: its job, the prompt (ids (1, L), embeddings (L', D)) and what was said.
+    """One answer being written: its job, the prompt (ids (L,), embeddings (L', D)) and what was said.
 
-    With a memory, the embeddings are those of the L' positions that were not read before.
+    With a memory, the embeddings are those of the L' positions that were not read before, and the ids are
+    ``lalm.prefill.named``.
     """
 
     job: Job
@@ -41,7 +42,7 @@ class Row:
     @property
     def prompt_tokens(self) -> int:
         """Tokens of the whole prompt."""
-        return int(self.ids.shape[1])
+        return len(self.ids)
 
     @property
     def cached_tokens(self) -> int:
@@ -164,7 +165,7 @@ class Rows:
             if (memory := self.rows[i].job.memory) is not None:
                 length = int(self._mask[i].sum())
                 memory.cache = _copy(self._cache, i, length)
-                memory.keep(self.rows[i].ids, torch.tensor([self.rows[i].tokens], dtype=torch.long))
+                memory.keep(self.rows[i].ids, torch.tensor(self.rows[i].tokens, dtype=torch.long))
         stay = [i for i in range(len(self.rows)) if i not in set(numbers)]
         if not stay:
             self.clear()

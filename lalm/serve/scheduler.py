@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from lalm import systems
 from lalm.engine import Engine
+from lalm.prefill import named
 from lalm.serve.frames import HeardClips
 from lalm.serve.jobs import Busy, End, Job, Piece, TooSlow, Unfinished
 from lalm.serve.rows import Row, Rows
@@ -79,26 +81,36 @@ class Scheduler:
                         self._changed.wait()
                     if self._closing and not self.waiting and not self.rows.rows:
                         return
-                self._turn()
+                entering: list[Row] = []
+                try:
+                    self._turn(entering)
+                except Exception as error:  # those in the batch hear of it, the server goes on
+                    log.exception("the batch failed")
+                    self._fail([row.job for row in [*self.rows.rows, *entering]], error)
 
-    def _turn(self) -> None:
-        """Let jobs in, say one token of each, let those that are over out."""
+    def _turn(self, entering: list[Row]) -> None:
+        """Let jobs in, by way of ``entering``, say one token of each, let those that are over out."""
         self._drop()
-        entering = list(self._entering())
-        try:
-            if entering:
-                self.rows.join(entering)
-            if self.rows.rows:
-                self.rows.step()
-        except Exception as error:  # the model failed: those in the batch hear of it, the server goes on
-            log.exception("the batch failed")
-            failed = {id(row): row for row in [*self.rows.rows, *entering]}
-            self.rows.clear()
-            for row in failed.values():
-                row.job.notify(error)
-            return
+        entering.extend(self._entering())
+        if entering:
+            self.rows.join(entering)
+        if self.rows.rows:
+            self.rows.step()
         self.new_tokens += len(self.rows.rows)
         self.rows.leave([i for i, row in enumerate(self.rows.rows) if self._told(row)])
+
+    def _fail(self, jobs: list[Job], error: Exception) -> None:
+        """End ``jobs`` or, where it was none of them, those that wait, which would only fail again."""
+        self.rows.clear()
+        if not jobs:
+            with self._changed:
+                jobs = [*self.waiting]
+                self.waiting.clear()
+        for job in dict.fromkeys(jobs):
+            if job.memory is not None:
+                job.memory.forget()  # what was read of its conversation is in no known state
+            with suppress(RuntimeError):  # nobody listens any more
+                job.notify(error)
 
     def _drop(self) -> None:
         """Let go of jobs whose client has left or whose time is up."""
@@ -154,18 +166,19 @@ class Scheduler:
         self.engine.check_length(job.clips, ids.shape[1], job.options)
         audio_tokens = int((ids == model.config.audio_token_id).sum())
         inputs = dict(batch)
-        known = 0
+        prompt = ids[0]
         if not self.rows.joinable:
             job.memory = None
         if job.memory is not None:
             tokens = [model.config.num_tokens(len(clip.frames)) for clip in frames]
-            inputs = job.memory.unread(inputs, model.config.audio_token_id, tokens)
+            prompt = named(inputs, model.config.audio_token_id, [clip.audio for clip in job.clips], tokens)
+            inputs = job.memory.unread(inputs, prompt, tokens, job.options.lora_scale)
             known = inputs.pop("past_key_values").get_seq_length()
             inputs["input_ids"] = ids[:, known:]
         inputs.pop("attention_mask")
         embeds = model.model.embed(**inputs)[0]  # (L - known, D)
         log.debug("read %d positions in %.3f s", len(embeds), time.monotonic() - began)
-        return Row(job, ids.cpu(), embeds, audio_tokens, Words(self.engine.processor.tokenizer, job.stop))
+        return Row(job, prompt, embeds, audio_tokens, Words(self.engine.processor.tokenizer, job.stop))
 
     def _told(self, row: Row) -> bool:
         """Send what the row's last token made certain; whether the row is over."""

@@ -23,5 +23,6 @@ class Settings:
     max_new_tokens: int = 2048
     rows: int = 16
     waiting: int = 64
+    per_minute: int = 0  # requests from one address; 0: as many as it likes
     sessions: int = 16  # realtime, those that may be resumed included
     resume_s: float = 120.0  # that a session is kept after its client has left

@@ -165,12 +165,12 @@ def set_lora_scale(model: AudioLMForConditionalGeneration, scale: float | None) 
     4.0 is the model as trained, 2.0 half of what LoRA learned, 1.0 a quarter, and 0 the LLM alone. None goes
     back to alpha / rank. Raises ValueError for a model without LoRA, unless None is asked.
     """
-    from peft.tuners.lora import LoraLayer
-
     if not model.config.lora:
         if scale is None:
             return
         raise ValueError("this model has no LoRA, so there is no LoRA scale to set")
+    from peft.tuners.lora import LoraLayer  # takes seconds to import
+
     value = trained_lora_scale(model.config) if scale is None else scale
     for module in model.modules():
         if isinstance(module, LoraLayer):

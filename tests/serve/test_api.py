@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -16,6 +17,8 @@ import soundfile
 
 from lalm.engine import Engine, Options
 from lalm.sample import ask
+from lalm.serve.rates import Rates
+from lalm.serve.transcriptions import instruction
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
@@ -116,14 +119,17 @@ def test_concurrent_requests_get_the_answers_they_get_alone(serve, client, engin
 
 
 @pytest.mark.parametrize("form", ["json", "text", "verbose_json", "srt", "vtt"])
-def test_transcriptions_and_translations(serve, client, form, monkeypatch):
+def test_transcriptions_and_translations(serve, client, engine, form, monkeypatch):
     monkeypatch.setattr("lalm.serve.transcriptions.speech", lambda clip: [(0, 16_000), (24_000, 40_000)])
     monkeypatch.setattr("lalm.serve.transcriptions.NEW_TOKENS", 6)
     asked = client(serve()).audio
     for api in (asked.transcriptions, asked.translations):
         got = api.create(model="tiny", file=("noise.wav", wav(3)), response_format=form)
         if form == "json":
-            assert isinstance(got.text, str) and got.model_extra["lalm"]["heard"][0]["seconds_heard"] == 3.0
+            task = "transcribe" if api is asked.transcriptions else "translate"
+            question = instruction(task, "", "")
+            assert got.text == engine.reply([ask([wav(3)], question)], Options(6))[0].text
+            assert got.model_extra["lalm"]["heard"][0]["seconds_heard"] == 3.0
         elif form == "verbose_json":
             assert got.duration == 3.0
             assert [(s.start, s.end) for s in got.segments] == [(0.0, 1.0), (1.5, 2.5)]
@@ -232,6 +238,11 @@ def test_keys_origins_and_sizes(serve, client):
         assert got.status_code == status
         assert ("access-control-allow-origin" in got.headers) == ("friend" in origin)
         assert got.headers["x-content-type-options"] == "nosniff"
+    for origin, status in (("https://evil.example", 400), ("https://friend.example", 200)):
+        wish = {"Origin": origin, "Access-Control-Request-Method": "POST"}  # a browser's, before it asks
+        got = httpx.options(f"{address}/v1/chat/completions", headers=wish)
+        assert got.status_code == status
+        assert got.headers.get("access-control-allow-origin") == (origin if status == 200 else None)
     text = httpx.get(f"{address}/metrics", headers=head).text
     assert 'lalm_requests_total{path="/v1/chat/completions",status="200"} 2.0' in text
     assert "lalm_new_tokens" in text and "lalm_first_token_seconds_count 2.0" in text
@@ -251,6 +262,22 @@ def test_a_full_queue_answers_429_and_the_others_are_served(serve, client, engin
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         codes = list(pool.map(one, range(8)))
     assert set(codes) == {200, 429} and codes.count(200) >= 3
+
+
+def test_an_address_may_ask_so_often_a_minute(serve, monkeypatch):
+    asking = httpx.Client(base_url=serve(per_minute=1), timeout=60)
+    body = {"messages": turn("?"), "max_tokens": 1}
+    assert asking.post("/v1/chat/completions", json=body).status_code == 200
+    refused = asking.post("/v1/chat/completions", json=body)
+    assert refused.status_code == 429 and "1 requests a minute" in refused.json()["error"]["message"]
+    assert 0 < int(refused.headers["Retry-After"]) <= 60
+    assert asking.get("/v1/models").status_code == 200
+    now = 0.0
+    monkeypatch.setattr("lalm.serve.rates.time", SimpleNamespace(monotonic=lambda: now))
+    rates = Rates(60)
+    assert [rates.wait_s("a") for _ in range(61)] == [0] * 60 + [1] and rates.wait_s("b") == 0
+    now = 10.0
+    assert [rates.wait_s("a") for _ in range(11)] == [0] * 10 + [1]
 
 
 def test_a_client_that_leaves_stops_costing(serve, engine, monkeypatch):
@@ -305,6 +332,35 @@ def test_a_failing_model_is_a_500_without_its_details(serve, client, engine, mon
         assert "division" not in str(error.value)
     monkeypatch.undo()
     assert asked.chat.completions.create(model="tiny", messages=turn("?"), max_tokens=2).choices
+
+
+def test_a_model_that_fails_within_answers_ends_each_with_one_error(serve, client, engine, monkeypatch):
+    monkeypatch.setattr(Engine, "ends", lambda self: {10**6})
+    logits = engine.model.logits
+    monkeypatch.setattr(engine.model, "logits", lambda hidden: (time.sleep(0.01), logits(hidden))[1])
+    address = serve()
+    asked = {"model": "tiny", "messages": turn("?"), "max_tokens": 1800}
+    with (
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+        httpx.stream("POST", f"{address}/v1/chat/completions", json={**asked, "stream": True}) as first,
+    ):
+        lines = (line for line in first.iter_lines() if line)
+        second = client(address).chat.completions.create(**asked, stream=True)
+        next(lines), next(second)
+        whole = pool.submit(httpx.post, f"{address}/v1/chat/completions", json=asked, timeout=60)
+        with httpx.Client(timeout=60) as watching:
+            while watching.get(f"{address}/health").json()["running"] != 3:
+                time.sleep(0.01)
+        with monkeypatch.context() as failing:
+            failing.setattr(engine.model, "logits", lambda hidden: 1 / 0)
+            *told, last = [json.loads(line.removeprefix("data: ")) for line in lines]
+            assert last["error"]["message"] == "the server failed to answer"
+            assert not any("error" in event for event in told)
+            with pytest.raises(openai.APIError, match="the server failed to answer"):
+                list(second)
+            assert whole.result().status_code == 500
+    again = client(address).chat.completions.create(**{**asked, "max_tokens": 2})
+    assert again.choices[0].finish_reason == "length"
 
 
 def test_stopping_finishes_what_runs(engine, open_server):

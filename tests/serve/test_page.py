@@ -13,18 +13,20 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+import torch
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from lalm import detection
+from lalm import detection, systems
 from lalm.detection import Found, detect
 from lalm.engine import Options
 from lalm.sample import Sample, ask
 from lalm.serve import detections
 from lalm.serve.rows import Rows
+from lalm.serve.transcriptions import instruction
 from lalm.tasks.episodes import Labelled, episode
 
 ROOT = Path(__file__).parents[2]
@@ -211,6 +213,40 @@ def test_questions_are_answered_one_after_the_other(page, engine):
     wish |= {"temperature": 1.5, "seed": 4}
     got = httpx.post(f"{here.address}/v1/chat/completions", json=wish, timeout=120).json()
     assert drawn == got["choices"][0]["message"]["content"] != both
+
+
+@needs_browser
+def test_starters_ask_what_they_say(page, engine):
+    here = page()
+    here.sample("bell.flac")
+    bell, horse = SAMPLES / "bell.flac", SAMPLES / "horse.ogg"
+    for label, task in (("Transcribe", "transcribe"), ("Translate", "translate")):
+        here.press(label)
+        asked = ask([bell], instruction(task, "", ""))
+        assert here.ask("") == engine.reply([asked], Options(TOKENS))[0].text
+        here.one("#fresh").click()
+    here.sample("horse.ogg")
+    here.press("Compare")
+    asked = ask([bell, horse], "How do these recordings differ?")
+    assert here.ask("") == engine.reply([asked], Options(TOKENS))[0].text
+
+
+@needs_browser
+def test_lora_can_be_turned_down(page, engine):
+    systems.add_lora(engine.model, {"rank": 2, "alpha": 4.0, "targets": ["q_proj", "v_proj"]})
+    for name, parameter in engine.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    said = {s: engine.reply([ask([], "What?")], Options(TOKENS, lora_scale=s))[0].text for s in (None, 0.0)}
+    here = page()
+    here.one("#settings summary").click()
+    slider = here.one("#lora_scale")
+    assert slider.is_displayed() and slider.get_attribute("max") == "4"
+    assert slider.get_attribute("aria-valuetext") == "2, as trained" and here.ask("What?") == said[None]
+    here.one("#fresh").click()
+    here.set("lora_scale", 0)
+    assert slider.get_attribute("aria-valuetext") == "0" and here.ask("What?") == said[0.0] != said[None]
+    assert 'extra_body={"lora_scale": 0}' in here.copied("as Python")
 
 
 @needs_browser

@@ -1,15 +1,22 @@
 """The nginx configuration of docs/serve.md as it stands there, in front of tiny servers on loopback."""
 
 import concurrent.futures
+import json
+import os
 import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import torch
+
+from lalm import systems
 
 DOCS = Path(__file__).parents[2] / "docs" / "serve.md"
 FRAME = """
@@ -101,3 +108,74 @@ def test_a_dead_replica_harms_no_request(serve, front):
     with httpx.Client(base_url=address, timeout=60) as asking:
         for _ in range(6):
             assert asking.post("/v1/chat/completions", json=BODY).status_code == 200
+
+
+@pytest.fixture
+def processes(tiny, tmp_path) -> Iterator[dict[int, subprocess.Popen]]:
+    """Two of ``lalm serve`` by their ports; their model never ends an answer by itself."""
+    model, processor = tiny("acdc")
+    with torch.no_grad():
+        model.lm_head.weight[processor.tokenizer.eos_token_id] = 0  # some other token is likelier
+    systems.save(model, processor, tmp_path / "tiny", slim=False)
+    serving = [sys.executable, "-m", "lalm.cli", "serve", str(tmp_path / "tiny"), "--port"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ports = {free_port() for _ in range(2)}
+    running = {port: subprocess.Popen([*serving, str(port)], env=environment) for port in ports}
+    try:
+        for port in running:
+            deadline = time.monotonic() + 300
+            while running_rows(port) is None:
+                assert time.monotonic() < deadline and running[port].poll() is None
+                time.sleep(0.1)
+        yield running
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+
+
+def running_rows(port: int) -> int | None:
+    """Answers that the replica at ``port`` writes now; None before it listens."""
+    try:
+        return int(httpx.get(f"http://127.0.0.1:{port}/health", timeout=300).json()["running"])
+    except httpx.ConnectError:
+        return None
+
+
+def events(answer: httpx.Response) -> Iterator[dict]:
+    """What a stream brings, as it comes; it must end as it should."""
+    for line in answer.iter_lines():
+        if line == "data: [DONE]":
+            return
+        if line:
+            yield json.loads(line.removeprefix("data: "))
+    raise AssertionError("the stream ended early, as if it were whole")
+
+
+def test_a_replica_that_is_killed_fails_its_streams_alone(processes, front):
+    address = f"{front(*processes)}/v1/chat/completions"
+    long = {**BODY, "max_tokens": 1800}
+    streamed = {**long, "stream": True}
+    with (
+        httpx.Client(timeout=300) as asking,
+        concurrent.futures.ThreadPoolExecutor(2) as pool,
+        asking.stream("POST", address, json=streamed) as first,
+    ):
+        told = events(first)
+        assert "choices" in next(told)
+        [victim] = [port for port in processes if running_rows(port)]
+        [other] = set(processes) - {victim}
+        with asking.stream("POST", address, json=streamed) as second:  # where fewer are
+            whole = [pool.submit(asking.post, address, json=long) for _ in range(2)]  # one with each of them
+            while running_rows(victim) != 2:
+                time.sleep(0.01)
+            assert running_rows(other) == 2
+            processes[victim].kill()
+            with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+                list(told)
+            *_, last, _ = events(second)
+        assert last["choices"][0]["finish_reason"] == "length"
+        for answer in whole:  # the one that had heard nothing yet is asked again elsewhere
+            assert answer.result().json()["usage"]["completion_tokens"] == 1800
+        for _ in range(4):
+            assert asking.post(address, json=BODY).status_code == 200

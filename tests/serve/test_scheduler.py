@@ -153,6 +153,17 @@ def test_cancelled_and_late_jobs_stop_costing(acdc, started, monkeypatch):
     assert not scheduler.rows.rows and scheduler.new_tokens < 1800
 
 
+def test_one_of_two_same_questions_can_leave_the_queue(acdc):
+    scheduler = Scheduler(acdc)
+    asked = [Asked(acdc, samples()[1], Options(4)) for _ in range(3)]
+    scheduler.submit(*[one.job for one in asked])
+    asked[1].job.cancelled = True
+    scheduler.start()
+    assert asked[0].answer() == asked[2].answer()
+    scheduler.close(5)
+    assert asked[1].events.empty()
+
+
 def test_a_failing_job_or_step_harms_no_later_one(acdc, started, monkeypatch):
     scheduler = started(acdc)
     good, bad = Asked(acdc, samples()[0], Options(5)), Asked(acdc, samples()[0], Options(5000))
@@ -172,6 +183,29 @@ def test_a_failing_job_or_step_harms_no_later_one(acdc, started, monkeypatch):
     again = Asked(acdc, samples()[0], Options(5))
     scheduler.submit(again.job)
     again.answer()
+
+
+@pytest.mark.parametrize("place", ["rows.join", "rows.step", "rows.leave", "_told", "_drop"])
+def test_whatever_fails_within_an_answer_ends_the_batch_and_not_the_thread(acdc, started, monkeypatch, place):
+    monkeypatch.setattr(Engine, "ends", lambda self: {10**6})
+    scheduler, memory = started(acdc), Memory()
+    one = Asked(acdc, samples()[0], Options(1500), memory=memory)
+    scheduler.submit(one.job)
+    assert one.events.get(timeout=10).text  # in the middle of its answer
+    *owner, name = place.split(".")
+    with monkeypatch.context() as broken:
+        broken.setattr(getattr(scheduler, owner[0]) if owner else scheduler, name, lambda *given: 1 / 0)
+        two = Asked(acdc, samples()[1], Options(3))
+        scheduler.submit(two.job)
+        for asked in (one, two):
+            with pytest.raises(ZeroDivisionError):
+                asked.answer()
+            assert asked.events.empty()
+    assert not scheduler.rows.rows and memory.cache.get_seq_length() == len(memory.ids) == 0
+    for sample, known in ((samples()[0], memory), (samples()[1], None)):
+        again = Asked(acdc, sample, Options(5), memory=known)
+        scheduler.submit(again.job)
+        assert again.answer()[0] == acdc.reply([sample], Options(5))[0].text
 
 
 def test_a_conversation_with_a_memory_is_read_once(engine, started):
