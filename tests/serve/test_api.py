@@ -218,14 +218,15 @@ def test_wishes_that_cannot_be_granted(serve, client, wish, said, stream):
 
 
 def test_keys_origins_and_sizes(serve, client):
+    asking = httpx.Client(timeout=60)
     address = serve(api_key="secret", body_bytes=100_000, origins=("https://friend.example",))
-    assert httpx.get(f"{address}/health").json()["status"] == "ok"
+    assert asking.get(f"{address}/health").json()["status"] == "ok"
     for key in ("wrong", "sécret"):
-        answer = httpx.get(f"{address}/v1/models", headers={"Authorization": f"Bearer {key}".encode()})
+        answer = asking.get(f"{address}/v1/models", headers={"Authorization": f"Bearer {key}".encode()})
         assert (
             answer.status_code == 401 and "API key is missing or wrong" in answer.json()["error"]["message"]
         )
-    assert httpx.get(f"{address}/metrics").status_code == 401
+    assert asking.get(f"{address}/metrics").status_code == 401
     asked = client(address, "secret")
     assert asked.models.list().data
     with pytest.raises(openai.APIStatusError, match=r"larger than 0\.0953674 MiB") as error:
@@ -234,16 +235,16 @@ def test_keys_origins_and_sizes(serve, client):
     head = {"Authorization": "Bearer secret"}
     body = {"model": "tiny", "messages": turn("?"), "max_tokens": 2}
     for origin, status in (("https://evil.example", 403), ("https://friend.example", 200), (address, 200)):
-        got = httpx.post(f"{address}/v1/chat/completions", json=body, headers={**head, "Origin": origin})
+        got = asking.post(f"{address}/v1/chat/completions", json=body, headers={**head, "Origin": origin})
         assert got.status_code == status
         assert ("access-control-allow-origin" in got.headers) == ("friend" in origin)
         assert got.headers["x-content-type-options"] == "nosniff"
     for origin, status in (("https://evil.example", 400), ("https://friend.example", 200)):
         wish = {"Origin": origin, "Access-Control-Request-Method": "POST"}  # a browser's, before it asks
-        got = httpx.options(f"{address}/v1/chat/completions", headers=wish)
+        got = asking.options(f"{address}/v1/chat/completions", headers=wish)
         assert got.status_code == status
         assert got.headers.get("access-control-allow-origin") == (origin if status == 200 else None)
-    text = httpx.get(f"{address}/metrics", headers=head).text
+    text = asking.get(f"{address}/metrics", headers=head).text
     assert 'lalm_requests_total{path="/v1/chat/completions",status="200"} 2.0' in text
     assert "lalm_new_tokens" in text and "lalm_first_token_seconds_count 2.0" in text
 

@@ -16,8 +16,8 @@ QUESTION = "What is it?"
 
 def with_lora(model):
     """``model`` with LoRA that matters."""
+    torch.manual_seed(1)  # of both matrices
     systems.add_lora(model, LORA)
-    torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
