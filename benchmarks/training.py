@@ -7,7 +7,8 @@ the encoder runs at every step, text is padded to the longest row, the LLM gives
 split into batches of like length, and clips cost what they are long. Both run with float32 and with
 bfloat16 frozen parts. Each side runs in a process of its own (peak memory), all in one call, after a step
 that does not count. Weights are random; clips are noise, 1 to 30 s long. Processor seconds count, because
-other programs change them less than the time on the clock.
+other programs change them less than the time on the clock, and all sides take turns several times: a ratio
+is the median of those within each round, because a shared machine is not equally fast all the time.
 """
 
 import argparse
@@ -15,10 +16,12 @@ import json
 import math
 import multiprocessing
 import resource
+import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -244,13 +247,31 @@ def plain_losses(model: Any, processor: Any) -> Any:
     return loss_of
 
 
+def compared(plain: list[dict[str, Any]], own: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of the rounds' ratios, and their range."""
+    times = [a["processor_s"] / b["processor_s"] for a, b in zip(plain, own, strict=True)]
+    memory = [b["peak_mb"] / a["peak_mb"] for a, b in zip(plain, own, strict=True)]
+    return {
+        "times as fast": statistics.median(times),
+        "from": min(times),
+        "to": max(times),
+        "peak memory": statistics.median(memory),
+        "largest loss difference": max(
+            abs(x - y)
+            for a, b in zip(plain, own, strict=True)
+            for x, y in zip(a["losses"], b["losses"], strict=True)
+        ),
+    }
+
+
 def main() -> None:
     """Run all sides and write the ratios."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--part", type=int, default=2, help="samples of one batch here")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--part", type=int, default=8, help="samples of one batch here")
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -263,10 +284,12 @@ def main() -> None:
         with forked.Pool(1, maxtasksperchild=1) as pool:
             pool.apply(write_parts, (options.size, Path(name)))
             pool.apply(write_clips, (Path(name), options.batch_size * options.steps))
-            for side in SIDES:
-                given = (side, Path(name), options.batch_size, options.part, options.steps)
-                rows.append(pool.apply(run_side, given))
-                print(rows[-1], file=sys.stderr, flush=True)
+            for _ in range(options.rounds):
+                for side in SIDES:
+                    given = (side, Path(name), options.batch_size, options.part, options.steps)
+                    rows.append(pool.apply(run_side, given))
+                    print(rows[-1], file=sys.stderr, flush=True)
+                    rmtree(Path(name) / "frames", ignore_errors=True)
     report: dict[str, Any] = {
         "size": options.size,
         "shape": dict(
@@ -277,18 +300,12 @@ def main() -> None:
         "threads": 1,
         "sides": rows,
     }
+    by_side = {side: [row for row in rows if row["side"] == side] for side in SIDES}
     for name in ("plain", "plain, bfloat16"):
-        (base,) = (row for row in rows if row["side"] == name)
-        others = [row for row in rows if not row["side"].startswith("plain")]
         report[f"against {name}"] = {
-            row["side"]: {
-                "times as fast": base["processor_s"] / row["processor_s"],
-                "peak memory": row["peak_mb"] / base["peak_mb"],
-                "largest loss difference": max(
-                    abs(a - b) for a, b in zip(row["losses"], base["losses"], strict=True)
-                ),
-            }
-            for row in others
+            side: compared(by_side[name], own)
+            for side, own in by_side.items()
+            if not side.startswith("plain")
         }
     text = json.dumps(report, indent=1)
     print(text)
