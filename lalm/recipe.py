@@ -221,7 +221,8 @@ class Recipe(_Section):
     """One training run. ``trainable`` names what learns ("connector"; * is allowed); the rest is frozen.
 
     With ``align`` the connector learns from clips and captions alone, without the LLM; see ``lalm.align``.
-    ``shard`` divides weights, gradients and AdamW's states over the processes; see ``lalm.sharding``.
+    ``shard`` divides weights, gradients and AdamW's states over the processes; see ``lalm.sharding`` and
+    ``lalm.zero``.
     """
 
     system: Literal["acdc", "apt", "qwen2-audio", "salmonn"]
@@ -236,7 +237,7 @@ class Recipe(_Section):
     optim: Optim
     every: Every = Every()
     valid: Valid = Valid()
-    shard: Literal["fsdp2"] | None = None
+    shard: Literal["fsdp2", "zero2", "zero3"] | None = None
     cache: Name | None = None
     cache_gb: float | None = Field(None, gt=0)
     out: Name

@@ -82,3 +82,8 @@ def gathered(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor, put together from all processes when it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_gradient(parameter: nn.Parameter) -> Tensor | None:
+    """A parameter's gradient, if it has one; all processes call it together."""
+    return None if parameter.grad is None else whole(parameter.grad)

@@ -43,11 +43,12 @@ from lalm.processing import AudioLMProcessor, CachedFrames
 from lalm.recipe import Optim, Recipe
 from lalm.sample import Sample
 from lalm.separating import SeparateMixture
-from lalm.sharding import fsdp_arguments
+from lalm.sharding import fsdp_arguments, whole_gradient
 from lalm.train_reading import reader
 from lalm.train_report import GradientCheck, Report, TrainError, parts_table, say, show_example
 from lalm.trainer import Answers, Interruption, Read, RecipeTrainer, is_slim
 from lalm.warm_start import warm_start
+from lalm.zero import first_moment, zero_arguments
 
 # A run may be resumed under a recipe that differs in these; anything else would be another run.
 MAY_CHANGE = (
@@ -78,7 +79,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     start = _starting_point(recipe, out, console)
     if main_process:
         out.mkdir(parents=True, exist_ok=True)
-        _clear(checkpoint.staging(out))
+        shutil.rmtree(checkpoint.staging(out), ignore_errors=True)
     seed_everything(recipe.optim.seed)
     if not torch.accelerator.is_available():
         keep_freed_memory()
@@ -98,6 +99,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     if not recipe.align:
         say(console, "The first example; the loss learns what stands in [[ ]]:", "bold")
         console.print(show_example(first, processor.tokenizer, model.config.audio_token_id))
+    gradient = first_moment if settings.deepspeed else whole_gradient
     with Report(out, console, train.steps_per_epoch) as report:
         make: Any = AlignmentTrainer if recipe.align else RecipeTrainer
         make = make if recipe.dpo is None else partial(PreferenceTrainer, recipe.dpo)
@@ -109,12 +111,13 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
             data_collator=collator,
             train_dataset=batches,
             eval_dataset=Batches(valid, valid.steps_in(1), "validation") if valid else None,
-            callbacks=[report, GradientCheck(console)],
+            callbacks=[report, GradientCheck(console, gradient)],
         )
         trainer.remove_callback(PrinterCallback)
         if valid is not None and not recipe.align:
             answered = subset(valid.sources[0], recipe.valid.generate)
-            trainer.add_callback(Answers(answered, processor, read, report, console))
+            together = recipe.shard in ("fsdp2", "zero3")
+            trainer.add_callback(Answers(answered, processor, read, report, console, together))
         with Interruption() as interruption:
             trainer.add_callback(interruption)
             trainer.train(resume_from_checkpoint=str(start) if start else None)
@@ -252,7 +255,7 @@ def arguments(
 ) -> TrainingArguments:
     """The recipe in the Trainer's words; ``Mixture`` makes the batches, hence the Trainer's own size of 1."""
     optim, every = recipe.optim, recipe.every
-    sharded = recipe.shard is not None and processes() > 1
+    shard = recipe.shard if processes() > 1 else None
     return TrainingArguments(
         output_dir=recipe.out,
         max_steps=steps,
@@ -286,7 +289,7 @@ def arguments(
         report_to=[],
         disable_tqdm=True,
         log_level="error",
-        **(fsdp_arguments(model) if sharded else {}),
+        **(fsdp_arguments(model) if shard == "fsdp2" else zero_arguments(shard) if shard else {}),
     )
 
 
@@ -392,9 +395,4 @@ def _finish(trainer: RecipeTrainer, out: Path) -> None:
         return
     for file in draft.iterdir():
         file.replace(out / file.name)
-    _clear(checkpoint.staging(out))
-
-
-def _clear(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+    shutil.rmtree(checkpoint.staging(out), ignore_errors=True)

@@ -4,7 +4,7 @@ progress, ``metrics.jsonl``, TensorBoard, and the parts that got no gradient."""
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from lalm.modeling import IGNORE_INDEX
-from lalm.sharding import whole
+from lalm.sharding import whole_gradient
 
 PREFERENCE = ("margin", "accuracy", "kl", "chosen_log_prob", "rejected_log_prob")
 RETRIEVAL = tuple(f"{way}_recall_at_{k}" for way in ("audio_to_text", "text_to_audio") for k in (1, 5, 10))
@@ -104,9 +104,14 @@ def parts_table(model: nn.Module) -> Table:
 class GradientCheck(TrainerCallback):
     """After three steps, names the modules that should learn but got no gradient (``silent``)."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(
+        self,
+        console: Console,
+        gradient: Callable[[nn.Parameter], torch.Tensor | None] = whole_gradient,
+    ) -> None:
         self.silent: list[str] = []
         self._console = console
+        self._gradient = gradient
         self._pending: set[str] | None = None
         self._steps = 0
 
@@ -124,8 +129,8 @@ class GradientCheck(TrainerCallback):
         if self._pending is None:
             self._pending = set(learning)
         for name in sorted(self._pending):  # sharded gradients are gathered: everywhere in one order
-            gradient = learning[name].grad
-            if gradient is not None and bool(whole(gradient).any()):
+            gradient = self._gradient(learning[name])
+            if gradient is not None and bool(gradient.any()):
                 self._pending.remove(name)
         self._steps += 1
         if self._steps == GRADIENT_STEPS and self._pending:

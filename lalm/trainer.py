@@ -10,7 +10,6 @@ from typing import Any, Self
 import torch
 from accelerate import FullyShardedDataParallelPlugin
 from rich.console import Console
-from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lalm import checkpoint, systems
@@ -21,9 +20,10 @@ from lalm.recipe import Recipe
 from lalm.sample import Sample
 from lalm.sharding import METADATA, gathered, load_shards, save_shards, shard_on_cpus
 from lalm.train_report import Report, say
+from lalm.zero import divide_states, gathered_states, gathered_weights
 
 ANSWER_TOKENS = 64
-SCHEDULER = "scheduler.pt"
+OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 
 Read = Callable[[Sample], Sequence[Clip | CachedFrames]]
 
@@ -36,6 +36,7 @@ class RecipeTrainer(Trainer):
         self.whole: Any = self.model  # what is saved, where less of it is trained by itself
         self._recipe, self._processor = recipe, processor
         self._out = Path(recipe.out)
+        self._groups: list[list[torch.nn.Parameter]] = []  # what AdamW was made with
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's optimizer, with the recipe's learning rates of parts as groups of their own."""
@@ -44,6 +45,7 @@ class RecipeTrainer(Trainer):
         if rates:
             names = {id(p): name for name, p in self.model.named_parameters()}
             optimizer.param_groups[:] = split_groups(optimizer.param_groups, names, rates)
+        self._groups = [list(group["params"]) for group in optimizer.param_groups]
         return optimizer
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -57,7 +59,9 @@ class RecipeTrainer(Trainer):
         """Weights and recipe of the run as it is now; all processes call it, the first one writes."""
         slim = is_slim(self.whole)
         names = systems.trained_names(self.whole) if slim else list(self.whole.state_dict())
-        state = gathered(self.whole, names) if self._recipe.shard else None
+        state = None
+        if self._recipe.shard:
+            state = (gathered_weights if self.is_deepspeed_enabled else gathered)(self.whole, names)
         if self.args.should_save:
             systems.save(self.whole, self._processor, folder, slim=slim, state=state)
             (folder / "recipe.yaml").write_text(recipes.dump(self._recipe), encoding="utf-8")
@@ -79,21 +83,42 @@ class RecipeTrainer(Trainer):
         self.save_run(Path(output_dir or self._out))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The Trainer's; of a sharded run only the recipe, because its weights lie with the optimizer."""
-        if self._recipe.shard is None:
+        """The Trainer's; with FSDP2 only the recipe, because its weights lie with the optimizer."""
+        folder = Path(output_dir or self._out)
+        if self.is_deepspeed_enabled:
+            self.save_run(folder)
+        elif self._recipe.shard != "fsdp2":
             super().save_model(output_dir, _internal_call)
         elif self.args.should_save:
-            folder = Path(output_dir or self._out)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "recipe.yaml").write_text(recipes.dump(self._recipe), encoding="utf-8")
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self._recipe.shard is None:
+        if self.is_deepspeed_enabled:
+            states = gathered_states(self.optimizer.optimizer, self._groups)
+            if self.args.should_save:
+                torch.save(states, Path(output_dir) / OPTIMIZER)
+        elif self._recipe.shard == "fsdp2":
+            save_shards(self.whole, self.optimizer, Path(output_dir))
+        else:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        save_shards(self.whole, self.optimizer, Path(output_dir))
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> Any:
+        """The Trainer's; DeepSpeed would resume from files of its own alone."""
+        if resume_from_checkpoint is None or not self.is_deepspeed_enabled:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        self._load_from_checkpoint(resume_from_checkpoint)  # now, while the weights are in one piece
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        folder = Path(resume_from_checkpoint)
+        states = torch.load(folder / OPTIMIZER, weights_only=True, mmap=True)
+        divide_states(self.optimizer.optimizer, self._groups, states)
+        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER, weights_only=True))
+        return prepared
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not (Path(checkpoint) / METADATA).is_file():
@@ -114,13 +139,22 @@ class RecipeTrainer(Trainer):
 
 
 class Answers(TrainerCallback):
-    """After each validation, prints and logs what the model answers to a few samples."""
+    """After each validation, prints and logs what the model answers to a few samples.
+
+    Of a model whose weights are divided all processes answer ``together``, and the first one tells.
+    """
 
     def __init__(
-        self, samples: list[Sample], processor: AudioLMProcessor, read: Read, report: Report, console: Console
+        self,
+        samples: list[Sample],
+        processor: AudioLMProcessor,
+        read: Read,
+        report: Report,
+        console: Console,
+        together: bool,
     ) -> None:
         self._samples, self._processor, self._read = samples, processor, read
-        self._report, self._console = report, console
+        self._report, self._console, self._together = report, console, together
 
     def on_evaluate(
         self,
@@ -130,8 +164,8 @@ class Answers(TrainerCallback):
         model: AudioLMForConditionalGeneration,
         **kwargs: Any,
     ) -> None:
-        if not state.is_world_process_zero and not isinstance(model, FSDPModule):
-            return  # of a sharded model all processes answer together, and the first one tells
+        if not state.is_world_process_zero and not self._together:
+            return
         answers = []
         for sample in self._samples:
             try:

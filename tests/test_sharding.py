@@ -1,8 +1,10 @@
-"""Several processes that torchrun starts, with gloo: they train as one does, and any number resumes any."""
+"""Two processes with gloo: they train as one does, share the model, and any number resumes any."""
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,29 @@ from tiny_runs import lines, settings, training_world
 
 from lalm import checkpoint, recipe, systems, train
 from lalm.recipe import Recipe
+from lalm.zero import zero_arguments
+
+PATHS = {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent.parent)])}
+TORCHRUN = "import sys, torch, lalm.cli; torch.set_num_threads(1); sys.exit(lalm.cli.run(sys.argv[1:]))"
+CREW = """
+import os, sys, torch, lalm.cli, lalm.train  # what takes seconds, once for all pairs of processes
+torch.set_num_threads(1)
+for order in sys.stdin:
+    recipe, port, said = order.split()
+    pair = []
+    for rank in ("0", "1"):
+        pair.append(os.fork())
+        if pair[-1] == 0:
+            os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            file = os.open(said + rank, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(file, 1), os.dup2(file, 2)
+            code = lalm.cli.run(["--debug", "train", recipe])
+            sys.stdout.flush()
+            os._exit(code)
+    print(*[os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in pair], flush=True)
+"""
+Pair = Callable[[Recipe, Path], str]
 
 
 @pytest.fixture(scope="module")
@@ -22,54 +47,92 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return training_world(folder, dropout=0.0)  # which each process would draw for itself
 
 
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    """``pair(recipe, folder)``: what the first of two processes prints that train as torchrun's would."""
+    command = [sys.executable, "-c", CREW]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=os.environ | PATHS, stdin=pipe, stdout=pipe, text=True) as crew:
+        assert crew.stdin and crew.stdout
+
+        def run(made: Recipe, folder: Path) -> str:
+            assert crew.stdin and crew.stdout
+            (folder / "pair.yaml").write_text(recipe.dump(made))
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            crew.stdin.write(f"{folder / 'pair.yaml'} {port} {folder / 'said'}\n")
+            crew.stdin.flush()
+            codes = crew.stdout.readline().split()
+            said = [(folder / f"said{rank}").read_text() for rank in (0, 1)]
+            assert codes == ["0", "0"], "\n".join(text[-3000:] for text in said)
+            return said[0]
+
+        yield run
+        crew.stdin.close()
+
+
 def until(made: Recipe, step: int) -> Recipe:
     """The same run, stopped after ``step``; its schedule must be constant."""
     return made.model_copy(update={"optim": made.optim.model_copy(update={"max_steps": step})})
 
 
-def launch(made: Recipe, folder: Path, processes: int = 2) -> str:
-    """What ``lalm train`` prints when so many processes run the recipe."""
-    (folder / "shared.yaml").write_text(recipe.dump(made))
-    script = "import sys, torch, lalm.cli; torch.set_num_threads(1); sys.exit(lalm.cli.run(sys.argv[1:]))"
-    (folder / "launch.py").write_text(script)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent.parent)])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(processes)]
-    command += [str(folder / "launch.py"), "train", str(folder / "shared.yaml")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count(f"Done after step {made.optim.max_steps}") == 1  # the first process speaks
-    return done.stdout
-
-
 def test_one_process_two_and_one_again_train_as_one_does(world: Path, tmp_path: Path) -> None:
-    """Two steps by one process, three by two, two by one, against seven by one."""
+    """torchrun: two steps by one process, three by two, two by one, against seven by one."""
     optim = {"batch_size": 2, "accumulation": 2, "max_steps": 7, "schedule": "constant", "batch_s": 9.0}
     alone = train.run(settings(world, tmp_path / "alone", optim=optim, lora=None))
     out = tmp_path / "shared"
     shared = settings(world, out, optim=optim, lora=None, cache=str(tmp_path / "frames"))
     train.run(until(shared, 2))
-    launch(until(shared, 5), tmp_path)
+    (tmp_path / "shared.yaml").write_text(recipe.dump(until(shared, 5)))
+    (tmp_path / "launch.py").write_text(TORCHRUN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(tmp_path / "launch.py"), "train", str(tmp_path / "shared.yaml")]
+    done = subprocess.run(command, env=os.environ | PATHS, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Done after step 5") == 1  # the first process speaks
     train.run(shared)
     assert list(lines(out)) == list(range(1, 8))
     assert lines(out) == pytest.approx(lines(alone), abs=2e-2)  # bfloat16 frames
 
 
-def test_one_process_two_and_one_again_share_the_model(world: Path, tmp_path: Path) -> None:
-    """FSDP2: two steps by one process, two by two, two by one, against six by one."""
+def shared_settings(world: Path, out: Path, **changes: Any) -> Recipe:
+    """Connector and LLM learn, validated every two steps. Some sizes are odd: two cannot halve them."""
     optim = {"batch_size": 2, "accumulation": 4, "max_steps": 6, "schedule": "constant"}
-    whole: dict[str, Any] = {"optim": optim, "trainable": ["connector", "language_model", "lm_head"]}
-    whole["every"] = {"log": 1, "save": 2, "valid": 2}
-    whole |= {"lora": None, "data": {"valid": [str(world / "valid.jsonl")]}}
-    alone = train.run(settings(world, tmp_path / "alone", **whole))
+    return settings(
+        world,
+        out,
+        init={"options": {"group_size": 10, "connector_width": 33}},
+        trainable=["connector", "language_model", "lm_head"],
+        lora=None,
+        data={"valid": [str(world / "valid.jsonl")]},
+        optim=optim,
+        every={"log": 1, "save": 2, "valid": 2},
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(world: Path) -> Path:
+    return train.run(shared_settings(world, world / "alone"))
+
+
+@pytest.mark.parametrize("shard", ["fsdp2", "zero2", "zero3"])
+def test_one_process_two_and_one_again_share_the_model(
+    shard: str, world: Path, alone: Path, pair: Pair, tmp_path: Path
+) -> None:
+    """Two steps by one process, three by two, one by one, against six by one."""
+    if shard != "fsdp2":
+        pytest.importorskip("deepspeed")
     out = tmp_path / "shared"
-    shared = settings(world, out, shard="fsdp2", **whole)
+    shared = shared_settings(world, out, shard=shard)
     train.run(until(shared, 2))
-    assert [file.name for file in (out / "checkpoint-2").glob("*.distcp")] == ["__0_0.distcp"]
-    launch(until(shared, 4), tmp_path)
-    half = out / "checkpoint-4"
-    assert {"__0_0.distcp", "__1_0.distcp", ".metadata"} <= {file.name for file in half.iterdir()}
+    said = pair(until(shared, 5), tmp_path)
+    assert "Resuming from" in said and "Done after step 5" in said and "No gradient" not in said
+    half = out / "checkpoint-5"
     assert checkpoint.fault(half) == ""
+    if shard == "fsdp2":
+        assert {"__0_0.distcp", "__1_0.distcp", ".metadata"} <= {file.name for file in half.iterdir()}
     saved = systems.load(out)[0].state_dict()
     train.run(shared)
     for key, deviation in (("loss", 1e-4), ("grad_norm", 1e-3), ("valid_loss", 1e-2)):
@@ -78,3 +141,9 @@ def test_one_process_two_and_one_again_share_the_model(world: Path, tmp_path: Pa
     assert ours.keys() == theirs.keys() == saved.keys()
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, atol=2e-3, rtol=0)
+
+
+def test_zero_needs_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(ValueError, match=r"shard: zero2 needs DeepSpeed: pip install 'lalm\[deepspeed\]'"):
+        zero_arguments("zero2")
