@@ -102,7 +102,7 @@ def first_moment(parameter: nn.Parameter) -> Tensor:
     return safe_get_full_optimizer_state(parameter, MOMENTS[0])
 
 
-def _own_part(whole: Tensor, parameter: nn.Parameter) -> Tensor:
+def _own_part(whole: Tensor, parameter: Any) -> Tensor:
     """This process's part of a tensor as ZeRO-3 cuts it: flat, equal parts, zeros behind the last."""
     size = parameter.ds_tensor.numel()
     padded = nn.functional.pad(whole.flatten(), (0, size * get_world_size() - whole.numel()))

@@ -136,7 +136,8 @@ def test_one_process_two_and_one_again_share_the_model(
     saved = systems.load(out)[0].state_dict()
     train.run(shared)
     for key, deviation in (("loss", 1e-4), ("grad_norm", 1e-3), ("valid_loss", 1e-2)):
-        assert lines(out, key) == pytest.approx(lines(alone, key), rel=deviation), key
+        told = {step: lines(out, key)[step] for step in lines(alone, key)}  # a part validates at its end too
+        assert told == pytest.approx(lines(alone, key), rel=deviation), key
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, alone))
     assert ours.keys() == theirs.keys() == saved.keys()
     for name, tensor in theirs.items():
