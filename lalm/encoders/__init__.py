@@ -65,11 +65,12 @@ def read_config(folder: Path, options: Mapping[str, Any] | None = None) -> Encod
     """The config of the encoder that ``load_encoder`` would open; of our folders no weights are read."""
     try:
         fields = json.loads((folder / "config.json").read_text())
-        if fields["model_type"] in ENCODERS:
-            return encoder_config(fields | dict(options or {}))
+        ours = fields["model_type"] in ENCODERS
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # released files, and what is wrong with a folder, are a matter of reading the weights
-    return encoder_config(load_encoder(folder, options).config)
+        ours = (
+            False  # released files and damaged folders: reading the weights opens them, or says what is wrong
+        )
+    return encoder_config(fields | dict(options or {}) if ours else load_encoder(folder, options).config)
 
 
 def load_encoder(folder: Path, options: Mapping[str, Any] | None = None) -> nn.Module:

@@ -104,25 +104,28 @@ def _begin(job: Job, answerer: Answerer, judge: Judge | None) -> dict[str, Any]:
         "finished": False,
     }
     path, log = job.out / "card.json", job.out / "predictions.jsonl"
-    if not log.exists() or not log.stat().st_size:
-        pass  # nothing was answered yet
-    elif path.exists():
-        before = read_card(job.out)
-        for key in ("model", "seed", "limit"):
-            if before.get(key) != card[key]:
-                raise RunError(
-                    f"'{job.out}' holds a run of {before['model'].get('name')} with another {key}: say --out"
-                )
-        for name in set(before["tasks"]) ^ set(names):
-            raise RunError(f"'{job.out}' holds a run of other tasks ({name} is in one only): say --out")
-        for name in names:
-            keys = ("data", "prompts", "max_new_tokens")
-            if odd := cards.differing(card["tasks"][name], before["tasks"][name], keys):
-                raise RunError(f"'{job.out}' holds a run of {name} with another {odd[0]}: say --out")
-    else:
-        raise RunError(f"'{job.out}' holds predictions without a card.json: say --out")
+    if log.exists() and log.stat().st_size:
+        _check_same(job.out, card)
     _write_json(path, card)
     return card
+
+
+def _check_same(out: Path, card: dict[str, Any]) -> None:
+    """Raises RunError unless the answers in ``out`` are of the run that ``card`` tells of."""
+    if not (out / "card.json").exists():
+        raise RunError(f"'{out}' holds predictions without a card.json: say --out")
+    before = read_card(out)
+    for key in ("model", "seed", "limit"):
+        if before.get(key) != card[key]:
+            raise RunError(
+                f"'{out}' holds a run of {before['model'].get('name')} with another {key}: say --out"
+            )
+    for name in set(before["tasks"]) ^ set(card["tasks"]):
+        raise RunError(f"'{out}' holds a run of other tasks ({name} is in one only): say --out")
+    for name, task in card["tasks"].items():
+        keys = ("data", "prompts", "max_new_tokens")
+        if odd := cards.differing(task, before["tasks"][name], keys):
+            raise RunError(f"'{out}' holds a run of {name} with another {odd[0]}: say --out")
 
 
 def _shown(job: Job) -> tuple[dict[tuple[str, str], list[Sample]], dict[tuple[str, str], str]]:
