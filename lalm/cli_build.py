@@ -64,13 +64,17 @@ def corpus_task(
     ways: Annotated[int, typer.Option(min=2, help="few_shot: classes of an episode.")] = 4,
     shots: Annotated[int, typer.Option(min=1, help="few_shot: labelled clips of each class.")] = 1,
     episodes: Annotated[int, typer.Option(min=0, help="few_shot: how many (0: one a clip).")] = 0,
+    renamed: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="few_shot: share of episodes whose classes have others' names."),
+    ] = 0.0,
 ) -> None:
     """Turn a public corpus into a manifest of one task."""
     from lalm.commands import build as command
 
     asked = command.Asked(
         *(layout, audio, seed, test, tuple(split or ()), join),
-        episode=(ways, shots, episodes),
+        episode=command.Episodes(ways, shots, episodes, renamed),
     )
     command.task(str(context.info_name), source, out, asked)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lalm.commands.respond import Sampling, progress_bar, writer
 from lalm.sample import write_manifest
@@ -24,6 +25,15 @@ def corpus(folder: Path, out: Path, *, seed: int, languages: Sequence[str]) -> N
     print(f"The manifests are in {out}.")
 
 
+class Episodes(NamedTuple):
+    """Of few_shot: classes, clips of each, how many, and the share whose classes have the names of others."""
+
+    ways: int = 4
+    shots: int = 1
+    episodes: int = 0
+    renamed: float = 0.0
+
+
 @dataclass(frozen=True)
 class Asked:
     """How a corpus becomes a task's manifest; ``lalm.tasks.build`` says what each means."""
@@ -34,7 +44,7 @@ class Asked:
     test: bool
     splits: tuple[str, ...]
     join: bool
-    episode: tuple[int, int, int] = (4, 1, 0)  # ways, shots and how many, of few_shot
+    episode: Episodes
 
 
 def task(name: str, path: Path, out: Path, asked: Asked) -> None:
@@ -45,10 +55,9 @@ def task(name: str, path: Path, out: Path, asked: Asked) -> None:
         )
     if not path.exists():
         raise ValueError(f"there is no '{path}'")
-    ways, shots, episodes = asked.episode
     built = build(
         name,
-        Source(path, asked.audio, asked.seed, ways=ways, shots=shots, episodes=episodes),
+        Source(path, asked.audio, asked.seed, **asked.episode._asdict()),
         out,
         layout=asked.layout,
         seed=None if asked.test else asked.seed,

@@ -24,7 +24,8 @@ class Source:
     """A corpus: a file or folder; where its audio lies if not there; the seed of what is drawn from it.
 
     ``made`` is the folder for audio that a reader makes itself (mixtures). A few-shot episode has so many
-    ``ways`` (classes) and ``shots`` of each; ``episodes`` of 0 are one a clip.
+    ``ways`` (classes) and ``shots`` of each; ``episodes`` of 0 are one a clip, and in the share ``renamed``
+    of them the classes have the names of others.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Source:
     ways: int = 4
     shots: int = 1
     episodes: int = 0
+    renamed: float = 0.0
 
     @property
     def folder(self) -> Path:

@@ -2,6 +2,7 @@
 or against the events it came from."""
 
 import re
+from collections import Counter
 from itertools import islice
 
 import pytest
@@ -173,6 +174,26 @@ def test_episodes_have_ways_times_shots_and_no_clip_twice():
     assert len({s.id for s in drawn}) == 40 and {s.references[0] for s in drawn} == set("abcdef")
     again = list(islice(episodes.episodes(clips({c: 6 for c in "abcdef"}), ways=4, shots=3, queries=2), 40))
     assert [s.messages for s in again] == [s.messages for s in drawn]
+
+
+def test_renamed_episodes_are_told_by_their_labelled_clips_alone():
+    """A class has one name in an episode, drawn anew in each; without renaming nothing changes."""
+    own = clips({c: 6 for c in "abcdef"})
+    drawn = list(islice(episodes.episodes(own, ways=4, shots=2, renamed=1.0), 200))
+    pairs = Counter()
+    for sample in drawn:
+        *supports, query = [str(p["audio"])[0] for p in sample.audios]
+        said = [p["text"] for p in sample.messages[0]["content"] if p["type"] == "text"][:-1]
+        told = dict(
+            zip(supports, (text.removeprefix(f"{FEW_SHOT} ").rstrip(".\n") for text in said), strict=True)
+        )
+        assert sorted(told.values()) == sorted(sample.choices) and len(told) == 4
+        assert sample.references == (told[query],) and sample.target == f"{told[query]}."
+        pairs[query, told[query]] += 1
+    assert len(pairs) == 36 and max(pairs.values()) < 20
+    some = list(islice(episodes.episodes(own, ways=4, shots=2, renamed=0.5), 200))
+    kept = [str(sample.audios[-1]["audio"])[0] == sample.references[0] for sample in some]
+    assert 0.5 < sum(kept) / 200 < 0.7  # half, and a sixth of the others by chance
 
 
 def test_clips_of_one_source_never_meet_in_an_episode():
