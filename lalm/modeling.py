@@ -39,11 +39,13 @@ class AudioLMConfig(PreTrainedConfig):
     ``lora`` holds the LoRA settings ({"rank", "alpha", "dropout", "targets"}) when the LLM carries one.
     ``trained_encoder``: the encoder's weights are no longer those of the part it is named after.
     ``encoder_options`` are what a system asks of any encoder it is given; ``hears_instructions`` says that
-    its connector also reads the text that goes with each clip.
+    its connector also reads the text that goes with each clip. Without ``role_markers`` a conversation is put
+    as plain text, and the answer goes on where it ends.
     """
 
     model_type = "lalm"
     hears_instructions: ClassVar[bool] = False
+    role_markers = True
     encoder_options: ClassVar[Mapping[str, Any]] = {}
     sub_configs = {"text_config": AutoConfig}  # noqa: RUF012
     has_no_defaults_at_init = True

@@ -131,6 +131,8 @@ class AudioLMProcessor(ProcessorMixin):
         for mark in prompt.pop("marks", "").split():
             template = template if mark in tokenizer.get_vocab() else template.replace(mark, "")
         parts = bool(template) and "<|im_start|>" in tokenizer.get_vocab()
+        if not config.role_markers:
+            template = (resources.files("lalm") / "templates" / "plain.jinja").read_text()
         if audio_token not in tokenizer.get_vocab():
             tokenizer.add_tokens([audio_token], special_tokens=True)
         if tokenizer.pad_token is None:
@@ -139,7 +141,7 @@ class AudioLMProcessor(ProcessorMixin):
         processor = cls(
             waveforms(),
             tokenizer,
-            chat_template=template if parts else bare_template(tokenizer),
+            chat_template=template if parts or not config.role_markers else bare_template(tokenizer),
             audio_token=audio_token,
             question_prompt={} if parts else prompt,
             parts=parts,

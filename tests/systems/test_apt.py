@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny_parts import OPTIONS
 from transformers import AutoModel, AutoTokenizer
 
 from lalm import systems
@@ -171,6 +172,34 @@ def test_text_and_clips_stand_where_they_were_put(pair):
     batch = processor.batch([sample, user(text("Hello."))])
     assert batch["instruction_ids"].shape[0] == 3 == len(batch["audio_lengths"])
     assert "instruction_ids" not in processor.batch([user(text("Hello."))])
+
+
+def test_an_answer_goes_on_where_the_text_ends(tiny_folders, tiny_bert):
+    """No role markers, as in the paper: and what is asked is a beginning of what is learned from."""
+    encoder, llm = map(str, tiny_folders)
+    turns = (
+        user(audio(2000), text("This is a sound of")).with_target("dog.").messages
+        + user(audio(2000, 1), text("And this?")).messages
+    )
+    asked = Sample(turns)
+    for role_markers in (False, True):
+        options = OPTIONS["apt"] | {"role_markers": role_markers}
+        _, processor = systems.assemble(
+            "apt", encoder=encoder, aligner=str(tiny_bert), llm=llm, options=options
+        )
+        shown, spans = processor.render(asked.with_target("rain."), labels=True)
+        end = processor.tokenizer.eos_token
+        heard = processor.audio_token
+        plain = f"{heard}This is a sound of dog.{end}\n{heard}And this? rain.{end}"
+        assert (shown == plain) != role_markers
+        begun = processor.render(asked)[0]
+        assert shown.startswith(begun) and spans[-1] == (len(begun), len(shown.rstrip("\n")))
+        learned = processor.batch([asked.with_target("rain.")], labels=True)
+        ids, labels = learned["input_ids"][0], learned["labels"][0]
+        told = processor.tokenizer.decode(ids[labels >= 0])
+        assert told.split(end)[:2] == ([" dog.", " rain."] if not role_markers else ["dog.", "rain."])
+        prompt = processor.batch([asked])["input_ids"][0]
+        assert torch.equal(ids[: len(prompt)], prompt)
 
 
 def test_the_answer_depends_on_what_each_clip_is_asked(pair):
