@@ -5,7 +5,8 @@
 Clips of up to 10.2 s, one pass of the aligner. Classes of sounds with ten recordings or more are candidates
 to be held out, 24 of them are drawn, and a recording in which one of them is heard is in no training,
 validation or test manifest but in novel.jsonl alone. The others become questions of all tasks, tests with
-the task's first prompt.
+the task's first prompt: detection of mixtures alone, counting of sounds that are repeated once to four times
+(else "one" and "from the start" would nearly always be right). Half of the few-shot episodes are renamed.
 """
 
 import argparse
@@ -24,7 +25,10 @@ from lalm.tasks.events import class_name
 LONGEST_S = 10.2
 HELD_OUT, LEAST_RECORDINGS = 24, 10
 NO_SOUND_EFFECTS = ("speech", "music", "ambience")
+KINDS = {"detect": ("sequence", "bed", "repetition"), "count": ("repetition",)}  # of the corpus's scenes
 TASKS = ("detect", "retrieve", "count", "compare")
+EPISODES = ((4, 1, 3000), (3, 2, 1200), (5, 1, 1500), (5, 2, 800), (8, 1, 500))  # ways, shots, how many
+RENAMED = 0.5
 
 
 def short(path: Path) -> list[Sample]:
@@ -72,13 +76,21 @@ def main() -> None:
         count = write_manifest(known, (replace(s, task="caption") for s in samples if not names(s) & novel))
         print(f"{split}: {count} of {len(samples)} clips")
         for task in TASKS:
+            source = known
+            if task in KINDS:
+                source = args.out / f"{split}.{task}.clips.jsonl"
+                write_manifest(source, (s for s in read_manifest(known) if s.origin["kind"] in KINDS[task]))
             made = build(
-                *(task, Source(known, seed=0), args.out / f"{split}.{task}.jsonl"),
+                *(task, Source(source, seed=0), args.out / f"{split}.{task}.jsonl"),
                 seed=0 if split == "train" else None,
             )
             print(f"{split}: {made.written} of {task}")
-    episodes = Source(args.out / "train.caption.jsonl", ways=4, shots=1, episodes=4000)
-    build("few_shot", episodes, args.out / "train.few_shot.jsonl")
+    for seed, (ways, shots, count) in enumerate(EPISODES):
+        episodes = Source(
+            args.out / "train.caption.jsonl",
+            **{"ways": ways, "shots": shots, "episodes": count, "renamed": RENAMED, "seed": seed},
+        )
+        build("few_shot", episodes, args.out / f"train.few_shot.{ways}x{shots}.jsonl")
 
 
 if __name__ == "__main__":
