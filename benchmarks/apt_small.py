@@ -15,7 +15,8 @@ that would be best if it were always given; for few-shot, the nearest neighbour 
 frozen encoder's mean frames. Clips of one source file never meet in an episode.
 
 Answers go to OUT/answers.jsonl as they come, and a killed run goes on there; OUT/scores.json and
-OUT/few_shot.svg are written after each part. One thread; ``--parts`` splits the work between processes.
+OUT/few_shot.svg are written after each part. One thread; ``--parts`` and ``--cells`` split the work between
+processes, each with an OUT of its own, and a last run over their joined answers.jsonl makes the scores.
 """
 
 import argparse
@@ -46,7 +47,7 @@ from lalm.systems.apt.alignment import Alignment, alignment_batch, likeness, sam
 from lalm.tasks.comparisons import BOTH, FIRST, NEITHER, SECOND
 from lalm.tasks.episodes import Labelled, episodes, labelled
 
-CELLS = {(5, 5): 200, (12, 5): 120, (5, 1): 120, (5, 2): 120, (8, 5): 120}  # ways, shots: queries
+CELLS = {"5x5": 120, "12x5": 80, "5x1": 120, "5x2": 80, "8x5": 80}  # ways x shots: queries
 ASKED = 300  # questions of each other part
 CLIPS_AT_ONCE, ROWS = 32, 16
 STANDARD = 1000  # training clips that the encoder's means and deviations are of
@@ -178,8 +179,9 @@ def few_shot(proof: Proof, clips: Sequence[Labelled], center: tuple[np.ndarray, 
     sources = {clip.id: clip.source or clip.id for clip in clips}
     encoder = SentenceEncoder(args.sentences) if args.sentences else None
     cells: dict[str, object] = {}
-    for (ways, shots), count in CELLS.items():
-        items = list(islice(drawn(clips, ways, shots), args.items or count))
+    for cell in args.cells:
+        ways, shots = map(int, cell.split("x"))
+        items = list(islice(drawn(clips, ways, shots), args.items or CELLS[cell]))
         said = {control: proof.answers(items, control) for control in ("audio", "silent")}
         vectors = [
             np.stack([(proof.ears.mean(p) - center[0]) / center[1] for p in item.sample.audios])
@@ -187,7 +189,7 @@ def few_shot(proof: Proof, clips: Sequence[Labelled], center: tuple[np.ndarray, 
         ]
         samples = [item.sample for item in items]
         groups = [sources[sample.origin["recording"]] for sample in samples]
-        cells[f"{ways}x{shots}"] = shot(samples, said, vectors, groups, encoder)
+        cells[cell] = shot(samples, said, vectors, groups, encoder)
         proof.keep("few_shot", cells)
         plotted(cells, proof.out / "few_shot.svg")
 
@@ -256,6 +258,7 @@ def main() -> None:
     parser.add_argument("--sentences", type=Path, help="a sentence encoder that reads answers by meaning")
     parser.add_argument("--items", type=int, default=0, help="of each part or cell, for a trial")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=[*CELLS], help="of few_shot")
     args = parser.parse_args()
     torch.set_num_threads(1)
     same_run(args.out, (args.align, args.run), args.items)

@@ -91,6 +91,8 @@ def main() -> None:
             **{"ways": ways, "shots": shots, "episodes": count, "renamed": RENAMED, "seed": seed},
         )
         build("few_shot", episodes, args.out / f"train.few_shot.{ways}x{shots}.jsonl")
+    unseen = Source(args.out / "valid.caption.jsonl", episodes=80)
+    build("few_shot", unseen, args.out / "valid.few_shot.4x1.jsonl")
 
 
 if __name__ == "__main__":
