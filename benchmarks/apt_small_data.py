@@ -21,6 +21,7 @@ from lalm.sample import Sample, read_manifest, write_manifest
 from lalm.tasks import Source, build
 from lalm.tasks.episodes import labelled
 from lalm.tasks.events import class_name
+from lalm.tasks.instructions import instruct
 
 LONGEST_S = 10.2
 HELD_OUT, LEAST_RECORDINGS = 24, 10
@@ -73,7 +74,8 @@ def main() -> None:
     write_manifest(args.out / "novel.jsonl", (s for s in every if names(s) and names(s) <= novel))
     for split, samples in splits.items():
         known = args.out / f"{split}.caption.jsonl"
-        count = write_manifest(known, (replace(s, task="caption") for s in samples if not names(s) & novel))
+        captions = (replace(s, task="caption") for s in samples if not names(s) & novel)
+        count = write_manifest(known, instruct(captions, seed=0 if split == "train" else None))
         print(f"{split}: {count} of {len(samples)} clips")
         for task in TASKS:
             source = known
