@@ -31,11 +31,12 @@ def instructions(sample: Sample, scope: str) -> list[str]:
 def instructions_in(text: str, slot: str, turn: tuple[str, str], scope: str) -> list[str]:
     """The same, read from a rendered prompt with one ``slot`` a clip, for programs that have nothing else.
 
-    ``turn`` is what stands before and after a user's turn. Text parts that nothing stood between are one.
+    ``turn`` is what stands before and after a user's turn, nothing where there are no role markers: then the
+    prompt is one turn. Text parts that nothing stood between are one.
     """
     told: list[str] = []
-    for part in text.split(turn[1]):
-        pieces = part.rpartition(turn[0])[2].split(slot)
+    for part in text.split(turn[1]) if turn[1] else [text]:
+        pieces = (part.rpartition(turn[0])[2] if turn[0] else part).split(slot)
         whole = " ".join(piece.strip() for piece in pieces).strip()
         told += [(piece.strip() if scope == "own" else "") or whole for piece in pieces[1:]]
     return told

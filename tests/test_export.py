@@ -1,6 +1,7 @@
 """``lalm export --to transformers``: a folder that needs no other, its chat template says everything."""
 
 import json
+from importlib import resources
 
 import pytest
 import torch
@@ -107,6 +108,19 @@ def test_instructions_can_be_read_from_the_prompt(tiny, case, scope):
     turn = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
     told = instructions_in(text, processor.audio_token, turn, scope)
     assert [" ".join(one.split()) for one in told] == instructions(asked, scope)
+
+
+@pytest.mark.parametrize("scope", ["own", "whole"])
+def test_without_role_markers_a_prompt_is_one_turn(tiny, scope):
+    _, processor = tiny("apt")
+    plain = resources.files("lalm") / "templates" / "plain.jinja"
+    processor.chat_template = plain.read_text()
+    for case in ("asked", "two clips", "audio last", "audio between", "audio alone", "text alone"):
+        asked = sample(case, "x.wav")
+        text, _ = processor.render(asked)
+        assert "<|im_start|>" not in text
+        told = instructions_in(text, processor.audio_token, ("", ""), scope)
+        assert [" ".join(one.split()) for one in told] == instructions(asked, scope)
 
 
 def test_a_folder_in_use_is_not_written_to(tmp_path, capsys):

@@ -85,6 +85,13 @@ class Processor(BaseMultiModalProcessor[Info]):
         before, _, after = around.partition(MARK)
         turn = (before.removeprefix(processor.tokenizer.bos_token or ""), after)
         text = processor.tokenizer.decode(prompt, skip_special_tokens=False)
+        if not turn[1]:
+            text = text.removeprefix(processor.tokenizer.bos_token or "")
+        if not turn[1] and processor.tokenizer.eos_token in text:
+            raise ValueError(
+                "this model was trained without role markers, so vLLM cannot tell an earlier answer from a "
+                "question: send one question at a time, or serve it with `lalm serve`"
+            )
         return instructions_in(text, processor.audio_token, turn, self.info.get_hf_config().instruction)
 
     def _get_mm_hashes(self, inputs: Any) -> Any:

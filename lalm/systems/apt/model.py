@@ -57,8 +57,8 @@ class APTConfig(AudioLMConfig):
     ``aligner`` are fields of the Q-Former that differ from BERT-mini's. ``segment_s`` is what one pass of the
     aligner hears. ``instruction`` says what it reads beside a clip: the clip's "own" text, up to the next
     clip, or the "whole" text of its message; at most ``instruction_tokens`` of it. With ``alignment`` the
-    connector carries the heads of stage 0. The LLM's own turns stand around text and answer only with
-    ``role_markers``: the paper has none, and a small LLM goes on with a series better without them.
+    connector carries the heads of stage 0. Without ``role_markers`` the LLM's own turns do not stand around
+    text and answer: so has it the paper (its recipes say so), and a small LLM goes on with a series better.
     """
 
     model_type = "lalm_apt"
@@ -74,7 +74,7 @@ class APTConfig(AudioLMConfig):
         instruction: str = "own",
         instruction_tokens: int = 128,
         alignment: bool = False,
-        role_markers: bool = False,
+        role_markers: bool = True,
         **kwargs: Any,
     ) -> None:
         self.audio_config = encoder_config(audio_config or {"model_type": "lalm_audio_mae"})

@@ -1,7 +1,7 @@
 """How a conversation is put to APT: audio and text in the order in which they were given.
 
-The paper puts its instructions without role markers, and the answer goes on where they end; the LLM's own
-turns are an option (``APTConfig.role_markers``).
+The paper puts its instructions without role markers, and the answer goes on where they end: the option
+``role_markers: false``, which the recipes have. Else the LLM's own turns stand around them.
 """
 
 from collections.abc import Mapping
