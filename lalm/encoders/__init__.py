@@ -67,9 +67,7 @@ def read_config(folder: Path, options: Mapping[str, Any] | None = None) -> Encod
         fields = json.loads((folder / "config.json").read_text())
         ours = fields["model_type"] in ENCODERS
     except (OSError, ValueError, KeyError, TypeError):
-        ours = (
-            False  # released files and damaged folders: reading the weights opens them, or says what is wrong
-        )
+        ours = False  # released or damaged: reading the weights opens the folder, or says what is wrong
     return encoder_config(fields | dict(options or {}) if ours else load_encoder(folder, options).config)
 
 
