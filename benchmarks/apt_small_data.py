@@ -27,7 +27,7 @@ LONGEST_S = 10.2
 HELD_OUT, LEAST_RECORDINGS = 24, 10
 NO_SOUND_EFFECTS = ("speech", "music", "ambience")
 KINDS = {"detect": ("sequence", "bed", "repetition"), "count": ("repetition",)}  # of the corpus's scenes
-TASKS = ("detect", "retrieve", "count", "compare")
+TASKS = ("detect", "retrieve", "count", "presence", "compare")
 EPISODES = ((4, 1, 3000), (3, 2, 1200), (5, 1, 1500), (5, 2, 800), (8, 1, 500))  # ways, shots, how many
 RENAMED = 0.5
 
@@ -65,12 +65,14 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--train", default="train", help="the training manifest's name in the corpus")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--held-out", type=Path, help="a novel.jsonl whose classes are held out again")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     files = {"train": args.train, "valid": "valid", "test": "test_known"}
     splits = {split: short(args.corpus / f"{name}.jsonl") for split, name in files.items()}
     every = [sample for samples in splits.values() for sample in samples]
-    novel = held_out(every)
+    again = read_manifest(args.held_out) if args.held_out else []
+    novel = set().union(*map(names, again)) or held_out(every)
     write_manifest(args.out / "novel.jsonl", (s for s in every if names(s) and names(s) <= novel))
     for split, samples in splits.items():
         known = args.out / f"{split}.caption.jsonl"

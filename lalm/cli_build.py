@@ -34,6 +34,7 @@ TASKS = {
     "detect": "a sound -> when it is heard",
     "retrieve": "a time -> what is heard then",
     "count": "a sound -> how often it is heard",
+    "presence": "a sound -> whether it is heard",
     "compare": "two recordings -> how they differ",
     "few_shot": "labelled clips, then one to label",
 }

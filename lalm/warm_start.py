@@ -9,6 +9,9 @@ better than a mean of words. An epoch takes seconds on a CPU.
 A connector of queries that see a whole clip and hear instructions (APT) has no tokens of a time of their own:
 there the time a pass hears is shared out evenly, two queries a window. Windows behind the clip's end are
 pulled to silence. Instructions are those of other clips, so that names come from hearing, not from reading.
+Where a sample asks about one sound (``origin["asked"]`` names an event, as in manifests of detection,
+counting and presence), its own instruction is read, and each query says of its share of the time how much
+of it that sound fills, from the LLM's word "no" to "yes", and whether it begins there, by adding "start".
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import Dataset, default_collate
 from transformers import (
     PrinterCallback,
@@ -39,6 +43,8 @@ BATCH_TOKENS = 1024
 BATCH_CLIPS = 64
 QUERIES_A_WINDOW = 2
 SILENCE = "silence"
+MARKS = ("no", "yes", "start")  # absent, present, begins
+SHARPNESS = 8.0  # of the logits along the lines between these words
 LONGEST_TOKENS = 96  # of one clip: a long, even ambience must not drown the short sounds
 
 
@@ -58,7 +64,8 @@ class Groups(Dataset[dict[str, Tensor]]):
 class Clips(Dataset[dict[str, Any]]):
     """One item a clip: frames (F, W) of the first pass, how many count, its windows' names, its instruction.
 
-    names: (N,) int64, -1 for a window that nothing is known of.
+    names: (N,) int64, -1 for a window that nothing is known of; asked: whether the instruction is about one
+    sound, and marks: (Q, 2) how much of each query's time that sound fills, and whether it begins there.
     """
 
     def __init__(
@@ -71,12 +78,14 @@ class Clips(Dataset[dict[str, Any]]):
         self.config = model.config
         self.samples = [s for s in samples if s.events and len(s.audios) == 1]
         self.frames_of, self.numbers = frames_of, numbers
+        self.labels = {event["label"] for sample in self.samples for event in sample.events}
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample, size = self.samples[index], self.config.segment_frames
+        asked = sample.origin.get("asked")
         clip = self.frames_of(sample)[:size]  # (T, W)
         windows = self.config.num_queries // QUERIES_A_WINDOW
         window_s = size / windows / self.config.audio_config.frames_per_second
@@ -86,13 +95,18 @@ class Clips(Dataset[dict[str, Any]]):
             "frames": nn.functional.pad(clip, (0, 0, 0, size - len(clip))),
             "lengths": len(clip),
             "names": names,
+            "asked": asked in self.labels,
+            "marks": marks(sample, asked, self.config.num_queries, self.config.segment_s),
             "instruction": instructions(sample, self.config.instruction)[0],
         }
 
     def collate(self, processor: AudioLMProcessor, items: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """A batch in which each clip has its neighbour's instruction."""
+        """A batch in which each clip has its neighbour's instruction, unless that asks about a sound."""
         texts = [item.pop("instruction") for item in items]
-        read = tokenised([*texts[1:], texts[0]], processor.instructions, self.config.instruction_tokens)
+        free = [i for i, item in enumerate(items) if not item["asked"]]
+        for i, text in zip(free, [texts[i] for i in [*free[1:], *free[:1]]], strict=True):
+            texts[i] = text
+        read = tokenised(texts, processor.instructions, self.config.instruction_tokens)
         return {**default_collate(items), **read}
 
 
@@ -132,22 +146,57 @@ class NamePull(Pull):
 
 
 class QueryPull(Pull):
-    """For queries that see a whole clip; each name of a clip counts once, however long it is."""
+    """For queries that see a whole clip; each name of a clip counts once, however long it is.
+
+    ``mark_words``: (3, D), the LLM's embeddings of ``MARKS``.
+    """
+
+    mark_words: Tensor
+
+    def __init__(self, connector: nn.Module, table: Tensor, centre: Tensor, mark_words: Tensor) -> None:
+        super().__init__(connector, table, centre)
+        self.register_buffer("mark_words", mark_words)
 
     def forward(
         self,
         frames: Tensor,
         names: Tensor,
         lengths: Tensor,
+        asked: Tensor,
+        marks: Tensor,
         instruction_ids: Tensor,
         instruction_mask: Tensor,
     ) -> dict[str, Tensor]:
-        """frames: (B, F, W), names: (B, N), lengths: (B,), instruction_*: (B, I) -> loss."""
+        """frames: (B, F, W), names: (B, N), lengths, asked: (B,), marks: (B, Q, 2), instruction_*: (B, I)."""
         tokens = self.connector(frames, lengths, instruction_ids, instruction_mask)[0][:, 1:]  # (B, Q, D)
-        alike = (names[:, :, None] == names[:, None]).sum(2)  # windows of the same name in the clip
-        known = names >= 0
-        windows = tokens.unflatten(1, (names.shape[1], -1))  # (B, N, queries a window, D)
-        return self.pulled(windows[known], names[known], 1.0 / alike[known])
+        count = tokens.shape[1]
+        inside = torch.arange(count, device=tokens.device) < (lengths * count / frames.shape[1])[:, None]
+        found = {"loss": tokens.new_zeros(())}
+        if not asked.all():
+            names = names[~asked]
+            alike = (names[:, :, None] == names[:, None]).sum(2)  # windows of the same name in the clip
+            known = names >= 0
+            windows = tokens[~asked].unflatten(1, (names.shape[1], -1))  # (b, N, queries a window, D)
+            found = self.pulled(windows[known], names[known], 1.0 / alike[known])
+        if asked.any():
+            loss = self.marked(tokens[asked], marks[asked])[inside[asked]].mean()
+            found["loss"] = found["loss"] + loss
+        return found
+
+    def marked(self, tokens: Tensor, marks: Tensor) -> Tensor:
+        """tokens: (b, Q, D), marks: (b, Q, 2) -> loss of each, (b, Q)."""
+        filled, begins = marks.unbind(2)
+        no, yes, start = self.mark_words
+        goal = no + filled[..., None] * (yes - no) + begins[..., None] * (start - self.centre)
+        distance = ((tokens - goal) ** 2).sum(2) / ((self.table - self.centre) ** 2).sum(2).mean()
+        logits = torch.stack([_along(tokens - no, yes - no), _along(tokens - no, start - self.centre)], 2)
+        both = binary_cross_entropy_with_logits((logits - 0.5) * SHARPNESS, marks, reduction="none")
+        return distance + both.sum(2)
+
+
+def _along(vectors: Tensor, line: Tensor) -> Tensor:
+    """How far the vectors (..., D) reach along a line (D,): 1 where they end as it does."""
+    return vectors @ line / (line @ line)
 
 
 class Progress(TrainerCallback):
@@ -196,7 +245,7 @@ def warm_start(
     connector: Any = model.model.connector.train()
     data: Groups | Clips
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]] = default_collate
-    make: type[Pull] = NamePull
+    make: Callable[..., Pull] = NamePull
     count, batch_size = QUERIES_A_WINDOW, BATCH_TOKENS
     if model.config.hears_instructions:
         if model.config.num_queries % QUERIES_A_WINDOW:
@@ -205,7 +254,9 @@ def warm_start(
         data = Clips(model, samples, frames_of, {name: i for i, name in enumerate(captions)})
         drawn = [data[i]["frames"][None] for i in range(0, len(data), max(1, len(data) // 300))]
         connector.standardise(*channel_scales(torch.cat(drawn)))
-        make, collate, batch_size = QueryPull, partial(data.collate, processor), BATCH_CLIPS
+        read = [name_words(processor, word, 1, weights)[0] for word in MARKS]
+        make, collate = partial(QueryPull, mark_words=torch.stack(read)), partial(data.collate, processor)
+        batch_size = BATCH_CLIPS
     else:
         data = event_groups(model, samples, frames_of, {name: i for i, name in enumerate(captions)})
         connector.standardise(*channel_scales(data.frames))
@@ -274,6 +325,21 @@ def owners(sample: Sample, count: int, token_s: float, numbers: dict[str, int]) 
         first = int(event["onset_s"] / token_s)
         owner[first : max(first + 1, round(event["offset_s"] / token_s + 0.5))] = numbers[event["caption"]]
     return owner
+
+
+def marks(sample: Sample, asked: str | None, count: int, length_s: float) -> Tensor:
+    """(count, 2) float32: how much of each of ``count`` equal shares of ``length_s`` the sound fills, 0 to 1,
+    and 1 where it begins."""
+    made, share_s = torch.zeros(count, 2), length_s / count
+    edges = torch.arange(count + 1) * share_s
+    for event in sample.events:
+        if event["label"] == asked:
+            onset_s, offset_s = event["onset_s"], event["offset_s"]
+            heard_s = edges[1:].clamp(max=offset_s) - edges[:-1].clamp(min=onset_s)
+            made[:, 0] += heard_s.clamp(min=0) / share_s
+            if onset_s < length_s:
+                made[int(onset_s / share_s), 1] = 1
+    return made.clamp(max=1)
 
 
 def name_words(processor: AudioLMProcessor, caption: str, count: int, weights: Tensor) -> Tensor:

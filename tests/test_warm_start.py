@@ -7,10 +7,19 @@ import pytest
 import torch
 
 from lalm.sample import ask
-from lalm.warm_start import Clips, NamePull, QueryPull, event_groups, name_words, warm_start
+from lalm.warm_start import (
+    MARKS,
+    Clips,
+    NamePull,
+    QueryPull,
+    event_groups,
+    marks,
+    name_words,
+    warm_start,
+)
 
 
-def scene(seed: int):
+def scene(seed: int, question: str = ""):
     """One second of tone, then one of noise; arrays at 16 kHz."""
     rng = np.random.default_rng(seed)
     tone = np.sin(np.arange(16_000) * 0.3 + rng.uniform(0, 6)).astype(np.float32) * 0.5
@@ -19,7 +28,7 @@ def scene(seed: int):
         {"label": "a/tone", "caption": "a whistle blows", "onset_s": 0.0, "offset_s": 1.0},
         {"label": "a/noise", "caption": "rain falls", "onset_s": 1.0, "offset_s": 2.0},
     )
-    return replace(ask([np.concatenate([tone, noise])], ""), events=events)
+    return replace(ask([np.concatenate([tone, noise])], question), events=events)
 
 
 CHANGES = [
@@ -68,9 +77,7 @@ def test_queries_that_see_a_whole_clip_point_to_what_sounds_in_their_window(tiny
     model, processor = tiny("apt")
     model.config.num_queries, model.config.segment_s = 6, 3.0  # three windows of a second
     model.model.connector = model.model.build_connector()
-    samples = [scene(i) for i in range(8)]
-    for sample in samples:
-        sample.messages[0]["content"][-1]["text"] = f"Question {sample.audios[0]['audio'][0]}?"
+    samples = [scene(i, f"Question {i}?") for i in range(8)]
 
     def frames_of(sample):
         (clip,) = processor.clips(sample)
@@ -90,9 +97,54 @@ def test_queries_that_see_a_whole_clip_point_to_what_sounds_in_their_window(tiny
     assert model.model.connector.frame_mean.abs().sum() > 0
     weights = model.get_input_embeddings().weight.detach()
     table = torch.stack([name_words(processor, name, 2, weights) for name in numbers])
-    pull = QueryPull(model.model.connector, table, weights.mean(0)).eval()
+    pull = QueryPull(model.model.connector, table, weights.mean(0), mark_words(model, processor)).eval()
     best = pull(**batch)["cosines"].argmax(1)
     assert (best == batch["names"].flatten()).float().mean() > 0.9
+
+
+def mark_words(model, processor):
+    weights = model.get_input_embeddings().weight.detach()
+    return torch.stack([name_words(processor, word, 1, weights)[0] for word in MARKS])
+
+
+def test_shares_of_the_time_are_filled_and_begun():
+    found = marks(scene(0), "a/noise", 3, 4.0)
+    torch.testing.assert_close(found, torch.tensor([[0.25, 1.0], [0.5, 0.0], [0.0, 0.0]]))
+    assert not marks(scene(0), "a/bell", 3, 4.0).any()
+    assert marks(scene(0), "a/noise", 2, 1.0).sum() == 0  # it begins where the pass ends
+
+
+def test_queries_that_are_asked_about_a_sound_mark_it(tiny, tmp_path):
+    torch.manual_seed(0)
+    model, processor = tiny("apt")
+    model.config.num_queries, model.config.segment_s = 6, 3.0
+    model.model.connector = model.model.build_connector()
+    both = ("a/tone", "a/noise")
+    samples = [replace(scene(i, name[2:]), origin={"asked": name}) for i in range(8) for name in both]
+    samples.append(replace(scene(9), origin={"asked": "1.0s and 2.0s"}))
+
+    def frames_of(sample):
+        (clip,) = processor.clips(sample)
+        audio = torch.from_numpy(clip.audio)[None]
+        return model.model.encode(audio, torch.tensor([audio.shape[1]]))[0][0].detach()
+
+    numbers = {"a whistle blows": 0, "rain falls": 1, "silence": 2}
+    clips = Clips(model, samples, frames_of, numbers)
+    items = [clips[i] for i in range(len(samples))]
+    assert [item["asked"] for item in items] == [True] * 16 + [False]
+    assert items[1]["marks"].tolist() == [[0, 0], [0, 0], [1, 1], [1, 0], [0, 0], [0, 0]]
+    batch = clips.collate(processor, items)
+    read = processor.instructions.batch_decode(batch["instruction_ids"], skip_special_tokens=True)
+    assert read[:16] == ["tone", "noise"] * 8  # a question about a sound stays with its clip
+
+    warm_start(model, processor, samples, frames_of, epochs=150, learning_rate=3e-3, folder=str(tmp_path))
+    tokens = model.model.connector(
+        *(batch[name] for name in ("frames", "lengths", "instruction_ids", "instruction_mask"))
+    )[0][:, 1:]
+    no, yes, _ = mark_words(model, processor)
+    filled = ((tokens - no) @ (yes - no) / ((yes - no) @ (yes - no))) > 0.5
+    right = filled[:16, :4] == (batch["marks"][:16, :4, 0] > 0.5)  # of the two seconds there are
+    assert right.float().mean() > 0.9
 
 
 def test_names_leave_out_little_words_and_share_the_rest(tiny):

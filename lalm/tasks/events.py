@@ -1,9 +1,9 @@
 """Questions about when and how often, from recordings whose events have their times (APT, section 3.3).
 
-Three tasks from the same events: "detect" (when does X sound?), "retrieve" (what sounds between two times?)
-and "count" (how often does X sound?). Sources: any manifest whose samples have ``events`` (``manifest``), and
-AudioSet's strong labels (``audioset_strong``: segment_id, start_time_seconds, end_time_seconds, label; one
-row per event, with mid_to_display_name.tsv beside the table).
+Four tasks from the same events: "detect" (when does X sound?), "retrieve" (what sounds between two times?),
+"count" (how often does X sound?) and "presence" (is there X at all?). Sources: any manifest whose samples
+have ``events`` (``manifest``), and AudioSet's strong labels (``audioset_strong``: segment_id,
+start_time_seconds, end_time_seconds, label; one row per event, with mid_to_display_name.tsv beside it).
 """
 
 import hashlib
@@ -122,13 +122,38 @@ def counts(recordings: Recordings, source: Source) -> Iterator[Sample]:
             yield _asked("count", recorded, f"-{number}", name, number_word(times), [str(times)])
 
 
+def presences(recordings: Recordings, source: Source) -> Iterator[Sample]:
+    """Two questions a recording: is there X? Of one of its sounds, and of one that another recording has.
+
+    Absent sounds are asked about as often as they sound, so that a name alone tells nothing.
+    """
+    known = list(recordings(source))
+    names = [name for recorded in known for name in recorded.names]
+    kinds = len({*names})
+    if kinds < 2:
+        raise SourceError(f"'{source.path}' has one kind of sound; questions about absent ones need two")
+    for recorded in known:
+        rng = _drawing(source.seed, recorded.id)
+        own = recorded.names
+        if len(own) == kinds:
+            continue
+        absent = own[0]
+        while absent in own:
+            absent = names[int(rng.integers(len(names)))]
+        for name, answer in ((own[int(rng.integers(len(own)))], "yes"), (absent, "no")):
+            yield _asked("presence", recorded, f"-{answer}", name, f"{answer.capitalize()}.", [answer])
+
+
 RECORDINGS: Mapping[str, Recordings] = {
     "manifest": from_manifest,
     "audioset_strong": from_audioset_strong,
 }
 READERS = {
     task: {layout: partial(make, recordings) for layout, recordings in RECORDINGS.items()}
-    for task, make in (("detect", detections), ("retrieve", retrievals), ("count", counts))
+    for task, make in (
+        *(("detect", detections), ("retrieve", retrievals), ("count", counts)),
+        ("presence", presences),
+    )
 }
 
 

@@ -76,6 +76,18 @@ def test_counting_counts(manifest):
     assert [number_word(n) for n in (0, 11, 12)] == ["zero", "eleven", "12"]
 
 
+def test_presence_asks_of_a_sound_that_is_there_and_of_one_that_is_not(manifest, tmp_path):
+    made = list(events.READERS["presence"]["manifest"](Source(manifest)))
+    assert [s.target for s in made] == ["Yes.", "No."] * 3
+    for sample in made:
+        there = asked(sample) in {event["label"] for event in sample.events}
+        assert there == (sample.target == "Yes.") and sample.origin["asked"] == asked(sample)
+    alone = tmp_path / "alone.jsonl"
+    write_manifest(alone, list(read_manifest(manifest))[1:2])
+    with pytest.raises(SourceError, match=r"alone\.jsonl' has one kind of sound"):
+        list(events.READERS["presence"]["manifest"](Source(alone)))
+
+
 def test_retrieval_names_what_overlaps(manifest):
     answers = set()
     for seed in range(30):
@@ -145,7 +157,7 @@ def test_comparisons_are_right_in_both_orders(manifest):
 
 
 def test_every_task_has_ten_templates_of_which_each_is_used(manifest, tmp_path):
-    for task in ("detect", "retrieve", "count", "compare"):
+    for task in ("detect", "retrieve", "count", "presence", "compare"):
         assert len(prompts()[task]) >= 10 and all("{question}" in p for p in prompts()[task])
         built = build(task, Source(manifest), tmp_path / f"{task}.jsonl")
         assert built.written >= 3 and built.missing == 0
