@@ -37,7 +37,8 @@ class Init(_Section):
     Names are pinned ones (``lalm weights list``), folders, or Hub ids; ``options`` are the system config's
     own fields ("group_size"), with the encoders' under "encoder" and "encoder_2". The second encoder's
     frames stand beside the first's, at the first's times. ``aligner`` is the BERT that a connector starts
-    from which hears instructions (APT's).
+    from which hears instructions (APT's). Beside ``from``, a slim checkpoint's, ``options`` are those that
+    change, such as "segment_s"; its tensors must still fit.
     """
 
     from_: Name | None = Field(None, alias="from")
@@ -52,8 +53,8 @@ class Init(_Section):
         parts = (self.encoder, self.llm)
         if self.from_ is None and None in parts:
             raise ValueError("give either 'from', or both 'encoder' and 'llm'")
-        if self.from_ is not None and ({*parts, self.encoder_2, self.aligner} != {None} or self.options):
-            raise ValueError("'from' stands alone: its folder already names encoders, llm and options")
+        if self.from_ is not None and {*parts, self.encoder_2, self.aligner} != {None}:
+            raise ValueError("'from' stands without parts: its folder already names encoders and llm")
         return self
 
 

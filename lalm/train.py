@@ -149,7 +149,7 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
             dtype=dtype,
         )
     else:
-        model, processor = systems.load(recipe.init.from_, dtype=dtype)
+        model, processor = systems.load(recipe.init.from_, dtype=dtype, options=recipe.init.options)
         if lora and not model.config.lora:
             systems.add_lora(model, lora)
         elif lora and lora != model.config.lora:

@@ -235,14 +235,23 @@ def save(
 
 
 def load(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device | None = None
+    folder: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
-    """Open a whole, slim or released checkpoint folder. Raises ValueError naming what is wrong with it."""
+    """Open a whole, slim or released checkpoint folder. Raises ValueError naming what is wrong with it.
+
+    ``options`` take the place of fields of a slim checkpoint's config; its tensors must fit them still.
+    """
     folder = Path(folder)
     fields = _read_config(folder)
     if fields.get("lalm_slim"):
-        model, processor = _load_slim(folder, dtype)
+        model, processor = _load_slim(folder, dtype, options or {})
         return model.to(device or "cpu").eval(), processor
+    if options:
+        raise ValueError(f"'{folder}' is not a slim checkpoint, whose options could be changed")
     if fields["model_type"] == released_qwen2_audio.MODEL_TYPE:
         model, processor = released_qwen2_audio.load(folder, fields, dtype)
     else:
@@ -303,8 +312,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def _load_slim(folder: Path, dtype: torch.dtype) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
+def _load_slim(
+    folder: Path, dtype: torch.dtype, options: Mapping[str, Any]
+) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
     name, config = read_config(folder)
+    for key, value in options.items():
+        if "model" in config.parts or key in ENCODER_OPTIONS or not hasattr(config, key):
+            raise ValueError(f"the model in '{folder}' has no option '{key}' that could be changed")
+        setattr(config, key, value)
     _, _, model_class, question_prompt = SYSTEMS[name]
     if "model" in config.parts:
         model, processor = load(weights.resolve(config.parts["model"]), dtype=dtype)

@@ -245,6 +245,20 @@ def test_twelve_ways_of_five_shots_fit_the_context_and_more_is_refused(tiny_fold
         Engine(model, processor, "tiny").reply([sample], Options(max_new_tokens=4000))
 
 
+def test_options_of_a_checkpoint_can_change_where_its_tensors_fit(pair, tmp_path):
+    systems.save(*pair, tmp_path / "run", slim=True)
+    model, processor = systems.load(tmp_path / "run", options={"segment_s": 5.12, "role_markers": False})
+    assert {c.segment_s for c in (model.config, model.model.connector.config, processor.config)} == {5.12}
+    assert not processor.config.role_markers
+    with pytest.raises(ValueError, match=r"run' has no option 'segments' that could be changed"):
+        systems.load(tmp_path / "run", options={"segments": 2})
+    with pytest.raises(ValueError, match=r"model\.connector\.queries has shape"):
+        systems.load(tmp_path / "run", options={"num_queries": 5})
+    systems.save(*pair, tmp_path / "whole", slim=False)
+    with pytest.raises(ValueError, match="whole' is not a slim checkpoint, whose options"):
+        systems.load(tmp_path / "whole", options={"segment_s": 5.12})
+
+
 def test_a_slim_checkpoint_names_its_aligner(pair, tmp_path):
     model, processor = pair
     torch.nn.init.normal_(model.model.connector.audio_token)
