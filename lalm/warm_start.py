@@ -11,7 +11,8 @@ there the time a pass hears is shared out evenly, two queries a window. Windows 
 pulled to silence. Instructions are those of other clips, so that names come from hearing, not from reading.
 Where a sample asks about one sound (``origin["asked"]`` names an event, as in manifests of detection,
 counting and presence), its own instruction is read, and each query says of its share of the time how much
-of it that sound fills, from the LLM's word "no" to "yes", and whether it begins there, by adding "start".
+of it that sound fills, from the LLM's word "no" to the digits of its second, and whether it begins there,
+by adding "start".
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +44,8 @@ BATCH_TOKENS = 1024
 BATCH_CLIPS = 64
 QUERIES_A_WINDOW = 2
 SILENCE = "silence"
-MARKS = ("no", "yes", "start")  # absent, present, begins
+MARKS = ("no", "start")  # absent, begins
+LONGEST_S = 30  # of a clip that queries learn from
 SHARPNESS = 8.0  # of the logits along the lines between these words
 LONGEST_TOKENS = 96  # of one clip: a long, even ambience must not drown the short sounds
 
@@ -62,7 +64,7 @@ class Groups(Dataset[dict[str, Tensor]]):
 
 
 class Clips(Dataset[dict[str, Any]]):
-    """One item a clip: frames (F, W) of the first pass, how many count, its windows' names, its instruction.
+    """One item a clip: frames (T, W) of its first 30 s, its windows' names, its instruction.
 
     names: (N,) int64, -1 for a window that nothing is known of; asked: whether the instruction is about one
     sound, and marks: (Q, 2) how much of each query's time that sound fills, and whether it begins there.
@@ -84,30 +86,36 @@ class Clips(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        sample, size = self.samples[index], self.config.segment_frames
+        sample, size, queries = self.samples[index], self.config.segment_frames, self.config.num_queries
         asked = sample.origin.get("asked")
-        clip = self.frames_of(sample)[:size]  # (T, W)
-        windows = self.config.num_queries // QUERIES_A_WINDOW
-        window_s = size / windows / self.config.audio_config.frames_per_second
-        names = owners(sample, windows, window_s, self.numbers)
-        names[-(-len(clip) * windows // size) :] = self.numbers[SILENCE]
+        clip = self.frames_of(sample)[: max(1, round(LONGEST_S / self.config.segment_s)) * size]
+        count = -(-len(clip) // size) * queries
+        query_s = size / queries / self.config.audio_config.frames_per_second
+        names = owners(sample, count // QUERIES_A_WINDOW, query_s * QUERIES_A_WINDOW, self.numbers)
+        names[-(-len(clip) * queries // (size * QUERIES_A_WINDOW)) :] = self.numbers[SILENCE]
         return {
-            "frames": nn.functional.pad(clip, (0, 0, 0, size - len(clip))),
-            "lengths": len(clip),
+            "frames": clip,
             "names": names,
+            "marks": marks(sample, asked, count, query_s),
             "asked": asked in self.labels,
-            "marks": marks(sample, asked, self.config.num_queries, self.config.segment_s),
             "instruction": instructions(sample, self.config.instruction)[0],
         }
 
     def collate(self, processor: AudioLMProcessor, items: list[dict[str, Any]]) -> dict[str, Tensor]:
         """A batch in which each clip has its neighbour's instruction, unless that asks about a sound."""
-        texts = [item.pop("instruction") for item in items]
+        texts = [item["instruction"] for item in items]
         free = [i for i, item in enumerate(items) if not item["asked"]]
         for i, text in zip(free, [texts[i] for i in [*free[1:], *free[:1]]], strict=True):
             texts[i] = text
-        read = tokenised(texts, processor.instructions, self.config.instruction_tokens)
-        return {**default_collate(items), **read}
+        together = partial(nn.utils.rnn.pad_sequence, batch_first=True)
+        return {
+            "frames": together([item["frames"] for item in items]),
+            "lengths": torch.tensor([len(item["frames"]) for item in items]),
+            "names": together([item["names"] for item in items], padding_value=-1),
+            "marks": together([item["marks"] for item in items]),
+            "asked": torch.tensor([item["asked"] for item in items]),
+            **tokenised(texts, processor.instructions, self.config.instruction_tokens),
+        }
 
 
 class Pull(nn.Module):
@@ -146,57 +154,69 @@ class NamePull(Pull):
 
 
 class QueryPull(Pull):
-    """For queries that see a whole clip; each name of a clip counts once, however long it is.
+    """For queries that see a whole segment; each name of a clip counts once, however long it is.
 
-    ``mark_words``: (3, D), the LLM's embeddings of ``MARKS``.
+    ``marks``: (2, D), the LLM's embeddings of ``MARKS``; ``seconds``: (S, D), those of 0, 1, 2, ...
     """
 
-    mark_words: Tensor
+    marks: Tensor
+    seconds: Tensor
 
-    def __init__(self, connector: nn.Module, table: Tensor, centre: Tensor, mark_words: Tensor) -> None:
+    def __init__(
+        self, connector: nn.Module, table: Tensor, centre: Tensor, marks: Tensor, seconds: Tensor
+    ) -> None:
         super().__init__(connector, table, centre)
-        self.register_buffer("mark_words", mark_words)
+        self.register_buffer("marks", marks)
+        self.register_buffer("seconds", seconds)
 
     def forward(
         self,
         frames: Tensor,
-        names: Tensor,
         lengths: Tensor,
-        asked: Tensor,
+        names: Tensor,
         marks: Tensor,
+        asked: Tensor,
         instruction_ids: Tensor,
         instruction_mask: Tensor,
     ) -> dict[str, Tensor]:
-        """frames: (B, F, W), names: (B, N), lengths, asked: (B,), marks: (B, Q, 2), instruction_*: (B, I)."""
+        """frames: (B, T, W), lengths: (B,), names: (B, N), marks: (B, Q, 2), asked: (B,), texts (B, I)."""
         tokens = self.connector(frames, lengths, instruction_ids, instruction_mask)[0][:, 1:]  # (B, Q, D)
-        count = tokens.shape[1]
-        inside = torch.arange(count, device=tokens.device) < (lengths * count / frames.shape[1])[:, None]
+        config: Any = self.connector.config
         found = {"loss": tokens.new_zeros(())}
         if not asked.all():
             names = names[~asked]
             alike = (names[:, :, None] == names[:, None]).sum(2)  # windows of the same name in the clip
             known = names >= 0
-            windows = tokens[~asked].unflatten(1, (names.shape[1], -1))  # (b, N, queries a window, D)
+            windows = tokens[~asked].unflatten(1, (-1, QUERIES_A_WINDOW))  # (b, N, queries a window, D)
             found = self.pulled(windows[known], names[known], 1.0 / alike[known])
         if asked.any():
-            loss = self.marked(tokens[asked], marks[asked])[inside[asked]].mean()
-            found["loss"] = found["loss"] + loss
+            place = torch.arange(tokens.shape[1], device=tokens.device)  # of each query in its clip
+            inside = place < (lengths * config.num_queries / config.segment_frames)[asked, None]  # (b, Q)
+            second = ((place + 0.5) * config.segment_s / config.num_queries).long()
+            second = second.clamp(max=len(self.seconds) - 1).expand(len(inside), -1)[inside]
+            found["loss"] = found["loss"] + self.marked(tokens[asked][inside], marks[asked][inside], second)
         return found
 
-    def marked(self, tokens: Tensor, marks: Tensor) -> Tensor:
-        """tokens: (b, Q, D), marks: (b, Q, 2) -> loss of each, (b, Q)."""
-        filled, begins = marks.unbind(2)
-        no, yes, start = self.mark_words
-        goal = no + filled[..., None] * (yes - no) + begins[..., None] * (start - self.centre)
-        distance = ((tokens - goal) ** 2).sum(2) / ((self.table - self.centre) ** 2).sum(2).mean()
-        logits = torch.stack([_along(tokens - no, yes - no), _along(tokens - no, start - self.centre)], 2)
-        both = binary_cross_entropy_with_logits((logits - 0.5) * SHARPNESS, marks, reduction="none")
-        return distance + both.sum(2)
+    def marked(self, tokens: Tensor, marks: Tensor, second: Tensor) -> Tensor:
+        """Queries' tokens (G, D), their marks (G, 2) and the seconds they are in (G,) -> loss."""
+        no, start = self.marks
+        filled, begins = marks.unbind(1)
+        there, beginning = self.seconds[second] - no, start - self.centre  # (G, D), (D,)
+        scale = ((self.table - self.centre) ** 2).sum(2).mean()
+        goal = no + filled[:, None] * there + begins[:, None] * beginning
+        distance = ((tokens - goal) ** 2).sum(1) / scale
+        logits = torch.stack([_reached(tokens - no, there), _reached(tokens - no, beginning)], 1)
+        both = binary_cross_entropy_with_logits((logits - 0.5) * SHARPNESS, marks, reduction="none").sum(1)
+        loss = (distance + both).mean()
+        if (full := filled > 0.5).any():
+            away = ((tokens[full][:, None] - self.seconds) ** 2).sum(2) / scale  # (g, S)
+            loss = loss + nn.functional.cross_entropy(-away * SHARPNESS, second[full]) / 2
+        return loss
 
 
-def _along(vectors: Tensor, line: Tensor) -> Tensor:
-    """How far the vectors (..., D) reach along a line (D,): 1 where they end as it does."""
-    return vectors @ line / (line @ line)
+def _reached(vectors: Tensor, line: Tensor) -> Tensor:
+    """How far vectors (G, D) reach along lines (D,) or (G, D): 1 where they end as these do."""
+    return (vectors * line).sum(1) / (line * line).sum(-1)
 
 
 class Progress(TrainerCallback):
@@ -252,10 +272,11 @@ def warm_start(
             raise ValueError(f"warm_start: {model.config.num_queries} queries cannot be shared out in twos")
         captions = sorted({*captions, SILENCE})
         data = Clips(model, samples, frames_of, {name: i for i, name in enumerate(captions)})
-        drawn = [data[i]["frames"][None] for i in range(0, len(data), max(1, len(data) // 300))]
-        connector.standardise(*channel_scales(torch.cat(drawn)))
-        read = [name_words(processor, word, 1, weights)[0] for word in MARKS]
-        make, collate = partial(QueryPull, mark_words=torch.stack(read)), partial(data.collate, processor)
+        drawn = [data[i]["frames"] for i in range(0, len(data), max(1, len(data) // 300))]
+        connector.standardise(*channel_scales(torch.cat(drawn)[:, None]))
+        words = torch.cat([name_words(processor, word, 1, weights) for word in MARKS])
+        digits = torch.stack([spelt(processor, str(n), weights) for n in range(LONGEST_S)])
+        make, collate = partial(QueryPull, marks=words, seconds=digits), partial(data.collate, processor)
         batch_size = BATCH_CLIPS
     else:
         data = event_groups(model, samples, frames_of, {name: i for i, name in enumerate(captions)})
@@ -327,19 +348,22 @@ def owners(sample: Sample, count: int, token_s: float, numbers: dict[str, int]) 
     return owner
 
 
-def marks(sample: Sample, asked: str | None, count: int, length_s: float) -> Tensor:
-    """(count, 2) float32: how much of each of ``count`` equal shares of ``length_s`` the sound fills, 0 to 1,
+def marks(sample: Sample, asked: str | None, count: int, share_s: float) -> Tensor:
+    """(count, 2) float32: how much of each of ``count`` stretches of ``share_s`` the sound fills, 0 to 1,
     and 1 where it begins."""
-    made, share_s = torch.zeros(count, 2), length_s / count
-    edges = torch.arange(count + 1) * share_s
+    made, edges = torch.zeros(count, 2), torch.arange(count + 1) * share_s
     for event in sample.events:
         if event["label"] == asked:
-            onset_s, offset_s = event["onset_s"], event["offset_s"]
-            heard_s = edges[1:].clamp(max=offset_s) - edges[:-1].clamp(min=onset_s)
+            heard_s = edges[1:].clamp(max=event["offset_s"]) - edges[:-1].clamp(min=event["onset_s"])
             made[:, 0] += heard_s.clamp(min=0) / share_s
-            if onset_s < length_s:
-                made[int(onset_s / share_s), 1] = 1
+            if (first := int(event["onset_s"] / share_s)) < count:
+                made[first, 1] = 1
     return made.clamp(max=1)
+
+
+def spelt(processor: AudioLMProcessor, text: str, weights: Tensor) -> Tensor:
+    """The mean of the LLM's embeddings of a text's tokens, as they stand without a space before: (D,)."""
+    return weights[processor.tokenizer(text, add_special_tokens=False)["input_ids"]].mean(0)
 
 
 def name_words(processor: AudioLMProcessor, caption: str, count: int, weights: Tensor) -> Tensor:
