@@ -8,7 +8,7 @@ start_time_seconds, end_time_seconds, label; one row per event, with mid_to_disp
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -141,7 +141,8 @@ def presences(recordings: Recordings, source: Source) -> Iterator[Sample]:
         while absent in own:
             absent = names[int(rng.integers(len(names)))]
         for name, answer in ((own[int(rng.integers(len(own)))], "yes"), (absent, "no")):
-            yield _asked("presence", recorded, f"-{answer}", name, f"{answer.capitalize()}.", [answer])
+            made = _asked("presence", recorded, f"-{answer}", name, f"{answer.capitalize()}.")
+            yield replace(made, references=(answer,))
 
 
 RECORDINGS: Mapping[str, Recordings] = {

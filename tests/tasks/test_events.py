@@ -78,7 +78,7 @@ def test_counting_counts(manifest):
 
 def test_presence_asks_of_a_sound_that_is_there_and_of_one_that_is_not(manifest, tmp_path):
     made = list(events.READERS["presence"]["manifest"](Source(manifest)))
-    assert [s.target for s in made] == ["Yes.", "No."] * 3
+    assert [(s.target, *s.references) for s in made] == [("Yes.", "yes"), ("No.", "no")] * 3
     for sample in made:
         there = asked(sample) in {event["label"] for event in sample.events}
         assert there == (sample.target == "Yes.") and sample.origin["asked"] == asked(sample)
