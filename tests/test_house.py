@@ -84,7 +84,8 @@ MAY_IMPORT = {
     "batching": ["data", "sample"],
     "separating": ["data", "sample"],
     "survey": ["audio", "data", "readers", "sample"],
-    "warm_start": ["conditioning", "modeling", "processing", "sample", "words"],
+    "pulling": ["conditioning", "modeling", "processing", "sample", "words"],
+    "warm_start": ["modeling", "processing", "pulling", "sample"],
     "doctor_weights": [],
     "doctor": ["audio", "doctor_weights", "encoders.*", "engine", "sample", "weights"],
     "train*": [

@@ -1,13 +1,13 @@
 """The warm start moves audio tokens to the words of what sounds at their time."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from lalm.sample import ask
-from lalm.warm_start import (
+from lalm.pulling import (
     MARKS,
     Clips,
     NamePull,
@@ -16,8 +16,9 @@ from lalm.warm_start import (
     marks,
     name_words,
     spelt,
-    warm_start,
 )
+from lalm.sample import ask
+from lalm.warm_start import warm_start
 
 
 def scene(seed: int, question: str = ""):
@@ -30,6 +31,13 @@ def scene(seed: int, question: str = ""):
         {"label": "a/noise", "caption": "rain falls", "onset_s": 1.0, "offset_s": 2.0},
     )
     return replace(ask([np.concatenate([tone, noise])], question), events=events)
+
+
+def encoded(model, processor, sample):
+    """The encoder's frames of a sample's clip, (T, W)."""
+    (clip,) = processor.clips(sample)
+    audio = torch.from_numpy(clip.audio)[None]
+    return model.model.encode(audio, torch.tensor([audio.shape[1]]))[0][0].detach()
 
 
 CHANGES = [
@@ -50,11 +58,7 @@ def test_tokens_point_to_their_events_names(tiny, tmp_path, system, changes):
     model.model.connector = model.model.build_connector()
     samples = [scene(i) for i in range(4)]
 
-    def frames_of(sample):
-        (clip,) = processor.clips(sample)
-        audio = torch.from_numpy(clip.audio)[None]
-        return model.model.encode(audio, torch.tensor([audio.shape[1]]))[0][0].detach()
-
+    frames_of = partial(encoded, model, processor)
     names = {"a whistle blows": 0, "rain falls": 1}
     groups = event_groups(model, samples, frames_of, names)
     assert groups.frames.shape[1] == model.config.token_groups[0]
@@ -80,11 +84,7 @@ def test_queries_that_see_a_whole_clip_point_to_what_sounds_in_their_window(tiny
     model.model.connector = model.model.build_connector()
     samples = [scene(i, f"Question {i}?") for i in range(8)]
 
-    def frames_of(sample):
-        (clip,) = processor.clips(sample)
-        audio = torch.from_numpy(clip.audio)[None]
-        return model.model.encode(audio, torch.tensor([audio.shape[1]]))[0][0].detach()
-
+    frames_of = partial(encoded, model, processor)
     numbers = {"a whistle blows": 0, "rain falls": 1, "silence": 2}
     clips = Clips(model, samples, frames_of, numbers)
     assert [clips[i]["names"].tolist() for i in range(8)] == [[0, 1, 2]] * 8
@@ -125,11 +125,7 @@ def test_queries_that_are_asked_about_a_sound_mark_it(tiny, tmp_path):
     samples = [replace(scene(i, name[2:]), origin={"asked": name}) for i in range(8) for name in both]
     samples.append(replace(scene(9), origin={"asked": "1.0s and 2.0s"}))
 
-    def frames_of(sample):
-        (clip,) = processor.clips(sample)
-        audio = torch.from_numpy(clip.audio)[None]
-        return model.model.encode(audio, torch.tensor([audio.shape[1]]))[0][0].detach()
-
+    frames_of = partial(encoded, model, processor)
     numbers = {"a whistle blows": 0, "rain falls": 1, "silence": 2}
     clips = Clips(model, samples, frames_of, numbers)
     items = [clips[i] for i in range(len(samples))]
