@@ -11,11 +11,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lalm.engine import Engine
-from lalm.evaluate.answers import Local
+from lalm.evaluate.answering import Local
 from lalm.evaluate.controls import CONTROLS
 from lalm.evaluate.run import Job, run
 from lalm.evaluate.task import open_task
+from lalm.inference.engine import Engine
 
 SETS = ("known", "unseen")
 

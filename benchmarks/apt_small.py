@@ -34,15 +34,15 @@ from apt_small_scores import Said, compared, counted, detected, plotted, recalle
 from torch import Tensor
 from transformers import GenerationConfig
 
-from lalm import systems
-from lalm.cache import FrameCache
-from lalm.engine import Engine
-from lalm.evaluate.answers import rows_of
-from lalm.evaluate.embeddings import SentenceEncoder
-from lalm.likelihood import answered
-from lalm.processing import CachedFrames
-from lalm.rows import append, whole_lines
-from lalm.sample import AudioPart, Sample, read_manifest
+from lalm.data.frame_cache import FrameCache
+from lalm.data.sample import AudioPart, Sample, read_manifest
+from lalm.evaluate.answering import rows_of
+from lalm.evaluate.metrics.embeddings import SentenceEncoder
+from lalm.inference.engine import Engine
+from lalm.inference.likelihood import answered
+from lalm.models import assemble as systems
+from lalm.models.processing import CachedFrames
+from lalm.synthesis.resumable_rows import append, whole_lines
 from lalm.systems.apt.alignment import Alignment, alignment_batch, likeness, same_pairs
 from lalm.tasks.comparisons import BOTH, FIRST, NEITHER, SECOND
 from lalm.tasks.episodes import Labelled, episodes, labelled

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from lalm.evaluate.intervals import Measured, bootstrap, difference, interval, mean_of
-from lalm.evaluate.labels import read_class
+from lalm.data.english import words
+from lalm.data.sample import Sample
 from lalm.evaluate.metrics import METRICS, Answer, Resources
+from lalm.evaluate.metrics.classification import read_class
+from lalm.evaluate.metrics.intervals import Measured, bootstrap, difference, interval, mean_of
 from lalm.evaluate.parsers import PARSERS
-from lalm.sample import Sample
 from lalm.tasks.events import number_word
-from lalm.words import words
 
 Array = np.ndarray[Any, Any]
 Scores = dict[str, Any]

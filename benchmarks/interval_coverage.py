@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from lalm.evaluate.bleu import _finish
-from lalm.evaluate.intervals import Array, Measured, additive, difference, interval, mean_of, rate
+from lalm.evaluate.metrics.bleu import _finish
+from lalm.evaluate.metrics.intervals import Array, Measured, additive, difference, interval, mean_of, rate
 
 World = Callable[[np.random.Generator, int], tuple[Measured, list[str]]]
 TRUTH = 200_000

@@ -18,9 +18,9 @@ import numpy as np
 import psutil
 import soundfile
 
-from lalm.audio import load_audio
-from lalm.batching import Limits, PackedMixture
-from lalm.data import Mixture, audio_seconds, open_manifest, text_tokens
+from lalm.audio.load import load_audio
+from lalm.data.mixture import Mixture, audio_seconds, open_manifest, text_tokens
+from lalm.data.samplers import Limits, PackedMixture
 
 
 def write(folder: Path, lines: int, clips: int) -> list[Path]:

@@ -35,8 +35,8 @@ def write_hour(path: Path) -> None:
 
 def measure(size: str, folder: Path) -> list[dict[str, float]]:
     """A row a length: processor seconds of decoding, of encoder and connector, and of the LLM; memory."""
-    from lalm import systems
-    from lalm.audio import load_audio
+    from lalm.audio.load import load_audio
+    from lalm.models import assemble as systems
 
     model, _ = systems.assemble(
         "acdc",

@@ -108,8 +108,8 @@ def transformers_side(folder: Path):
 
 def lalm_side(folder: Path):
     """The same by lalm."""
-    from lalm import systems
-    from lalm.sample import Sample
+    from lalm.data.sample import Sample
+    from lalm.models import assemble as systems
 
     model, processor = systems.load(folder)
 

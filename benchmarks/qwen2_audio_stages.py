@@ -14,11 +14,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from lalm.evaluate.answers import rows_of
-from lalm.evaluate.intervals import bootstrap, difference, each, mean_of
+from lalm.data.sample import ask
+from lalm.evaluate.answering import rows_of
 from lalm.evaluate.metrics import METRICS, Answer, Resources
+from lalm.evaluate.metrics.intervals import bootstrap, difference, each, mean_of
 from lalm.evaluate.task import known_tasks
-from lalm.sample import ask
 
 Row = dict
 

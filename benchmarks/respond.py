@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from lalm import weights
-from lalm.completions import Chat, LocalWriter, Sampling
-from lalm.engine import pick_device, pick_dtype
-from lalm.sample import ask, read_manifest, write_manifest
+from lalm.data.sample import ask, read_manifest, write_manifest
+from lalm.inference.engine import pick_device, pick_dtype
+from lalm.synthesis.completions import Chat, LocalWriter, Sampling
 from lalm.systems.acdc.continuation import respond
+from lalm.weights import fetch as weights
 
 EVENTS = (
     *("a dog barks", "a car passes by", "rain falls on a roof", "a door slams", "birds sing in a forest"),

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lalm.data import open_manifest
-from lalm.engine import Engine
-from lalm.evaluate.answers import Local
+from lalm.data.mixture import open_manifest
+from lalm.evaluate.answering import Local
 from lalm.evaluate.run import Job, run
 from lalm.evaluate.scores import Scored, gap, plain
 from lalm.evaluate.task import Asked, Task, known_tasks
+from lalm.inference.engine import Engine
 
 # Spoken questions: appendix C counts a transcript in place of an answer as not following.
 SQQA = Task(

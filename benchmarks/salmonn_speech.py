@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from lalm.sample import Sample, write_manifest
+from lalm.data.sample import Sample, write_manifest
 from lalm.tasks.instructions import instruct
 
 TRAIN_VOICES, TEST_VOICE = ("slt", "rms", "kal16"), "awb"

@@ -211,7 +211,7 @@ def plot(path: Path, many: Load, memory: list[tuple[float, float]]) -> None:
 def served(model: str | None, clients: int) -> tuple[subprocess.Popen[str], str]:
     """A server in a process of its own, and its address."""
     words = ["serve", *([model] if model else []), "--port", "0", "--batch-size", str(clients)]
-    code = "import sys; from lalm.cli import run; sys.exit(run(sys.argv[1:]))"
+    code = "import sys; from lalm.cli.app import run; sys.exit(run(sys.argv[1:]))"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words, "--timeout", "600"], stderr=subprocess.PIPE, text=True
     )

@@ -97,7 +97,7 @@ def write_clips(folder: Path, count: int) -> None:
     """A manifest of noise clips whose lengths are spread evenly over the logarithm of 1 to 30 s."""
     import soundfile
 
-    from lalm.sample import Sample, write_manifest
+    from lalm.data.sample import Sample, write_manifest
 
     rng = np.random.default_rng(0)
     (folder / "clips").mkdir()
@@ -115,7 +115,7 @@ def write_clips(folder: Path, count: int) -> None:
 
 def recipe_of(folder: Path, batch_size: int, accumulation: int, dtype: str, cached: bool) -> Any:
     """The recipe both sides follow."""
-    from lalm.recipe import Recipe
+    from lalm.training.recipe import Recipe
 
     fields: dict[str, Any] = {
         "system": "acdc",
@@ -146,10 +146,10 @@ def run_side(side: str, folder: Path, batch_size: int, part: int, steps: int) ->
     """
     from rich.console import Console
 
-    from lalm import train
-    from lalm.data import Batches
-    from lalm.heap import keep_freed_memory
-    from lalm.train_reading import reader
+    from lalm.data.mixture import Batches
+    from lalm.training import run as train
+    from lalm.training.clip_loading import reader
+    from lalm.training.malloc import keep_freed_memory
 
     torch.manual_seed(0)
     dtype, plain, cached = SIDES[side]
@@ -275,9 +275,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    import lalm.train  # once, for the processes that are forked from this one
+    import lalm.training.run  # once, for the processes that are forked from this one
 
-    assert lalm.train
+    assert lalm.training.run
     rows = []
     with tempfile.TemporaryDirectory() as name:
         forked = multiprocessing.get_context("fork")

@@ -25,9 +25,10 @@ from pathlib import Path
 import httpx
 import torch
 
-from lalm import ask, systems
-from lalm.commands.export import complete
-from lalm.engine import Engine, Options
+from lalm import ask
+from lalm.cli.export import complete
+from lalm.inference.engine import Engine, Options
+from lalm.models import assemble as systems
 
 START_S = 3600.0
 NEW_TOKENS = 32

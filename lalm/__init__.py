@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lalm.audio import AudioError, load_audio
-    from lalm.engine import Engine, Heard, Options, Reply
-    from lalm.sample import Sample, ask, read_manifest, write_manifest
+    from lalm.audio.load import AudioError, load_audio
+    from lalm.data.sample import Sample, ask, read_manifest, write_manifest
+    from lalm.inference.engine import Engine, Heard, Options, Reply
 
 __all__ = [
     "AudioError",
@@ -26,9 +26,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "lalm.audio": ("AudioError", "load_audio"),
-    "lalm.engine": ("Engine", "Heard", "Options", "Reply"),
-    "lalm.sample": ("Sample", "ask", "read_manifest", "write_manifest"),
+    "lalm.audio.load": ("AudioError", "load_audio"),
+    "lalm.inference.engine": ("Engine", "Heard", "Options", "Reply"),
+    "lalm.data.sample": ("Sample", "ask", "read_manifest", "write_manifest"),
 }
 
 

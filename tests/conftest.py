@@ -44,7 +44,7 @@ def tiny(tiny_folders: tuple[Path, Path], tiny_beats: Path, tiny_bert: Path) -> 
     """``tiny("acdc")`` -> (model, processor), float32, fresh at every call."""
     from tiny_parts import OPTIONS
 
-    from lalm import systems
+    from lalm.models import assemble as systems
 
     encoder, llm = tiny_folders
 

@@ -218,7 +218,7 @@ def test_the_public_names_are_pinned_and_there():
 @pytest.mark.parametrize("command", [["--help"], ["ask", "--help"], ["weights", "--help"]], ids=" ".join)
 def test_help_is_light(command):
     code = (
-        "import sys\nfrom lalm.cli import run\nassert run(sys.argv[1:]) == 0\n"
+        "import sys\nfrom lalm.cli.app import run\nassert run(sys.argv[1:]) == 0\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -6,8 +6,8 @@ from typing import Any
 
 from tiny_parts import llama_folder, noise, whisper_folder
 
-from lalm import recipe
-from lalm.sample import Message, Sample, write_manifest
+from lalm.data.sample import Message, Sample, write_manifest
+from lalm.training import recipe
 
 
 def training_world(folder: Path, *, dropout: float = 0.1) -> Path:

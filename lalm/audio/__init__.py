@@ -1,0 +1,1 @@
+"""Audio in: load, decode, archives, features, spectrograms, voice activity, images of videos."""

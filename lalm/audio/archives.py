@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from lalm.decoding import AudioError
+from lalm.audio.decoding import AudioError
 
 MAX_MEMBER_BYTES = 4 << 30
 _INSIDE = re.compile(r"^(.*?\.tar)[/\\](.+)$", re.DOTALL)

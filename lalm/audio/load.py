@@ -21,8 +21,8 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 import soxr
 
-from lalm import archives
-from lalm.decoding import (
+from lalm.audio import archives
+from lalm.audio.decoding import (
     BLOCK_FRAMES,
     MAX_CHANNELS,
     Array,

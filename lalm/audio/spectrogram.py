@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from lalm.audio import SAMPLE_RATE
-from lalm.features import fbank
+from lalm.audio.features import fbank
+from lalm.audio.load import SAMPLE_RATE
 
 Array = np.ndarray[Any, Any]
 

@@ -14,7 +14,7 @@ import numpy as np
 import soxr
 import torch
 
-from lalm.audio import SAMPLE_RATE, AudioError
+from lalm.audio.load import SAMPLE_RATE, AudioError
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Detector: TypeAlias = Callable[[torch.Tensor], dict[str, Any] | None]

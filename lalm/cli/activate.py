@@ -6,16 +6,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lalm.commands.ask import silence_transformers
-from lalm.data import open_manifest, subset
-from lalm.engine import Engine, Options, Reply
-from lalm.evaluate.following import STORY_TOKENS
+from lalm.cli.ask import silence_transformers
+from lalm.data.mixture import open_manifest, subset
+from lalm.data.sample import Sample, write_manifest
 from lalm.evaluate.metrics import Answer, Resources, unreadable
+from lalm.evaluate.metrics.instruction_following import STORY_TOKENS
 from lalm.evaluate.parsers import PARSERS
 from lalm.evaluate.perplexity import perplexities
 from lalm.evaluate.scores import score
 from lalm.evaluate.task import Task, known_tasks
-from lalm.sample import Sample, write_manifest
+from lalm.inference.engine import Engine, Options, Reply
 from lalm.systems.salmonn.activation import (
     NUM_STORIES,
     learn,

@@ -1,4 +1,4 @@
-"""The ``lalm`` command: options, help and errors; the work is in ``lalm.commands``, imported when called.
+"""The ``lalm`` command: options, help and errors; the work is in ``lalm.cli``, imported when called.
 
 Errors are one sentence on stderr. Exit codes: 0 done, 2 bad input, 1 anything else.
 """
@@ -14,10 +14,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lalm.cli_build import build_app
-from lalm.cli_data import cache_app, data_app
-from lalm.cli_evaluate import evaluate_app
-from lalm.cli_options import (
+from lalm.cli.error_messages import explain, refuse
+from lalm.cli.options import (
     WRITER,
     Device,
     Json,
@@ -30,10 +28,12 @@ from lalm.cli_options import (
     Url,
     Vision,
 )
-from lalm.cli_serve import serve_app
-from lalm.cli_sounds import sounds_app
-from lalm.cli_tasks import tasks_app
-from lalm.commands.errors import explain, refuse
+from lalm.cli.options_build import build_app
+from lalm.cli.options_data import cache_app, data_app
+from lalm.cli.options_evaluate import evaluate_app
+from lalm.cli.options_serve import serve_app
+from lalm.cli.options_sounds import sounds_app
+from lalm.cli.options_tasks import tasks_app
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -93,7 +93,7 @@ def ask(
     device: Device = None,
 ) -> None:
     """Ask a question about one or more recordings; with --vision about images and videos too."""
-    from lalm.commands import ask as command
+    from lalm.cli import ask as command
 
     settings = command.Settings(max_new_tokens, beams, temperature, seed, lora_scale, orders)
     command.run(words or [], model, settings, device=device, as_json=json, vision=vision)
@@ -125,8 +125,8 @@ def chat(
 
     With --voice, - is 16-bit mono PCM at 16 kHz or a WAV stream.
     """
-    from lalm.commands import chat as command
-    from lalm.commands.ask import Settings
+    from lalm.cli import chat as command
+    from lalm.cli.ask import Settings
 
     settings = Settings(max_new_tokens, 1, temperature, seed, lora_scale)
     command.run(words or [], model, settings, voice=voice, pause_s=pause, system=system, device=device)
@@ -145,7 +145,7 @@ def info(
     json: Json = False,
 ) -> None:
     """Parts, licences, sources, parameter counts and audio tokens per second, without loading weights."""
-    from lalm.commands import info as command
+    from lalm.cli import info as command
 
     command.run(name, as_json=json)
 
@@ -166,7 +166,7 @@ def doctor(
     device: Device = None,
 ) -> int:
     """Is this model wired right? A line a check, with the fix in words; exit code 1 when one fails."""
-    from lalm.commands import doctor as command
+    from lalm.cli import doctor as command
 
     return command.run(model, golden, device=device, as_json=json)
 
@@ -203,7 +203,7 @@ def respond(
 
     An endpoint's key is read from OPENAI_API_KEY.
     """
-    from lalm.commands import respond as command
+    from lalm.cli import respond as command
 
     drawing = command.Sampling(temperature, top_p, max_new_tokens, seed)
     command.run(
@@ -227,15 +227,15 @@ def train(
     ] = True,
 ) -> None:
     """Train as a recipe says; the same command again goes on where it stopped."""
-    from lalm import recipe as recipes
-    from lalm.commands import weights
+    from lalm.cli import weights
+    from lalm.training import recipe as recipes
 
     read = recipes.load(recipe, changes or [])
     filters = read.data.filters
     judge = filters.contradictions if filters is not None and filters.url is None else None
     parts = (read.init.encoder, read.init.encoder_2, read.init.aligner, read.init.llm, judge)
     weights.fetch_with_bar([name for name in parts if name])
-    from lalm import train as training
+    from lalm.training import run as training
 
     training.run(read, resume=resume)
 
@@ -251,7 +251,7 @@ def export(
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option()] = "bfloat16",
 ) -> None:
     """Write a model as a released one is, for transformers, vLLM, SGLang and others to open."""
-    from lalm.commands import export as command
+    from lalm.cli import export as command
 
     if to == "salmonn":
         command.to_salmonn(model, out)
@@ -273,7 +273,7 @@ def import_released(
     ] = "WeiChihChen/BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2",
 ) -> None:
     """Turn a released checkpoint into a model folder: salmonn_v1.pth needs Vicuna-13B v1.1."""
-    from lalm.commands import importing as command
+    from lalm.cli import import_released as command
 
     command.salmonn(file, command.Parts(llm, whisper, beats), out)
 
@@ -289,7 +289,7 @@ def corpus_build(
     ] = None,
 ) -> None:
     """Fetch, unpack, split and compose a corpus; what is done already is not done again."""
-    from lalm.commands import corpus as command
+    from lalm.cli import corpus as command
 
     command.build(tier, out or Path("corpus") / tier, seed=seed, scenes=scenes, packages=packages)
 
@@ -297,7 +297,7 @@ def corpus_build(
 @recipes_app.command("list")
 def recipes_list() -> None:
     """The recipes that come with the package."""
-    from lalm.commands import recipes as command
+    from lalm.cli import recipes as command
 
     command.list_all()
 
@@ -307,7 +307,7 @@ def recipes_show(
     name: Annotated[str, typer.Argument(help="Such as acdc/small.", show_default=False)],
 ) -> None:
     """Print a recipe with its comments."""
-    from lalm.commands import recipes as command
+    from lalm.cli import recipes as command
 
     command.show(name)
 
@@ -318,7 +318,7 @@ def recipes_copy(
     file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
 ) -> None:
     """Copy a recipe to a file of your own; an existing file is kept."""
-    from lalm.commands import recipes as command
+    from lalm.cli import recipes as command
 
     command.copy(name, file)
 
@@ -326,7 +326,7 @@ def recipes_copy(
 @weights_app.command("list")
 def weights_list(json: Json = False) -> None:
     """The pinned pretrained parts, their licences, and which are here."""
-    from lalm.commands import weights as command
+    from lalm.cli import weights as command
 
     command.list_all(as_json=json)
 
@@ -339,7 +339,7 @@ def weights_fetch(
     ] = None,
 ) -> None:
     """Fetch pretrained parts now, so that nothing later needs a network."""
-    from lalm.commands import weights as command
+    from lalm.cli import weights as command
 
     command.fetch(names or [])
 
@@ -347,7 +347,7 @@ def weights_fetch(
 @weights_app.command("where")
 def weights_where(name: Annotated[str, typer.Argument(help="A pinned name.", show_default=False)]) -> None:
     """The folder of a fetched part."""
-    from lalm.commands import weights as command
+    from lalm.cli import weights as command
 
     command.where(name)
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lalm.audio import audio_name, load_audio
-from lalm.sample import Sample
-from lalm.sample import ask as question_about
+from lalm.audio.load import audio_name, load_audio
+from lalm.data.sample import Sample
+from lalm.data.sample import ask as question_about
 
 if TYPE_CHECKING:
-    from lalm.engine import Engine, Options, Reply
+    from lalm.inference.engine import Engine, Options, Reply
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the answer is drawn; ``lalm.engine.Options`` says what each means."""
+    """How the answer is drawn; ``lalm.inference.engine.Options`` says what each means."""
 
     max_new_tokens: int
     beams: int
@@ -62,8 +62,8 @@ def run(
     for audio in audios:  # what is wrong with a recording is said before anything heavy is loaded
         if audio != "-":
             load_audio(audio)
-    from lalm.commands.weights import fetch_for
-    from lalm.engine import Engine
+    from lalm.cli.weights import fetch_for
+    from lalm.inference.engine import Engine
 
     options = _options(settings)
     fetch_for(model)
@@ -84,7 +84,7 @@ def run(
 
 
 def _options(settings: Settings) -> "Options":
-    from lalm.engine import Options
+    from lalm.inference.engine import Options
 
     return Options(
         settings.max_new_tokens,
@@ -106,7 +106,7 @@ def _look(
     as_json: bool,
 ) -> None:
     """Print what APT-BLIP-2 answers about images, videos and sounds."""
-    from lalm.commands import seeing
+    from lalm.cli import ask_vision as seeing
 
     if settings.orders > 1 or settings.lora_scale is not None or "-" in files:
         raise ValueError("--vision takes files, and no --orders or --lora-scale")
@@ -120,7 +120,7 @@ def _look(
 
 def _vote(engine: "Engine", sample: Sample, options: "Options", settings: Settings, *, as_json: bool) -> None:
     """Print what most orders of the recordings answer, in the words of the given order."""
-    from lalm.orders import most_said, orders, reordered, restored
+    from lalm.inference.permutations import most_said, orders, reordered, restored
 
     drawn = orders(len(sample.audios), settings.orders, settings.seed)
     replies = engine.reply([reordered(sample, order) for order in drawn], options)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lalm.audio import load_audio
-from lalm.sample import Part, Sample
+from lalm.audio.load import load_audio
+from lalm.data.sample import Part, Sample
 
 if TYPE_CHECKING:
     from lalm.systems.apt.vision import APTBlip2
@@ -19,7 +19,7 @@ def question(files: Sequence[str], text: str) -> Sample:
 
     Raises AudioError or PictureError for a file that cannot be used.
     """
-    from lalm.pictures import has_sound, load_image
+    from lalm.audio.images import has_sound, load_image
 
     content: list[Part] = []
     for file in files:
@@ -42,7 +42,7 @@ def opened(vision: str, model: str | None, device: str | None) -> "APTBlip2":
     """The vision model of that folder with the connector of a trained APT. Raises ValueError."""
     if model is None:
         raise ValueError("--vision needs the folder of a trained APT: say --model with it")
-    from lalm.engine import pick_device, pick_dtype
+    from lalm.inference.engine import pick_device, pick_dtype
     from lalm.systems.apt.vision import APTBlip2
 
     place = pick_device(device)

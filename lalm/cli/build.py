@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from lalm.commands.respond import Sampling, progress_bar, writer
-from lalm.sample import write_manifest
+from lalm.cli.respond import Sampling, progress_bar, writer
+from lalm.data.sample import write_manifest
 from lalm.tasks import READERS, Source, build, recordings
 from lalm.tasks.events import RECORDINGS
 from lalm.tasks.instructions import instruct

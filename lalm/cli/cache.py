@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from lalm import cache
+from lalm.data import frame_cache as cache
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lalm.audio import SAMPLE_RATE, audio_name, load_audio
-from lalm.commands.ask import Settings, is_audio
-from lalm.voice import VoiceError, load_detector, microphone, pcm_blocks, utterances
+from lalm.audio.load import SAMPLE_RATE, audio_name, load_audio
+from lalm.audio.vad import VoiceError, load_detector, microphone, pcm_blocks, utterances
+from lalm.cli.ask import Settings, is_audio
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ def run(
     if voice:
         load_detector(pause_s)  # what is missing is said before a model is loaded
     turns = spoken_turns(words, pause_s) if voice else typed_turns(words)
-    from lalm.commands.weights import fetch_for
-    from lalm.conversation import Conversation
-    from lalm.engine import Engine, Options
+    from lalm.cli.weights import fetch_for
+    from lalm.inference.conversation import Conversation
+    from lalm.inference.engine import Engine, Options
 
     fetch_for(model)
     options = Options(

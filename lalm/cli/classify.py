@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lalm.audio import load_audio
+from lalm.audio.load import load_audio
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the labelled clips are shown and the answer is read; ``lalm.few_shot`` says what each means."""
+    """How the labelled clips are shown and the answer is read (``lalm.inference.few_shot``)."""
 
     shots: int
     how: Literal["words", "likelihood"]
@@ -40,11 +40,11 @@ def run(
                 "standard input is heard once, and a clip to be named may be asked several times"
             )
         load_audio(clip)
-    from lalm import few_shot
-    from lalm.commands.ask import silence_transformers
-    from lalm.commands.weights import fetch_for
-    from lalm.engine import Engine
-    from lalm.evaluate.embeddings import SentenceEncoder
+    from lalm.cli.ask import silence_transformers
+    from lalm.cli.weights import fetch_for
+    from lalm.evaluate.metrics.embeddings import SentenceEncoder
+    from lalm.inference import few_shot
+    from lalm.inference.engine import Engine
 
     supports = few_shot.labelled_folder(support, settings.shots, settings.seed)
     encoder = SentenceEncoder(settings.sentences) if settings.sentences else None

@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lalm.commands.weights import SMALL, fetch_for
-from lalm.readers import open_samples
-from lalm.sample import write_manifest
-from lalm.survey import Survey, histogram, picture, survey
+from lalm.cli.weights import SMALL, fetch_for
+from lalm.data.readers import open_samples
+from lalm.data.sample import write_manifest
+from lalm.data.validate import Survey, histogram, picture, survey
 
 
 def validate(path: Path, out: Path | None, *, workers: int | None, as_json: bool) -> int:
@@ -81,8 +81,8 @@ def preview(path: Path, model: str | None, *, rows: int, seed: int | None) -> No
     if seed is not None:
         numbers = random.Random(seed).sample(range(len(samples)), len(numbers))
     fetch_for(model)
-    from lalm import systems
-    from lalm.train_report import show_example
+    from lalm.models import assemble as systems
+    from lalm.training.report import show_example
 
     processor = systems.open_processor(SMALL if model is None else model)
     console = Console()

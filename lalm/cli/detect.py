@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lalm.audio import load_audio
+from lalm.audio.load import load_audio
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ def run(words: Sequence[str], model: str | None, outputs: Outputs, *, device: st
     audio = (
         load_audio(clip) if clip != "-" else None
     )  # what is wrong with it is said before a model is loaded
-    from lalm import spectrogram
-    from lalm.commands.ask import silence_transformers
-    from lalm.commands.weights import fetch_for
-    from lalm.detection import audacity, detect
-    from lalm.engine import Engine
+    from lalm.audio import spectrogram
+    from lalm.cli.ask import silence_transformers
+    from lalm.cli.weights import fetch_for
+    from lalm.inference.detection import audacity, detect
+    from lalm.inference.engine import Engine
 
     fetch_for(model)
     silence_transformers()

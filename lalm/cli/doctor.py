@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from lalm.commands.ask import silence_transformers
-from lalm.commands.weights import fetch_for
-from lalm.doctor import Check, examine
-from lalm.engine import SMALL, Engine
+from lalm.cli.ask import silence_transformers
+from lalm.cli.weights import fetch_for
+from lalm.doctor.checks import Check, examine
+from lalm.inference.engine import SMALL, Engine
 
 MARKS = {True: ("ok", "green"), False: ("WRONG", "bold red"), None: ("-", "dim")}
 

@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 
-from lalm.pins import FetchError
+from lalm.weights.pins import FetchError
 
 
 def explain(error: BaseException) -> int:

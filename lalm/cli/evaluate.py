@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lalm.commands import seeing
-from lalm.commands.ask import silence_transformers
-from lalm.commands.weights import fetch_for, fetch_with_bar
+from lalm.cli import ask_vision as seeing
+from lalm.cli.ask import silence_transformers
+from lalm.cli.weights import fetch_for, fetch_with_bar
 from lalm.evaluate.agreement import agreement, read_judgments
-from lalm.evaluate.answers import Answerer, Endpoint, Local, Recorded, Seeing, Share
+from lalm.evaluate.answering import Answerer, Endpoint, Local, Recorded, Seeing, Share
 from lalm.evaluate.card import folder_digest
 from lalm.evaluate.compare import compare as compared
 from lalm.evaluate.controls import CONTROLS
@@ -139,7 +139,7 @@ def _answerer(request: Request) -> tuple[Answerer, Path | None]:
         if request.lora_scale is not None:
             raise ValueError("--lora-scale is for local models, and these answers are given already")
         return Recorded(path), None
-    from lalm.engine import SMALL, Engine
+    from lalm.inference.engine import SMALL, Engine
 
     fetch_for(request.model)
     silence_transformers()
@@ -149,7 +149,7 @@ def _answerer(request: Request) -> tuple[Answerer, Path | None]:
 
 
 def _endpoint(url: str, model: str, option: str) -> Any:
-    from lalm.completions import EndpointWriter
+    from lalm.synthesis.completions import EndpointWriter
 
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"{option} must begin with http:// or https://, not '{url}'")
@@ -166,9 +166,9 @@ def _judge(judging: Judging, out: Path) -> Judge | None:
             return _endpoint(url, model, "--judge-url")
         import torch
 
-        from lalm import weights
-        from lalm.completions import LocalWriter
-        from lalm.engine import pick_dtype
+        from lalm.inference.engine import pick_dtype
+        from lalm.synthesis.completions import LocalWriter
+        from lalm.weights import fetch as weights
 
         fetch_with_bar([model])
         return LocalWriter(weights.resolve(model), model, pick_dtype(torch.device("cpu")))
@@ -178,7 +178,7 @@ def _judge(judging: Judging, out: Path) -> Judge | None:
 
 def _judge_weights(model: str, url: str | None) -> str:
     """The hash of a local judge's weights; empty for an endpoint's and for one that is not here."""
-    from lalm import weights
+    from lalm.weights import fetch as weights
 
     if url is not None:
         return ""

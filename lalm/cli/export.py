@@ -7,10 +7,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import GenerationConfig
 
-from lalm import systems
-from lalm.chat_template import with_parts
-from lalm.commands.weights import fetch_for
-from lalm.engine import Engine
+from lalm.cli.weights import fetch_for
+from lalm.inference.engine import Engine
+from lalm.models import assemble as systems
+from lalm.models.chat_template import with_parts
 from lalm.systems.qwen2_audio import released
 from lalm.systems.salmonn import released as salmonn_released
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from lalm import systems, weights
 from lalm.encoders import read_config
 from lalm.encoders.pair import PairConfig
-from lalm.processing import AudioLMProcessor
+from lalm.models import assemble as systems
+from lalm.models.processing import AudioLMProcessor
 from lalm.systems.salmonn import released
+from lalm.weights import fetch as weights
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from lalm import recipe, systems, weights
-from lalm.audio import SAMPLE_RATE
-from lalm.engine import SMALL
-from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration
+from lalm.audio.load import SAMPLE_RATE
+from lalm.inference.engine import SMALL
+from lalm.models import assemble as systems
+from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration
+from lalm.training import recipe
+from lalm.weights import fetch as weights
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lalm.cli_options import WRITER, Device, Llm, Url
+from lalm.cli.options import WRITER, Device, Llm, Url
 
 build_app = typer.Typer(
     help="Turn corpora into manifests of instructions and answers, and replies into preferences.",
@@ -71,7 +71,7 @@ def corpus_task(
     ] = 0.0,
 ) -> None:
     """Turn a public corpus into a manifest of one task."""
-    from lalm.commands import build as command
+    from lalm.cli import build as command
 
     asked = command.Asked(
         *(layout, audio, seed, test, tuple(split or ()), join),
@@ -94,7 +94,7 @@ def corpus(
     ] = None,
 ) -> None:
     """Every task of a `lalm corpus build` folder, a manifest each."""
-    from lalm.commands import build as command
+    from lalm.cli import build as command
 
     command.corpus(source, out, seed=seed, languages=language or [])
 
@@ -109,7 +109,7 @@ def qa(
     url: Url = None,
 ) -> None:
     """Questions with answers that an LLM writes about a manifest's transcripts or captions."""
-    from lalm.commands import build as command
+    from lalm.cli import build as command
 
     command.questions(source, out, seed=seed, long=long, llm=llm, url=url)
 
@@ -127,7 +127,7 @@ def nlar(
     url: Url = None,
 ) -> None:
     """Questions about pairs of recordings that an LLM writes and the recordings' events check."""
-    from lalm.commands import build as command
+    from lalm.cli import build as command
 
     command.reasoning(source, out, layout=layout, audio=audio, seed=seed, llm=llm, url=url)
 
@@ -143,7 +143,7 @@ def spoken(
     seed: Annotated[int, typer.Option(min=0, help="Of the voices drawn.")] = 0,
 ) -> None:
     """Typed questions about one recording each, spoken after it instead (needs flite or espeak-ng)."""
-    from lalm.commands import build as command
+    from lalm.cli import build as command
 
     command.spoken(source, out, voice, seed=seed)
 
@@ -185,7 +185,7 @@ def preferences(
 
     The same command again goes on where it stopped. Keys of servers are read from OPENAI_API_KEY.
     """
-    from lalm.commands import preferences as command
+    from lalm.cli import preferences as command
 
     drawing = command.Sampling(temperature, top_p, max_new_tokens, seed)
     command.run(

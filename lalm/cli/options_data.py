@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lalm.cli_options import Json, Model
+from lalm.cli.options import Json, Model
 
 data_app = typer.Typer(help="Manifests: check them, count them, look at them.", no_args_is_help=True)
 cache_app = typer.Typer(help="Encoder frames kept on disk.", no_args_is_help=True)
@@ -30,7 +30,7 @@ def validate(
     json: Json = False,
 ) -> int:
     """Check every line, decode every recording, name each bad line; exit code 1 when there is one."""
-    from lalm.commands import data as command
+    from lalm.cli import data as command
 
     return command.validate(source, out, workers=workers, as_json=json)
 
@@ -43,7 +43,7 @@ def stats(
     json: Json = False,
 ) -> None:
     """Hours, durations, tokens, languages and tasks, from the manifest and the files' headers."""
-    from lalm.commands import data as command
+    from lalm.cli import data as command
 
     command.stats(source, picture, workers=workers, as_json=json)
 
@@ -56,7 +56,7 @@ def preview(
     seed: Annotated[int | None, typer.Option(min=0, help="Draw them at random (default: the first).")] = None,
 ) -> None:
     """Show samples as the model gets them; what the loss learns stands in [[ ]]."""
-    from lalm.commands import data as command
+    from lalm.cli import data as command
 
     command.preview(source, model, rows=rows, seed=seed)
 
@@ -64,7 +64,7 @@ def preview(
 @cache_app.command("info")
 def cache_info(folder: Folder, json: Json = False) -> None:
     """How many clips are there for which encoder, how large, when last used."""
-    from lalm.commands import cache as command
+    from lalm.cli import cache as command
 
     command.info(folder, as_json=json)
 
@@ -77,6 +77,6 @@ def cache_prune(
     ],
 ) -> None:
     """Delete what was not used for longest."""
-    from lalm.commands import cache as command
+    from lalm.cli import cache as command
 
     command.prune(folder, keep)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lalm.cli_options import Device, Json, LoraScale, Url, Vision
+from lalm.cli.options import Device, Json, LoraScale, Url, Vision
 
 evaluate_app = typer.Typer()
 
@@ -65,7 +65,7 @@ def evaluate(
 
     An endpoint's key is read from OPENAI_API_KEY.
     """
-    from lalm.commands import evaluate as command
+    from lalm.cli import evaluate as command
 
     command.run(
         command.Request(
@@ -85,7 +85,7 @@ def compare(
     json: Json = False,
 ) -> None:
     """A minus B on the same items, paired; refused when they were not asked and read alike."""
-    from lalm.commands import evaluate as command
+    from lalm.cli import evaluate as command
 
     command.compare(a, b, resource or [], as_json=json)
 
@@ -103,7 +103,7 @@ def agree(
     json: Json = False,
 ) -> None:
     """How well two judges agree: kappa and Spearman's correlation."""
-    from lalm.commands import evaluate as command
+    from lalm.cli import evaluate as command
 
     command.agree(a, b, as_json=json)
 
@@ -111,6 +111,6 @@ def agree(
 @evaluate_app.command()
 def tasks(json: Json = False) -> None:
     """The tasks that `lalm eval` knows, their data and where they come from."""
-    from lalm.commands import evaluate as command
+    from lalm.cli import evaluate as command
 
     command.list_tasks(as_json=json)

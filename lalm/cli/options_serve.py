@@ -42,7 +42,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model behind OpenAI's API."""
-    from lalm.commands.serve import Place
+    from lalm.cli.serve import Place
 
     asked = {
         "api_key": api_key,
@@ -55,11 +55,11 @@ def serve(
             source = context.get_parameter_source(name)
             if source is not None and source.name != "DEFAULT":
                 raise ValueError(f"--{name.replace('_', '-')} goes with --engine lalm alone")
-        from lalm.commands import serve_vllm
+        from lalm.cli import serve_vllm
 
         serve_vllm.run(model, Place(host, port, None), **asked)
         return
-    from lalm.commands import serve as command
+    from lalm.cli import serve as command
 
     command.run(
         model,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lalm.cli_options import Device, Json, Model, Seed
+from lalm.cli.options import Device, Json, Model, Seed
 
 sounds_app = typer.Typer()
 
@@ -37,7 +37,7 @@ def classify(
     device: Device = None,
 ) -> None:
     """Name recordings after a few labelled ones, without training."""
-    from lalm.commands import classify as command
+    from lalm.cli import classify as command
 
     settings = command.Settings(shots, how, orders, seed, sentences)
     command.run(clips or [], support, model, settings, device=device, as_json=json)
@@ -58,6 +58,6 @@ def detect(
     device: Device = None,
 ) -> None:
     """When does a sound occur? Onset and offset in seconds."""
-    from lalm.commands import detect as command
+    from lalm.cli import detect as command
 
     command.run(words or [], model, command.Outputs(json, labels, picture), device=device)

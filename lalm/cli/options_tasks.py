@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lalm.cli_options import Device, Seed, Temperature
+from lalm.cli.options import Device, Seed, Temperature
 
 tasks_app = typer.Typer()
 
@@ -36,7 +36,7 @@ def activate(
     device: Device = None,
 ) -> None:
     """Let a model write stories with LoRA turned down and learn them: it follows instructions again."""
-    from lalm.commands import activate as command
+    from lalm.cli import activate as command
 
     measured = tuple(measure or ())
     command.run(
@@ -60,7 +60,7 @@ def perplexity(
     device: Device = None,
 ) -> None:
     """How likely models find known answers, by task, with LoRA on and off."""
-    from lalm.commands import perplexity as command
+    from lalm.cli import perplexity as command
 
     scales = [0.0] if lora_scale is None else lora_scale
     command.run(models, data, out, lora_scales=scales, per_task=per_task, device=device)

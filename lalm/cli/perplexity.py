@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from lalm.commands.ask import silence_transformers
-from lalm.data import open_manifest, subset
-from lalm.engine import Engine, Options
+from lalm.cli.ask import silence_transformers
+from lalm.data.mixture import open_manifest, subset
+from lalm.data.sample import Sample
 from lalm.evaluate.perplexity import Perplexity, perplexities, plot
-from lalm.sample import Sample
+from lalm.inference.engine import Engine, Options
 
 
 def run(

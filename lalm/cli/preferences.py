@@ -8,10 +8,11 @@ from typing import Literal
 
 import httpx
 
-from lalm.commands.respond import Sampling, progress_bar, writer
-from lalm.commands.weights import fetch_for
-from lalm.completions import Completion, EndpointWriter
-from lalm.preferences import (
+from lalm.cli.respond import Sampling, progress_bar, writer
+from lalm.cli.weights import fetch_for
+from lalm.data.sample import Sample
+from lalm.synthesis.completions import Completion, EndpointWriter
+from lalm.synthesis.preferences import (
     Draw,
     described,
     drawn_from,
@@ -20,14 +21,13 @@ from lalm.preferences import (
     read_prompts,
     write_pairs,
 )
-from lalm.sample import Sample
 
 __all__ = ["Job", "Judging", "Sampling", "run"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is read and written; see ``lalm.preferences.write_pairs``."""
+    """What is read and written; see ``lalm.synthesis.preferences.write_pairs``."""
 
     manifest: Path
     out: Path
@@ -75,7 +75,7 @@ def run(job: Job, sampling: Sampling, *, model: str | None, device: str | None, 
 
 def _engine(model: str | None, device: str | None, sampling: Sampling) -> tuple[Draw, str]:
     """Replies of a model here."""
-    from lalm.engine import Engine, Options
+    from lalm.inference.engine import Engine, Options
 
     fetch_for(model)
     engine = Engine.load(model, device)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lalm.recipe import RecipeError, shipped
+from lalm.training.recipe import RecipeError, shipped
 
 
 def list_all() -> None:

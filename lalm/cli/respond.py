@@ -10,11 +10,11 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lalm import weights
-from lalm.commands.weights import fetch_with_bar
-from lalm.completions import EndpointWriter, LocalWriter, Sampling, Writer
-from lalm.engine import pick_dtype
+from lalm.cli.weights import fetch_with_bar
+from lalm.inference.engine import pick_dtype
+from lalm.synthesis.completions import EndpointWriter, LocalWriter, Sampling, Writer
 from lalm.systems.acdc.continuation import Mode, respond
+from lalm.weights import fetch as weights
 
 __all__ = ["Job", "Sampling", "run"]
 

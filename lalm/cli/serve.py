@@ -29,14 +29,14 @@ def run(model: str | None, place: Place, **settings: Any) -> None:
         raise ValueError(f"serving needs {error.name}: pip install 'lalm[serve]'") from None
     listening = listen(place)
     with listening:
-        from lalm.commands.weights import fetch_for
+        from lalm.cli.weights import fetch_for
 
         fetch_for(model)
-        from lalm.engine import Engine
+        from lalm.inference.engine import Engine
         from lalm.serve.app import create_app
         from lalm.serve.connections import config
+        from lalm.serve.memory import keep_what_is_loaded
         from lalm.serve.settings import Settings
-        from lalm.serve.tidy import keep_what_is_loaded
 
         app = create_app(Engine.load(model, place.device), Settings(**settings))
         keep_what_is_loaded()

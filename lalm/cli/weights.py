@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from lalm import weights
+from lalm.weights import fetch as weights
 
 SMALL = Path(__file__).parents[1] / "models" / "small"
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from lalm.corpus.catalogue import SPLITS, TIERS, catalogue, split_of
+from lalm.corpus.checkable_instructions import instructions
 from lalm.corpus.clips import Progress, decode, gather, write_attribution
-from lalm.corpus.instructions import instructions
 from lalm.corpus.questions import questions
 from lalm.corpus.scenes import Recording, scenes, singles, takes
 from lalm.corpus.wording import sentence
-from lalm.sample import Sample, ask, write_manifest
-from lalm.weights import cache_root
+from lalm.data.sample import Sample, ask, write_manifest
+from lalm.weights.fetch import cache_root
 
 __all__ = ["TIERS", "build", "catalogue", "split_of"]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from lalm.corpus.questions import item, presence
 from lalm.corpus.scenes import Recording
-from lalm.sample import Sample
+from lalm.data.sample import Sample
 
 INSTRUCTIONS = {
     "one_word": "Describe the sound in one word.",

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from lalm.audio import SAMPLE_RATE, load_audio
+from lalm.audio.decoding import AudioError
+from lalm.audio.load import SAMPLE_RATE, load_audio
 from lalm.corpus import packages as debs
 from lalm.corpus.catalogue import SPLITS, Row, SoundClass, classes, split_of
 from lalm.corpus.containers import read_member
-from lalm.decoding import AudioError
 
 MIN_CLIP_S = 0.25
 MAX_CLIP_S = 10.0

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import soxr
 
-from lalm.audio import SAMPLE_RATE
-from lalm.sample import Event
+from lalm.audio.load import SAMPLE_RATE
+from lalm.data.sample import Event
 
 MIN_SCENE_S = 3.0
 MAX_SCENE_S = 10.0

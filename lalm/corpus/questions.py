@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lalm.corpus.scenes import Recording
-from lalm.sample import Sample, ask
-from lalm.words import words
+from lalm.data.english import words
+from lalm.data.sample import Sample, ask
 
 Rng = np.random.Generator
 NUMBERS = ("zero", "one", "two", "three", "four")

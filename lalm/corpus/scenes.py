@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lalm.audio import SAMPLE_RATE
+from lalm.audio.load import SAMPLE_RATE
 from lalm.corpus.clips import Clip, Progress, read_flac, write_flac
 from lalm.corpus.compose import Scene, Sound, bounded, crop, over_bed, sequence, vary, with_noise
 from lalm.corpus.wording import in_order, over, repeated
-from lalm.sample import Event
+from lalm.data.sample import Event
 
 BED_GROUPS = ("ambience", "weather", "water", "fire", "machine", "music", "nature")
 MIN_BED_S = 2.5

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from lalm.audio import SAMPLE_RATE, load_audio
-from lalm.processing import CachedFrames, Clip
-from lalm.readers import open_samples
-from lalm.recipe import Augment
-from lalm.sample import AudioPart
+from lalm.audio.load import SAMPLE_RATE, load_audio
+from lalm.data.readers import open_samples
+from lalm.data.sample import AudioPart
+from lalm.models.processing import CachedFrames, Clip
+from lalm.training.recipe import Augment
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
 DIRECT_DB = (0.0, 12.0)  # the direct sound over all reflections, from a hall to a living room

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from lalm.messages import SampleError, json_list, json_object, json_seconds, json_text
+from lalm.data.messages import SampleError, json_list, json_object, json_seconds, json_text
 
 TAG = "<audio>"
 SPEAKERS = {"human": "user", "gpt": "assistant", "system": "system"}  # LLaMA-Factory's sharegpt form

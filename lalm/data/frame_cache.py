@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lalm import archives
-from lalm.audio import SAMPLE_RATE, load_audio
-from lalm.sample import AudioPart
+from lalm.audio import archives
+from lalm.audio.load import SAMPLE_RATE, load_audio
+from lalm.data.sample import AudioPart
 
 FEATURE_VERSION = 1  # raise when an encoder's front end changes its numbers
 CLIPS_PER_SHARD = 512

@@ -18,7 +18,7 @@ from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 import numpy as np
 import soundfile
 
-from lalm.audio import SAMPLE_RATE, AudioSource, load_audio
+from lalm.audio.load import SAMPLE_RATE, AudioSource, load_audio
 
 _PART_KEYS = {
     "text": ("type", "text"),

@@ -18,11 +18,11 @@ import torch
 from torch.utils.data import Dataset
 from transformers import BatchFeature
 
-from lalm import archives
-from lalm.packing import pack
-from lalm.processing import AudioLMProcessor, CachedFrames, Clip
-from lalm.readers import Samples, open_samples
-from lalm.sample import AudioPart, Sample
+from lalm.audio import archives
+from lalm.data.readers import Samples, open_samples
+from lalm.data.sample import AudioPart, Sample
+from lalm.models.packing import pack
+from lalm.models.processing import AudioLMProcessor, CachedFrames, Clip
 
 WINDOW_STEPS = 50  # samples of this many steps are sorted by length together
 CHARACTERS_PER_TOKEN = 4  # rough, for sorting only
@@ -34,7 +34,7 @@ SKIP_FRACTION, SKIP_FLOOR = 0.01, 20
 Draw: TypeAlias = Callable[[np.random.Generator], np.ndarray]  # audio (N,) of another sample
 Audios: TypeAlias = Sequence[Clip | CachedFrames]  # of one sample, in reading order
 
-logger = logging.getLogger("lalm.data")
+logger = logging.getLogger("lalm.data.mixture")
 
 
 class DataError(ValueError):
@@ -64,7 +64,7 @@ class Batch:
 
 
 def open_manifest(path: str | Path) -> Samples:
-    """The samples at a path, read when asked for; see ``lalm.readers.open_samples``.
+    """The samples at a path, read when asked for; see ``lalm.data.readers.open_samples``.
 
     Up to ``CHECKED_ROWS`` rows are all read once now, so that a line that is no sample stops a run before it
     begins, by its number. Of larger ones ``lalm data validate`` says it. Raises a ValueError naming the file.

@@ -1,6 +1,6 @@
 """One sample: a conversation with audio in it, and what is known about it; one manifest line each.
 
-The conversation is in the chat format of :mod:`lalm.messages`, so the chat template, the JSONL manifest
+The conversation is in the chat format of :mod:`lalm.data.messages`, so the chat template, the JSONL manifest
 and the server share one shape. A manifest line::
 
     {"messages": [{"role": "user", "content": [{"type": "audio", "audio": "dog.ogg"},
@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from lalm.audio import AudioSource
-from lalm.layouts import native
-from lalm.messages import (
+from lalm.audio.load import AudioSource
+from lalm.data.formats import native
+from lalm.data.messages import (
     AudioPart,
     Message,
     Part,
@@ -170,8 +170,8 @@ def ask(audios: Sequence[AudioSource], question: str, *, system: str = "") -> Sa
 def read_manifest(path: str | Path) -> Iterator[Sample]:
     """Samples of a JSONL manifest; blank lines are skipped, errors read ``train.jsonl:42: <what>``.
 
-    Rows may also be those of ms-swift, LLaMA-Factory, OpenAI or Hugging Face chats (``lalm.layouts``), and
-    the file one JSON list of rows, as LLaMA-Factory's are (``train.json[3]: <what>``).
+    Rows may also be those of ms-swift, LLaMA-Factory, OpenAI or Hugging Face chats (``lalm.data.formats``),
+    and the file one JSON list of rows, as LLaMA-Factory's are (``train.json[3]: <what>``).
     """
     path = Path(path)
     try:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lalm.data import Mixture, audio_seconds
-from lalm.sample import Sample
+from lalm.data.mixture import Mixture, audio_seconds
+from lalm.data.sample import Sample
 
 WINDOW_SAMPLES = 4096
 

@@ -1,15 +1,15 @@
 """Batches of one manifest each, where a run's manifests are not to be mixed within a batch.
 
 The manifests take turns in a drawn order, each as often as its share of the samples asks; within one, samples
-of like length are batched together, as ``lalm.data.Mixture`` does it.
+of like length are batched together, as ``lalm.data.mixture.Mixture`` does it.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lalm.data import WINDOW_STEPS, Mixture
-from lalm.sample import Sample
+from lalm.data.mixture import WINDOW_STEPS, Mixture
+from lalm.data.sample import Sample
 
 
 class SeparateMixture(Mixture):

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lalm.audio import SAMPLE_RATE, audio_name, load_audio
-from lalm.data import audio_seconds, text_tokens
-from lalm.readers import Samples, open_samples
-from lalm.sample import AudioPart, Sample
+from lalm.audio.load import SAMPLE_RATE, audio_name, load_audio
+from lalm.data.mixture import audio_seconds, text_tokens
+from lalm.data.readers import Samples, open_samples
+from lalm.data.sample import AudioPart, Sample
 
 CHUNK_ROWS = 32
 SHORTEST_S = 0.02  # less than two encoder frames

@@ -1,0 +1,1 @@
+"""Is a model wired right? Checks without data."""

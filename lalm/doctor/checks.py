@@ -2,7 +2,7 @@
 
 Two runs are compared by how far the logits of the next token lie apart, as a share of the logits' own
 spread: what only rounding changes stays below ``ROUNDING`` of the model's dtype, what the audio changes
-must lie above it. Letters in shapes as in ``lalm.modeling``.
+must lie above it. Letters in shapes as in ``lalm.models.modeling``.
 """
 
 import time
@@ -15,13 +15,13 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from lalm.audio import SAMPLE_RATE
-from lalm.doctor_weights import missing_tensors, parts_that_look_random
+from lalm.audio.load import SAMPLE_RATE
+from lalm.data.sample import Sample, ask
+from lalm.doctor.weight_checks import missing_tensors, parts_that_look_random
 from lalm.encoders.eat import EATEncoder
 from lalm.encoders.eat_import import check_eat
-from lalm.engine import Engine, Options
-from lalm.sample import Sample, ask
-from lalm.weights import resolve
+from lalm.inference.engine import Engine, Options
+from lalm.weights.fetch import resolve
 
 QUESTION = "What do you hear?"
 ANSWER = "Someone knocks twice."

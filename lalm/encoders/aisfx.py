@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from lalm.features import SAMPLE_RATE
+from lalm.audio.features import SAMPLE_RATE
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from lalm.audio.features import HOP, SAMPLE_RATE, WINDOW, fbank_frames
 from lalm.encoders.eat import TOKENS_AT_ONCE, EATBlock, EATConfig, centred, padded_fbank, position_table
-from lalm.features import HOP, SAMPLE_RATE, WINDOW, fbank_frames
 
 
 class AudioMAEConfig(PreTrainedConfig):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig
 
-from lalm.features import HOP, SAMPLE_RATE, WINDOW, fbank, fbank_frames
+from lalm.audio.features import HOP, SAMPLE_RATE, WINDOW, fbank, fbank_frames
 
 TOKENS_AT_ONCE = 16_384  # of one pass, padding included: bounds the memory of long clips and big batches
 

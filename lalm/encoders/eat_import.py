@@ -92,7 +92,7 @@ def check_eat(folder: Path, audio: Path, reference: Path) -> float:
     The EAT repository has such a pair: feature_extract/test.wav and test.npy, from the finetuned base
     model of the Hub. Raises ValueError when the shapes differ.
     """
-    from lalm.audio import load_audio
+    from lalm.audio.load import load_audio
     from lalm.encoders import load_encoder
 
     encoder = load_encoder(folder)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as WhisperLayers
 
-from lalm.features import HOP, SAMPLE_RATE, log_mel
+from lalm.audio.features import HOP, SAMPLE_RATE, log_mel
 
 SAMPLES_PER_FRAME = 320  # 10 ms hop x 2 by the strided convolution: 20 ms
 WINDOWS_AT_ONCE = 16  # bounds the memory of long clips

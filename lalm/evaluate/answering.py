@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from lalm import systems
-from lalm.audio import SAMPLE_RATE, load_audio
-from lalm.completions import EndpointWriter, Sampling
-from lalm.engine import Engine, Options, Reply
+from lalm.audio.load import SAMPLE_RATE, load_audio
+from lalm.data.messages import message_to_openai
+from lalm.data.sample import Sample
 from lalm.evaluate.perplexity import answer_nll
-from lalm.messages import message_to_openai
-from lalm.rows import append, whole_lines
-from lalm.sample import Sample
+from lalm.inference.engine import Engine, Options, Reply
+from lalm.models import assemble as systems
+from lalm.synthesis.completions import EndpointWriter, Sampling
+from lalm.synthesis.resumable_rows import append, whole_lines
 
 CHUNK = 64  # answers between two writes
 

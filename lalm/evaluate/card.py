@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from lalm.engine import Engine
-from lalm.evaluate.answers import Answerer, Endpoint, Local, Seeing
+from lalm.data.sample import Sample
+from lalm.evaluate.answering import Answerer, Endpoint, Local, Seeing
 from lalm.evaluate.controls import asked, recording_of
-from lalm.evaluate.normalise import normaliser_name
+from lalm.evaluate.metrics.normalise import normaliser_name
 from lalm.evaluate.parsers import fingerprint
 from lalm.evaluate.task import Asked, brings_instruction, question_of
-from lalm.sample import Sample
-from lalm.weights import resolve
+from lalm.inference.engine import Engine
+from lalm.weights.fetch import resolve
 
 LIBRARIES = ("lalm", "torch", "transformers", "peft", "jiwer", "sacrebleu", "numpy", "soundfile")
 # Two runs of a task can be compared only when these agree.

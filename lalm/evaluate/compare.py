@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lalm.evaluate.card import differing
-from lalm.evaluate.intervals import Difference
 from lalm.evaluate.metrics import Resources
+from lalm.evaluate.metrics.intervals import Difference
 from lalm.evaluate.run import read_answers, read_card
 from lalm.evaluate.scores import gap, score
 from lalm.evaluate.task import Task

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from lalm.audio import SAMPLE_RATE, load_audio
+from lalm.audio.load import SAMPLE_RATE, load_audio
+from lalm.data.sample import AudioPart, Sample
 from lalm.evaluate.task import Task, brings_instruction, put
-from lalm.sample import AudioPart, Sample
 
 AUDIO = "audio"  # no control: the run itself
 WORDED = ("reordered", "paraphrased")  # nothing is taken away: an answer should stay

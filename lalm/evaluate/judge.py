@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lalm.completions import Chat, Sampling, Writer
 from lalm.evaluate.metrics import Answer
 from lalm.evaluate.task import Task, question_of
+from lalm.synthesis.completions import Chat, Sampling, Writer
 
 BATCH = 32
 SYSTEM = "You compare two short texts."

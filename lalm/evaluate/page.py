@@ -14,14 +14,14 @@ import numpy as np
 import soundfile
 from jinja2 import Environment, StrictUndefined
 
-from lalm.audio import SAMPLE_RATE, audio_name, load_audio
-from lalm.evaluate.answers import Key, Said
+from lalm.audio.load import SAMPLE_RATE, audio_name, load_audio
+from lalm.data.sample import Sample
+from lalm.evaluate.answering import Key, Said
 from lalm.evaluate.controls import AUDIO
-from lalm.evaluate.intervals import Array, Interval, each
 from lalm.evaluate.metrics import METRICS
+from lalm.evaluate.metrics.intervals import Array, Interval, each
 from lalm.evaluate.scores import Scored, categories, confusion, groups
 from lalm.evaluate.task import question_of
-from lalm.sample import Sample
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
 WORST = 10

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from lalm.evaluate import events, labels
-from lalm.sample import Sample
-from lalm.words import stem, stems, words
+from lalm.data.english import stem, stems, words
+from lalm.data.sample import Sample
+from lalm.evaluate.metrics import classification as labels
+from lalm.evaluate.metrics import event_detection as events
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lalm import systems
-from lalm.engine import Engine
-from lalm.sample import Sample
+from lalm.data.sample import Sample
+from lalm.inference.engine import Engine
+from lalm.models import assemble as systems
 
 
 @dataclass(frozen=True)

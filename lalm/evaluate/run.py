@@ -13,8 +13,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lalm.data.sample import Sample, ask
 from lalm.evaluate import card as cards
-from lalm.evaluate.answers import Answerer, Key, Said, Share, Wanted, collect, likelihood_of, rows_of
+from lalm.evaluate.answering import Answerer, Key, Said, Share, Wanted, collect, likelihood_of, rows_of
 from lalm.evaluate.controls import AUDIO, WORDED, Impossible, asked
 from lalm.evaluate.judge import Judge
 from lalm.evaluate.metrics import Answer, Resources
@@ -22,7 +23,6 @@ from lalm.evaluate.page import write_page
 from lalm.evaluate.parsers import PARSERS
 from lalm.evaluate.scores import Scored, gap, numbers, plain, score
 from lalm.evaluate.task import Asked, question_of
-from lalm.sample import Sample, ask
 
 Progress = Callable[[int, int], None]
 

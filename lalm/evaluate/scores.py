@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lalm.evaluate.intervals import Array, Difference, Interval, Measured, difference, interval
 from lalm.evaluate.metrics import METRICS, Answer, Resources, unreadable
+from lalm.evaluate.metrics.intervals import Array, Difference, Interval, Measured, difference, interval
 from lalm.evaluate.task import Task
 
 MAX_CATEGORIES = 30

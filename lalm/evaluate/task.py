@@ -5,7 +5,7 @@ One entry of a YAML file in ``lalm/evaluate/tasks/`` (or of a file of your own):
     vocalsound:
       about: six human vocal sounds
       citation: Gong et al. 2022, arXiv 2205.03433
-      layout: vocalsound                      # a reader of lalm.evaluate.layouts
+      layout: vocalsound                      # a reader of lalm.evaluate.task_data
       path: VocalSound/datafiles/te.json      # below --data
       prompts: ["Which human sound is it: {choices}?"]   # the first is asked, the others are paraphrases
       parser: label
@@ -25,10 +25,10 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from lalm.evaluate.layouts import LAYOUTS
+from lalm.data.sample import Message, Part, Sample, read_manifest
 from lalm.evaluate.metrics import METRICS
 from lalm.evaluate.parsers import PARSERS
-from lalm.sample import Message, Part, Sample, read_manifest
+from lalm.evaluate.task_data import LAYOUTS
 from lalm.tasks import Source
 
 FOLDER = Path(__file__).parent / "tasks"

@@ -5,7 +5,7 @@ Each reader yields samples with references and, where the corpus asks them, ques
 
 from collections.abc import Callable, Iterator, Mapping
 
-from lalm.sample import Sample, read_manifest
+from lalm.data.sample import Sample, read_manifest
 from lalm.tasks import (
     Source,
     hub,
@@ -25,7 +25,7 @@ Reader = Callable[[Source], Iterator[Sample]]
 
 
 def manifest(source: Source) -> Iterator[Sample]:
-    """A manifest of ours, or one of ``lalm.layouts``."""
+    """A manifest of ours, or one of ``lalm.data.formats``."""
     return read_manifest(opened(source.path))
 
 

@@ -1,0 +1,1 @@
+"""Answers: the engine, conversations, likelihoods, few-shot, detection, several orders."""

@@ -7,11 +7,11 @@ and no system prompt says which. Any system can be asked.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lalm.audio import SAMPLE_RATE, AudioSource, audio_name, load_audio
-from lalm.engine import Engine, Options
-from lalm.messages import Message
-from lalm.prefill import Memory
-from lalm.sample import Sample
+from lalm.audio.load import SAMPLE_RATE, AudioSource, audio_name, load_audio
+from lalm.data.messages import Message
+from lalm.data.sample import Sample
+from lalm.inference.engine import Engine, Options
+from lalm.models.prefill import Memory
 
 
 class Conversation:

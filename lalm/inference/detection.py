@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lalm.engine import Engine, Options
-from lalm.evaluate.events import read_ranges
-from lalm.sample import ask
+from lalm.data.sample import ask
+from lalm.evaluate.metrics.event_detection import read_ranges
+from lalm.inference.engine import Engine, Options
 from lalm.systems.apt.prompts import prompts
 
 ANSWER_TOKENS = 128

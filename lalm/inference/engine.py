@@ -20,13 +20,13 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from lalm import systems
-from lalm.modeling import AudioLMForConditionalGeneration
-from lalm.prefill import Memory, named
-from lalm.processing import AudioLMProcessor, Clip
-from lalm.sample import Sample
+from lalm.data.sample import Sample
+from lalm.models import assemble as systems
+from lalm.models.modeling import AudioLMForConditionalGeneration
+from lalm.models.prefill import Memory, named
+from lalm.models.processing import AudioLMProcessor, Clip
 
-SMALL = Path(__file__).parent / "models" / "small"
+SMALL = Path(__file__).parents[1] / "models" / "small"
 BATCH_SIZE = 32
 BATCH_SECONDS = 600.0  # of padded audio: bounds the memory of a batch of long clips
 POOL_SIZE = 256  # samples decoded at a time, and sorted by length within
@@ -36,7 +36,7 @@ POOL_SIZE = 256  # samples decoded at a time, and sorted by length within
 class Options:
     """How to answer. Temperature 0 takes the likeliest token; above 0 answers are drawn, from ``seed``.
 
-    ``lora_scale`` (None: as trained) turns LoRA up or down, see ``lalm.systems.set_lora_scale``.
+    ``lora_scale`` (None: as trained) turns LoRA up or down, see ``lalm.models.assemble.set_lora_scale``.
     """
 
     max_new_tokens: int = 128
@@ -134,7 +134,7 @@ class Engine:
         """The answer as pieces of text, as they come; joined they are ``reply``'s text.
 
         With beams the answer comes as one piece, because no token is certain before the last. ``memory`` is
-        what the LLM has read of this conversation in earlier calls (see ``lalm.conversation``).
+        what the LLM has read of this conversation in earlier calls (see ``lalm.inference.conversation``).
         """
         options = options or Options()
         question = self._prepare(sample)

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lalm.audio import load_audio
-from lalm.engine import Engine, Options
-from lalm.evaluate.labels import read_class
-from lalm.likelihood import log_likelihoods
-from lalm.sample import Sample
+from lalm.audio.load import load_audio
+from lalm.data.sample import Sample
+from lalm.evaluate.metrics.classification import read_class
+from lalm.inference.engine import Engine, Options
+from lalm.inference.likelihood import log_likelihoods
 from lalm.tasks.episodes import Labelled, episode
 from lalm.tasks.sources import AUDIO_SUFFIXES
 
@@ -75,8 +75,9 @@ def classify(
 ) -> Verdict:
     """Name one clip. With several ``orders`` the labelled clips are drawn in as many, which then vote.
 
-    ``encoder`` (texts -> unit vectors, such as ``lalm.evaluate.embeddings.SentenceEncoder``) reads answers
-    that name no label by the nearest label.
+    ``encoder`` (texts -> unit vectors, such as
+    ``lalm.evaluate.metrics.embeddings.SentenceEncoder``) reads answers that name no label by the
+    nearest label.
     """
     load_audio(clip, max_s=3600.0)
     labels = tuple(dict.fromkeys(support.label for support in supports))

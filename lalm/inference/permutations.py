@@ -14,8 +14,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from lalm.sample import Message, Part, Sample
-from lalm.words import words
+from lalm.data.english import words
+from lalm.data.sample import Message, Part, Sample
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _PLACES = re.compile(

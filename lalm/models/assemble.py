@@ -17,12 +17,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lalm import weights
 from lalm.encoders import load_encoder, load_pair
 from lalm.encoders.pair import PairConfig
-from lalm.llm import load_causal_lm
-from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
-from lalm.processing import AudioLMProcessor
+from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
+from lalm.models.processing import AudioLMProcessor
 from lalm.systems.acdc.model import ACDCConfig, ACDCForConditionalGeneration, ACDCModel
 from lalm.systems.acdc.prompts import QUESTION_PROMPT
 from lalm.systems.apt.model import APTConfig, APTForConditionalGeneration, APTModel
@@ -32,6 +30,8 @@ from lalm.systems.qwen2_audio.model import Qwen2AudioLM, Qwen2AudioLMConfig, Qwe
 from lalm.systems.qwen2_audio.prompts import PROMPT as QWEN2_AUDIO_PROMPT
 from lalm.systems.salmonn import prompts as salmonn_prompts
 from lalm.systems.salmonn.model import SALMONNConfig, SALMONNForConditionalGeneration, SALMONNModel
+from lalm.weights import fetch as weights
+from lalm.weights.llm import load_causal_lm
 
 SYSTEMS: dict[
     str,

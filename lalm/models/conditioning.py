@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lalm.sample import Sample
+from lalm.data.sample import Sample
 
 
 def instructions(sample: Sample, scope: str) -> list[str]:

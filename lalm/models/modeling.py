@@ -26,8 +26,8 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
 )
 
-from lalm.loss import summed_cross_entropy
-from lalm.prefill import read_prompts
+from lalm.models.loss import summed_cross_entropy
+from lalm.models.prefill import read_prompts
 
 IGNORE_INDEX = -100
 

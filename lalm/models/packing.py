@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from lalm.modeling import IGNORE_INDEX
+from lalm.models.modeling import IGNORE_INDEX
 
 DEVIATION = 0.02  # of the largest hidden number: what bfloat16 may round, far less than another row's word
 

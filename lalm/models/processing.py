@@ -25,10 +25,10 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from lalm.audio import SAMPLE_RATE, audio_name, load_audio
-from lalm.conditioning import instructions, tokenised
-from lalm.modeling import IGNORE_INDEX, AudioLMConfig
-from lalm.sample import Sample
+from lalm.audio.load import SAMPLE_RATE, audio_name, load_audio
+from lalm.data.sample import Sample
+from lalm.models.conditioning import instructions, tokenised
+from lalm.models.modeling import IGNORE_INDEX, AudioLMConfig
 
 AUDIO_TOKEN = "<|audio|>"
 INSTRUCTIONS = "instructions"  # folder of the connector's own tokenizer in a checkpoint
@@ -43,10 +43,10 @@ def bare_template(tokenizer: PreTrainedTokenizerBase) -> str:
     vocabulary = tokenizer.get_vocab()
     for marker, name in (("<|im_start|>", "chatml"), ("<|start_header_id|>", "llama3")):
         if marker in vocabulary:
-            return (resources.files("lalm") / "templates" / f"{name}.jinja").read_text()
+            return (resources.files("lalm.models") / "templates" / f"{name}.jinja").read_text()
     template = str(tokenizer.chat_template or "")
     if VICUNA in template or (not template and {"<s>", "</s>", "<0x0A>"} <= set(vocabulary)):
-        return (resources.files("lalm") / "templates" / "vicuna.jinja").read_text()
+        return (resources.files("lalm.models") / "templates" / "vicuna.jinja").read_text()
     if not template:
         raise ValueError(f"the tokenizer of '{tokenizer.name_or_path}' has no chat template")
     return template
@@ -132,7 +132,7 @@ class AudioLMProcessor(ProcessorMixin):
             template = template if mark in tokenizer.get_vocab() else template.replace(mark, "")
         parts = bool(template) and "<|im_start|>" in tokenizer.get_vocab()
         if not config.role_markers:
-            template = (resources.files("lalm") / "templates" / "plain.jinja").read_text()
+            template = (resources.files("lalm.models") / "templates" / "plain.jinja").read_text()
         if audio_token not in tokenizer.get_vocab():
             tokenizer.add_tokens([audio_token], special_tokens=True)
         if tokenizer.pad_token is None:

@@ -15,18 +15,19 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import StringConstraints
 from starlette.exceptions import HTTPException
 
-from lalm import systems
-from lalm.engine import Engine
-from lalm.serve import chat, errors
-from lalm.serve.desk import Desk, Gone, unless_gone
+from lalm.inference.engine import Engine
+from lalm.models import assemble as systems
+from lalm.serve import chat_completions as chat
+from lalm.serve import error_responses as errors
+from lalm.serve.async_engine import Desk, Gone, unless_gone
 from lalm.serve.detections import Detections, detect
-from lalm.serve.gate import Gate
-from lalm.serve.metrics import Metrics
+from lalm.serve.memory import tidied
+from lalm.serve.middleware import Gate
+from lalm.serve.prometheus import Metrics
 from lalm.serve.protocol import ChatRequest, ErrorAnswer
 from lalm.serve.realtime import Sessions
 from lalm.serve.scheduler import Scheduler
 from lalm.serve.settings import Settings
-from lalm.serve.tidy import tidied
 from lalm.serve.transcriptions import Form as TextForm
 from lalm.serve.transcriptions import Task, transcribe, written
 

@@ -10,17 +10,17 @@ from typing import Any, TypeVar
 import anyio
 from starlette.requests import Request
 
-from lalm.audio import AudioError, AudioSource, load_audio
-from lalm.engine import Engine, Options
-from lalm.prefill import Memory
-from lalm.processing import Clip
-from lalm.sample import Sample
-from lalm.serve.errors import NoSuchModel
+from lalm.audio.load import AudioError, AudioSource, load_audio
+from lalm.data.sample import Sample
+from lalm.inference.engine import Engine, Options
+from lalm.models.prefill import Memory
+from lalm.models.processing import Clip
+from lalm.serve.error_responses import NoSuchModel
 from lalm.serve.jobs import End, Event, Job, Piece
-from lalm.serve.metrics import Metrics
+from lalm.serve.prometheus import Metrics
 from lalm.serve.scheduler import Scheduler
 from lalm.serve.settings import Settings
-from lalm.serve.shapes import Shape, Shapes
+from lalm.serve.structured_output import Shape, Shapes
 
 T = TypeVar("T")
 DECODERS = 2  # recordings decoded at a time

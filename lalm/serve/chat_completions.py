@@ -10,14 +10,14 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from lalm.engine import Options
-from lalm.processing import Clip
-from lalm.sample import Sample
-from lalm.serve.desk import Answer, Desk, Wish, drawn_seed, new_id, unless_gone
-from lalm.serve.errors import body_of, sentence_of, status_of
-from lalm.serve.fetching import public_client, with_fetched
+from lalm.data.sample import Sample
+from lalm.inference.engine import Options
+from lalm.models.processing import Clip
+from lalm.serve.async_engine import Answer, Desk, Wish, drawn_seed, new_id, unless_gone
+from lalm.serve.error_responses import body_of, sentence_of, status_of
 from lalm.serve.jobs import Piece, Score
 from lalm.serve.protocol import ChatRequest
+from lalm.serve.url_fetch import public_client, with_fetched
 
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from lalm.detection import ANSWER_TOKENS, question, read
-from lalm.engine import Options
-from lalm.processing import Clip
-from lalm.sample import ask
-from lalm.serve.desk import Desk, Wish
+from lalm.data.sample import ask
+from lalm.inference.detection import ANSWER_TOKENS, question, read
+from lalm.inference.engine import Options
+from lalm.models.processing import Clip
+from lalm.serve.async_engine import Desk, Wish
 
 
 class Span(BaseModel):

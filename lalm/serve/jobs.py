@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from lalm.engine import Options
-from lalm.prefill import Memory
-from lalm.processing import Clip
-from lalm.sample import Sample
-from lalm.serve.shapes import Shape
+from lalm.data.sample import Sample
+from lalm.inference.engine import Options
+from lalm.models.prefill import Memory
+from lalm.models.processing import Clip
+from lalm.serve.structured_output import Shape
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lalm.serve import errors
-from lalm.serve.metrics import Metrics
-from lalm.serve.rates import Rates
+from lalm.serve import error_responses as errors
+from lalm.serve.prometheus import Metrics
+from lalm.serve.rate_limit import Rates
 from lalm.serve.settings import Settings
 
 GUARDED = ("/v1", "/metrics")

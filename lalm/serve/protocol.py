@@ -20,7 +20,7 @@ _PARTS = [
     _shown("audio_url", url={"type": "string", "description": "data:, and https: where it is allowed"}),
     _shown("image_url", url={"type": "string", "description": "data:, for models that see"}),
 ]
-MESSAGE: dict[str, Any] = {  # what the OpenAPI document says of one; lalm.messages reads it
+MESSAGE: dict[str, Any] = {  # what the OpenAPI document says of one; lalm.data.messages reads it
     "type": "object",
     "properties": {
         "role": {"enum": ["system", "developer", "user", "assistant"]},

@@ -12,18 +12,18 @@ import anyio
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
-from lalm.engine import Options
-from lalm.processing import Clip
-from lalm.sample import ask
-from lalm.serve import errors
-from lalm.serve.desk import Desk, Wish, new_id
-from lalm.serve.ear import Ear, Started
+from lalm.audio.vad import Array
+from lalm.data.sample import ask
+from lalm.inference.engine import Options
+from lalm.models.processing import Clip
+from lalm.serve import error_responses as errors
+from lalm.serve.async_engine import Desk, Wish, new_id
 from lalm.serve.jobs import Busy
-from lalm.serve.responses import Reason, Response
+from lalm.serve.realtime_conversation import Item, Talk, pcm
+from lalm.serve.realtime_response import Reason, Response
 from lalm.serve.session_options import SessionOptions
-from lalm.serve.talk import Item, Talk, pcm
 from lalm.serve.transcriptions import NEW_TOKENS, instruction
-from lalm.voice import Array
+from lalm.serve.turn_detection import Ear, Started
 
 IDLE_S = 600.0  # a client that says nothing for so long is left
 SHORTEST_S = 0.1  # of a turn, as OpenAI's

@@ -7,14 +7,14 @@ from typing import Any, Literal
 import numpy as np
 import soxr
 
-from lalm.audio import SAMPLE_RATE
-from lalm.messages import Message, Part, json_text, message_text
-from lalm.prefill import Memory
-from lalm.processing import Clip
-from lalm.sample import Sample
-from lalm.serve.desk import new_id
-from lalm.serve.ear import RATE
-from lalm.voice import Array
+from lalm.audio.load import SAMPLE_RATE
+from lalm.audio.vad import Array
+from lalm.data.messages import Message, Part, json_text, message_text
+from lalm.data.sample import Sample
+from lalm.models.prefill import Memory
+from lalm.models.processing import Clip
+from lalm.serve.async_engine import new_id
+from lalm.serve.turn_detection import RATE
 
 ITEMS = 200
 CHARACTERS = 100_000

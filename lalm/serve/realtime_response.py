@@ -3,11 +3,11 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias
 
-from lalm.engine import Options
-from lalm.serve.desk import Answer, Desk, Gone, Wish, drawn_seed, new_id
-from lalm.serve.errors import body_of, sentence_of, status_of
+from lalm.inference.engine import Options
+from lalm.serve.async_engine import Answer, Desk, Gone, Wish, drawn_seed, new_id
+from lalm.serve.error_responses import body_of, sentence_of, status_of
+from lalm.serve.realtime_conversation import Item, Talk
 from lalm.serve.session_options import SessionOptions
-from lalm.serve.talk import Item, Talk
 
 Send: TypeAlias = Callable[..., Awaitable[None]]
 Reason: TypeAlias = Literal["turn_detected", "client_cancelled"]

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from lalm.completions import Sampling, draw
-from lalm.engine import Engine
-from lalm.prefill import groups, keeps_every_position, roomy_cache
+from lalm.inference.engine import Engine
+from lalm.models.prefill import groups, keeps_every_position, roomy_cache
+from lalm.serve.detokenizer import Words
 from lalm.serve.jobs import Job, Score
-from lalm.serve.words import Words
+from lalm.synthesis.completions import Sampling, draw
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Row:
     """One answer being written: its job, the prompt (ids (L,), embeddings (L', D)) and what was said.
 
     With a memory, the embeddings are those of the L' positions that were not read before, and the ids are
-    ``lalm.prefill.named``.
+    ``lalm.models.prefill.named``.
     """
 
     job: Job

@@ -15,13 +15,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lalm import systems
-from lalm.engine import Engine
-from lalm.prefill import named
-from lalm.serve.frames import HeardClips
+from lalm.inference.engine import Engine
+from lalm.models import assemble as systems
+from lalm.models.prefill import named
+from lalm.serve.detokenizer import Words
+from lalm.serve.encoder_cache import HeardClips
 from lalm.serve.jobs import Busy, End, Job, Piece, TooSlow, Unfinished
-from lalm.serve.rows import Row, Rows
-from lalm.serve.words import Words
+from lalm.serve.running_batch import Row, Rows
 
 FRAME_BYTES = 256 << 20  # encoder outputs kept
 BATCH_POSITIONS = 1 << 15  # rows times the longest row: bounds the batch's keys and values

@@ -9,7 +9,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.hf import from_tokenizer
 from torch import Tensor
 
-from lalm.engine import Engine
+from lalm.inference.engine import Engine
 
 SCHEMA_CHARACTERS = 50_000
 # A state takes some 2 kB, and a client could ask for many.

@@ -11,12 +11,12 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from lalm.audio import SAMPLE_RATE
-from lalm.engine import Options
-from lalm.processing import Clip
-from lalm.sample import ask
-from lalm.serve.desk import Answer, Desk, Wish, drawn_seed
-from lalm.voice import FRAME, frames, load_detector
+from lalm.audio.load import SAMPLE_RATE
+from lalm.audio.vad import FRAME, frames, load_detector
+from lalm.data.sample import ask
+from lalm.inference.engine import Options
+from lalm.models.processing import Clip
+from lalm.serve.async_engine import Answer, Desk, Wish, drawn_seed
 
 Form: TypeAlias = Literal["json", "text", "verbose_json", "srt", "vtt"]
 Task: TypeAlias = Literal["transcribe", "translate"]

@@ -8,9 +8,9 @@ import numpy as np
 import soxr
 import torch
 
-from lalm.audio import SAMPLE_RATE
+from lalm.audio.load import SAMPLE_RATE
+from lalm.audio.vad import FRAME, Array, load_detector
 from lalm.serve.session_options import Detection
-from lalm.voice import FRAME, Array, load_detector
 
 RATE = 24_000  # Hz, the only rate of OpenAI's audio/pcm
 

@@ -1,0 +1,1 @@
+"""What an LLM writes: completions, resumable rows, judging, preferences, filters."""

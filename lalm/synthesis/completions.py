@@ -16,9 +16,9 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from lalm.llm import load_causal_lm
-from lalm.processing import bare_template
-from lalm.systems import load_tokenizer
+from lalm.models.assemble import load_tokenizer
+from lalm.models.processing import bare_template
+from lalm.weights.llm import load_causal_lm
 
 Chat: TypeAlias = Sequence[dict[str, Any]]
 

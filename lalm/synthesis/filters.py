@@ -16,13 +16,13 @@ from typing import Any
 
 from filelock import FileLock
 
-from lalm.completions import EndpointWriter, LocalWriter, Sampling, Writer
-from lalm.judging import contradiction_chat, known, read_yes_no
-from lalm.recipe import Filters
-from lalm.rows import append, whole_lines
-from lalm.sample import Sample
-from lalm.weights import resolve
-from lalm.words import words
+from lalm.data.english import words
+from lalm.data.sample import Sample
+from lalm.synthesis.completions import EndpointWriter, LocalWriter, Sampling, Writer
+from lalm.synthesis.judging import contradiction_chat, known, read_yes_no
+from lalm.synthesis.resumable_rows import append, whole_lines
+from lalm.training.recipe import Filters
+from lalm.weights.fetch import resolve
 
 FEWEST_WORDS = 4  # of an answer whose language is looked at: shorter ones are guesses
 CLEARLY = 3.0  # times as likely as any of the recipe's languages must another one be

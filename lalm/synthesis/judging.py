@@ -1,15 +1,16 @@
 """An LLM that has not heard the recording judges answers about it, from what is known of it in text.
 
-Used to make preference pairs (``lalm.preferences``) and to sort out training samples (``lalm.filters``).
+Used to make preference pairs (``lalm.synthesis.preferences``) and to sort out training samples
+(``lalm.synthesis.filters``).
 The wording is ours; the judge answers with one number or one word, so that small models can follow.
 """
 
 import re
 from collections.abc import Sequence
 
-from lalm.completions import Chat
-from lalm.sample import Sample, message_text
-from lalm.words import words
+from lalm.data.english import words
+from lalm.data.sample import Sample, message_text
+from lalm.synthesis.completions import Chat
 
 SYSTEM = "You check answers of an assistant that listens to recordings. Be strict and brief."
 RATE = """{known}

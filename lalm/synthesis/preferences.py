@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from lalm.completions import Completion, Sampling, Writer
-from lalm.evaluate.intervals import each
+from lalm.data.sample import Sample, read_manifest
 from lalm.evaluate.metrics import METRICS, Answer, Resources
+from lalm.evaluate.metrics.intervals import each
 from lalm.evaluate.parsers import PARSERS
 from lalm.evaluate.scores import score
 from lalm.evaluate.task import known_tasks
-from lalm.judging import RATE, SYSTEM, known, rating_chat, read_rating
-from lalm.rows import Counts, write_rows
-from lalm.sample import Sample, read_manifest
+from lalm.synthesis.completions import Completion, Sampling, Writer
+from lalm.synthesis.judging import RATE, SYSTEM, known, rating_chat, read_rating
+from lalm.synthesis.resumable_rows import Counts, write_rows
 
 # Replies to samples, one each, drawn with a seed.
 Draw: TypeAlias = Callable[[Sequence[Sample], int], list[Completion]]

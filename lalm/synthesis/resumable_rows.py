@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
-from lalm.sample import Sample
+from lalm.data.sample import Sample
 
 
 class RowsError(ValueError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from lalm.sample import Sample, write_manifest
+from lalm.data.sample import Sample, write_manifest
 from lalm.tasks import (
     comparisons,
     episodes,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lalm.sample import Sample, ask
+from lalm.data.sample import Sample, ask
 from lalm.systems.salmonn.prompts import QUESTION, prompts
 from lalm.tasks.sources import Source, SourceError, read_json
 

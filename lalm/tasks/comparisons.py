@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from lalm.sample import Sample, ask
+from lalm.data.sample import Sample, ask
 from lalm.tasks.events import Recorded, Recordings, joined
 from lalm.tasks.sources import Source, SourceError
 

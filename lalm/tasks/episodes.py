@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lalm.sample import AudioPart, Part, Sample, read_manifest
+from lalm.data.sample import AudioPart, Part, Sample, read_manifest
 from lalm.systems.apt.prompts import FEW_SHOT
 from lalm.tasks.events import class_name
 from lalm.tasks.sources import AUDIO_SUFFIXES, Source, SourceError, opened, table

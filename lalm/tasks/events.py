@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lalm.corpus.catalogue import classes
-from lalm.sample import Sample, ask, read_manifest
+from lalm.data.sample import Sample, ask, read_manifest
 from lalm.tasks.sources import Source, SourceError, lines, opened, table
 
 RESOLUTION_S = 0.1  # of answers, and of AudioSet's strong labels

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lalm.sample import Sample, ask
+from lalm.data.sample import Sample, ask
 from lalm.tasks.sources import Source, SourceError
 
 AUDIO = ("context", "audio", "speech", "wav")

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from lalm.sample import Message, Part, Sample, SampleError
+from lalm.data.sample import Message, Part, Sample, SampleError
 from lalm.systems.apt.prompts import prompts as apt_prompts
 from lalm.systems.salmonn.prompts import QUESTION
 from lalm.systems.salmonn.prompts import prompts as salmonn_prompts

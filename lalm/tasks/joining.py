@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from lalm.audio import SAMPLE_RATE, load_audio
-from lalm.sample import AudioPart, Message, Sample
+from lalm.audio.load import SAMPLE_RATE, load_audio
+from lalm.data.sample import AudioPart, Message, Sample
 
 PAUSE = 1_600  # samples of silence, released code
 

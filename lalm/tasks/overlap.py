@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from lalm.audio import SAMPLE_RATE, load_audio
-from lalm.sample import Sample
+from lalm.audio.load import SAMPLE_RATE, load_audio
+from lalm.data.sample import Sample
 from lalm.tasks.sources import Source, SourceError, heard, table
 from lalm.tasks.speech import librispeech, transcripts
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 
-from lalm.sample import Sample
+from lalm.data.sample import Sample
 from lalm.tasks.sources import Source, SourceError
 from lalm.tasks.speech import librispeech, transcripts
 

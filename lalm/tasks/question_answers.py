@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lalm.completions import Chat, Completion, Sampling, Writer
-from lalm.rows import Counts, write_rows
-from lalm.sample import Sample, read_manifest
+from lalm.data.sample import Sample, read_manifest
+from lalm.synthesis.completions import Chat, Completion, Sampling, Writer
+from lalm.synthesis.resumable_rows import Counts, write_rows
 from lalm.tasks.instructions import instruct
 from lalm.tasks.sources import SourceError, asking, opened
 

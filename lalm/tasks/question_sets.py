@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lalm.sample import Message, Sample, ask
+from lalm.data.sample import Message, Sample, ask
 from lalm.tasks.sound_labels import VOCAL_SOUNDS
 from lalm.tasks.sources import Source, SourceError, asking, heard, read_json
 

@@ -12,12 +12,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from lalm.completions import Chat, Sampling, Writer
-from lalm.sample import Sample
+from lalm.data.english import stems, words
+from lalm.data.sample import Sample
+from lalm.synthesis.completions import Chat, Sampling, Writer
 from lalm.tasks.comparisons import KINDS, compared, pairs
 from lalm.tasks.events import Recorded, Recordings, joined
 from lalm.tasks.sources import Source
-from lalm.words import stems, words
 
 QUESTIONS = 5  # of each pair, as the paper has it
 LEAST_WORDS, MOST_WORDS = 4, 30

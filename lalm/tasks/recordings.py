@@ -20,7 +20,7 @@ from lalm.corpus.catalogue import SPLITS, Row, classes
 from lalm.corpus.clips import Clip
 from lalm.corpus.questions import questions
 from lalm.corpus.scenes import Recording
-from lalm.sample import Sample, read_manifest, write_manifest
+from lalm.data.sample import Sample, read_manifest, write_manifest
 from lalm.tasks.instructions import instruct
 from lalm.tasks.sources import asking
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from lalm.sample import AudioPart, Sample
+from lalm.data.sample import AudioPart, Sample
 from lalm.tasks.sources import Source, SourceError, asking, heard, lines, opened, table
 
 VOCAL_SOUNDS = {

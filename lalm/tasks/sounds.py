@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from lalm.sample import Sample
+from lalm.data.sample import Sample
 from lalm.tasks.sources import Source, SourceError, heard, read_json, table
 
 MAX_WAVCAPS_S = 180.0  # section 4.2: "audio clips longer than 180 seconds removed"

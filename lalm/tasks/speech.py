@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lalm.sample import Sample, read_manifest
+from lalm.data.sample import Sample, read_manifest
 from lalm.tasks.sources import (
     AUDIO_SUFFIXES,
     Source,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lalm.sample import AudioPart, Sample
+from lalm.data.sample import AudioPart, Sample
 from lalm.tasks.sources import Source, SourceError, asking, heard, lines, read_json, table
 
 MELD_EMOTIONS = ("neutral", "joy", "sadness", "anger", "surprise", "fear", "disgust")

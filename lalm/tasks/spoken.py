@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from lalm.sample import Sample, ask
+from lalm.data.sample import Sample, ask
 from lalm.tasks.sources import Source, SourceError, heard, lines, opened, table
 
 

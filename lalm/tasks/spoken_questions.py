@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from lalm.audio import SAMPLE_RATE, load_audio
-from lalm.sample import Message, Sample, message_text, read_manifest, write_manifest
+from lalm.audio.load import SAMPLE_RATE, load_audio
+from lalm.data.sample import Message, Sample, message_text, read_manifest, write_manifest
 from lalm.tasks.sources import SourceError, opened
 
 PAUSE_S = 0.4  # of silence between sound and question

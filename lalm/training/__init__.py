@@ -1,0 +1,1 @@
+"""Training: recipe, run, trainer, objectives, several processes, report."""

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from lalm import cache
-from lalm.data import DataError, Mixture
-from lalm.modeling import AudioLMForConditionalGeneration
-from lalm.processing import AudioLMProcessor, CachedFrames
-from lalm.recipe import Recipe
-from lalm.sample import AudioPart, Sample
-from lalm.train_report import say
-from lalm.trainer import Read
+from lalm.data import frame_cache as cache
+from lalm.data.mixture import DataError, Mixture
+from lalm.data.sample import AudioPart, Sample
+from lalm.models.modeling import AudioLMForConditionalGeneration
+from lalm.models.processing import AudioLMProcessor, CachedFrames
+from lalm.training.recipe import Recipe
+from lalm.training.report import say
+from lalm.training.trainer import Read
 
 
 def reader(

@@ -75,7 +75,7 @@ class Source(_Section):
 
 
 class Filters(_Section):
-    """Which training samples are left out; see ``lalm.filters``.
+    """Which training samples are left out; see ``lalm.synthesis.filters``.
 
     ``duplicates``: the same turns again; ``words``: answers outside [fewest, most]; ``languages``: answers in
     other ones (ISO codes); ``contradictions``: an LLM (a name, or with ``url`` an endpoint's) that finds
@@ -150,7 +150,7 @@ class Optim(_Section):
 
 
 class WarmStart(_Section):
-    """A short stage before the first step that needs no LLM pass; see ``lalm.warm_start``."""
+    """A short stage before the first step that needs no LLM pass; see ``training.objectives.warm_start``."""
 
     epochs: float = Field(gt=0)
     learning_rate: float = Field(gt=0)
@@ -160,7 +160,7 @@ Bounds = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 
 class Augment(_Section):
-    """What may happen to a training waveform, each with ``probability``; see ``lalm.augment``.
+    """What may happen to a training waveform, each with ``probability``; see ``lalm.data.augment``.
 
     Bounds are drawn from evenly: ``gain_db``, ``speed`` (1.1: a tenth faster), ``reverb_s`` (until a sound
     has fallen by 60 dB), ``mix_snr_db`` (another training clip below this one), ``noise_snr_db`` (a clip of
@@ -189,7 +189,7 @@ class Augment(_Section):
 
 
 class Dpo(_Section):
-    """Learn from pairs of a ``chosen`` and a ``rejected`` answer; see ``lalm.dpo``.
+    """Learn from pairs of a ``chosen`` and a ``rejected`` answer; see ``lalm.training.objectives.dpo``.
 
     ``reference`` is the model as the run starts: a frozen "copy", the LLM without its "adapter" (fresh LoRA
     alone learns), or "precomputed" numbers. ``label_smoothing``: the share of pairs taken to be wrong.
@@ -221,9 +221,10 @@ class Valid(_Section):
 class Recipe(_Section):
     """One training run. ``trainable`` names what learns ("connector"; * is allowed); the rest is frozen.
 
-    With ``align`` the connector learns from clips and captions alone, without the LLM; see ``lalm.align``.
-    ``shard`` divides weights, gradients and AdamW's states over the processes; see ``lalm.sharding`` and
-    ``lalm.zero``.
+    With ``align`` the connector learns from clips and captions alone, without the LLM; see
+    ``lalm.training.objectives.alignment``.
+    ``shard`` divides weights, gradients and AdamW's states over the processes; see
+    ``lalm.training.parallel``.
     """
 
     system: Literal["acdc", "apt", "qwen2-audio", "salmonn"]
@@ -289,7 +290,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def shipped() -> dict[str, Path]:
     """Recipes that come with the package: "system/stage" -> file."""
-    systems = Path(__file__).parent / "systems"
+    systems = Path(__file__).parents[1] / "systems"
     return {f"{p.parent.name.replace('_', '-')}/{p.stem}": p for p in sorted(systems.glob("*/*.yaml"))}
 
 

@@ -31,8 +31,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from lalm.modeling import IGNORE_INDEX
-from lalm.sharding import whole_gradient
+from lalm.models.modeling import IGNORE_INDEX
+from lalm.training.parallel.fsdp2 import whole_gradient
 
 PREFERENCE = ("margin", "accuracy", "kl", "chosen_log_prob", "rejected_log_prob")
 RETRIEVAL = tuple(f"{way}_recall_at_{k}" for way in ("audio_to_text", "text_to_audio") for k in (1, 5, 10))

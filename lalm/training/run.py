@@ -1,8 +1,9 @@
 """Recipe -> trained model folder, on transformers' Trainer.
 
 ``run`` assembles the model, freezes what does not learn, shows what it will do, trains, and leaves in
-``out``: config.json, model.safetensors, recipe.yaml (what ``lalm.systems.load`` opens), metrics.jsonl,
-TensorBoard's ``runs/`` and the last two checkpoints. Started again, it goes on from the newest good one.
+``out``: config.json, model.safetensors, recipe.yaml (what ``lalm.models.assemble.load`` opens),
+metrics.jsonl, TensorBoard's ``runs/`` and the last two checkpoints. Started again, it goes on
+from the newest good one.
 """
 
 import os
@@ -17,13 +18,9 @@ from rich.console import Console
 from transformers import PrinterCallback, TrainingArguments
 from transformers import set_seed as seed_everything
 
-from lalm import checkpoint, systems
-from lalm import recipe as recipes
-from lalm.align import AlignmentTrainer, alignment_collator, check_alignable
-from lalm.audio import SAMPLE_RATE
-from lalm.augment import Augmentation
-from lalm.batching import Limits, PackedMixture
-from lalm.data import (
+from lalm.audio.load import SAMPLE_RATE
+from lalm.data.augment import Augmentation
+from lalm.data.mixture import (
     Batches,
     Collator,
     Mixture,
@@ -33,22 +30,27 @@ from lalm.data import (
     subset,
     text_tokens,
 )
-from lalm.dpo import PreferenceTrainer, ReferenceTable, check_pairs, pair_collator
-from lalm.filters import Filtering
-from lalm.heap import keep_freed_memory
-from lalm.layers import compile_layers, quantize, recompute
-from lalm.modeling import AudioLMForConditionalGeneration
-from lalm.packing import check_packable
-from lalm.processing import AudioLMProcessor, CachedFrames
-from lalm.recipe import Optim, Recipe
-from lalm.sample import Sample
-from lalm.separating import SeparateMixture
-from lalm.sharding import fsdp_arguments, whole_gradient
-from lalm.train_reading import reader
-from lalm.train_report import GradientCheck, Report, TrainError, parts_table, say, show_example
-from lalm.trainer import Answers, Interruption, Read, RecipeTrainer, is_slim
-from lalm.warm_start import warm_start
-from lalm.zero import first_moment, zero_arguments
+from lalm.data.sample import Sample
+from lalm.data.samplers import Limits, PackedMixture
+from lalm.data.source_batches import SeparateMixture
+from lalm.models import assemble as systems
+from lalm.models.modeling import AudioLMForConditionalGeneration
+from lalm.models.packing import check_packable
+from lalm.models.processing import AudioLMProcessor, CachedFrames
+from lalm.synthesis.filters import Filtering
+from lalm.training import recipe as recipes
+from lalm.training.clip_loading import reader
+from lalm.training.llm_layers import compile_layers, quantize, recompute
+from lalm.training.malloc import keep_freed_memory
+from lalm.training.objectives.alignment import AlignmentTrainer, alignment_collator, check_alignable
+from lalm.training.objectives.dpo import PreferenceTrainer, ReferenceTable, check_pairs, pair_collator
+from lalm.training.objectives.warm_start import warm_start
+from lalm.training.parallel.deepspeed import first_moment, zero_arguments
+from lalm.training.parallel.fsdp2 import fsdp_arguments, whole_gradient
+from lalm.training.recipe import Optim, Recipe
+from lalm.training.report import GradientCheck, Report, TrainError, parts_table, say, show_example
+from lalm.training.trainer import Answers, Interruption, Read, RecipeTrainer, is_slim
+from lalm.weights import checkpoint
 
 # A run may be resumed under a recipe that differs in these; anything else would be another run.
 MAY_CHANGE = (

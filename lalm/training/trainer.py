@@ -1,4 +1,4 @@
-"""The pieces ``lalm.train`` adds to transformers' Trainer: checkpoints, answers at validation, Ctrl-C."""
+"""What ``run`` adds to transformers' Trainer: checkpoints, answers at validation, Ctrl-C."""
 
 import signal
 import threading
@@ -12,15 +12,16 @@ from accelerate import FullyShardedDataParallelPlugin
 from rich.console import Console
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lalm import checkpoint, systems
-from lalm import recipe as recipes
-from lalm.modeling import AudioLMForConditionalGeneration, name_matches
-from lalm.processing import AudioLMProcessor, CachedFrames, Clip
-from lalm.recipe import Recipe
-from lalm.sample import Sample
-from lalm.sharding import METADATA, gathered, load_shards, save_shards, shard_on_cpus
-from lalm.train_report import Report, say
-from lalm.zero import divide_states, gathered_states, gathered_weights
+from lalm.data.sample import Sample
+from lalm.models import assemble as systems
+from lalm.models.modeling import AudioLMForConditionalGeneration, name_matches
+from lalm.models.processing import AudioLMProcessor, CachedFrames, Clip
+from lalm.training import recipe as recipes
+from lalm.training.parallel.deepspeed import divide_states, gathered_states, gathered_weights
+from lalm.training.parallel.fsdp2 import METADATA, gathered, load_shards, save_shards, shard_on_cpus
+from lalm.training.recipe import Recipe
+from lalm.training.report import Report, say
+from lalm.weights import checkpoint
 
 ANSWER_TOKENS = 64
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"

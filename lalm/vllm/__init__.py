@@ -10,7 +10,7 @@ def register() -> None:
     """Tell vLLM which class serves the systems of lalm, and transformers what their folders hold."""
     from vllm import ModelRegistry
 
-    from lalm.systems import SYSTEMS
+    from lalm.models.assemble import SYSTEMS
 
     for _, _, whole, _ in SYSTEMS.values():
         ModelRegistry.register_model(whole.__name__, CLASS)

@@ -16,9 +16,9 @@ from vllm.multimodal.processing import (
     PromptReplacement,
 )
 
-from lalm.audio import SAMPLE_RATE, load_audio
-from lalm.conditioning import instructions_in, tokenised
-from lalm.modeling import AudioLMConfig
+from lalm.audio.load import SAMPLE_RATE, load_audio
+from lalm.models.conditioning import instructions_in, tokenised
+from lalm.models.modeling import AudioLMConfig
 
 TOLD = "told"  # in the settings of a request: what the connector reads beside each clip
 MARK = "\N{CURRENCY SIGN}"  # a user's turn, to see what a template puts around it

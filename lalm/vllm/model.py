@@ -1,6 +1,6 @@
 """vLLM's model class for all systems: our encoder and connector as they are, vLLM's own class for the LLM.
 
-clips --encode, connect of lalm.modeling--> audio tokens --> vLLM's Llama, Qwen2, ... --> logits
+clips --encode, connect of lalm.models.modeling--> audio tokens --> vLLM's Llama, Qwen2, ... --> logits
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,8 +16,8 @@ from vllm.model_executor.models.utils import init_vllm_registered_model, maybe_p
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from lalm.encoders import build_encoder
-from lalm.modeling import AudioLMConfig, AudioLMModel
-from lalm.systems import SYSTEMS
+from lalm.models.assemble import SYSTEMS
+from lalm.models.modeling import AudioLMConfig, AudioLMModel
 from lalm.vllm.inputs import Dummies, Info, Processor
 
 OURS = ("model.audio_tower.", "model.connector.")

@@ -1,0 +1,1 @@
+"""Pretrained parts: pinned sources, fetching, converting, checkpoints that verify."""

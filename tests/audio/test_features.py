@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
-from lalm.audio import load_audio
-from lalm.features import fbank, fbank_frames, log_mel, log_mel_frames
+from lalm.audio.features import fbank, fbank_frames, log_mel, log_mel_frames
+from lalm.audio.load import load_audio
 
-SAMPLES = Path(__file__).parent.parent / "samples"
+SAMPLES = Path(__file__).parents[2] / "samples"
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ import pytest
 import soundfile
 import soxr
 
-from lalm import audio as audio_module
-from lalm.audio import SAMPLE_RATE, AudioError, audio_name, load_audio, seconds
+from lalm.audio import load as audio_module
+from lalm.audio.load import SAMPLE_RATE, AudioError, audio_name, load_audio, seconds
 
-SAMPLES = Path(__file__).parent.parent / "samples"
+SAMPLES = Path(__file__).parents[2] / "samples"
 CLIPS = sorted(path for path in SAMPLES.iterdir() if path.suffix in (".ogg", ".flac"))
 
 

@@ -10,11 +10,12 @@ import pytest
 import soundfile
 import torch
 
-from lalm import systems, voice
-from lalm.audio import AudioError
-from lalm.commands import chat
+from lalm.audio import vad as voice
+from lalm.audio.load import AudioError
+from lalm.cli import chat
+from lalm.models import assemble as systems
 
-SAMPLES = Path(__file__).parent.parent / "samples"
+SAMPLES = Path(__file__).parents[2] / "samples"
 
 
 class Loudness:
@@ -110,7 +111,7 @@ def test_silero_vad_hears_no_speech_in_water_and_leaves_torch_its_threads():
     threads = torch.get_num_threads()
     detector = voice.load_detector(0.5)
     assert torch.get_num_threads() == threads
-    from lalm.audio import load_audio
+    from lalm.audio.load import load_audio
 
     assert list(voice.utterances([load_audio(SAMPLES / "water.ogg"), quiet(1)], detector)) == []
 
@@ -125,12 +126,12 @@ def model(tiny, tmp_path: Path) -> Path:
 @pytest.fixture
 def talk(model, monkeypatch, capsys):
     """Run ``lalm chat`` with what stands on standard input; what the model was asked, turn by turn."""
-    from lalm.conversation import Conversation
+    from lalm.inference.conversation import Conversation
 
     stream = Conversation.stream
 
     def run(*words: str, stdin: bytes = b"") -> tuple[list[tuple[int, str]], str]:
-        from lalm.cli import run as cli
+        from lalm.cli.app import run as cli
 
         asked = []
 
@@ -169,7 +170,7 @@ def test_voice_chat_makes_a_turn_of_every_utterance(talk, monkeypatch, tmp_path)
 
 
 def test_a_file_without_speech_and_absent_packages_are_one_sentence(model, monkeypatch, tmp_path, capsys):
-    from lalm.cli import run as cli
+    from lalm.cli.app import run as cli
 
     monkeypatch.setattr(chat, "load_detector", lambda pause_s: Loudness())
     soundfile.write(tmp_path / "still.wav", quiet(1), 16_000)

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from lalm import cli, pins, systems
+from lalm.cli import app as cli
+from lalm.models import assemble as systems
+from lalm.weights import pins
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HORSE = str(ROOT / "samples" / "horse.ogg")
 QUESTION = "What do you hear?"
 
@@ -152,7 +154,7 @@ def test_a_terminal_sees_the_same_answer(lalm, model):
     words = ["ask", HORSE, QUESTION, "--model", model, "--max-new-tokens", "20"]
     plain = lalm(*words)[1]
     reader, writer = pty.openpty()
-    with subprocess.Popen([sys.executable, "-m", "lalm.cli", *words], stdout=writer, cwd=ROOT) as process:
+    with subprocess.Popen([sys.executable, "-m", "lalm.cli.app", *words], stdout=writer, cwd=ROOT) as process:
         os.close(writer)
         seen = b""
         try:
@@ -225,7 +227,7 @@ def test_what_is_not_the_users_fault_ends_with_1(lalm, model, monkeypatch):
         def run(*arguments: object, **options: object) -> None:
             raise error
 
-        monkeypatch.setattr("lalm.commands.ask.run", run)
+        monkeypatch.setattr("lalm.cli.ask.run", run)
         return lalm("ask", HORSE, QUESTION)
 
     refused(fail(RuntimeError("strange\nlines")), "strange", "--debug shows the traceback", code=1)
@@ -244,7 +246,7 @@ def test_debug_shows_the_traceback(lalm, monkeypatch):
 
 
 def test_a_reader_that_leaves_makes_no_noise(model):
-    command = [sys.executable, "-m", "lalm.cli", "info", "acdc", "--json"]
+    command = [sys.executable, "-m", "lalm.cli.app", "info", "acdc", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()

@@ -8,11 +8,12 @@ import torch
 from tiny_parts import noise
 from transformers import AutoModelForMultimodalLM, AutoProcessor, AutoTokenizer
 
-from lalm import Sample, ask, systems
-from lalm.chat_template import with_parts
-from lalm.cli import run
-from lalm.conditioning import instructions, instructions_in
-from lalm.engine import Engine, Options
+from lalm import Sample, ask
+from lalm.cli.app import run
+from lalm.inference.engine import Engine, Options
+from lalm.models import assemble as systems
+from lalm.models.chat_template import with_parts
+from lalm.models.conditioning import instructions, instructions_in
 
 TURNS = {  # role and parts: "a" is a clip, anything else is text
     "asked": [("user", ["a", "What is it?"])],

@@ -8,7 +8,7 @@ import pytest
 
 from lalm.corpus import catalogue, split_of
 from lalm.corpus.catalogue import SPLITS, Row, classes, packages
-from lalm.words import words
+from lalm.data.english import words
 
 ROWS = catalogue("large")
 

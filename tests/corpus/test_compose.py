@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lalm.audio import SAMPLE_RATE
+from lalm.audio.load import SAMPLE_RATE
 from lalm.corpus.compose import (
     Scene,
     Sound,

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from lalm.corpus.catalogue import Row, classes
+from lalm.corpus.checkable_instructions import INSTRUCTIONS, instructions
 from lalm.corpus.clips import Clip
-from lalm.corpus.instructions import INSTRUCTIONS, instructions
 from lalm.corpus.questions import far, questions
 from lalm.corpus.scenes import Draw, Recording, singles
 from lalm.corpus.wording import repeated
-from lalm.sample import Sample, message_text
+from lalm.data.sample import Sample, message_text
 
 LABELS = """animal/dog animal/cow vehicle/train vehicle/car horn instrument/piano water/splash weather/rain
 impact/glass speech/english speech/french fire/crackle door/wood weapon/gun tool/saw object/bell

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from tiny_parts import noise
 
-from lalm.audio import SAMPLE_RATE, load_audio
-from lalm.augment import Augmentation, add, mask_band, mask_time, noise_parts, reverberate, rms, speed
-from lalm.processing import Clip
-from lalm.recipe import Augment
+from lalm.audio.load import SAMPLE_RATE, load_audio
+from lalm.data.augment import Augmentation, add, mask_band, mask_time, noise_parts, reverberate, rms, speed
+from lalm.models.processing import Clip
+from lalm.training.recipe import Augment
 
 
 def sine(hz: float, seconds: float = 1.0) -> np.ndarray:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from lalm.audio import load_audio
-from lalm.data import open_manifest
-from lalm.sample import Sample, SampleError
+from lalm.audio.load import load_audio
+from lalm.data.mixture import open_manifest
+from lalm.data.sample import Sample, SampleError
 
-BELL = Path(__file__).parent.parent / "samples" / "bell.flac"
+BELL = Path(__file__).parents[2] / "samples" / "bell.flac"
 
 
 def opened(tmp_path: Path, *rows: Any, name: str = "rows.jsonl") -> list[Sample]:

@@ -13,11 +13,11 @@ import pytest
 import soundfile
 from tiny_parts import noise
 
-from lalm.audio import load_audio
-from lalm.cache import clip_key
-from lalm.data import audio_seconds, open_manifest
-from lalm.readers import ReaderError, open_samples
-from lalm.sample import Sample, SampleError, write_manifest
+from lalm.audio.load import load_audio
+from lalm.data.frame_cache import clip_key
+from lalm.data.mixture import audio_seconds, open_manifest
+from lalm.data.readers import ReaderError, open_samples
+from lalm.data.sample import Sample, SampleError, write_manifest
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -177,7 +177,7 @@ def test_parquet_is_streamed_by_row_groups(tmp_path: Path, monkeypatch: pytest.M
     for number, texts in enumerate((["a", "b", "c"], ["d", "e", "f", "g"])):
         table = pyarrow.table({"audio": [{"bytes": clip, "path": "x.wav"}] * len(texts), "text": texts})
         parquet.write_table(table, tmp_path / f"me/sounds/data/{number}.parquet", row_group_size=2)
-    monkeypatch.setattr("lalm.readers.row_groups._hub", lambda: Hub(tmp_path))
+    monkeypatch.setattr("lalm.data.readers.row_groups._hub", lambda: Hub(tmp_path))
     reads = []
     read = parquet.ParquetFile.read_row_group
     monkeypatch.setattr(

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lalm.audio import load_audio
-from lalm.sample import Sample, SampleError, ask, message_text, read_manifest, write_manifest
+from lalm.audio.load import load_audio
+from lalm.data.sample import Sample, SampleError, ask, message_text, read_manifest, write_manifest
 
-SAMPLES = Path(__file__).parent.parent / "samples"
+SAMPLES = Path(__file__).parents[2] / "samples"
 AUDIO = {"type": "audio", "audio": "dog.ogg", "offset_s": 1, "duration_s": 2.5}
 LINE: dict[str, Any] = {
     "messages": [

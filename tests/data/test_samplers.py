@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lalm.batching import WINDOW_SAMPLES, Limits, PackedMixture
-from lalm.data import Mixture
-from lalm.sample import Sample
+from lalm.data.mixture import Mixture
+from lalm.data.sample import Sample
+from lalm.data.samplers import WINDOW_SAMPLES, Limits, PackedMixture
 
 
 def silence(i: int, seconds: float) -> Sample:

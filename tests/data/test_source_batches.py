@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 
-from lalm.recipe import Recipe, RecipeError
-from lalm.sample import Sample
-from lalm.separating import SeparateMixture
+from lalm.data.sample import Sample
+from lalm.data.source_batches import SeparateMixture
+from lalm.training.recipe import Recipe, RecipeError
 
 
 def samples(name, count):

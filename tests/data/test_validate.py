@@ -9,10 +9,10 @@ import pytest
 import soundfile
 from tiny_parts import noise, whisper_folder
 
-from lalm.cache import FrameCache
-from lalm.cli import run
+from lalm.cli.app import run
+from lalm.data.frame_cache import FrameCache
+from lalm.data.validate import histogram, survey
 from lalm.encoders import load_encoder
-from lalm.survey import histogram, survey
 
 
 def row(audio: str, answer: str = "A hum.", **part: Any) -> dict[str, Any]:

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lalm import cli, systems
-from lalm.doctor import examine
-from lalm.doctor_weights import looks_random, parts_that_look_random
-from lalm.engine import Engine
+from lalm.cli import app as cli
+from lalm.doctor.checks import examine
+from lalm.doctor.weight_checks import looks_random, parts_that_look_random
+from lalm.inference.engine import Engine
+from lalm.models import assemble as systems
 
 LINES = [
     *["weights are whole", "weights look trained", "template round trip"],
@@ -171,7 +172,7 @@ def test_parts_are_named_and_an_untrained_lora_is_seen():
 
 
 def test_the_command(engine, folder, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("lalm.engine.pick_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("lalm.inference.engine.pick_dtype", lambda device: torch.float32)
     assert cli.run(["doctor", str(folder), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["passed"] and [check["name"] for check in said["checks"]] == LINES

@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperModel
 
-from lalm import weights
 from lalm.encoders import build_encoder, load_encoder
 from lalm.encoders.whisper import WhisperEncoder, WhisperEncoderConfig
+from lalm.weights import fetch as weights
 
 WINDOW = 30 * 16_000
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lalm import systems
-from lalm.cli import run
-from lalm.data import Batches, Collator, Mixture, open_manifest, text_tokens
-from lalm.engine import Engine
-from lalm.evaluate.answers import Local
+from lalm.cli.app import run
+from lalm.data.mixture import Batches, Collator, Mixture, open_manifest, text_tokens
+from lalm.data.sample import Sample, ask, write_manifest
+from lalm.evaluate.answering import Local
 from lalm.evaluate.run import Job
 from lalm.evaluate.run import run as evaluated
 from lalm.evaluate.task import open_task
-from lalm.sample import Sample, ask, write_manifest
+from lalm.inference.engine import Engine
+from lalm.models import assemble as systems
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
@@ -128,7 +128,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(words, error, manifest, cap
 
 
 def test_a_library_that_is_not_there_is_named_before_anything_is_asked(manifest, monkeypatch, capsys):
-    monkeypatch.setattr("lalm.commands.evaluate.LIBRARIES", ("json", "jiwer_of_tomorrow"))
+    monkeypatch.setattr("lalm.cli.evaluate.LIBRARIES", ("json", "jiwer_of_tomorrow"))
     assert run(["eval", "--task", f"manifest={manifest}"]) == 2
     said = capsys.readouterr().err
     assert "needs jiwer_of_tomorrow, which is not installed: pip install 'lalm[evaluate]'" in said

@@ -15,14 +15,14 @@ import pytest
 import torch
 import uvicorn
 
-from lalm import engine as engines
-from lalm import systems
-from lalm.cli import run
-from lalm.commands.serve import Place, listen
-from lalm.data import Batches, Collator, Mixture, open_manifest, text_tokens
-from lalm.engine import Engine
-from lalm.processing import AudioLMProcessor
-from lalm.sample import Sample, ask, read_manifest, write_manifest
+from lalm.cli.app import run
+from lalm.cli.serve import Place, listen
+from lalm.data.mixture import Batches, Collator, Mixture, open_manifest, text_tokens
+from lalm.data.sample import Sample, ask, read_manifest, write_manifest
+from lalm.inference import engine as engines
+from lalm.inference.engine import Engine
+from lalm.models import assemble as systems
+from lalm.models.processing import AudioLMProcessor
 from lalm.serve.app import create_app
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -113,7 +113,7 @@ def test_two_processes_share_a_run(tiny, manifest, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = "import sys; from lalm.cli import run; sys.exit(run(sys.argv[1:]))"
+    code = "import sys; from lalm.cli.app import run; sys.exit(run(sys.argv[1:]))"
     together = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     together |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     both = [

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from lalm.evaluate.intervals import Measured, additive, bootstrap, difference, interval, mean_of, rate, ratio
+from lalm.evaluate.metrics.intervals import (
+    Measured,
+    additive,
+    bootstrap,
+    difference,
+    interval,
+    mean_of,
+    rate,
+    ratio,
+)
 
 
 def names(count: int) -> list[str]:

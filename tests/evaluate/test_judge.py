@@ -5,14 +5,14 @@ import sqlite3
 import numpy as np
 import pytest
 
-from lalm.completions import Completion
+from lalm.data.sample import Sample, ask
 from lalm.evaluate.agreement import agreement, kappa, read_judgments, spearman
-from lalm.evaluate.intervals import interval
 from lalm.evaluate.judge import Judge, JudgeError, read_pair, read_points, read_verdict
 from lalm.evaluate.metrics import Answer, Resources
+from lalm.evaluate.metrics.intervals import interval
 from lalm.evaluate.scores import numbers, score
 from lalm.evaluate.task import Task
-from lalm.sample import Sample, ask
+from lalm.synthesis.completions import Completion
 
 
 class Replies:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lalm.evaluate.captions import caption_tokens
-from lalm.evaluate.intervals import interval
-from lalm.evaluate.meteor import MeteorData, alignment, meteor, score, statistics
-from lalm.evaluate.meteor_tokens import meteor_tokens
+from lalm.evaluate.metrics.captions import caption_tokens
+from lalm.evaluate.metrics.intervals import interval
+from lalm.evaluate.metrics.meteor import MeteorData, alignment, meteor, score, statistics
+from lalm.evaluate.metrics.meteor_tokens import meteor_tokens
 
 TOOL = json.loads((Path(__file__).parent / "meteor_vectors.json").read_text())
 HYPOTHESES = [row["hypothesis"] for row in TOOL["vectors"]]

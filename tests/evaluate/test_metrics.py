@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from lalm.evaluate import bleu, captions, errors, events, following, labels
-from lalm.evaluate.intervals import each, interval
-from lalm.evaluate.metrics import METRICS, Answer, Resources
-from lalm.evaluate.normalise import normalised
+from lalm.data.sample import ask
+from lalm.evaluate.metrics import METRICS, Answer, Resources, bleu, captions
+from lalm.evaluate.metrics import classification as labels
+from lalm.evaluate.metrics import error_rates as errors
+from lalm.evaluate.metrics import event_detection as events
+from lalm.evaluate.metrics import instruction_following as following
+from lalm.evaluate.metrics.intervals import each, interval
+from lalm.evaluate.metrics.normalise import normalised
+from lalm.evaluate.metrics.spice import SpiceError
 from lalm.evaluate.parsers import PARSERS
-from lalm.evaluate.spice import SpiceError
 from lalm.evaluate.task import Task, known_tasks
-from lalm.sample import ask
 
 TOOLS = json.loads((Path(__file__).parent / "reference_tools.json").read_text())
 HYPOTHESES = [row["hypothesis"] for row in TOOLS["captions"]]

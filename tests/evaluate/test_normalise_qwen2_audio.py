@@ -2,11 +2,10 @@
 
 import pytest
 
-from lalm.evaluate import normalise
-from lalm.evaluate.metrics import METRICS, Answer, Resources
-from lalm.evaluate.normalise_qwen2_audio import normalised, read_numbers
+from lalm.data.sample import ask
+from lalm.evaluate.metrics import METRICS, Answer, Resources, normalise
+from lalm.evaluate.metrics.normalise_qwen2_audio import normalised, read_numbers
 from lalm.evaluate.task import known_tasks
-from lalm.sample import ask
 
 
 @pytest.mark.parametrize(

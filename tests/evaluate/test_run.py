@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from lalm.evaluate.answers import Key, Recorded, Said, Share, Wanted, collect, rows_of
+from lalm.data.sample import ask, write_manifest
+from lalm.evaluate.answering import Key, Recorded, Said, Share, Wanted, collect, rows_of
 from lalm.evaluate.compare import CompareError, compare
 from lalm.evaluate.controls import CONTROLS, Impossible, asked
 from lalm.evaluate.run import Job, RunError, read_card, run
 from lalm.evaluate.task import TaskError, known_tasks, open_task, put, question_of, read_tasks
-from lalm.sample import ask, write_manifest
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 NAMES = ("applause", "bell", "bird", "chainsaw", "horse", "train", "water")
@@ -110,7 +110,7 @@ def test_the_spread_over_orders_and_wordings_is_shown(tmp_path):
 
 
 def test_a_killed_run_goes_on_where_it_stopped(manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr("lalm.evaluate.answers.CHUNK", 4)
+    monkeypatch.setattr("lalm.evaluate.answering.CHUNK", 4)
     with pytest.raises(KeyboardInterrupt):
         run(job(manifest, tmp_path), Parrot(breaks_after=2))
     log = tmp_path / "predictions.jsonl"

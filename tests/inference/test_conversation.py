@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from lalm import prefill, systems
-from lalm.conversation import Conversation
-from lalm.engine import Engine, Options
-from lalm.sample import Sample, ask
+from lalm.data.sample import Sample, ask
+from lalm.inference.conversation import Conversation
+from lalm.inference.engine import Engine, Options
+from lalm.models import assemble as systems
+from lalm.models import prefill
 
 SHORT = Options(max_new_tokens=8)
 

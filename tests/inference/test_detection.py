@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 from tiny_parts import noise
 
-from lalm import cli, detection, spectrogram
-from lalm.engine import Engine, Heard, Reply
+from lalm.audio import spectrogram
+from lalm.cli import app as cli
+from lalm.inference import detection
+from lalm.inference.engine import Engine, Heard, Reply
 
 
 class Parrot:
@@ -67,7 +69,7 @@ def test_the_picture_marks_the_spans_and_shows_the_sound(tmp_path):
 
 def test_the_command_writes_all_it_is_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Engine, "load", classmethod(lambda cls, *_: Parrot("0.2s-0.4s.", 1.0)))
-    monkeypatch.setattr("lalm.commands.weights.fetch_for", lambda model: None)
+    monkeypatch.setattr("lalm.cli.weights.fetch_for", lambda model: None)
     clip, labels, picture = noise(tmp_path / "c.wav", 1.0), tmp_path / "l.txt", tmp_path / "p.png"
     assert cli.run(["detect", str(clip), "rain", "a dog"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [

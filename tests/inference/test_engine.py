@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lalm import systems
-from lalm.engine import Engine, Options, _stripped, pick_device
-from lalm.sample import Sample, ask
+from lalm.data.sample import Sample, ask
+from lalm.inference.engine import Engine, Options, _stripped, pick_device
+from lalm.models import assemble as systems
 
 
 @pytest.fixture
@@ -35,13 +35,13 @@ SHORT = Options(max_new_tokens=6)
 def test_replies_come_in_the_given_order_whatever_the_batches(engine, monkeypatch, batch_size):
     alone = [engine.reply([row], SHORT)[0].text for row in rows()]
     assert len(set(alone)) > 1
-    monkeypatch.setattr("lalm.engine.BATCH_SIZE", batch_size)
+    monkeypatch.setattr("lalm.inference.engine.BATCH_SIZE", batch_size)
     assert [reply.text for reply in engine.reply(rows(), SHORT)] == alone
 
 
 def test_pools_keep_the_order_too(engine, monkeypatch):
     whole = [reply.text for reply in engine.reply(rows(), SHORT)]
-    monkeypatch.setattr("lalm.engine.POOL_SIZE", 2)
+    monkeypatch.setattr("lalm.inference.engine.POOL_SIZE", 2)
     assert [reply.text for reply in engine.reply(rows(), SHORT)] == whole
 
 
@@ -54,7 +54,7 @@ def test_long_clips_make_small_batches(engine, monkeypatch):
         return generate(**batch)
 
     monkeypatch.setattr(engine.model, "generate", counted)
-    monkeypatch.setattr("lalm.engine.BATCH_SECONDS", 8.0)
+    monkeypatch.setattr("lalm.inference.engine.BATCH_SECONDS", 8.0)
     engine.reply([ask([sound(48_000)], "?")] * 5, SHORT)  # 3 s each: two fit into 8 s
     assert sizes == [2, 2, 1]
 

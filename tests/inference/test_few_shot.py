@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from tiny_parts import OPTIONS, noise
 
-from lalm import cli, few_shot, systems
-from lalm.engine import Engine, Reply
-from lalm.evaluate.labels import read_class
+from lalm.cli import app as cli
+from lalm.evaluate.metrics.classification import read_class
+from lalm.inference import few_shot
+from lalm.inference.engine import Engine, Reply
+from lalm.models import assemble as systems
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from lalm.engine import Engine, Options
-from lalm.likelihood import answered, log_likelihoods
-from lalm.processing import CachedFrames, pad_audio
-from lalm.sample import ask
+from lalm.data.sample import ask
+from lalm.inference.engine import Engine, Options
+from lalm.inference.likelihood import answered, log_likelihoods
+from lalm.models.processing import CachedFrames, pad_audio
 
 OPTIONS = ["Yes.", "No, it is not.", "x"]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lalm.orders import most_said, orders, renamed, reordered, restored
-from lalm.sample import Sample, ask
+from lalm.data.sample import Sample, ask
+from lalm.inference.permutations import most_said, orders, renamed, reordered, restored
 
 
 def test_orders_are_different_and_begin_with_the_given_one():

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lalm import Engine, Options, ask
-from lalm.engine import SMALL
+from lalm.inference.engine import SMALL
 
-SAMPLES = Path(__file__).parents[1] / "samples"
+SAMPLES = Path(__file__).parents[2] / "samples"
 
 pytestmark = pytest.mark.real
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, MistralConfig, Qwen2Config
 
-from lalm import systems
-from lalm.sample import Sample, ask
+from lalm.data.sample import Sample, ask
+from lalm.models import assemble as systems
 
 SHAPE = {
     "hidden_size": 32,

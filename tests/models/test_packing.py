@@ -8,11 +8,12 @@ from tiny_parts import llama_folder, noise, whisper_folder
 from torch import Tensor
 from transformers import AutoModel, BloomConfig, GPT2Config, LlamaConfig, MistralConfig
 
-from lalm import loss, systems
-from lalm.layers import compile_layers, layers_of, recompute
-from lalm.modeling import AudioLMForConditionalGeneration
-from lalm.packing import PackingError, check_packable, pack
-from lalm.sample import Sample
+from lalm.data.sample import Sample
+from lalm.models import assemble as systems
+from lalm.models import loss
+from lalm.models.modeling import AudioLMForConditionalGeneration
+from lalm.models.packing import PackingError, check_packable, pack
+from lalm.training.llm_layers import compile_layers, layers_of, recompute
 
 LORA = {"rank": 2, "alpha": 4, "targets": ["q_proj", "v_proj"]}
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 import uvicorn
 
-from lalm.commands.serve import Place, listen
-from lalm.engine import Engine
+from lalm.cli.serve import Place, listen
+from lalm.inference.engine import Engine
 from lalm.serve.app import create_app
 from lalm.serve.connections import config
 from lalm.serve.settings import Settings

@@ -15,9 +15,9 @@ import openai
 import pytest
 import soundfile
 
-from lalm.engine import Engine, Options
-from lalm.sample import ask
-from lalm.serve.rates import Rates
+from lalm.data.sample import ask
+from lalm.inference.engine import Engine, Options
+from lalm.serve.rate_limit import Rates
 from lalm.serve.transcriptions import instruction
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -274,7 +274,7 @@ def test_an_address_may_ask_so_often_a_minute(serve, monkeypatch):
     assert 0 < int(refused.headers["Retry-After"]) <= 60
     assert asking.get("/v1/models").status_code == 200
     now = 0.0
-    monkeypatch.setattr("lalm.serve.rates.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("lalm.serve.rate_limit.time", SimpleNamespace(monotonic=lambda: now))
     rates = Rates(60)
     assert [rates.wait_s("a") for _ in range(61)] == [0] * 60 + [1] and rates.wait_s("b") == 0
     now = 10.0
@@ -376,7 +376,7 @@ def test_stopping_finishes_what_runs(engine, open_server):
 
 
 def test_the_command_says_what_is_wrong_in_one_sentence(capsys, tmp_path):
-    from lalm.cli import run
+    from lalm.cli.app import run
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

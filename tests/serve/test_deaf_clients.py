@@ -11,7 +11,7 @@ import time
 import httpx
 import pytest
 
-from lalm.engine import Engine
+from lalm.inference.engine import Engine
 from lalm.serve.connections import Connection
 
 LOOK_S = 0.5

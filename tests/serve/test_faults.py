@@ -24,9 +24,9 @@ import pytest
 import soundfile
 from websockets.sync.client import connect as websocket
 
-from lalm.audio import load_audio
-from lalm.serve import fetching
-from lalm.serve.fetching import FetchRefused, fetch, public_address
+from lalm.audio.load import load_audio
+from lalm.serve import url_fetch as fetching
+from lalm.serve.url_fetch import FetchRefused, fetch, public_address
 
 ROUNDS = int(os.environ.get("LALM_FUZZ_ROUNDS", "1"))
 Draw = np.random.Generator
@@ -361,7 +361,9 @@ def test_redirects_are_checked_anew_and_the_client_is_told(serve, client, monkey
         return httpx.Response(302, headers={"Location": place})
 
     stub = httpx.AsyncClient
-    monkeypatch.setattr("lalm.serve.chat.public_client", lambda: stub(transport=httpx.MockTransport(answers)))
+    monkeypatch.setattr(
+        "lalm.serve.chat_completions.public_client", lambda: stub(transport=httpx.MockTransport(answers))
+    )
     host = "rebinding.test" if "rebinding" in place else "fine.test"
     part = {"type": "audio_url", "audio_url": {"url": f"https://{host}/a.wav"}}
     got = httpx.post(
@@ -385,7 +387,9 @@ def test_fetched_audio_is_heard_and_its_size_bounded(serve, monkeypatch):
         return httpx.Response(404) if data is None else httpx.Response(200, stream=httpx.ByteStream(data))
 
     stub = httpx.AsyncClient
-    monkeypatch.setattr("lalm.serve.chat.public_client", lambda: stub(transport=httpx.MockTransport(answers)))
+    monkeypatch.setattr(
+        "lalm.serve.chat_completions.public_client", lambda: stub(transport=httpx.MockTransport(answers))
+    )
     address = serve(fetch=True, body_bytes=200_000)
 
     def ask(path: str, count: int = 1) -> httpx.Response:

@@ -6,9 +6,9 @@ import httpx
 import pytest
 import torch
 
-from lalm import systems
-from lalm.engine import Engine, Options
-from lalm.sample import Sample, ask
+from lalm.data.sample import Sample, ask
+from lalm.inference.engine import Engine, Options
+from lalm.models import assemble as systems
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["q_proj", "v_proj"]}
 QUESTION = "What is it?"

@@ -5,7 +5,7 @@ import contextlib
 import gc
 import weakref
 
-from lalm.serve import tidy
+from lalm.serve import memory as tidy
 
 
 class Ring:

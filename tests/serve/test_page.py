@@ -20,12 +20,13 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from lalm import detection, systems
-from lalm.detection import Found, detect
-from lalm.engine import Options
-from lalm.sample import Sample, ask
+from lalm.data.sample import Sample, ask
+from lalm.inference import detection
+from lalm.inference.detection import Found, detect
+from lalm.inference.engine import Options
+from lalm.models import assemble as systems
 from lalm.serve import detections
-from lalm.serve.rows import Rows
+from lalm.serve.running_batch import Rows
 from lalm.serve.transcriptions import instruction
 from lalm.tasks.episodes import Labelled, episode
 
@@ -361,7 +362,7 @@ class Script:
 
 @needs_browser
 def test_turns_are_heard_hands_free(page, monkeypatch):
-    monkeypatch.setattr("lalm.serve.ear.load_detector", Script)
+    monkeypatch.setattr("lalm.serve.turn_detection.load_detector", Script)
     here = page(api_key="secret")
     here.one("#key").send_keys("secret", Keys.ENTER)
     here.wait(lambda: here.text("#model") == "tiny")

@@ -14,11 +14,11 @@ import torch
 import websockets
 from websockets.sync.client import connect as websocket
 
-from lalm.engine import Engine, Options
-from lalm.sample import Sample
-from lalm.serve.ear import Ear, Started, Stopped
+from lalm.data.sample import Sample
+from lalm.inference.engine import Engine, Options
+from lalm.serve.realtime_conversation import Item, Talk
 from lalm.serve.session_options import Detection
-from lalm.serve.talk import Item, Talk
+from lalm.serve.turn_detection import Ear, Started, Stopped
 
 RATE = 24_000
 
@@ -48,7 +48,7 @@ class Loudness:
 
 @pytest.fixture(autouse=True)
 def _loudness(monkeypatch):
-    monkeypatch.setattr("lalm.serve.ear.load_detector", Loudness)
+    monkeypatch.setattr("lalm.serve.turn_detection.load_detector", Loudness)
 
 
 def tone(seconds: float) -> bytes:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import torch
 
-from lalm import systems
+from lalm.models import assemble as systems
 
 DOCS = Path(__file__).parents[2] / "docs" / "serve.md"
 FRAME = """
@@ -117,7 +117,7 @@ def processes(tiny, tmp_path) -> Iterator[dict[int, subprocess.Popen]]:
     with torch.no_grad():
         model.lm_head.weight[processor.tokenizer.eos_token_id] = 0  # some other token is likelier
     systems.save(model, processor, tmp_path / "tiny", slim=False)
-    serving = [sys.executable, "-m", "lalm.cli", "serve", str(tmp_path / "tiny"), "--port"]
+    serving = [sys.executable, "-m", "lalm.cli.app", "serve", str(tmp_path / "tiny"), "--port"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ports = {free_port() for _ in range(2)}
     running = {port: subprocess.Popen([*serving, str(port)], env=environment) for port in ports}

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from lalm import systems
-from lalm.engine import Engine, Options
-from lalm.prefill import Memory
-from lalm.processing import Clip
-from lalm.sample import Sample, ask
+from lalm.data.sample import Sample, ask
+from lalm.inference.engine import Engine, Options
+from lalm.models import assemble as systems
+from lalm.models.prefill import Memory
+from lalm.models.processing import Clip
+from lalm.serve.detokenizer import Words
 from lalm.serve.jobs import Busy, End, Job, TooSlow
 from lalm.serve.scheduler import Scheduler
-from lalm.serve.words import Words
 
 
 def sound(num_samples: int, seed: int = 0) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from lalm.serve.shapes import Shapes
+from lalm.serve.structured_output import Shapes
 
 
 class Sound(BaseModel):

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from lalm import systems
-from lalm.cli import run
-from lalm.commands.serve_vllm import SERVER
+from lalm.cli.app import run
+from lalm.cli.serve_vllm import SERVER
+from lalm.models import assemble as systems
 from lalm.systems.qwen2_audio import released
 
 
@@ -51,7 +51,7 @@ def test_a_slim_folder_is_completed_once(handed_over, tiny, tmp_path, system, mo
     assert environment["PATH"] == os.environ["PATH"]
     assert systems.open_processor(folder).parts
 
-    monkeypatch.setattr("lalm.commands.export.complete", None)  # not called again
+    monkeypatch.setattr("lalm.cli.export.complete", None)  # not called again
     assert handed_over(str(tmp_path / "run"))[0]["--model"] == folder
     assert handed_over(folder)[0]["--model"] == folder
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from lalm import judging, recipe
-from lalm.completions import Completion
-from lalm.filters import Filtering, is_foreign
-from lalm.sample import ask
+from lalm.data.sample import ask
+from lalm.synthesis import judging
+from lalm.synthesis.completions import Completion
+from lalm.synthesis.filters import Filtering, is_foreign
+from lalm.training import recipe
 
 CLIP = "a.wav"
 

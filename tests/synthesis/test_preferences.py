@@ -8,20 +8,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from tiny_parts import noise
 
-from lalm import systems
-from lalm.cli import run
-from lalm.completions import Completion
-from lalm.dpo import check_pairs
-from lalm.judging import dialogue, known, read_rating, read_yes_no
-from lalm.preferences import (
+from lalm.cli.app import run
+from lalm.data.sample import ask, read_manifest, write_manifest
+from lalm.models import assemble as systems
+from lalm.synthesis.completions import Completion
+from lalm.synthesis.judging import dialogue, known, read_rating, read_yes_no
+from lalm.synthesis.preferences import (
     PreferenceError,
     judge_by_llm,
     judge_by_metric,
     read_prompts,
     write_pairs,
 )
-from lalm.rows import RowsError
-from lalm.sample import ask, read_manifest, write_manifest
+from lalm.synthesis.resumable_rows import RowsError
+from lalm.training.objectives.dpo import check_pairs
 
 REPLIES = {"a": ["a dog barks", "a dog", "a cat", "a dog barks"], "b": ["no", "no", " ", "no"]}
 

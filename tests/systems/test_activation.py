@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 from tiny_parts import OPTIONS, noise
 
-from lalm import recipe, systems
-from lalm.cli import run
-from lalm.engine import Engine, Reply
+from lalm.cli.app import run
+from lalm.data.sample import ask, message_text, read_manifest, write_manifest
 from lalm.evaluate.perplexity import answer_nll, perplexities
-from lalm.sample import ask, message_text, read_manifest, write_manifest
+from lalm.inference.engine import Engine, Reply
+from lalm.models import assemble as systems
 from lalm.systems.salmonn.activation import (
     STORY_TOKENS,
     ActivationError,
@@ -23,6 +23,7 @@ from lalm.systems.salmonn.activation import (
     write_stories,
 )
 from lalm.systems.salmonn.prompts import prompts
+from lalm.training import recipe
 
 LONG = " ".join(f"word{i}" for i in range(60))
 

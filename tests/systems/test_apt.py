@@ -6,11 +6,11 @@ import torch
 from tiny_parts import OPTIONS
 from transformers import AutoModel, AutoTokenizer
 
-from lalm import systems
-from lalm.commands import info
-from lalm.conditioning import instructions, tokenised
-from lalm.engine import Engine, Options
-from lalm.sample import Sample, ask
+from lalm.cli import info
+from lalm.data.sample import Sample, ask
+from lalm.inference.engine import Engine, Options
+from lalm.models import assemble as systems
+from lalm.models.conditioning import instructions, tokenised
 from lalm.systems.apt.model import BERT_MINI, APTConfig, APTConnector
 from lalm.systems.apt.prompts import FEW_SHOT
 

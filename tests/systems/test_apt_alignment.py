@@ -5,7 +5,7 @@ import torch
 import torch.multiprocessing
 from torch.nn.functional import cross_entropy, normalize
 
-from lalm.sample import Sample
+from lalm.data.sample import Sample
 from lalm.systems.apt import alignment
 from lalm.systems.apt.alignment import (
     Alignment,

@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import load_file
 from tiny_parts import noise
 
-from lalm import recipe, systems, train
-from lalm.align import AlignError
-from lalm.sample import Sample, write_manifest
+from lalm.data.sample import Sample, write_manifest
+from lalm.models import assemble as systems
+from lalm.training import recipe
+from lalm.training import run as train
+from lalm.training.objectives.alignment import AlignError
 
 ALIGNER = {
     **{"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},

@@ -22,11 +22,12 @@ from transformers import (
     InstructBlipVideoForConditionalGeneration,
 )
 
-from lalm import cli, systems
-from lalm.engine import Options, pick_dtype
+from lalm.audio.images import PictureError, load_image, video_frames
+from lalm.cli import app as cli
+from lalm.data.sample import Sample
 from lalm.evaluate.task import open_task
-from lalm.pictures import PictureError, load_image, video_frames
-from lalm.sample import Sample
+from lalm.inference.engine import Options, pick_dtype
+from lalm.models import assemble as systems
 from lalm.systems.apt.vision import APTBlip2
 
 VISION = {

@@ -14,7 +14,9 @@ import pytest
 import torch
 from tiny_parts import byte_tokenizer
 
-from lalm.completions import (
+from lalm.data.sample import ask, read_manifest, write_manifest
+from lalm.models.processing import AUDIO_TOKEN
+from lalm.synthesis.completions import (
     Completion,
     CompletionError,
     EndpointWriter,
@@ -23,9 +25,7 @@ from lalm.completions import (
     draw,
     text_beside,
 )
-from lalm.processing import AUDIO_TOKEN
-from lalm.rows import RowsError
-from lalm.sample import ask, read_manifest, write_manifest
+from lalm.synthesis.resumable_rows import RowsError
 from lalm.systems.acdc.continuation import CONTINUATION, POOL, ContinuationError, mentions, respond
 
 CAPTIONS = ["A dog barks.", "Rain falls on a tin roof.", "A bell rings, then a car passes.", "Birds sing."]
@@ -333,7 +333,8 @@ def test_finished_rows_leave_the_batch_and_change_nothing(local, monkeypatch):
     monkeypatch.setattr(local, "ends", ends | every_other)
     sizes = []
     monkeypatch.setattr(
-        "lalm.completions.draw", lambda logits, *rest: sizes.append(len(logits)) or draw(logits, *rest)
+        "lalm.synthesis.completions.draw",
+        lambda logits, *rest: sizes.append(len(logits)) or draw(logits, *rest),
     )
     chats, seeds = chats_of(CAPTIONS * 4), list(range(16))
     batch = local.complete(chats, seeds, Sampling(max_new_tokens=12))

@@ -18,10 +18,10 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from lalm import systems
-from lalm.commands import export, info
-from lalm.engine import Engine, Options
-from lalm.sample import Message, Sample
+from lalm.cli import export, info
+from lalm.data.sample import Message, Sample
+from lalm.inference.engine import Engine, Options
+from lalm.models import assemble as systems
 from lalm.systems.qwen2_audio import released
 from lalm.systems.qwen2_audio.model import Qwen2AudioLMConfig
 from lalm.systems.qwen2_audio.prompts import TASKS

@@ -8,12 +8,14 @@ import torch
 from tiny_parts import noise, sentencepiece_llama
 from transformers import AutoConfig, AutoTokenizer
 
-from lalm import recipe, systems, train
-from lalm.commands import info
-from lalm.engine import Engine, Options
-from lalm.processing import AudioLMProcessor
-from lalm.sample import ask, write_manifest
+from lalm.cli import info
+from lalm.data.sample import ask, write_manifest
+from lalm.inference.engine import Engine, Options
+from lalm.models import assemble as systems
+from lalm.models.processing import AudioLMProcessor
 from lalm.systems.salmonn.model import SALMONNConfig, WindowQFormer
+from lalm.training import recipe
+from lalm.training import run as train
 
 LORA = {"rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
 SMALL = {"qformer_width": 24, "qformer_heads": 2, "qformer_inner": 32, "qformer_dropout": 0.0}

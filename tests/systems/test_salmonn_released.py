@@ -14,9 +14,10 @@ from tiny_parts import beats_folder, sentencepiece_llama, whisper_folder
 from torch.nn import functional
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from lalm import cli, systems
+from lalm.cli import app as cli
+from lalm.data.sample import ask
 from lalm.encoders import load_encoder
-from lalm.sample import ask
+from lalm.models import assemble as systems
 from lalm.systems.salmonn.released import SALMONNImportError, read, write
 
 SPEECH, AUDIO, WIDTH, INNER, LLM, LAYERS, RANK = 16, 16, 128, 48, 32, 3, 8

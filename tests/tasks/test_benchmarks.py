@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from lalm.audio import load_audio
-from lalm.evaluate.answers import Said
+from lalm.audio.load import load_audio
+from lalm.data.sample import Sample, ask, write_manifest
+from lalm.evaluate.answering import Said
 from lalm.evaluate.run import Job, run
 from lalm.evaluate.task import known_tasks, open_task, put, question_of
-from lalm.sample import Sample, ask, write_manifest
 from lalm.tasks.sources import SourceError
 
 SAMPLES = Path(__file__).parents[2] / "samples"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import soundfile
 
-from lalm.audio import load_audio
-from lalm.sample import Sample, message_text, read_manifest
+from lalm.audio.load import load_audio
+from lalm.data.sample import Sample, message_text, read_manifest
 from lalm.tasks import Source, SourceError, build
 
 SAMPLES = Path(__file__).parents[2] / "samples"

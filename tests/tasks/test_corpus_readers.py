@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from lalm.audio import load_audio
-from lalm.cli import run
-from lalm.sample import message_text, read_manifest
+from lalm.audio.load import load_audio
+from lalm.cli.app import run
+from lalm.data.sample import message_text, read_manifest
 from lalm.systems.apt.prompts import prompts as apt_prompts
 from lalm.systems.salmonn.prompts import prompts
 from lalm.tasks import READERS, Source, SourceError, build
@@ -352,6 +352,6 @@ def test_the_command(libri, tmp_path, capsys):
 
 
 def test_the_command_knows_every_task():
-    from lalm.cli_build import TASKS
+    from lalm.cli.options_build import TASKS
 
     assert list(TASKS) == list(READERS)

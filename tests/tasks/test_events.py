@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from lalm.sample import Sample, read_manifest, write_manifest
+from lalm.data.sample import Sample, read_manifest, write_manifest
 from lalm.systems.apt.prompts import FEW_SHOT, prompts
 from lalm.tasks import Source, SourceError, build, comparisons, episodes, events
 from lalm.tasks.comparisons import BOTH, FIRST, NEITHER, SECOND

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from lalm.commands import build as command
-from lalm.completions import Completion
-from lalm.rows import RowsError
-from lalm.sample import ask, message_text, read_manifest, write_manifest
+from lalm.cli import build as command
+from lalm.data.sample import ask, message_text, read_manifest, write_manifest
+from lalm.synthesis.completions import Completion
+from lalm.synthesis.resumable_rows import RowsError
 from lalm.tasks.question_answers import read_pair, write_questions
 from lalm.tasks.sources import SourceError
 

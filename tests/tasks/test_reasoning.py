@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lalm.completions import Completion
-from lalm.sample import read_manifest
+from lalm.data.sample import read_manifest
+from lalm.synthesis.completions import Completion
 from lalm.tasks import READERS, Source, SourceError
 from lalm.tasks.episodes import ESC50_NOVEL
 from lalm.tasks.events import Recorded, Sounding

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from lalm.sample import SampleError, ask, message_text, read_manifest, write_manifest
+from lalm.data.sample import SampleError, ask, message_text, read_manifest, write_manifest
 from lalm.systems.salmonn.prompts import QUESTION, prompts
 from lalm.tasks.instructions import instruct
 from lalm.tasks.recordings import build

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from lalm.audio import load_audio
-from lalm.cli import run
-from lalm.sample import ask, read_manifest, write_manifest
+from lalm.audio.load import load_audio
+from lalm.cli.app import run
+from lalm.data.sample import ask, read_manifest, write_manifest
 from lalm.tasks import spoken_questions as spoken
 
 # A synthesiser for the tests: a tone whose pitch is the voice and whose length is the text.

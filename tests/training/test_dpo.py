@@ -13,8 +13,11 @@ from tiny_parts import byte_tokenizer, llama_folder, noise, whisper_folder
 from torch.nn.functional import log_softmax
 from transformers import AutoModelForCausalLM
 
-from lalm import dpo, recipe, systems, train
-from lalm.sample import Sample, write_manifest
+from lalm.data.sample import Sample, write_manifest
+from lalm.models import assemble as systems
+from lalm.training import recipe
+from lalm.training import run as train
+from lalm.training.objectives import dpo
 
 
 def pair(chosen: str, rejected: str, seconds: float = 1.0, **fields: Any) -> Sample:

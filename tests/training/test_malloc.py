@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import json, resource, sys
 import numpy as np
-from lalm.heap import keep_freed_memory
+from lalm.training.malloc import keep_freed_memory
 
 if sys.argv[1] == "keep":
     assert keep_freed_memory()

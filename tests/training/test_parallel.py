@@ -13,14 +13,19 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import lines, settings, training_world
 
-from lalm import checkpoint, recipe, systems, train
-from lalm.recipe import Recipe
-from lalm.zero import zero_arguments
+from lalm.models import assemble as systems
+from lalm.training import recipe
+from lalm.training import run as train
+from lalm.training.parallel.deepspeed import zero_arguments
+from lalm.training.recipe import Recipe
+from lalm.weights import checkpoint
 
-PATHS = {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent.parent)])}
-TORCHRUN = "import sys, torch, lalm.cli; torch.set_num_threads(1); sys.exit(lalm.cli.run(sys.argv[1:]))"
+PATHS = {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[2])])}
+TORCHRUN = (
+    "import sys, torch, lalm.cli.app; torch.set_num_threads(1); sys.exit(lalm.cli.app.run(sys.argv[1:]))"
+)
 CREW = """
-import os, sys, torch, lalm.cli, lalm.train  # what takes seconds, once for all pairs of processes
+import os, sys, torch, lalm.cli.app, lalm.training.run  # what takes seconds, once for all pairs of processes
 torch.set_num_threads(1)
 for order in sys.stdin:
     recipe, port, said = order.split()
@@ -32,7 +37,7 @@ for order in sys.stdin:
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             file = os.open(said + rank, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(file, 1), os.dup2(file, 2)
-            code = lalm.cli.run(["--debug", "train", recipe])
+            code = lalm.cli.app.run(["--debug", "train", recipe])
             sys.stdout.flush()
             os._exit(code)
     print(*[os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in pair], flush=True)

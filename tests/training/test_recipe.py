@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lalm import recipe
+from lalm.training import recipe
 
 GOOD: dict[str, Any] = {
     "system": "acdc",

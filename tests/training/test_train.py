@@ -14,8 +14,11 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tiny_runs import lines, settings, training_world
 
-from lalm import checkpoint, recipe, systems, train
-from lalm.train_report import GradientCheck, TrainError, part_of, show_example
+from lalm.models import assemble as systems
+from lalm.training import recipe
+from lalm.training import run as train
+from lalm.training.report import GradientCheck, TrainError, part_of, show_example
+from lalm.weights import checkpoint
 
 KILLED_RUN = """
 import os, signal, sys
@@ -71,7 +74,7 @@ def test_a_run_killed_and_resumed_is_the_run_that_was_not(world: Path, finished:
     killed = settings(world, out, data={"valid": [str(world / "valid.jsonl")]})
     file = world / "killed.yaml"
     file.write_text(recipe.dump(killed))
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(root)])}
     process = subprocess.run(
         [sys.executable, "-c", KILLED_RUN, str(file)], env=environment, capture_output=True, text=True
@@ -315,9 +318,9 @@ def test_a_really_full_disk_is_one_sentence(world: Path, tmp_path: Path, finishe
     file = tmp_path / "full.yaml"
     file.write_text(recipe.dump(settings(world, out, every={"save": 2, "valid": 0})))
     size = sum(-(-f.stat().st_size // 4096) * 4096 for f in (finished / "checkpoint-12").iterdir())
-    code = "import sys, lalm.cli; sys.exit(lalm.cli.run(['train', sys.argv[1]]))"
+    code = "import sys, lalm.cli.app; sys.exit(lalm.cli.app.run(['train', sys.argv[1]]))"
     script = FULL_DISK.format(size=size * 3 // 2, out=out, python=sys.executable, code=code, file=file)
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(root)])}
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script], env=environment, capture_output=True, text=True

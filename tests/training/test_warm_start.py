@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lalm.pulling import (
+from lalm.data.sample import ask
+from lalm.training.objectives.warm_start import warm_start
+from lalm.training.objectives.warm_start_targets import (
     MARKS,
     Clips,
     NamePull,
@@ -17,8 +19,6 @@ from lalm.pulling import (
     name_words,
     spelt,
 )
-from lalm.sample import ask
-from lalm.warm_start import warm_start
 
 
 def scene(seed: int, question: str = ""):

@@ -18,10 +18,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperModel
 
-from lalm import checkpoint, ctranslate, weights, weights_convert, weights_sources
-from lalm.ctranslate import CTranslateError
 from lalm.encoders import load_encoder
-from lalm.pins import PARTS, Part, WeightsError, Wheel
+from lalm.weights import checkpoint
+from lalm.weights import convert as weights_convert
+from lalm.weights import ctranslate2 as ctranslate
+from lalm.weights import fetch as weights
+from lalm.weights import sources as weights_sources
+from lalm.weights.ctranslate2 import CTranslateError
+from lalm.weights.pins import PARTS, Part, WeightsError, Wheel
 
 WIDTH, INNER, LAYERS, MELS, POSITIONS = 8, 12, 2, 80, 1500
 CODES = {np.dtype(dtype): code for code, dtype in ctranslate.TYPES.items()}

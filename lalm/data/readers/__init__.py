@@ -6,13 +6,13 @@ read when asked for, so a manifest of a million lines costs twelve bytes a line.
 
 from pathlib import Path
 
-from lalm.readers.json_lines import JsonLines, JsonList, is_json_list
-from lalm.readers.kaldi import Kaldi
-from lalm.readers.row_groups import REMOTE
-from lalm.readers.samples import ReaderError, Samples
-from lalm.readers.shar import Shar
-from lalm.readers.tables import Table
-from lalm.readers.tars import Tars
+from lalm.data.readers.json_lines import JsonLines, JsonList, is_json_list
+from lalm.data.readers.kaldi import Kaldi
+from lalm.data.readers.row_groups import REMOTE
+from lalm.data.readers.samples import ReaderError, Samples
+from lalm.data.readers.shar import Shar
+from lalm.data.readers.tables import Table
+from lalm.data.readers.tars import Tars
 
 __all__ = ["ReaderError", "Samples", "open_samples"]
 

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lalm.readers.samples import ReaderError, Samples
-from lalm.sample import BOM
+from lalm.data.readers.samples import ReaderError, Samples
+from lalm.data.sample import BOM
 
 BLOCK_BYTES = 1 << 24
 MAX_UNPACKED_BYTES = 8 << 30

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lalm.readers.samples import ReaderError, Samples, spoken
+from lalm.data.readers.samples import ReaderError, Samples, spoken
 
 
 class Kaldi(Samples):

@@ -11,7 +11,7 @@ from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lalm.readers.samples import ReaderError
+from lalm.data.readers.samples import ReaderError
 
 REMOTE = "hf://"
 GROUPS_KEPT = 16

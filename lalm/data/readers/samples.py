@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from lalm.sample import Sample, SampleError
+from lalm.data.sample import Sample, SampleError
 
 
 class ReaderError(SampleError):

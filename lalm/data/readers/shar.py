@@ -4,9 +4,9 @@ import bisect
 from pathlib import Path
 from typing import Any
 
-from lalm import archives
-from lalm.readers.json_lines import JsonLines
-from lalm.readers.samples import ReaderError, Samples
+from lalm.audio import archives
+from lalm.data.readers.json_lines import JsonLines
+from lalm.data.readers.samples import ReaderError, Samples
 
 AUDIO_FIELDS = ("recording", "audio")
 

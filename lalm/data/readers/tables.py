@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lalm.readers.row_groups import REMOTE, RowGroups, local_files, remote_files
-from lalm.readers.samples import ReaderError, Samples, spoken
-from lalm.sample import Sample
+from lalm.data.readers.row_groups import REMOTE, RowGroups, local_files, remote_files
+from lalm.data.readers.samples import ReaderError, Samples, spoken
+from lalm.data.sample import Sample
 
 TEXT_COLUMNS = ("text", "sentence", "transcription", "transcript", "normalized_text", "caption", "captions")
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lalm import archives
-from lalm.readers.samples import ReaderError, Samples, spoken
+from lalm.audio import archives
+from lalm.data.readers.samples import ReaderError, Samples, spoken
 
 AUDIO_SUFFIXES = ("flac", "wav", "mp3", "ogg", "opus", "m4a")
 TEXT_KEYS = ("text", "caption", "transcript", "transcription", "sentence")

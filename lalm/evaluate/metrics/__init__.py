@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from lalm.evaluate import bleu, captions, embeddings, errors, events, following, labels, normalise_qwen2_audio
-from lalm.evaluate.intervals import Array, Measured, additive, each, mean_of, ratio
-from lalm.evaluate.meteor import meteor
+from lalm.data.english import stems, words
+from lalm.data.sample import Sample
+from lalm.evaluate.metrics import bleu, captions, embeddings, normalise_qwen2_audio
+from lalm.evaluate.metrics import classification as labels
+from lalm.evaluate.metrics import error_rates as errors
+from lalm.evaluate.metrics import event_detection as events
+from lalm.evaluate.metrics import instruction_following as following
+from lalm.evaluate.metrics.intervals import Array, Measured, additive, each, mean_of, ratio
+from lalm.evaluate.metrics.meteor import meteor
+from lalm.evaluate.metrics.spice import NEEDS, spice
 from lalm.evaluate.parsers import speaks
-from lalm.evaluate.spice import NEEDS, spice
-from lalm.sample import Sample
-from lalm.words import stems, words
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lalm.evaluate.intervals import Array, Measured, additive
-from lalm.evaluate.normalise import language_code
+from lalm.evaluate.metrics.intervals import Array, Measured, additive
+from lalm.evaluate.metrics.normalise import language_code
 
 ORDER = 4
 TOKENISERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab"}

@@ -12,9 +12,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from lalm.evaluate.bleu import corpus_bleu
-from lalm.evaluate.intervals import Measured, mean_of
-from lalm.words import stems
+from lalm.data.english import stems
+from lalm.evaluate.metrics.bleu import corpus_bleu
+from lalm.evaluate.metrics.intervals import Measured, mean_of
 
 ROUGE_BETA = 1.2
 CIDER_ORDER = 4

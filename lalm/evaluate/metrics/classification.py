@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lalm.evaluate.intervals import Array, Measured, additive
-from lalm.words import stem, words
+from lalm.data.english import stem, words
+from lalm.evaluate.metrics.intervals import Array, Measured, additive
 
 
 def read_letter(answer: str, choices: Sequence[str]) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lalm.evaluate.intervals import Array
+from lalm.evaluate.metrics.intervals import Array
 
 BATCH = 64
 LONGEST_CAPTION = 64  # tokens of a caption that the error checker reads

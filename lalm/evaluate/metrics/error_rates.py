@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from lalm.evaluate.intervals import Measured, rate
-from lalm.evaluate.normalise import normalised
+from lalm.evaluate.metrics.intervals import Measured, rate
+from lalm.evaluate.metrics.normalise import normalised
 
 
 def edits(hypothesis: str, reference: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from lalm.evaluate.intervals import Array, Measured, additive, mean_of
+from lalm.evaluate.metrics.intervals import Array, Measured, additive, mean_of
 
 Span: TypeAlias = tuple[str, float, float]  # label, onset, offset in seconds
 

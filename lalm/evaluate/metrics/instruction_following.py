@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from lalm.evaluate.errors import edits
-from lalm.evaluate.intervals import Measured, mean_of
-from lalm.evaluate.normalise import normalised
-from lalm.words import words
+from lalm.data.english import words
+from lalm.evaluate.metrics.error_rates import edits
+from lalm.evaluate.metrics.intervals import Measured, mean_of
+from lalm.evaluate.metrics.normalise import normalised
 
 TRANSCRIBED_BELOW = 0.3  # word error rate against the spoken text: the model wrote it down instead
 STORY_WORDS = 50  # fewer are no story

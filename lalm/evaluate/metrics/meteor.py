@@ -23,9 +23,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from lalm.evaluate.captions import caption_tokens
-from lalm.evaluate.intervals import Array, Measured, additive
-from lalm.evaluate.meteor_tokens import meteor_tokens
+from lalm.evaluate.metrics.captions import caption_tokens
+from lalm.evaluate.metrics.intervals import Array, Measured, additive
+from lalm.evaluate.metrics.meteor_tokens import meteor_tokens
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 WEIGHTS = (1.0, 0.6, 0.8, 0.6)  # of exact, stem, synonym and paraphrase matches

@@ -1,7 +1,7 @@
 """METEOR's own words: what ``-norm`` makes of a caption's tokens before words are matched.
 
-Beside the caption tokens of ``lalm.evaluate.captions``: hyphenated words apart ("hi-hat" is two words), the
-apostrophe with what follows it ("n 't"), alone before a clitic that stands apart (" 's" is "'" and "s"),
+Beside the caption tokens of ``evaluate.metrics.captions``: hyphenated words apart ("hi-hat" is two words),
+the apostrophe with what follows it ("n 't"), alone before a clitic that stands apart (" 's" is "'" and "s"),
 every other sign alone, "p.m." as "pm", and the dot of "mr." apart unless a word in lower case follows.
 """
 

@@ -9,7 +9,7 @@ years, percentages, fractions, decimals, long strings of digits and whole number
 import re
 import unicodedata
 
-from lalm.evaluate.normalise import basic, english, language_code
+from lalm.evaluate.metrics.normalise import basic, english, language_code
 
 PUNCTUATION = "!,.?;:"  # what a space before is removed of
 DIGITS = "零一二三四五六七八九"

@@ -2,7 +2,7 @@
 
 ``folder`` is the ``spice`` part of an unpacked ``pycocoevalcap`` wheel, with the two files of Stanford
 CoreNLP 3.6.0 that the wheel lacks put into its ``lib``. Nothing here stands in for SPICE: ``content_f1`` of
-``lalm.evaluate.captions`` does, under its own name.
+``lalm.evaluate.metrics.captions`` does, under its own name.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lalm.evaluate.intervals import Array
+from lalm.evaluate.metrics.intervals import Array
 
 JAR = "spice-1.0.jar"
 PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")

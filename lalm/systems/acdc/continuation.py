@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lalm.completions import Chat, Completion, Sampling, Writer
-from lalm.rows import Counts, write_rows
-from lalm.sample import Message, Part, Sample, read_manifest
+from lalm.data.english import stems
+from lalm.data.sample import Message, Part, Sample, read_manifest
+from lalm.synthesis.completions import Chat, Completion, Sampling, Writer
+from lalm.synthesis.resumable_rows import Counts, write_rows
 from lalm.systems.acdc.prompts import BASELINE_SYSTEM
-from lalm.words import stems
 
 Mode = Literal["response", "caption", "pool", "continuation"]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from lalm.encoders import build_encoder, encoder_config
-from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
+from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
 
 
 class ACDCConfig(AudioLMConfig):

@@ -7,7 +7,7 @@
 
     Section 3.2  audio encoder                        lalm/encoders/audio_mae.py
     Section 3.2  instruction-aware audio aligner      APTConnector
-    Section 3.2  interleaving with text, AUDIO token  lalm/processing.py; APTConnector.audio_token
+    Section 3.2  interleaving with text, AUDIO token  lalm/models/processing.py; APTConnector.audio_token
     Section 3.3  alignment pretraining (stage 0)      alignment.py, 0_align.yaml
     Section 3.3  multi-task training (stages 1, 2)    1_single.yaml, 2_multi.yaml
     Section 4.4  APT-BLIP-2                           vision.py
@@ -33,7 +33,7 @@ from transformers import (
 
 from lalm.encoders import build_encoder, encoder_config
 from lalm.encoders.eat import EATConfig
-from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
+from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
 
 BERT_MINI = {
     "vocab_size": 30_523,  # BERT's 30,522 and the [DEC] that opens a generated text

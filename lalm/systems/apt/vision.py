@@ -24,13 +24,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lalm import systems
-from lalm.conditioning import instructions, tokenised
-from lalm.engine import Heard, Options, Reply
-from lalm.messages import message_text
-from lalm.pictures import load_image, video_frames
-from lalm.processing import AudioLMProcessor, pad_audio
-from lalm.sample import Sample
+from lalm.audio.images import load_image, video_frames
+from lalm.data.messages import message_text
+from lalm.data.sample import Sample
+from lalm.inference.engine import Heard, Options, Reply
+from lalm.models import assemble as systems
+from lalm.models.conditioning import instructions, tokenised
+from lalm.models.processing import AudioLMProcessor, pad_audio
 
 VISION_MODELS = ("blip-2", "instructblip")
 VIDEO_FRAMES = 8  # of a video; not stated, ours

@@ -7,7 +7,7 @@
     Section 2, Model Architecture     Qwen2AudioLMModel; encoder: lalm/encoders/whisper.py with qwen2_audio
     Section 2, Pre-training           1_pretrain.yaml; prompts.py
     Section 2, Supervised Fine-tuning 2_sft.yaml; template.jinja
-    Section 2, equation (2), DPO      3_dpo.yaml; lalm/dpo.py
+    Section 2, equation (2), DPO      3_dpo.yaml; lalm/training/objectives/dpo.py
     Released weights, both ways       released.py
 
 Any Whisper can be the encoder and any causal LM of transformers the LLM. A clip of n samples has
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from lalm.encoders import build_encoder, encoder_config
-from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
+from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
 
 WHISPER_LARGE_V3 = {  # section 2: "based on the Whisper-large-v3 model"
     "model_type": "lalm_whisper",

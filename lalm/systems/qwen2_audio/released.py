@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from lalm.encoders.whisper import WhisperEncoderConfig
-from lalm.processing import AudioLMProcessor, waveforms
+from lalm.models.processing import AudioLMProcessor, waveforms
 from lalm.systems.qwen2_audio.model import Qwen2AudioLM, Qwen2AudioLMConfig
 from lalm.systems.qwen2_audio.prompts import AUDIO_TOKEN, PRETRAIN
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lalm import systems, train
-from lalm.engine import Engine, Options, pick_device, pick_dtype
-from lalm.evaluate.following import STORY_TOKENS, STORY_WORDS, follows_story, repeats
-from lalm.recipe import Recipe
-from lalm.sample import Message, Sample, message_text
+from lalm.data.english import words
+from lalm.data.sample import Message, Sample, message_text
+from lalm.evaluate.metrics.instruction_following import STORY_TOKENS, STORY_WORDS, follows_story, repeats
+from lalm.inference.engine import Engine, Options, pick_device, pick_dtype
+from lalm.models import assemble as systems
 from lalm.tasks.instructions import instruct
-from lalm.words import words
+from lalm.training import run as train
+from lalm.training.recipe import Recipe
 
 NUM_STORIES = 12  # section 4.2 "twelve stories ... 12 steps, with each step using only one story sample"
 

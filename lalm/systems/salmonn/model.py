@@ -10,7 +10,7 @@
     Section 3.1  window-level Q-Former                   WindowQFormer
     Section 3.1  LoRA on queries and values              a recipe's "lora"
     Section 4.1  1 query, L = 17, rank 8, scale 4        SALMONNConfig defaults, the recipes
-    Appendix D   prompt template                         lalm/templates/vicuna.jinja, prompts.QUESTION_PROMPT
+    Appendix D   prompt template                         models/templates/vicuna.jinja, QUESTION_PROMPT
 
 The order of the steps (normalise, then pad with zeros, then join) and the numbers that the paper leaves out
 (the Q-Former's shape) are those of the released code. Any encoder or pair of encoders of ``lalm.encoders``
@@ -25,7 +25,7 @@ from transformers import AutoConfig, Blip2QFormerConfig, Blip2QFormerModel, PreT
 
 from lalm.encoders import build_encoder, encoder_config
 from lalm.encoders.pair import present, widths
-from lalm.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
+from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
 
 WHISPER_LARGE_V2 = {
     "model_type": "lalm_whisper",

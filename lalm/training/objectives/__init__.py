@@ -1,0 +1,1 @@
+"""What a run minimises beside cross-entropy: alignment, DPO, the warm start."""

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lalm.data import Collator
-from lalm.modeling import AudioLMForConditionalGeneration
-from lalm.processing import AudioLMProcessor
+from lalm.data.mixture import Collator
+from lalm.models.modeling import AudioLMForConditionalGeneration
+from lalm.models.processing import AudioLMProcessor
 from lalm.systems.apt.alignment import LOSSES, Alignment, alignment_batch, recalls
-from lalm.trainer import Read, RecipeTrainer
+from lalm.training.trainer import Read, RecipeTrainer
 
 
 class AlignError(ValueError):

@@ -31,9 +31,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from lalm.modeling import AudioLMForConditionalGeneration
-from lalm.processing import AudioLMProcessor
-from lalm.pulling import (
+from lalm.data.sample import Sample
+from lalm.models.modeling import AudioLMForConditionalGeneration
+from lalm.models.processing import AudioLMProcessor
+from lalm.training.objectives.warm_start_targets import (
     LONGEST_S,
     MARKS,
     QUERIES_A_WINDOW,
@@ -47,7 +48,6 @@ from lalm.pulling import (
     name_words,
     spelt,
 )
-from lalm.sample import Sample
 
 BATCH_TOKENS = 1024
 BATCH_CLIPS = 64

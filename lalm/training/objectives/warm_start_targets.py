@@ -1,4 +1,4 @@
-"""What the warm start shows a connector, and how its tokens are pulled to words; see ``lalm.warm_start``."""
+"""The warm start's targets: which words each audio token is trained towards, and the losses that do it."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import Dataset
 
-from lalm.conditioning import instructions, tokenised
-from lalm.modeling import AudioLMForConditionalGeneration
-from lalm.processing import AudioLMProcessor
-from lalm.sample import Sample
-from lalm.words import STOP_WORDS
+from lalm.data.english import STOP_WORDS
+from lalm.data.sample import Sample
+from lalm.models.conditioning import instructions, tokenised
+from lalm.models.modeling import AudioLMForConditionalGeneration
+from lalm.models.processing import AudioLMProcessor
 
 TEMPERATURE = 0.07
 LABEL_SMOOTHING = 0.05

@@ -1,0 +1,1 @@
+"""One model over several processes: FSDP2 and DeepSpeed."""
