@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -95,6 +95,14 @@ def load_encoder(folder: Path, options: Mapping[str, Any] | None = None) -> nn.M
     floats = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     encoder.load_state_dict(floats, assign=True)
     return encoder.eval()
+
+
+def save_encoder(encoder: Any, folder: Path) -> Path:
+    """Write an encoder as a folder that ``load_encoder`` opens; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, folder / "model.safetensors")
+    encoder.config.save_pretrained(folder)
+    return folder
 
 
 def load_pair(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from lalm.audio.features import SAMPLE_RATE
+from lalm.encoders.contract import Encoder
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -90,31 +91,16 @@ class ConvBlock(nn.Module):
         return torch.relu(self.bn2(self.conv2(x))) * inside
 
 
-class AISFXEncoder(nn.Module):
+class AISFXEncoder(Encoder):
     """aiSFX without its classifiers; ``load_encoder`` opens the pinned part "aisfx"."""
 
     def __init__(self, config: AISFXConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         first, second, third, fourth = config.channels
         self.conv_block1 = ConvBlock(1, first)
         self.conv_block2 = ConvBlock(first, second)
         self.conv_block3 = ConvBlock(second, third)
         self.conv_block4 = ConvBlock(third, fourth)
-
-    @property
-    def width(self) -> int:
-        """Width of a frame."""
-        return self.config.width
-
-    @property
-    def frames_per_second(self) -> float:
-        """5.38."""
-        return self.config.frames_per_second
-
-    def num_frames(self, num_samples: int) -> int:
-        """Frames of one clip of ``num_samples``."""
-        return self.config.num_frames(num_samples)
 
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """audio: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, width), frame_lengths (A,)."""

@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
-from lalm.audio.features import HOP, SAMPLE_RATE, WINDOW, fbank_frames
-from lalm.encoders.eat import TOKENS_AT_ONCE, EATBlock, EATConfig, centred, padded_fbank, position_table
+from lalm.audio.features import HOP, WINDOW, fbank_frames
+from lalm.encoders.contract import TOKENS_AT_ONCE, Encoder, PatchConfig
+from lalm.encoders.eat import EATBlock, EATConfig, centred, padded_fbank, position_table
 
 
-class AudioMAEConfig(PreTrainedConfig):
+class AudioMAEConfig(PatchConfig):
     """Audio-MAE's shapes (ViT-B by default), its normalisation of AudioSet, and what is taken from it.
 
     ``tap``: the output of the "last" block, not normalised, which is what APT's code takes, or of the
@@ -63,21 +63,6 @@ class AudioMAEConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
     @property
-    def width(self) -> int:
-        """Width of a frame."""
-        return self.hidden_size
-
-    @property
-    def num_bands(self) -> int:
-        """Patches of one time step: 128 mel bins / 16 = 8."""
-        return self.num_mel_bins // self.patch_size
-
-    @property
-    def frames_per_second(self) -> float:
-        """8 bands every 160 ms = 50."""
-        return self.num_bands * SAMPLE_RATE / (HOP * self.patch_size)
-
-    @property
     def frames_per_window(self) -> int:
         """64 steps x 8 bands = 512."""
         return self.window_frames // self.patch_size * self.num_bands
@@ -109,14 +94,13 @@ class AudioMAEBlock(EATBlock):
         return x + self.feed(self.norm2(x))
 
 
-class AudioMAEEncoder(nn.Module):
+class AudioMAEEncoder(Encoder):
     """Audio-MAE with random weights; ``lalm.encoders.load_encoder`` opens a folder that has them."""
 
     positions: Tensor
 
     def __init__(self, config: AudioMAEConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.patch = nn.Conv2d(1, config.hidden_size, config.patch_size, stride=config.patch_size)
         self.cls = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         # Fixed, yet part of the weights: a checkpoint's own are kept. The CLS has zeros.
@@ -126,20 +110,6 @@ class AudioMAEEncoder(nn.Module):
         self.blocks = nn.ModuleList(
             AudioMAEBlock(config.block_config()) for _ in range(config.num_hidden_layers)
         )
-
-    @property
-    def width(self) -> int:
-        """Width of a frame."""
-        return self.config.width
-
-    @property
-    def frames_per_second(self) -> float:
-        """50."""
-        return self.config.frames_per_second
-
-    def num_frames(self, num_samples: int) -> int:
-        """Frames of one clip of ``num_samples``."""
-        return self.config.num_frames(num_samples)
 
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """audio: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, width), frame_lengths (A,)."""

@@ -4,19 +4,16 @@ Both name the tensors alike. Every key is either mapped, or one of the parts tha
 classifier of finetuned models, the decoder of pretrained ones), or an error that names it.
 """
 
-import argparse
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lalm.encoders.audio_mae import AudioMAEConfig, AudioMAEEncoder
-from lalm.encoders.released import read_released
+from lalm.encoders.released import tensors_by_name, weights_file
 
 HEAD_WIDTH = 64  # of ViT-S, -B and -L alike
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -44,10 +41,10 @@ def import_audio_mae(path: Path) -> tuple[AudioMAEConfig, dict[str, Tensor]]:
 
     ``path``: an official ``.pth`` or a folder of timm's. Raises AudioMAEImportError.
     """
-    path = _weights_file(path)
+    path = weights_file(path, FILES, ".pth", AudioMAEImportError)
     state: dict[str, Tensor] = {}
     unknown: list[str] = []
-    for key, value in _read(path).items():
+    for key, value in tensors_by_name(path, AudioMAEImportError).items():
         renamed = next((p.sub(r, key) for p, r in RENAMED if p.fullmatch(key)), None)
         if renamed and isinstance(value, Tensor):
             state[renamed] = value.float().contiguous()
@@ -78,15 +75,6 @@ def is_audio_mae(path: Path) -> bool:
     return any(path.glob("*.pth")) and not (path / "config.json").is_file()
 
 
-def convert_audio_mae(path: Path, folder: Path) -> Path:
-    """Write a released checkpoint as a folder that ``load_encoder`` opens; returns the folder."""
-    config, state = import_audio_mae(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / "model.safetensors")
-    config.save_pretrained(folder)
-    return folder
-
-
 def is_timm(folder: Path) -> bool:
     """Whether a folder's config.json is timm's, of a vision transformer that takes one channel."""
     try:
@@ -94,26 +82,6 @@ def is_timm(folder: Path) -> bool:
         return fields["architecture"].startswith("vit_") and fields["pretrained_cfg"]["input_size"][0] == 1
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return False
-
-
-def _weights_file(path: Path) -> Path:
-    """The one file with weights that ``path`` is or holds."""
-    if path.is_file():
-        return path
-    found = [path / name for name in FILES if (path / name).is_file()] or sorted(path.glob("*.pth"))
-    if not found:
-        raise AudioMAEImportError(f"'{path}' holds no {', '.join(FILES)} or .pth file")
-    return found[0]
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    """The tensors of a file by name; the official files keep their command line beside the weights."""
-    content = read_released(path, AudioMAEImportError, [argparse.Namespace])
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        content = content["model"]
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise AudioMAEImportError(f"'{path.name}' holds no tensors by name")
-    return content
 
 
 def _config(path: Path, state: Mapping[str, Tensor]) -> AudioMAEConfig:

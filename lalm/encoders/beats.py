@@ -15,14 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedConfig
 
-from lalm.audio.features import HOP, SAMPLE_RATE, WINDOW, fbank, fbank_frames
-
-TOKENS_AT_ONCE = 16_384  # of one pass, padding included: bounds the memory of long clips and big batches
+from lalm.audio.features import HOP, WINDOW, fbank, fbank_frames
+from lalm.encoders.contract import TOKENS_AT_ONCE, Encoder, PatchConfig, passes
 
 
-class BEATsConfig(PreTrainedConfig):
+class BEATsConfig(PatchConfig):
     """BEATs' shapes, normalisation, and the longest window; the defaults are the released BEATs_iter3+'s.
 
     ``window_frames``: 10 ms frames that are encoded together; 3,008 hold SALMONN's 30 s in one window.
@@ -73,21 +71,6 @@ class BEATsConfig(PreTrainedConfig):
         self.layer_norm_eps = layer_norm_eps
         self.window_frames = window_frames
         super().__init__(**kwargs)
-
-    @property
-    def width(self) -> int:
-        """Width of a frame."""
-        return self.hidden_size
-
-    @property
-    def num_bands(self) -> int:
-        """Patches of one moment: 128 mel bins / 16 = 8."""
-        return self.num_mel_bins // self.patch_size
-
-    @property
-    def frames_per_second(self) -> float:
-        """8 bands every 160 ms = 50."""
-        return self.num_bands * SAMPLE_RATE / (HOP * self.patch_size)
 
     @property
     def residual_scale(self) -> float:
@@ -170,12 +153,11 @@ class BEATsBlock(nn.Module):
         return self.final_layer_norm(self.alpha * x + y)
 
 
-class BEATsEncoder(nn.Module):
+class BEATsEncoder(Encoder):
     """BEATs with random weights; ``lalm.encoders.load_encoder`` opens a folder that has them."""
 
     def __init__(self, config: BEATsConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         size = config.patch_size
         self.patch_embedding = nn.Conv2d(1, config.embed_size, size, stride=size, bias=config.conv_bias)
         self.layer_norm = nn.LayerNorm(config.embed_size, eps=config.layer_norm_eps)
@@ -184,20 +166,6 @@ class BEATsEncoder(nn.Module):
         self.position_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.relative_bias = nn.Embedding(config.num_buckets, config.num_attention_heads)
         self.blocks = nn.ModuleList(BEATsBlock(config) for _ in range(config.num_hidden_layers))
-
-    @property
-    def width(self) -> int:
-        """Width of a frame."""
-        return self.config.width
-
-    @property
-    def frames_per_second(self) -> float:
-        """50."""
-        return self.config.frames_per_second
-
-    def num_frames(self, num_samples: int) -> int:
-        """Frames of one clip of ``num_samples``."""
-        return self.config.num_frames(num_samples)
 
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """audio: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, width), frame_lengths (A,)."""
@@ -212,7 +180,7 @@ class BEATsEncoder(nn.Module):
             for clip, length in enumerate(lengths)
             for start in range(0, length, window)
         ]
-        for chunk in _chunks(rows):
+        for chunk in passes(rows, TOKENS_AT_ONCE):
             pieces = []
             for clip, start, stop in chunk:
                 first, last = (HOP * config.patch_size * t // per_step for t in (start, stop))
@@ -267,15 +235,3 @@ class BEATsEncoder(nn.Module):
         grown = (exact + (far * (half - exact)).long()).clamp(max=half - 1)
         nearby = distance.abs() < exact
         return (distance > 0) * half + torch.where(nearby, distance.abs(), grown)
-
-
-def _chunks(rows: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
-    """Rows by falling length, in groups whose padded size stays within ``TOKENS_AT_ONCE``."""
-    groups: list[list[tuple[int, int, int]]] = []
-    longest = 0
-    for row in sorted(rows, key=lambda r: r[1] - r[2]):
-        if not groups or (len(groups[-1]) + 1) * longest > TOKENS_AT_ONCE:
-            groups.append([])
-            longest = row[2] - row[1]
-        groups[-1].append(row)
-    return groups

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lalm.encoders.beats import BEATsConfig, BEATsEncoder
@@ -107,15 +106,6 @@ def is_beats(path: Path) -> bool:
         return set(content) >= {"cfg", "model"} and "post_extract_proj.weight" in content["model"]
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError):
         return False
-
-
-def convert_beats(path: Path, folder: Path) -> Path:
-    """Write a released checkpoint as a folder that ``load_encoder`` opens; returns the folder."""
-    config, state = import_beats(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / "model.safetensors")
-    config.save_pretrained(folder)
-    return folder
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:

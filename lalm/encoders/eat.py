@@ -15,16 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedConfig
 
-from lalm.audio.features import HOP, SAMPLE_RATE, WINDOW, fbank, fbank_frames
+from lalm.audio.features import HOP, WINDOW, fbank, fbank_frames
+from lalm.encoders.contract import TOKENS_AT_ONCE, Encoder, PatchConfig, passes
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-TOKENS_AT_ONCE = 16_384  # of one pass, padding included: bounds the memory of long clips and big batches
 
-
-class EATConfig(PreTrainedConfig):
+class EATConfig(PatchConfig):
     """EAT's shapes (base by default; ``large`` gives the other), its normalisation, and two choices.
 
     ``pad_to_frames``: shorter clips are filled up with zeros to so many 10 ms frames (the original's
@@ -75,21 +73,6 @@ class EATConfig(PreTrainedConfig):
         """EAT-large: 24 layers, 1,024 wide, 16 heads."""
         return cls(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16)
 
-    @property
-    def width(self) -> int:
-        """Width of a frame."""
-        return self.hidden_size
-
-    @property
-    def num_bands(self) -> int:
-        """Patches of one time step: 128 mel bins / 16 = 8."""
-        return self.num_mel_bins // self.patch_size
-
-    @property
-    def frames_per_second(self) -> float:
-        """8 bands every 160 ms = 50 (the CLS apart)."""
-        return self.num_bands * SAMPLE_RATE / (HOP * self.patch_size)
-
     def padded_frames(self, num_fbank_frames: int) -> int:
         """fbank frames that EAT sees of a clip of so many: at least ``pad_to_frames``, whole patches."""
         wanted = max(num_fbank_frames, self.pad_to_frames, 1)
@@ -133,30 +116,15 @@ class EATBlock(nn.Module):
         return mlp
 
 
-class EATEncoder(nn.Module):
+class EATEncoder(Encoder):
     """EAT with random weights; ``lalm.encoders.load_encoder`` opens a folder that has them."""
 
     def __init__(self, config: EATConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.patch = nn.Conv2d(1, config.hidden_size, config.patch_size, stride=config.patch_size)
         self.cls = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.blocks = nn.ModuleList(EATBlock(config) for _ in range(config.num_hidden_layers))
-
-    @property
-    def width(self) -> int:
-        """Width of a frame."""
-        return self.config.width
-
-    @property
-    def frames_per_second(self) -> float:
-        """50, the CLS apart."""
-        return self.config.frames_per_second
-
-    def num_frames(self, num_samples: int) -> int:
-        """Frames of one clip of ``num_samples``."""
-        return self.config.num_frames(num_samples)
 
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """audio: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, width), frame_lengths (A,)."""
@@ -173,7 +141,7 @@ class EATEncoder(nn.Module):
         cls, per_frame = int(config.keep_cls), config.num_bands / config.patch_size
         lengths = [int(length * per_frame) + cls for length in padded]
         frames: Tensor | None = None
-        for chunk in _chunks(rows, int(TOKENS_AT_ONCE / per_frame)):
+        for chunk in passes(rows, int(TOKENS_AT_ONCE / per_frame)):
             pieces = [
                 audio[clip, start * HOP : (min(stop, heard[clip]) - 1) * HOP + WINDOW]
                 if start < heard[clip]
@@ -255,15 +223,3 @@ def position_table(num_steps: int, num_bands: int, width: int) -> Array:
     return np.concatenate([np.sin(bands), np.cos(bands), np.sin(steps), np.cos(steps)], axis=1).astype(
         np.float32
     )
-
-
-def _chunks(rows: list[tuple[int, int, int]], frames_at_once: int) -> list[list[tuple[int, int, int]]]:
-    """Rows by falling length, in groups whose padded size stays within ``frames_at_once`` frames."""
-    groups: list[list[tuple[int, int, int]]] = []
-    longest = 0
-    for row in sorted(rows, key=lambda r: r[1] - r[2]):
-        if not groups or (len(groups[-1]) + 1) * longest > frames_at_once:
-            groups.append([])
-            longest = row[2] - row[1]
-        groups[-1].append(row)
-    return groups

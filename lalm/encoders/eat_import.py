@@ -4,19 +4,16 @@ Nothing in a file is run: pickles are read as tensors and plain containers only.
 mapped, or one of the training-time leftovers that are dropped on purpose, or an error that names it.
 """
 
-import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lalm.encoders.eat import EATConfig, EATEncoder, position_table
-from lalm.encoders.released import read_released
+from lalm.encoders.released import tensors_by_name, weights_file
 
 HEAD_WIDTH = 64  # of EAT-base (12 heads) and EAT-large (16 heads) alike
 POSITION_TOLERANCE = 2e-3  # a table stored in half precision
@@ -45,11 +42,11 @@ def import_eat(path: Path) -> tuple[EATConfig, dict[str, Tensor]]:
     ``path``: a fairseq ``.pt``, a ``.safetensors`` or ``.bin`` of the Hub port, or the port's folder.
     Raises EATImportError.
     """
-    path = _weights_file(path)
+    path = weights_file(path, FILES, ".pt", EATImportError)
     state: dict[str, Tensor] = {}
     unknown: list[str] = []
     positions: Tensor | None = None
-    for key, value in _read(path).items():
+    for key, value in tensors_by_name(path, EATImportError).items():
         name = key.removeprefix("model.").removeprefix("modality_encoders.IMAGE.")
         renamed = next((p.sub(r, name) for p, r in RENAMED if p.fullmatch(name)), None)
         if name == POSITIONS and isinstance(value, Tensor):
@@ -77,15 +74,6 @@ def import_eat(path: Path) -> tuple[EATConfig, dict[str, Tensor]]:
     return config, state
 
 
-def convert_eat(path: Path, folder: Path) -> Path:
-    """Write a released checkpoint as a folder that ``load_encoder`` opens; returns the folder."""
-    config, state = import_eat(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / "model.safetensors")
-    config.save_pretrained(folder)
-    return folder
-
-
 def check_eat(folder: Path, audio: Path, reference: Path) -> float:
     """Largest difference between EAT's frames of a recording and a stored reference (513, 768) ``.npy``.
 
@@ -104,27 +92,6 @@ def check_eat(folder: Path, audio: Path, reference: Path) -> float:
     if wanted.shape != found.shape:
         raise EATImportError(f"'{reference.name}' has shape {wanted.shape}, EAT gives {found.shape}")
     return float(np.abs(found - wanted).max())
-
-
-def _weights_file(path: Path) -> Path:
-    """The one file with weights that ``path`` is or holds."""
-    if path.is_file():
-        return path
-    found = [path / name for name in FILES if (path / name).is_file()] or sorted(path.glob("*.pt"))
-    if not found:
-        raise EATImportError(f"'{path}' holds no {', '.join(FILES)} or .pt file")
-    return found[0]
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    """The tensors of a file by name, without running anything in it."""
-    # fairseq keeps its command line beside the weights.
-    content = read_released(path, EATImportError, [argparse.Namespace])
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        content = content["model"]
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise EATImportError(f"'{path.name}' holds no tensors by name")
-    return content
 
 
 def _config(path: Path, state: Mapping[str, Tensor]) -> EATConfig:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from lalm.encoders.beats import BEATsConfig
+from lalm.encoders.contract import Encoder
 from lalm.encoders.eat import EATConfig
 from lalm.encoders.whisper import WhisperEncoderConfig
 
@@ -66,28 +67,13 @@ class PairConfig(PreTrainedConfig):
         return int(self.first.num_frames(num_samples))
 
 
-class PairEncoder(nn.Module):
+class PairEncoder(Encoder):
     """Both encoders on the same waveform."""
 
     def __init__(self, config: PairConfig, first: nn.Module, second: nn.Module) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.first = first
         self.second = second
-
-    @property
-    def width(self) -> int:
-        """Width of a frame."""
-        return self.config.width
-
-    @property
-    def frames_per_second(self) -> float:
-        """The first encoder's."""
-        return self.config.frames_per_second
-
-    def num_frames(self, num_samples: int) -> int:
-        """Frames of one clip of ``num_samples``."""
-        return self.config.num_frames(num_samples)
 
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """audio: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, W1 + W2), frame_lengths (A,)."""

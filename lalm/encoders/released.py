@@ -2,7 +2,8 @@
 
 import pickle
 import re
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +29,23 @@ def read_released(path: Path, error: type[ValueError], allowed: Sequence[type] =
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as problem:
         first_line = (str(problem) or type(problem).__name__).splitlines()[0]
         raise error(f"'{path.name}' cannot be read: {first_line}") from None
+
+
+def weights_file(path: Path, names: Sequence[str], suffix: str, error: type[ValueError]) -> Path:
+    """The one file with weights that ``path`` is or holds: of these names, or any with the suffix."""
+    if path.is_file():
+        return path
+    found = [path / name for name in names if (path / name).is_file()] or sorted(path.glob(f"*{suffix}"))
+    if not found:
+        raise error(f"'{path}' holds no {', '.join(names)} or {suffix} file")
+    return found[0]
+
+
+def tensors_by_name(path: Path, error: type[ValueError]) -> Mapping[str, Any]:
+    """The tensors of a released file, which may lie under "model" beside its authors' command line."""
+    content = read_released(path, error, [Namespace])
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        content = content["model"]
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise error(f"'{path.name}' holds no tensors by name")
+    return content

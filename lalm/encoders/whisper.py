@@ -13,6 +13,7 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as WhisperLayers
 
 from lalm.audio.features import HOP, SAMPLE_RATE, log_mel
+from lalm.encoders.contract import Encoder
 
 SAMPLES_PER_FRAME = 320  # 10 ms hop x 2 by the strided convolution: 20 ms
 WINDOWS_AT_ONCE = 16  # bounds the memory of long clips
@@ -77,27 +78,12 @@ class WhisperEncoderConfig(WhisperConfig):
         return -(-num_samples // (SAMPLES_PER_FRAME * self.pool))
 
 
-class WhisperEncoder(nn.Module):
+class WhisperEncoder(Encoder):
     """transformers' Whisper encoder layers behind a waveform."""
 
     def __init__(self, config: WhisperEncoderConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.whisper = WhisperLayers(config)
-
-    @property
-    def width(self) -> int:
-        """Width of a frame."""
-        return self.config.width
-
-    @property
-    def frames_per_second(self) -> float:
-        """50 / pool."""
-        return self.config.frames_per_second
-
-    def num_frames(self, num_samples: int) -> int:
-        """Frames of one clip of ``num_samples``."""
-        return self.config.num_frames(num_samples)
 
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """audio: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, width), frame_lengths (A,)."""

@@ -14,9 +14,9 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
-from lalm.encoders import build_encoder, load_encoder
+from lalm.encoders import build_encoder, load_encoder, save_encoder
 from lalm.encoders.eat import EATConfig, EATEncoder, position_table
-from lalm.encoders.eat_import import EATImportError, check_eat, convert_eat, import_eat
+from lalm.encoders.eat_import import EATImportError, check_eat, import_eat
 
 TEN_S = 163_840  # 10.24 s
 FEWER = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -292,7 +292,7 @@ def test_fairseq_checkpoints_load(tmp_path, finetuned):
     copy = EATEncoder(config).eval()
     copy.load_state_dict(state)
     torch.testing.assert_close(run(copy, clip(20_000)), run(encoder, clip(20_000)))
-    folder = convert_eat(path, tmp_path / "converted")
+    folder = save_encoder(load_encoder(path), tmp_path / "converted")
     for loaded in (load_encoder(folder), load_encoder(tmp_path)):  # the folder with the .pt itself too
         torch.testing.assert_close(run(loaded, clip(20_000)), run(encoder, clip(20_000)))
 
@@ -425,7 +425,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 
 def test_the_golden_check_measures_the_difference(tmp_path):
     encoder = tiny()
-    folder = convert_eat(fairseq_file(tmp_path / "eat.pt", encoder, finetuned=True), tmp_path / "eat")
+    folder = save_encoder(encoder, tmp_path / "eat")
     samples = clip(16_000) * 0.5
     soundfile.write(tmp_path / "test.wav", samples.numpy(), 16_000, subtype="FLOAT")
     golden = run(encoder, samples)[0].numpy()
