@@ -1,1 +1,1 @@
-"""What the commands do that is more than one call; imported when the command is run."""
+"""The command line: one file a command, its options and its work together."""

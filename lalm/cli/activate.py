@@ -2,87 +2,114 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from lalm.cli.ask import silence_transformers
-from lalm.data.mixture import open_manifest, subset
-from lalm.data.sample import Sample, write_manifest
-from lalm.evaluate.metrics import Answer, Resources, unreadable
-from lalm.evaluate.metrics.instruction_following import STORY_TOKENS
-from lalm.evaluate.parsers import PARSERS
-from lalm.evaluate.perplexity import perplexities
-from lalm.evaluate.scores import score
-from lalm.evaluate.task import Task, known_tasks
-from lalm.inference.engine import Engine, Options, Reply
-from lalm.systems.salmonn.activation import (
-    NUM_STORIES,
-    learn,
-    longest,
-    without_audio,
-    write_stories,
-)
+import typer
+
+from lalm.cli.options import Device, Seed, Temperature
+
+if TYPE_CHECKING:
+    from lalm.data.sample import Sample
+    from lalm.evaluate.task import Task
+    from lalm.inference.engine import Engine, Reply
 
 ANSWER_TOKENS = 64  # of an answer to anything but a story
 
 Way = Literal["story", "given", "text", "lora"]
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """What is activated, with what, and what is measured before and after."""
 
     model: Path
     clips: Path
     out: Path
-    lora_scale: float | None = None
-    way: Way = "story"
-    measure: tuple[Path, ...] = ()
-    per_task: int = 50
-    count: int = NUM_STORIES
-    learning_rate: float = 3e-5
-    temperature: float = 0.7
-    seed: int = 0
-    device: str | None = None
+    lora_scale: float | None
+    way: Way
+    measure: tuple[Path, ...]
+    per_task: int
+    count: int
+    learning_rate: float
+    temperature: float
+    seed: int
+    device: str | None
 
 
-def run(job: Job) -> None:
-    """Write ``out``/stories.jsonl, train into ``out``, and print and write what was measured."""
-    if job.out.resolve() == job.model.resolve():
-        raise ValueError(f"'{job.out}' is the model itself: give --out another folder")
-    if not 0 < job.learning_rate < float("inf"):
-        raise ValueError(f"the learning rate must be above 0, not {job.learning_rate:g}")
-    Options(temperature=job.temperature, seed=job.seed, lora_scale=job.lora_scale)  # refuses what cannot be
-    clips = open_manifest(job.clips)
-    asked = [sample for path in job.measure for sample in _of_each_task(path, job.per_task)]
-    silence_transformers()
-    engine = Engine.load(str(job.model), job.device)
+def activate(
+    model: Annotated[Path, typer.Argument(help="Model folder with LoRA.", show_default=False)],
+    clips: Annotated[Path, typer.Option(help="Manifest of clips to write about.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the activated model.", show_default=False)],
+    lora_scale: Annotated[
+        float | None, typer.Option(min=0.0, help="While writing (default: half of the trained one).")
+    ] = None,
+    way: Annotated[
+        Way,
+        typer.Option(
+            help="What is learned: stories, the longest answers given in the clips' manifest, stories with "
+            "the caption for the audio (LoRA only), stories by LoRA only."
+        ),
+    ] = "story",
+    measure: Annotated[
+        list[Path] | None, typer.Option(help="Manifest to compare before and after; may be repeated.")
+    ] = None,
+    per_task: Annotated[int, typer.Option(min=1, help="Samples of each task measured.")] = 50,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps, one story each.")] = 12,
+    learning_rate: Annotated[float, typer.Option(help="Of the steps (the paper does not say).")] = 3e-5,
+    temperature: Temperature = 0.7,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Make a model follow instructions again, by its own stories.
+
+    The model writes stories with LoRA turned down, and then learns them.
+    """
+    from lalm.cli.opening import open_engine
+    from lalm.data.mixture import open_manifest
+    from lalm.data.sample import write_manifest
+    from lalm.inference.engine import Options
+    from lalm.systems.salmonn.activation import learn
+
+    measured = tuple(measure or ())
+    job = Job(
+        *(model, clips, out, lora_scale, way, measured, per_task, steps),
+        *(learning_rate, temperature, seed, device),
+    )
+    if out.resolve() == model.resolve():
+        raise ValueError(f"'{out}' is the model itself: give --out another folder")
+    if not 0 < learning_rate < float("inf"):
+        raise ValueError(f"the learning rate must be above 0, not {learning_rate:g}")
+    Options(temperature=temperature, seed=seed, lora_scale=lora_scale)  # refuses what cannot be
+    recordings = open_manifest(clips)
+    asked = [sample for path in measured for sample in _of_each_task(path, per_task)]
+    engine = open_engine(str(model), device)
     if not engine.model.config.lora:
-        raise ValueError(f"'{job.model}' has no LoRA, so there is nothing to activate")
-    stories, facts = _stories(job, engine, clips)
-    before = measure(engine, asked)
+        raise ValueError(f"'{model}' has no LoRA, so there is nothing to activate")
+    stories, facts = _stories(job, engine, recordings)
+    before = _measure(engine, asked)
     del engine
-    manifest = job.out / "stories.jsonl"
+    manifest = out / "stories.jsonl"
     write_manifest(manifest, stories)
     learn(
-        job.model,
+        model,
         manifest,
-        job.out,
-        steps=job.count,
-        learning_rate=job.learning_rate,
-        connector=job.way not in ("text", "lora"),
-        seed=job.seed,
+        out,
+        steps=steps,
+        learning_rate=learning_rate,
+        connector=way not in ("text", "lora"),
+        seed=seed,
     )
-    after = measure(Engine.load(str(job.out), job.device), asked)
-    report = {"job": asdict(job), **facts, "before": before, "after": after}
-    (job.out / "activation.json").write_text(json.dumps(report, indent=1, default=str) + "\n", "utf-8")
+    after = _measure(open_engine(str(out), device), asked)
+    report = {"job": job._asdict(), **facts, "before": before, "after": after}
+    (out / "activation.json").write_text(json.dumps(report, indent=1, default=str) + "\n", "utf-8")
     _show(before, after)
-    print(f"The activated model is in {job.out}.")
+    print(f"The activated model is in {out}.")
 
 
-def _stories(job: Job, engine: Engine, clips: Sequence[Sample]) -> tuple[list[Sample], dict[str, Any]]:
-    """What is trained on, and how it was come by."""
+def _stories(job: Job, engine: "Engine", clips: "Sequence[Sample]") -> "tuple[list[Sample], dict[str, Any]]":
+    """What is trained on, and where it comes from."""
+    from lalm.systems.salmonn.activation import longest, without_audio, write_stories
+
     if job.way == "given":
         return list(longest(clips, job.count)), {}
     lora = engine.model.config.lora
@@ -104,8 +131,13 @@ def _stories(job: Job, engine: Engine, clips: Sequence[Sample]) -> tuple[list[Sa
     return kept, {"lora_scale": scale, "stories_written": made.written}
 
 
-def measure(engine: Engine, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+def _measure(engine: "Engine", samples: "Sequence[Sample]") -> dict[str, dict[str, float]]:
     """By task: its metrics if `lalm eval` knows it, and the perplexity of known answers."""
+    from lalm.evaluate.metrics.instruction_following import STORY_TOKENS
+    from lalm.evaluate.perplexity import perplexities
+    from lalm.evaluate.task import known_tasks
+    from lalm.inference.engine import Options
+
     found: dict[str, dict[str, float]] = {}
     for name in sorted({sample.task for sample in samples}):
         own = [sample for sample in samples if sample.task == name]
@@ -119,7 +151,11 @@ def measure(engine: Engine, samples: Sequence[Sample]) -> dict[str, dict[str, fl
     return found
 
 
-def _scored(task: Task, samples: Sequence[Sample], replies: Sequence[Reply]) -> dict[str, float]:
+def _scored(task: "Task", samples: "Sequence[Sample]", replies: "Sequence[Reply]") -> dict[str, float]:
+    from lalm.evaluate.metrics import Answer, Resources, unreadable
+    from lalm.evaluate.parsers import PARSERS
+    from lalm.evaluate.scores import score
+
     answers = [
         Answer(sample, reply.text, PARSERS[task.parser](sample, reply.text))
         for sample, reply in zip(samples, replies, strict=True)
@@ -129,7 +165,9 @@ def _scored(task: Task, samples: Sequence[Sample], replies: Sequence[Reply]) -> 
     return {**values, "unreadable": unreadable(answers).value}
 
 
-def _of_each_task(path: Path, count: int) -> list[Sample]:
+def _of_each_task(path: Path, count: int) -> "list[Sample]":
+    from lalm.data.mixture import open_manifest, subset
+
     samples = open_manifest(path)
     tasks = sorted({sample.task for sample in samples})
     return [s for task in tasks for s in subset([o for o in samples if o.task == task], count)]

@@ -3,28 +3,65 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from lalm.audio.load import audio_name, load_audio
-from lalm.data.sample import Sample
-from lalm.data.sample import ask as question_about
+import typer
+
+from lalm.cli.options import Device, Json, Longest, LoraScale, Model, Seed, Temperature, Vision
 
 if TYPE_CHECKING:
+    from lalm.data.sample import Sample
     from lalm.inference.engine import Engine, Options, Reply
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How the answer is drawn; ``lalm.inference.engine.Options`` says what each means."""
+def ask(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="AUDIO... QUESTION",
+            help="Audio files, data: URLs or - (standard input), then the question.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Model = None,
+    as_json: Json = False,
+    max_new_tokens: Longest = 128,
+    beams: Annotated[int, typer.Option(help="Width of the beam search; 1 is greedy.")] = 1,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    lora_scale: LoraScale = None,
+    orders: Annotated[
+        int, typer.Option(min=1, help="Ask with the recordings in so many orders; the answers vote.")
+    ] = 1,
+    vision: Vision = None,
+    device: Device = None,
+) -> None:
+    """Ask about recordings; with --vision about images and videos."""
+    files, question = split(words or [])
+    if vision is not None and (orders > 1 or lora_scale is not None or "-" in files):
+        raise ValueError("--vision takes files, and no --orders or --lora-scale")
+    sample = _about(files, question, orders) if vision is None else _about_pictures(files, question)
+    from lalm.inference.engine import Options
 
-    max_new_tokens: int
-    beams: int
-    temperature: float
-    seed: int
-    lora_scale: float | None = None
-    orders: int = 1
+    options = Options(max_new_tokens, beams, temperature, seed=seed, lora_scale=lora_scale)
+    if vision is not None:
+        from lalm.cli.ask_vision import open_vision
+
+        vision_model = open_vision(vision, model, device)
+        _print(vision_model.reply([sample], options)[0], sample, vision_model.name, as_json=as_json)
+        return
+    from lalm.cli.opening import open_engine
+
+    engine = open_engine(model, device)
+    if orders > 1:
+        _vote(engine, sample, options, orders, as_json=as_json)
+    elif sys.stdout.isatty() and not as_json:
+        for piece in engine.stream(sample, options):
+            print(piece, end="", flush=True)
+        print()
+    else:
+        _print(engine.reply([sample], options)[0], sample, engine.name, as_json=as_json)
 
 
 def split(words: Sequence[str]) -> tuple[list[str], str]:
@@ -43,86 +80,30 @@ def split(words: Sequence[str]) -> tuple[list[str], str]:
     return audios, question.strip()
 
 
-def run(
-    words: Sequence[str],
-    model: str | None,
-    settings: Settings,
-    *,
-    device: str | None,
-    as_json: bool,
-    vision: str | None = None,
-) -> None:
-    """Print the answer: as it comes on a terminal, in one piece elsewhere or from a model that sees."""
-    audios, question = split(words)
-    if vision is not None:
-        _look(audios, question, vision, model, settings, device=device, as_json=as_json)
-        return
-    if settings.orders > 1 and (len(audios) < 2 or "-" in audios):
+def _about(audios: Sequence[str], question: str, orders: int) -> "Sample":
+    """The question as a sample. A bad recording is refused here, before a model is loaded."""
+    from lalm.audio.load import load_audio
+    from lalm.data.sample import ask as question_about
+
+    if orders > 1 and (len(audios) < 2 or "-" in audios):
         raise ValueError("several orders need at least two recordings, none of them standard input")
-    for audio in audios:  # what is wrong with a recording is said before anything heavy is loaded
+    for audio in audios:
         if audio != "-":
             load_audio(audio)
-    from lalm.cli.weights import fetch_for
-    from lalm.inference.engine import Engine
-
-    options = _options(settings)
-    fetch_for(model)
-    silence_transformers()
-    engine = Engine.load(model, device)
-    sample = question_about(audios, question)
-    if settings.orders > 1:
-        _vote(engine, sample, options, settings, as_json=as_json)
-    elif as_json:
-        [reply] = engine.reply([sample], options)
-        print(json.dumps(facts(reply, sample, engine.name), indent=2, ensure_ascii=False))
-    elif sys.stdout.isatty():
-        for piece in engine.stream(sample, options):
-            print(piece, end="", flush=True)
-        print()
-    else:
-        print(engine.reply([sample], options)[0].text)
+    return question_about(list(audios), question)
 
 
-def _options(settings: Settings) -> "Options":
-    from lalm.inference.engine import Options
+def _about_pictures(files: Sequence[str], question: str) -> "Sample":
+    from lalm.cli.ask_vision import question_with_pictures
 
-    return Options(
-        settings.max_new_tokens,
-        settings.beams,
-        settings.temperature,
-        seed=settings.seed,
-        lora_scale=settings.lora_scale,
-    )
+    return question_with_pictures(files, question)
 
 
-def _look(
-    files: Sequence[str],
-    question: str,
-    vision: str,
-    model: str | None,
-    settings: Settings,
-    *,
-    device: str | None,
-    as_json: bool,
-) -> None:
-    """Print what APT-BLIP-2 answers about images, videos and sounds."""
-    from lalm.cli import ask_vision as seeing
-
-    if settings.orders > 1 or settings.lora_scale is not None or "-" in files:
-        raise ValueError("--vision takes files, and no --orders or --lora-scale")
-    sample = seeing.question(files, question)
-    silence_transformers()
-    seer = seeing.opened(vision, model, device)
-    [reply] = seer.reply([sample], _options(settings))
-    told = facts(reply, sample, seer.name)
-    print(json.dumps(told, indent=2, ensure_ascii=False) if as_json else reply.text)
-
-
-def _vote(engine: "Engine", sample: Sample, options: "Options", settings: Settings, *, as_json: bool) -> None:
-    """Print what most orders of the recordings answer, in the words of the given order."""
+def _vote(engine: "Engine", sample: "Sample", options: "Options", count: int, *, as_json: bool) -> None:
+    """Print what most of ``count`` orders of the recordings answer, in the words of the given order."""
     from lalm.inference.permutations import most_said, orders, reordered, restored
 
-    drawn = orders(len(sample.audios), settings.orders, settings.seed)
+    drawn = orders(len(sample.audios), count, options.seed)
     replies = engine.reply([reordered(sample, order) for order in drawn], options)
     answers = [restored(reply.text, order) for reply, order in zip(replies, drawn, strict=True)]
     answer, share = most_said(answers)
@@ -138,8 +119,14 @@ def _vote(engine: "Engine", sample: Sample, options: "Options", settings: Settin
     print(json.dumps(told, indent=2, ensure_ascii=False))
 
 
-def facts(reply: "Reply", sample: Sample, model: str) -> dict[str, Any]:
+def _print(reply: "Reply", sample: "Sample", model: str, *, as_json: bool) -> None:
+    print(json.dumps(facts(reply, sample, model), indent=2, ensure_ascii=False) if as_json else reply.text)
+
+
+def facts(reply: "Reply", sample: "Sample", model: str) -> dict[str, Any]:
     """What ``--json`` prints; seconds to the millisecond."""
+    from lalm.audio.load import audio_name
+
     return {
         "answer": reply.text,
         "model": model,
@@ -160,7 +147,7 @@ def facts(reply: "Reply", sample: Sample, model: str) -> dict[str, Any]:
 
 
 def is_audio(word: str) -> bool:
-    """Can only be meant as a recording: standard input, a data URL, a file that is there."""
+    """True for what can only be a recording: standard input, a data URL, a file that exists."""
     if word == "-" or word.startswith("data:"):
         return True
     try:
@@ -171,11 +158,3 @@ def is_audio(word: str) -> bool:
 
 def _short(word: str) -> str:
     return word if len(word) <= 60 else word[:57] + "..."
-
-
-def silence_transformers() -> None:
-    """Its progress bars and advice are not for who asks a question."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

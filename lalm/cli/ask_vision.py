@@ -1,25 +1,25 @@
-"""What ``--vision`` adds to ``lalm ask`` and ``lalm eval``: APT-BLIP-2, and pictures among the files."""
+"""``--vision`` of ``lalm ask`` and ``lalm eval``: APT-BLIP-2 answers about images, videos and sounds."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lalm.audio.load import load_audio
-from lalm.data.sample import Part, Sample
-
 if TYPE_CHECKING:
+    from lalm.data.sample import Part, Sample
     from lalm.systems.apt.vision import APTBlip2
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg")
 
 
-def question(files: Sequence[str], text: str) -> Sample:
+def question_with_pictures(files: Sequence[str], text: str) -> "Sample":
     """The files in their order, then the question: images, sounds, and videos with their sound after them.
 
     Raises AudioError or PictureError for a file that cannot be used.
     """
     from lalm.audio.images import has_sound, load_image
+    from lalm.audio.load import load_audio
+    from lalm.data.sample import Sample
 
     content: list[Part] = []
     for file in files:
@@ -38,12 +38,14 @@ def question(files: Sequence[str], text: str) -> Sample:
     return Sample(({"role": "user", "content": content},))
 
 
-def opened(vision: str, model: str | None, device: str | None) -> "APTBlip2":
-    """The vision model of that folder with the connector of a trained APT. Raises ValueError."""
+def open_vision(vision: str, model: str | None, device: str | None) -> "APTBlip2":
+    """The vision model of folder ``vision`` with the connector of a trained APT. Raises ValueError."""
     if model is None:
         raise ValueError("--vision needs the folder of a trained APT: say --model with it")
+    from lalm.cli.opening import silence_transformers
     from lalm.inference.engine import pick_device, pick_dtype
     from lalm.systems.apt.vision import APTBlip2
 
+    silence_transformers()
     place = pick_device(device)
     return APTBlip2.load(vision, model, dtype=pick_dtype(place), device=str(place))

@@ -1,104 +1,113 @@
-"""``lalm build``: corpora become manifests of tasks."""
+"""``lalm build``: corpora become manifests of tasks; see also ``build_questions``, ``build_preferences``."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated
 
-from lalm.cli.respond import Sampling, progress_bar, writer
-from lalm.data.sample import write_manifest
-from lalm.tasks import READERS, Source, build, recordings
-from lalm.tasks.events import RECORDINGS
-from lalm.tasks.instructions import instruct
-from lalm.tasks.question_answers import write_questions
-from lalm.tasks.reasoning import written
-from lalm.tasks.sources import opened
-from lalm.tasks.spoken_questions import write_spoken
+import typer
 
-QA_TOKENS, LONG_QA_TOKENS = 128, 320
+from lalm.cli.build_preferences import preferences
+from lalm.cli.build_questions import nlar, qa, spoken
+from lalm.cli.options import NewManifest, PromptSeed
 
+app = typer.Typer(
+    help="Turn corpora into manifests of tasks, replies into pairs.",
+    no_args_is_help=True,
+)
 
-def corpus(folder: Path, out: Path, *, seed: int, languages: Sequence[str]) -> None:
-    """Write the manifests of a corpus folder and print how many samples each holds."""
-    for name, count in recordings.build(folder, out, seed=seed, languages=languages).items():
-        print(f"{name:<24} {count:>7}")
-    print(f"The manifests are in {out}.")
-
-
-class Episodes(NamedTuple):
-    """Of few_shot: classes, clips of each, how many, and the share whose classes have the names of others."""
-
-    ways: int = 4
-    shots: int = 1
-    episodes: int = 0
-    renamed: float = 0.0
-
-
-@dataclass(frozen=True)
-class Asked:
-    """How a corpus becomes a task's manifest; ``lalm.tasks.build`` says what each means."""
-
-    layout: str | None
-    audio: Path | None
-    seed: int
-    test: bool
-    splits: tuple[str, ...]
-    join: bool
-    episode: Episodes
+# What lalm.tasks.READERS holds, which is not imported for a line of help.
+TASKS = {
+    "asr": "speech -> its words",
+    "translate_zh": "speech -> its words in Chinese",
+    "translate_de": "speech -> its words in German",
+    "translate_ja": "speech -> its words in Japanese",
+    "caption": "sounds -> a description",
+    "tags": "sounds -> their names",
+    "audio_qa": "questions about sounds",
+    "phones": "speech -> its phones",
+    "emotion": "speech -> the emotion",
+    "music_caption": "music -> a description",
+    "overlap": "two speakers at once -> the words of both",
+    "speaker": "two utterances -> one speaker or two?",
+    "gender": "speech -> man or woman",
+    "spoken_question": "a spoken question -> its answer",
+    "keywords": "speech -> keywords of what is said",
+    "story": "sounds -> a story",
+    "annotation": "SALMONN's published JSON files",
+    "detect": "a sound -> when it is heard",
+    "retrieve": "a time -> what is heard then",
+    "count": "a sound -> how often it is heard",
+    "presence": "a sound -> whether it is heard",
+    "compare": "two recordings -> how they differ",
+    "few_shot": "labelled clips, then one to label",
+}
 
 
-def task(name: str, path: Path, out: Path, asked: Asked) -> None:
-    """Write the manifest of one task and print how many samples it holds."""
-    if name not in READERS:
+def corpus_task(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(help="The corpus: a file or folder.", show_default=False)],
+    out: NewManifest,
+    layout: Annotated[
+        str | None, typer.Option(help="How the corpus is laid out, such as librispeech (docs/salmonn.md).")
+    ] = None,
+    audio: Annotated[Path | None, typer.Option(help="Folder of the audio, where it is elsewhere.")] = None,
+    seed: PromptSeed = 0,
+    test: Annotated[bool, typer.Option("--test", help="The task's test prompt for every sample.")] = False,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this split, such as session5 or M (docs/salmonn.md); may be repeated."),
+    ] = None,
+    join: Annotated[
+        bool,
+        typer.Option("--join", help="Clips of a pair in one recording, as the released model heard them."),
+    ] = False,
+    ways: Annotated[int, typer.Option(min=2, help="few_shot: classes of an episode.")] = 4,
+    shots: Annotated[int, typer.Option(min=1, help="few_shot: labelled clips of each class.")] = 1,
+    episodes: Annotated[int, typer.Option(min=0, help="few_shot: how many (0: one a clip).")] = 0,
+    renamed: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="few_shot: share of episodes whose classes have others' names."),
+    ] = 0.0,
+) -> None:
+    """Turn a public corpus into a manifest of one task."""
+    from lalm.tasks import READERS, Source, build
+
+    task = str(context.info_name)
+    if task not in READERS:
         raise ValueError(
-            f"there is no task '{name}' to build; there are corpus, qa, nlar, {', '.join(READERS)}"
+            f"there is no task '{task}' to build; there are corpus, qa, nlar, {', '.join(READERS)}"
         )
-    if not path.exists():
-        raise ValueError(f"there is no '{path}'")
+    if not source.exists():
+        raise ValueError(f"there is no '{source}'")
     built = build(
-        name,
-        Source(path, asked.audio, asked.seed, **asked.episode._asdict()),
+        task,
+        Source(source, audio, seed, ways=ways, shots=shots, episodes=episodes, renamed=renamed),
         out,
-        layout=asked.layout,
-        seed=None if asked.test else asked.seed,
-        splits=asked.splits,
-        join=asked.join,
+        layout=layout,
+        seed=None if test else seed,
+        splits=tuple(split or ()),
+        join=join,
     )
     missing = f", {built.missing} left out because their audio is missing" if built.missing else ""
     print(f"{out}: {built.written} samples{missing}")
 
 
-def reasoning(
-    source: Path, out: Path, *, layout: str | None, audio: Path | None, seed: int, llm: str, url: str | None
+def corpus(
+    source: Annotated[Path, typer.Argument(help="Folder of `lalm corpus build`.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the manifests.", show_default=False)],
+    seed: PromptSeed = 0,
+    language: Annotated[
+        list[str] | None, typer.Option(help="Transcribe this language only; may be repeated.")
+    ] = None,
 ) -> None:
-    """Write questions about pairs of recordings that an LLM words and the events check."""
-    if layout not in (None, *RECORDINGS):
-        raise ValueError(f"task 'nlar' has no layout '{layout}'; it has {', '.join(RECORDINGS)}")
-    recordings_of, corpus = RECORDINGS[layout or "manifest"], Source(opened(source), audio, seed)
-    samples, dropped = written(recordings_of, corpus, writer(llm, url))
-    for why, count in dropped.most_common():
-        print(f"{count} questions dropped: {why}")
-    if not samples:
-        raise ValueError(f"'{llm}' wrote no question about '{source}' that the events bear out")
-    count = write_manifest(out, instruct(samples, seed=seed))
-    print(f"{out}: {count} samples, each question in both orders")
+    """Every task of a `lalm corpus build` folder, a manifest each."""
+    from lalm.tasks import recordings
+
+    for name, count in recordings.build(source, out, seed=seed, languages=language or []).items():
+        print(f"{name:<24} {count:>7}")
+    print(f"The manifests are in {out}.")
 
 
-def spoken(manifest: Path, out: Path, voices: Sequence[str], *, seed: int) -> None:
-    """Write the questions of a manifest as spoken ones and print how many."""
-    print(f"{out}: {write_spoken(manifest, out, voices, seed=seed)} spoken questions")
-
-
-def questions(manifest: Path, out: Path, *, seed: int, long: bool, llm: str, url: str | None) -> None:
-    """Write questions and answers about a manifest, and print how the LLM did."""
-    if not manifest.is_file():
-        raise ValueError(f"there is no manifest '{manifest}'")
-    sampling = Sampling(max_new_tokens=LONG_QA_TOKENS if long else QA_TOKENS, seed=seed)
-    with progress_bar("questions") as progress:
-        counts = write_questions(
-            manifest, out, writer(llm, url), sampling=sampling, long=long, progress=progress
-        )
-    print(
-        f"{out}: {counts.written} questions written, {counts.already} were there already, "
-        f"{counts.again} malformed replies asked for again, {counts.dropped} rows dropped"
-    )
+for _name, _what in TASKS.items():
+    app.command(_name, help=f"{_what[0].upper()}{_what[1:]}.")(corpus_task)
+for _command in (corpus, qa, nlar, spoken, preferences):
+    app.command()(_command)

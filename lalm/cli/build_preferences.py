@@ -2,85 +2,93 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import httpx
+import typer
 
-from lalm.cli.respond import Sampling, progress_bar, writer
-from lalm.cli.weights import fetch_for
-from lalm.data.sample import Sample
-from lalm.synthesis.completions import Completion, EndpointWriter
-from lalm.synthesis.preferences import (
-    Draw,
-    described,
-    drawn_from,
-    judge_by_llm,
-    judge_by_metric,
-    read_prompts,
-    write_pairs,
-)
+from lalm.cli.options import WRITER, Device, Llm, Manifest, NewManifest, Url
 
-__all__ = ["Job", "Judging", "Sampling", "run"]
+if TYPE_CHECKING:
+    from lalm.data.sample import Sample
+    from lalm.synthesis.completions import Completion, Sampling
+    from lalm.synthesis.preferences import Draw
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is read and written; see ``lalm.synthesis.preferences.write_pairs``."""
+def preferences(
+    source: Manifest,
+    out: NewManifest,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="What replies: a model folder (default: the embedded small model), or the address of an "
+            "OpenAI-compatible server that takes audio, such as http://host:8000/v1."
+        ),
+    ] = None,
+    judge: Annotated[
+        Literal["llm", "metric"],
+        typer.Option(
+            help="What is better: an LLM's rating, or the metric that leads the sample's task (asr: word "
+            "errors; `lalm tasks`)."
+        ),
+    ] = "llm",
+    llm: Llm = WRITER,
+    url: Url = None,
+    replies: Annotated[int, typer.Option(min=2, help="Replies drawn per prompt.")] = 4,
+    margin: Annotated[
+        float, typer.Option(min=0.0, help="Pairs are more than this apart, in the judge's measure.")
+    ] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Of the replies.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Draw from this share of the probability.")
+    ] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts at a time.")] = 16,
+    device: Device = None,
+) -> None:
+    """Pairs of a better and a worse reply to a manifest's prompts, to learn preferences (DPO) from.
 
-    manifest: Path
-    out: Path
-    replies: int = 4
-    margin: float = 0.0
-    seed: int = 0
-    batch_size: int = 16
+    The same command again goes on where it stopped. Keys of servers are read from OPENAI_API_KEY.
+    """
+    if not source.is_file():
+        raise ValueError(f"there is no manifest '{source}'")
+    from lalm.cli.opening import open_writer, progress_bar
+    from lalm.synthesis import preferences as pairs
+    from lalm.synthesis.completions import Sampling
 
-
-@dataclass(frozen=True)
-class Judging:
-    """Who judges; ``llm`` and ``url`` are those of the LLM judge."""
-
-    way: Literal["llm", "metric"]
-    llm: str
-    url: str | None
-
-
-def run(job: Job, sampling: Sampling, *, model: str | None, device: str | None, judge: Judging) -> None:
-    """Write the pairs and print how many came of it."""
-    if not job.manifest.is_file():
-        raise ValueError(f"there is no manifest '{job.manifest}'")
-    prompts = read_prompts(job.manifest)  # what is wrong with them is said before anything heavy is loaded
+    prompts = pairs.read_prompts(source)  # a bad one is refused before a model is loaded
+    sampling = Sampling(temperature, top_p, max_new_tokens, seed)
     served = model is not None and model.startswith(("http://", "https://"))
-    draw, name = _server(str(model), sampling) if served else _engine(model, device, sampling)
-    rated = judge_by_metric() if judge.way == "metric" else judge_by_llm(writer(judge.llm, judge.url))
+    draw, name = _from_server(str(model), sampling) if served else _from_model(model, device, sampling)
+    rated = pairs.judge_by_metric() if judge == "metric" else pairs.judge_by_llm(open_writer(llm, url))
     with progress_bar("prompts") as progress:
-        counts = write_pairs(
+        counts = pairs.write_pairs(
             prompts,
-            job.out,
+            out,
             draw,
             rated,
-            made={"manifest": job.manifest.name, "model": name, **described(sampling)},
-            replies=job.replies,
-            margin=job.margin,
-            seed=job.seed,
-            batch_size=job.batch_size,
+            made={"manifest": source.name, "model": name, **pairs.described(sampling)},
+            replies=replies,
+            margin=margin,
+            seed=seed,
+            batch_size=batch_size,
             progress=progress,
         )
     print(
-        f"{job.out}: {counts.written} pairs written, {counts.already} were there already, "
+        f"{out}: {counts.written} pairs written, {counts.already} were there already, "
         f"{counts.dropped} prompts gave no two replies that far apart"
     )
 
 
-def _engine(model: str | None, device: str | None, sampling: Sampling) -> tuple[Draw, str]:
-    """Replies of a model here."""
-    from lalm.inference.engine import Engine, Options
+def _from_model(model: str | None, device: str | None, sampling: "Sampling") -> "tuple[Draw, str]":
+    """Draws replies of a model on this machine; and the model's name."""
+    from lalm.cli.opening import open_engine
+    from lalm.inference.engine import Options
+    from lalm.synthesis.completions import Completion
 
-    fetch_for(model)
-    engine = Engine.load(model, device)
+    engine = open_engine(model, device)
 
-    def draw(samples: Sequence[Sample], seed: int) -> list[Completion]:
+    def draw(samples: "Sequence[Sample]", seed: int) -> "list[Completion]":
         options = Options(
             sampling.max_new_tokens, temperature=sampling.temperature, top_p=sampling.top_p, seed=seed
         )
@@ -90,8 +98,13 @@ def _engine(model: str | None, device: str | None, sampling: Sampling) -> tuple[
     return draw, engine.name
 
 
-def _server(url: str, sampling: Sampling) -> tuple[Draw, str]:
-    """Replies of the first model that a server lists."""
+def _from_server(url: str, sampling: "Sampling") -> "tuple[Draw, str]":
+    """Draws replies of the first model that a server lists; and the model's name."""
+    import httpx
+
+    from lalm.synthesis.completions import EndpointWriter
+    from lalm.synthesis.preferences import drawn_from
+
     key = os.environ.get("OPENAI_API_KEY", "")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:

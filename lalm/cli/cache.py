@@ -3,14 +3,23 @@
 import json
 import re
 from pathlib import Path
+from typing import Annotated
 
-from lalm.data import frame_cache as cache
+import typer
+
+from lalm.cli.options import Json
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
+app = typer.Typer(help="Encoder frames kept on disk.", no_args_is_help=True)
+Folder = Annotated[Path, typer.Argument(help="The recipe's cache folder.", show_default=False)]
 
-def info(folder: Path, *, as_json: bool) -> None:
-    """Print what the cache holds for each encoder."""
+
+@app.command()
+def info(folder: Folder, as_json: Json = False) -> None:
+    """How many clips are there for which encoder, how large, when last used."""
+    from lalm.data import frame_cache as cache
+
     rows = cache.contents(folder)
     if as_json:
         print(json.dumps([row._asdict() for row in rows]))
@@ -21,8 +30,16 @@ def info(folder: Path, *, as_json: bool) -> None:
     print(f"{folder}: {sum(row.bytes for row in rows) / 1e9:.3f} GB")
 
 
-def prune(folder: Path, keep: str) -> None:
-    """Delete the shards that were not used for longest until at most ``keep`` ("20GB") is left."""
+@app.command()
+def prune(
+    folder: Folder,
+    keep: Annotated[
+        str, typer.Option(help="The size to leave, such as 20GB; 0 empties it.", show_default=False)
+    ],
+) -> None:
+    """Delete what was not used for longest."""
+    from lalm.data import frame_cache as cache
+
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", keep.strip().lower())
     if found is None:
         raise ValueError(f"--keep is a size such as 20GB, not '{keep}'")

@@ -10,11 +10,12 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from lalm.audio.load import SAMPLE_RATE, audio_name, load_audio
-from lalm.audio.vad import VoiceError, load_detector, microphone, pcm_blocks, utterances
-from lalm.cli.ask import Settings, is_audio
+import typer
+
+from lalm.cli.ask import is_audio
+from lalm.cli.options import Device, Longest, LoraScale, Model, Seed, Temperature
 
 
 @dataclass(frozen=True)
@@ -25,40 +26,50 @@ class Turn:
     text: str = ""
 
 
-def run(
-    words: Sequence[str],
-    model: str | None,
-    settings: Settings,
-    *,
-    voice: bool,
-    pause_s: float,
-    system: str,
-    device: str | None,
+def chat(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[AUDIO... TEXT]",
+            help="The first turn; with --voice files to listen to, - for standard input, and text between.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Model = None,
+    voice: Annotated[
+        bool, typer.Option("--voice", help="Listen: every utterance is a turn (default: the microphone).")
+    ] = False,
+    pause: Annotated[float, typer.Option(min=0.1, help="Seconds of silence that end an utterance.")] = 0.7,
+    system: Annotated[str, typer.Option(help="System text.")] = "",
+    max_new_tokens: Longest = 128,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    lora_scale: LoraScale = None,
+    device: Device = None,
 ) -> None:
-    """Answer turn after turn on standard output, until there are no more."""
-    if voice:
-        load_detector(pause_s)  # what is missing is said before a model is loaded
-    turns = spoken_turns(words, pause_s) if voice else typed_turns(words)
-    from lalm.cli.weights import fetch_for
-    from lalm.inference.conversation import Conversation
-    from lalm.inference.engine import Engine, Options
+    """Talk in turns of recordings, text or both.
 
-    fetch_for(model)
-    options = Options(
-        settings.max_new_tokens,
-        temperature=settings.temperature,
-        seed=settings.seed,
-        lora_scale=settings.lora_scale,
-    )
-    chat = Conversation(Engine.load(model, device), options, system=system)
-    patient = sys.stdin.isatty()
+    Each line of standard input is a turn. With --voice, - is 16-bit mono PCM at 16 kHz or a WAV stream.
+    """
+    if voice:
+        from lalm.audio.vad import load_detector
+
+        load_detector(pause)  # a missing package is named before a model is loaded
+    turns = spoken_turns(words or [], pause) if voice else typed_turns(words or [])
+    from lalm.cli.opening import open_engine
+    from lalm.inference.conversation import Conversation
+    from lalm.inference.engine import Options
+
+    options = Options(max_new_tokens, temperature=temperature, seed=seed, lora_scale=lora_scale)
+    conversation = Conversation(open_engine(model, device), options, system=system)
+    interactive = sys.stdin.isatty()
     for turn in turns:
         try:
-            for piece in chat.stream(turn.audios, turn.text):
+            for piece in conversation.stream(turn.audios, turn.text):
                 print(piece, end="", flush=True)
             print()
         except ValueError as error:
-            if not patient:
+            if not interactive:
                 raise
             print("lalm:", error, file=sys.stderr)
 
@@ -84,6 +95,9 @@ def parse(words: Sequence[str]) -> Turn:
 
 def spoken_turns(words: Sequence[str], pause_s: float) -> Iterator[Turn]:
     """Every utterance in the files, or in standard input (-), or at the microphone; other words are text."""
+    from lalm.audio.load import audio_name, load_audio
+    from lalm.audio.vad import VoiceError, load_detector, pcm_blocks, utterances
+
     if not words:
         yield from _at_the_microphone(load_detector(pause_s))
         return
@@ -105,6 +119,8 @@ def spoken_turns(words: Sequence[str], pause_s: float) -> Iterator[Turn]:
 
 def _at_the_microphone(detector: Any) -> Iterator[Turn]:
     """Utterances and typed lines in the order they come; an error of either side ends the chat."""
+    from lalm.audio.vad import microphone, utterances
+
     coming: queue.SimpleQueue[Turn | Exception] = queue.SimpleQueue()
 
     def listen() -> None:
@@ -129,6 +145,8 @@ def _at_the_microphone(detector: Any) -> Iterator[Turn]:
 
 
 def _heard(speech: Any) -> Turn:
+    from lalm.audio.load import SAMPLE_RATE
+
     print(f"[heard {len(speech) / SAMPLE_RATE:.1f} s]", file=sys.stderr)
     return Turn(audios=[speech])
 

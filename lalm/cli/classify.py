@@ -2,76 +2,91 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from lalm.audio.load import load_audio
+import typer
 
+from lalm.cli.options import Device, Json, Model, Seed
 
-@dataclass(frozen=True)
-class Settings:
-    """How the labelled clips are shown and the answer is read (``lalm.inference.few_shot``)."""
-
-    shots: int
-    how: Literal["words", "likelihood"]
-    orders: int
-    seed: int
-    sentences: Path | None
+if TYPE_CHECKING:
+    from lalm.inference.few_shot import Verdict
 
 
-def run(
-    clips: Sequence[str],
-    support: Path,
-    model: str | None,
-    settings: Settings,
+def classify(
+    clips: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="AUDIO...", help="The recordings to name.", show_default=False),
+    ] = None,
     *,
-    device: str | None,
-    as_json: bool,
+    support: Annotated[
+        Path, typer.Option(help="Labelled recordings: SUPPORT/LABEL/clip.wav.", show_default=False)
+    ],
+    shots: Annotated[int, typer.Option(min=1, help="Labelled recordings of each label, at most.")] = 5,
+    how: Annotated[
+        Literal["likelihood", "words"],
+        typer.Option(help="The label that is the likeliest answer, or the one that the answer names."),
+    ] = "likelihood",
+    orders: Annotated[
+        int, typer.Option(min=1, help="Drawn orders of the labelled recordings, which then vote.")
+    ] = 1,
+    sentences: Annotated[
+        Path | None, typer.Option(help="words: a sentence-transformers folder for answers without a label.")
+    ] = None,
+    model: Model = None,
+    as_json: Json = False,
+    seed: Seed = 0,
+    device: Device = None,
 ) -> None:
-    """Print each recording's label and how sure it is."""
+    """Name recordings after a few labelled ones, without training."""
+    _check(clips or [])
+    if sentences and how != "words":
+        raise ValueError("--sentences reads answers in words: say --how words with it")
+    from lalm.cli.opening import open_engine
+    from lalm.evaluate.metrics.embeddings import SentenceEncoder
+    from lalm.inference import few_shot
+
+    supports = few_shot.labelled_folder(support, shots, seed)
+    encoder = SentenceEncoder(sentences) if sentences else None
+    engine = open_engine(model, device)
+    rows = []
+    for clip in clips or []:
+        verdict = few_shot.classify(
+            engine, supports, clip, how=how, orders=orders, seed=seed, encoder=encoder
+        )
+        rows.append(_row(clip, verdict))
+        if not as_json:
+            print(_line(rows[-1]))
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+
+
+def _check(clips: Sequence[str]) -> None:
+    """Refuse recordings that cannot be used, before a model is loaded."""
+    from lalm.audio.load import load_audio
+
     if not clips:
         raise ValueError("there is no recording to name: lalm classify --support FOLDER clip.wav")
-    if settings.sentences and settings.how != "words":
-        raise ValueError("--sentences reads answers in words: say --how words with it")
     for clip in clips:
         if clip == "-":
             raise ValueError(
-                "standard input is heard once, and a clip to be named may be asked several times"
+                "name a file: standard input can be read only once, and a clip may be asked about repeatedly"
             )
         load_audio(clip)
-    from lalm.cli.ask import silence_transformers
-    from lalm.cli.weights import fetch_for
-    from lalm.evaluate.metrics.embeddings import SentenceEncoder
-    from lalm.inference import few_shot
-    from lalm.inference.engine import Engine
 
-    supports = few_shot.labelled_folder(support, settings.shots, settings.seed)
-    encoder = SentenceEncoder(settings.sentences) if settings.sentences else None
-    fetch_for(model)
-    silence_transformers()
-    engine = Engine.load(model, device)
-    rows = []
-    for clip in clips:
-        verdict = few_shot.classify(
-            *(engine, supports, clip),
-            how=settings.how,
-            orders=settings.orders,
-            seed=settings.seed,
-            encoder=encoder,
-        )
-        ranked = sorted(verdict.shares.items(), key=lambda item: -item[1])
-        rows.append(
-            {
-                "audio": clip,
-                "label": verdict.label,
-                "shares": {name: round(share, 4) for name, share in ranked},
-                **({"answers": list(verdict.answers)} if verdict.answers else {}),
-            }
-        )
-        if not as_json:
-            named = ", ".join(f"{name} {share:.2f}" for name, share in ranked[:5])
-            said = f"  (said: {verdict.answers[0]})" if verdict.label is None else ""
-            print(f"{clip}: {verdict.label or 'no label'}  [{named}]{said}")
-    if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+
+def _row(clip: str, verdict: "Verdict") -> dict[str, Any]:
+    """What ``--json`` prints about a recording; the likeliest label comes first."""
+    ranked = sorted(verdict.shares.items(), key=lambda item: -item[1])
+    return {
+        "audio": clip,
+        "label": verdict.label,
+        "shares": {name: round(share, 4) for name, share in ranked},
+        **({"answers": list(verdict.answers)} if verdict.answers else {}),
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    named = ", ".join(f"{name} {share:.2f}" for name, share in list(row["shares"].items())[:5])
+    said = f"  (said: {row['answers'][0]})" if row["label"] is None else ""
+    return f"{row['audio']}: {row['label'] or 'no label'}  [{named}]{said}"

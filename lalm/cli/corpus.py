@@ -1,15 +1,30 @@
-"""``lalm corpus``: the corpus builder behind a progress bar."""
+"""``lalm corpus``: build a corpus of real recordings, behind a progress bar."""
 
 from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
-from rich.progress import Progress, TaskID
+import typer
 
-from lalm import corpus
+app = typer.Typer(help="Build captioned corpora of real recordings.", no_args_is_help=True)
 
 
-def build(tier: str, out: Path, *, seed: int, scenes: int, packages: Path | None) -> None:
-    """Build a corpus in ``out`` and print how many lines each manifest has."""
+@app.command()
+def build(
+    tier: Annotated[str, typer.Argument(help="small, medium or large.")] = "small",
+    out: Annotated[Path | None, typer.Option(help="Folder of the corpus (default: corpus/TIER).")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the composed scenes.")] = 0,
+    scenes: Annotated[int, typer.Option(min=0, help="Composed training scenes.")] = 5000,
+    packages: Annotated[
+        Path | None, typer.Option(help="Folder of .deb files to use; the others are fetched into the cache.")
+    ] = None,
+) -> None:
+    """Fetch, unpack, split and compose a corpus; what is done already is not done again."""
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from lalm import corpus
+
+    folder = out or Path("corpus") / tier
     with Progress(console=Console(stderr=True)) as bar:
         tasks: dict[str, TaskID] = {}
 
@@ -19,7 +34,9 @@ def build(tier: str, out: Path, *, seed: int, scenes: int, packages: Path | None
                 tasks[kind] = bar.add_task(kind, total=total)
             bar.update(tasks[kind], completed=done + 1, total=total)
 
-        counts = corpus.build(tier, out, seed=seed, num_scenes=scenes, packages=packages, progress=progress)
+        counts = corpus.build(
+            tier, folder, seed=seed, num_scenes=scenes, packages=packages, progress=progress
+        )
     for name, count in counts.items():
         print(f"{name:<24} {count:>7}")
-    print(f"The corpus is in {out}.")
+    print(f"The corpus is in {folder}.")

@@ -1,25 +1,45 @@
 """``lalm data``: what is wrong with a manifest, what it holds, and what the loss learns from it."""
 
 import json
-import random
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import typer
 
-from lalm.cli.weights import SMALL, fetch_for
-from lalm.data.readers import open_samples
-from lalm.data.sample import write_manifest
-from lalm.data.validate import Survey, histogram, picture, survey
+from lalm.cli.options import Json, Model
+
+if TYPE_CHECKING:
+    from lalm.data.validate import Survey
+
+app = typer.Typer(help="Manifests: check them, count them, look at them.", no_args_is_help=True)
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        help="A manifest (JSONL of lalm, ms-swift, LLaMA-Factory, OpenAI, SLAM-LLM or Lhotse cuts), a tar, "
+        "or a folder of Kaldi, Lhotse Shar, WebDataset or Hugging Face datasets.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes (default: all CPUs).")]
 
 
-def validate(path: Path, out: Path | None, *, workers: int | None, as_json: bool) -> int:
-    """Print every bad line, write the good ones to ``out``; 1 when there are bad ones."""
-    if out is not None and path.is_file() and out.resolve() == path.resolve():
-        raise ValueError(f"--out is the manifest itself, '{path}'; name another file")
-    found = _survey(path, decode=True, workers=workers, what="decoding")
+@app.command()
+def validate(
+    source: Source,
+    out: Annotated[Path | None, typer.Option(help="Manifest to write with the good lines.")] = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> int:
+    """Check every line, decode every recording, name each bad line; exit code 1 when there is one."""
+    from lalm.data.readers import open_samples
+    from lalm.data.sample import write_manifest
+
+    if out is not None and source.is_file() and out.resolve() == source.resolve():
+        raise ValueError(f"--out is the manifest itself, '{source}'; name another file")
+    found = _survey(source, decode=True, workers=workers, what="decoding")
     if out is not None:
-        samples = open_samples(path)
+        samples = open_samples(source)
         write_manifest(out, (samples[number] for number in found.good))
     if as_json:
         print(json.dumps({"good": len(found.good), "bad": found.faults, "hours": round(found.hours, 4)}))
@@ -27,36 +47,58 @@ def validate(path: Path, out: Path | None, *, workers: int | None, as_json: bool
         for fault in found.faults:
             print(fault)
         wrote = f"; the good ones are in {out}" if out is not None else ""
-        print(f"{path}: {len(found.good)} good lines, {found.hours:.2f} h, {len(found.faults)} bad{wrote}")
+        print(f"{source}: {len(found.good)} good lines, {found.hours:.2f} h, {len(found.faults)} bad{wrote}")
     return 1 if found.faults else 0
 
 
-def stats(path: Path, chart: Path | None, *, workers: int | None, as_json: bool) -> None:
-    """Print what a manifest holds, and write the histogram of its durations as an SVG to ``chart``."""
-    if chart is not None and chart.suffix != ".svg":
-        raise ValueError(f"--picture writes an SVG: name it {chart.stem}.svg")
-    found = _survey(path, decode=False, workers=workers, what="reading")
+@app.command()
+def stats(
+    source: Source,
+    picture: Annotated[Path | None, typer.Option(help="SVG to write with the histogram.")] = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Hours, durations, tokens, languages and tasks, from the manifest and the files' headers."""
+    if picture is not None and picture.suffix != ".svg":
+        raise ValueError(f"--picture writes an SVG: name it {picture.stem}.svg")
+    found = _survey(source, decode=False, workers=workers, what="reading")
     if not found.good:
-        raise ValueError(f"'{path}' has no good line; `lalm data validate` says why")
+        raise ValueError(f"'{source}' has no good line; `lalm data validate` says why")
+    if picture is not None:
+        from lalm.data import validate as validation
+
+        title = f"{source.name}: {len(found.good):,} samples, {found.hours:.1f} h"
+        picture.write_text(validation.picture(found.seconds, title))
+    if as_json:
+        _print_json(found)
+    else:
+        _print_lines(found)
+
+
+def _print_json(found: "Survey") -> None:
+    from lalm.data.validate import histogram
+
     counts, edges = histogram(found.seconds)
-    if chart is not None:
-        title = f"{path.name}: {len(found.good):,} samples, {found.hours:.1f} h"
-        chart.write_text(picture(found.seconds, title))
+    clips = sorted(found.seconds)
+    fields = {
+        "samples": len(found.good),
+        "bad": len(found.faults),
+        "hours": found.hours,
+        "seconds": {"median": clips[len(clips) // 2], "longest": clips[-1]},
+        "text_tokens_about": round(found.tokens),
+        "languages": dict(found.languages.most_common()),
+        "tasks": dict(found.tasks.most_common()),
+        "histogram": {"edges_s": [round(float(e), 4) for e in edges], "counts": counts.tolist()},
+    }
+    print(json.dumps(fields, ensure_ascii=False))
+
+
+def _print_lines(found: "Survey") -> None:
+    from lalm.data.validate import histogram
+
+    counts, edges = histogram(found.seconds)
     clips = sorted(found.seconds)
     middle, longest = clips[len(clips) // 2], clips[-1]
-    if as_json:
-        fields = {
-            "samples": len(found.good),
-            "bad": len(found.faults),
-            "hours": found.hours,
-            "seconds": {"median": middle, "longest": longest},
-            "text_tokens_about": round(found.tokens),
-            "languages": dict(found.languages.most_common()),
-            "tasks": dict(found.tasks.most_common()),
-            "histogram": {"edges_s": [round(float(e), 4) for e in edges], "counts": counts.tolist()},
-        }
-        print(json.dumps(fields, ensure_ascii=False))
-        return
     print(f"{len(found.good):,} samples, {found.hours:.2f} h of audio", end="")
     print(f", {len(found.faults)} bad lines (lalm data validate)" if found.faults else "")
     mean = 3600 * found.hours / len(clips)
@@ -72,18 +114,31 @@ def stats(path: Path, chart: Path | None, *, workers: int | None, as_json: bool)
             print(f"{edge:>7g}   {count:>7,} {'#' * max(1, round(40 * count / counts.max()))}")
 
 
-def preview(path: Path, model: str | None, *, rows: int, seed: int | None) -> None:
-    """Print rows as the model gets them, with what the loss learns in [[ ]]."""
-    samples = open_samples(path)
+@app.command()
+def preview(
+    source: Source,
+    model: Model = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
+    seed: Annotated[int | None, typer.Option(min=0, help="Draw them at random (default: the first).")] = None,
+) -> None:
+    """Show samples as the model gets them; what the loss learns stands in [[ ]]."""
+    from lalm.data.readers import open_samples
+
+    samples = open_samples(source)
     if not len(samples):
-        raise ValueError(f"'{path}' holds no samples")
+        raise ValueError(f"'{source}' holds no samples")
     numbers = list(range(min(rows, len(samples))))
     if seed is not None:
+        import random
+
         numbers = random.Random(seed).sample(range(len(samples)), len(numbers))
-    fetch_for(model)
+    from rich.console import Console
+
+    from lalm.cli.weights import SMALL, fetch_for
     from lalm.models import assemble as systems
     from lalm.training.report import show_example
 
+    fetch_for(model)
     processor = systems.open_processor(SMALL if model is None else model)
     console = Console()
     for number in numbers:
@@ -101,13 +156,9 @@ def preview(path: Path, model: str | None, *, rows: int, seed: int | None) -> No
         console.print(show_example(batch, processor.tokenizer, processor.audio_token_id), soft_wrap=True)
 
 
-def _survey(path: Path, *, decode: bool, workers: int | None, what: str) -> Survey:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        return survey(
-            path,
-            decode=decode,
-            workers=workers,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+def _survey(path: Path, *, decode: bool, workers: int | None, what: str) -> "Survey":
+    from lalm.cli.opening import progress_bar
+    from lalm.data.validate import survey
+
+    with progress_bar(what, bar=True, transient=True) as progress:
+        return survey(path, decode=decode, workers=workers, progress=progress)

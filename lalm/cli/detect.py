@@ -2,23 +2,54 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from lalm.audio.load import load_audio
+import typer
 
+from lalm.cli.options import Device, Json, Model
 
-@dataclass(frozen=True)
-class Outputs:
-    """What is written beside what is printed."""
-
-    as_json: bool
-    labels: Path | None
-    picture: Path | None
+if TYPE_CHECKING:
+    from lalm.inference.detection import Found
 
 
-def run(words: Sequence[str], model: str | None, outputs: Outputs, *, device: str | None) -> None:
-    """Print every sound's spans."""
+def detect(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="AUDIO SOUND...", help="A recording, and what to look for.", show_default=False
+        ),
+    ] = None,
+    model: Model = None,
+    as_json: Json = False,
+    labels: Annotated[Path | None, typer.Option(help="Write an Audacity label track.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write the spectrogram with the spans, a PNG.")] = None,
+    device: Device = None,
+) -> None:
+    """When does a sound occur? Onset and offset in seconds."""
+    clip, sounds = _split(words or [])
+    _check_outputs(clip, labels, picture)
+    from lalm.audio.load import load_audio
+
+    audio = load_audio(clip) if clip != "-" else None  # a bad one is refused before a model is loaded
+    from lalm.audio import spectrogram
+    from lalm.cli.opening import open_engine
+    from lalm.inference import detection
+
+    found = detection.detect(open_engine(model, device), clip, sounds)
+    if labels:
+        labels.write_text(detection.audacity(found), encoding="utf-8")
+    if picture and audio is not None:
+        spans = [span for one in found for span in one.spans]
+        spectrogram.draw(audio, spans, f"{Path(clip).name}: {', '.join(sounds)}", picture)
+    if as_json:
+        _print_json(found)
+    else:
+        _print_lines(found)
+
+
+def _split(words: Sequence[str]) -> tuple[str, list[str]]:
+    """AUDIO and SOUND... apart. Raises ValueError for words that cannot be meant so."""
     if len(words) < 2:
         raise ValueError('name a recording and what to look for: lalm detect clip.wav "dog bark"')
     clip, *sounds = words
@@ -27,45 +58,34 @@ def run(words: Sequence[str], model: str | None, outputs: Outputs, *, device: st
             raise ValueError("the name of a sound is empty")
         if Path(sound).is_file():
             raise ValueError(f"one recording at a time: '{sound}' is a second file, not the name of a sound")
-    if clip == "-" and outputs.picture:
-        raise ValueError("a picture needs a file, since standard input is heard once")
-    for path in (outputs.labels, outputs.picture):
+    if clip == "-" and len(sounds) > 1:
+        raise ValueError("several sounds need a file, since standard input can be read only once")
+    return clip, sounds
+
+
+def _check_outputs(clip: str, labels: Path | None, picture: Path | None) -> None:
+    if clip == "-" and picture:
+        raise ValueError("a picture needs a file, since standard input can be read only once")
+    for path in (labels, picture):
         if path and not path.parent.is_dir():
             raise ValueError(f"there is no folder '{path.parent}' to write '{path.name}' to")
-    if outputs.picture and outputs.picture.suffix.lower() != ".png":
-        raise ValueError(f"the picture is a PNG: name it .png, not '{outputs.picture.name}'")
-    if clip == "-" and len(sounds) > 1:
-        raise ValueError("several sounds need a file, since standard input is heard once")
-    audio = (
-        load_audio(clip) if clip != "-" else None
-    )  # what is wrong with it is said before a model is loaded
-    from lalm.audio import spectrogram
-    from lalm.cli.ask import silence_transformers
-    from lalm.cli.weights import fetch_for
-    from lalm.inference.detection import audacity, detect
-    from lalm.inference.engine import Engine
+    if picture and picture.suffix.lower() != ".png":
+        raise ValueError(f"the picture is a PNG: name it .png, not '{picture.name}'")
 
-    fetch_for(model)
-    silence_transformers()
-    found = detect(Engine.load(model, device), clip, sounds)
-    if outputs.labels:
-        outputs.labels.write_text(audacity(found), encoding="utf-8")
-    if outputs.picture and audio is not None:
-        spans = [span for one in found for span in one.spans]
-        spectrogram.draw(audio, spans, f"{Path(clip).name}: {', '.join(sounds)}", outputs.picture)
-    if outputs.as_json:
-        rows = [
-            {
-                "sound": one.sound,
-                "spans": [{"onset_s": round(a, 3), "offset_s": round(b, 3)} for a, b in one.spans],
-                "answer": one.answer,
-            }
-            for one in found
-        ]
-        print(
-            json.dumps({"seconds": round(found[0].seconds, 3), "sounds": rows}, indent=2, ensure_ascii=False)
-        )
-        return
+
+def _print_json(found: Sequence["Found"]) -> None:
+    rows = [
+        {
+            "sound": one.sound,
+            "spans": [{"onset_s": round(a, 3), "offset_s": round(b, 3)} for a, b in one.spans],
+            "answer": one.answer,
+        }
+        for one in found
+    ]
+    print(json.dumps({"seconds": round(found[0].seconds, 3), "sounds": rows}, indent=2, ensure_ascii=False))
+
+
+def _print_lines(found: Sequence["Found"]) -> None:
     for one in found:
         for onset_s, offset_s in one.spans:
             print(f"{onset_s:8.2f} s  {offset_s:8.2f} s  {one.sound}")

@@ -3,24 +3,46 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
-from rich.text import Text
+import typer
 
-from lalm.cli.ask import silence_transformers
-from lalm.cli.weights import fetch_for
-from lalm.doctor.checks import Check, examine
-from lalm.inference.engine import SMALL, Engine
+from lalm.cli.options import Device, Json
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from lalm.doctor.checks import Check
 
 MARKS = {True: ("ok", "green"), False: ("WRONG", "bold red"), None: ("-", "dim")}
 
 
-def run(model: str | None, golden: tuple[Path, Path] | None, *, device: str | None, as_json: bool) -> int:
-    """Print the checks as they are done; 1 when one failed, else 0."""
-    fetch_for(model)
-    silence_transformers()
-    engine = Engine.load(model, device)
-    console, checks = Console(highlight=False), list[Check]()
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(help="Model folder (default: the embedded small model).")
+    ] = None,
+    golden: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="AUDIO NPY",
+            help="For an EAT encoder: a recording, and the released model's frames of it.",
+        ),
+    ] = None,
+    as_json: Json = False,
+    device: Device = None,
+) -> int:
+    """Check that a model is wired right; say how to fix what is not.
+
+    Each check prints one line. The exit code is 1 when a check fails.
+    """
+    from rich.console import Console
+
+    from lalm.cli.opening import open_engine
+    from lalm.doctor.checks import examine
+    from lalm.inference.engine import SMALL
+
+    engine = open_engine(model, device)
+    console, checks = Console(highlight=False), []
     for check in examine(engine, Path(model) if model is not None else SMALL, golden):
         checks.append(check)
         if not as_json:
@@ -32,8 +54,10 @@ def run(model: str | None, golden: tuple[Path, Path] | None, *, device: str | No
     return 0 if passed else 1
 
 
-def line(check: Check) -> Text:
+def line(check: "Check") -> "Text":
     """A check as a line for the terminal."""
+    from rich.text import Text
+
     mark, colour = MARKS[check.passed]
     said = f"  {check.name}: {check.found}" + (f" -> {check.fix}" if check.fix else "")
     return Text.assemble((f"{mark:>5}", colour), said)

@@ -4,8 +4,6 @@ import errno
 import os
 import sys
 
-from lalm.weights.pins import FetchError
-
 
 def explain(error: BaseException) -> int:
     """One sentence for an exception; the exit code."""
@@ -23,6 +21,8 @@ def explain(error: BaseException) -> int:
     if isinstance(error, OSError) and error.filename is not None:
         return refuse(f"{error.strerror}{_at(error)}", 2)
     if isinstance(error, ValueError):
+        from lalm.weights.pins import FetchError
+
         return refuse(str(error), 1 if isinstance(error, FetchError) else 2)
     what = (str(error).strip().splitlines() or ["no message"])[0]
     return refuse(f"unexpected {type(error).__name__}: {what} (--debug shows the traceback)", 1)

@@ -1,32 +1,19 @@
-"""``lalm eval``, ``lalm compare``, ``lalm agree`` and ``lalm tasks``."""
+"""``lalm eval``: a model is scored on tasks; the numbers are printed, a card and a page written."""
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+import typer
 
-from lalm.cli import ask_vision as seeing
-from lalm.cli.ask import silence_transformers
-from lalm.cli.weights import fetch_for, fetch_with_bar
-from lalm.evaluate.agreement import agreement, read_judgments
-from lalm.evaluate.answering import Answerer, Endpoint, Local, Recorded, Seeing, Share
-from lalm.evaluate.card import folder_digest
-from lalm.evaluate.compare import compare as compared
-from lalm.evaluate.controls import CONTROLS
-from lalm.evaluate.judge import Judge
-from lalm.evaluate.metrics import Resources
-from lalm.evaluate.page import shown_number
-from lalm.evaluate.run import Job
-from lalm.evaluate.run import run as evaluated
-from lalm.evaluate.scores import plain
-from lalm.evaluate.task import known_tasks, open_task
+from lalm.cli.options import Device, Json, LoraScale, Resource, Url, Vision
+
+if TYPE_CHECKING:
+    from lalm.evaluate.answering import Answerer, Share
+    from lalm.evaluate.judge import Judge
 
 LIBRARIES = ("jiwer", "sacrebleu", "snowballstemmer", "whisper_normalizer", "py3langid")  # of metrics
 RESOURCES = {  # what a folder must hold, in one of these places
@@ -37,66 +24,87 @@ RESOURCES = {  # what a folder must hold, in one of these places
 }
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked of which model; ``cli_evaluate`` says what each means."""
+class Asked(NamedTuple):
+    """Whose answers are scored, as ``lalm eval``'s options say."""
 
     model: str | None
-    tasks: tuple[str, ...]
-    data: Path
-    out: Path | None
-    controls: bool
-    limit: int
-    seed: int
+    url: str | None
+    vision: str | None
     lora_scale: float | None
-    url: str | None
+    seed: int
     device: str | None
-    vision: str | None = None
 
 
-@dataclass(frozen=True)
-class Judging:
-    """Who judges, and where judgments are kept."""
+def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Model folder (default: the embedded small model), with --url an endpoint's model, or a "
+            "JSONL file of answers.",
+        ),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task",
+            metavar="NAME[=PATH],...",
+            help="What is asked (`lalm tasks` lists them); PATH is its data. manifest=FILE.jsonl: any "
+            "manifest with references. A .yaml file of your own may stand for NAME.",
+        ),
+    ] = None,
+    data: Annotated[Path, typer.Option(help="Folder in which tasks look for their data.")] = Path("data"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results (default: eval/MODEL); a killed run goes on.")
+    ] = None,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls", help="Ask again without audio, with another's, with its text, other wordings."
+        ),
+    ] = False,
+    samples: Annotated[int, typer.Option(min=0, help="At most so many items a task, drawn; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    lora_scale: LoraScale = None,
+    url: Url = None,
+    judge: Annotated[
+        str | None, typer.Option(help="LLM that judges: pinned name, folder, or with --judge-url a model.")
+    ] = None,
+    judge_url: Annotated[str | None, typer.Option(help="The judge's endpoint.")] = None,
+    judge_cache: Annotated[
+        Path | None, typer.Option(help="Judgments made before (default: OUT/judgments.sqlite).")
+    ] = None,
+    resource: Resource = None,
+    vision: Vision = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Score a model on tasks, with an interval on every number.
 
-    model: str | None
-    url: str | None
-    cache: Path | None
-
-
-def run(request: Request, judging: Judging, resources: Sequence[str], *, as_json: bool) -> None:
-    """Evaluate and print the numbers."""
-    absent = next((name for name in LIBRARIES if find_spec(name) is None), None)
-    if absent is not None:
-        raise ValueError(f"evaluation needs {absent}, which is not installed: pip install 'lalm[evaluate]'")
-    specs = [name.strip() for given in request.tasks for name in given.split(",") if name.strip()]
+    Predictions, a card (card.json) and a page (report.html) are written to a folder.
+    An endpoint's key is read from OPENAI_API_KEY.
+    """
+    _check_libraries()
+    specs = [name.strip() for given in task or () for name in given.split(",") if name.strip()]
     if not specs:
         raise ValueError("there is nothing to ask: say --task NAME (`lalm tasks` lists them)")
-    if judging.model is None and (judging.url or judging.cache):
+    if judge is None and (judge_url or judge_cache):
         raise ValueError("--judge-url and --judge-cache need --judge, the judge's name")
-    folders = _resources(resources)
-    opened = [
-        asked
-        for spec in specs
-        for asked in open_task(spec, request.data, limit=request.limit, seed=request.seed)
-    ]
-    share, device = _share(request.device)
-    answerer, folder = _answerer(replace(request, device=device))
-    out = request.out or Path("eval") / answerer.name
-    judge = _judge(judging, out)
-    controls = CONTROLS if request.controls else ()
-    job = Job(opened, out, controls, request.limit, request.seed, folder)
-    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=share.rank > 0) as bar:
-        line = bar.add_task("answers", total=None)
-        result = evaluated(
-            job,
-            answerer,
-            Resources(folders),
-            judge,
-            progress=lambda done, total: bar.update(line, completed=done, total=total),
-            share=share,
-        )
-    if result is None:  # the first process says what was found
+    folders = resource_folders(resource or [])
+    from lalm.cli.opening import progress_bar
+    from lalm.evaluate.controls import CONTROLS
+    from lalm.evaluate.metrics import Resources
+    from lalm.evaluate.run import Job, run
+    from lalm.evaluate.task import open_task
+
+    opened = [asked for spec in specs for asked in open_task(spec, data, limit=samples, seed=seed)]
+    share, own_device = _share(device)
+    answerer, folder = _answerer(Asked(model, url, vision, lora_scale, seed, own_device))
+    out = out or Path("eval") / answerer.name
+    judging = None if judge is None else _judge(judge, judge_url, judge_cache or out / "judgments.sqlite")
+    job = Job(opened, out, CONTROLS if controls else (), samples, seed, folder)
+    with progress_bar("answers", disable=share.rank > 0) as progress:
+        result = run(job, answerer, Resources(folders), judging, progress=progress, share=share)
+    if result is None:  # the first process prints what was found
         return
     if as_json:
         print(json.dumps(result.card, ensure_ascii=False))
@@ -105,8 +113,16 @@ def run(request: Request, judging: Judging, resources: Sequence[str], *, as_json
     print(f"{out / 'report.html'}, {out / 'card.json'}")
 
 
-def _share(device: str | None) -> tuple[Share, str | None]:
+def _check_libraries() -> None:
+    absent = next((name for name in LIBRARIES if find_spec(name) is None), None)
+    if absent is not None:
+        raise ValueError(f"evaluation needs {absent}, which is not installed: pip install 'lalm[evaluate]'")
+
+
+def _share(device: str | None) -> "tuple[Share, str | None]":
     """This process' part and device, when `accelerate launch` started several."""
+    from lalm.evaluate.answering import Share
+
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Share(), device
     import torch
@@ -116,36 +132,48 @@ def _share(device: str | None) -> tuple[Share, str | None]:
     return Share(state.process_index, state.num_processes, state.wait_for_everyone), str(state.device)
 
 
-def _answerer(request: Request) -> tuple[Answerer, Path | None]:
-    """Who answers, and a local model's folder."""
-    if request.vision is not None:
-        if request.url is not None or request.lora_scale is not None:
-            raise ValueError("--vision is for a local model, without --url and --lora-scale")
-        silence_transformers()
-        seer = seeing.opened(request.vision, request.model, request.device)
-        return Seeing(seer, (Path(request.vision), Path(str(request.model))), request.seed), None
-    if request.url is not None:
-        if request.model is None:
-            raise ValueError("--url needs the endpoint's model: lalm eval NAME --url URL")
-        if request.lora_scale is not None:
-            raise ValueError("--lora-scale is for local models; an endpoint has no such setting")
-        return Endpoint(_endpoint(request.url, request.model, "--url"), request.seed), None
-    if request.model is not None and request.model.startswith(("http://", "https://")):
+def _answerer(asked: Asked) -> "tuple[Answerer, Path | None]":
+    """Whose answers are scored, and a local model's folder."""
+    from lalm.evaluate.answering import Local, Recorded
+
+    if asked.vision is not None:
+        return _vision(asked, asked.vision), None
+    if asked.url is not None:
+        return _served(asked, asked.url), None
+    if asked.model is not None and asked.model.startswith(("http://", "https://")):
         raise ValueError("an endpoint is given by --url, beside its model's name: lalm eval NAME --url URL")
-    if request.model is not None and request.model.endswith(".jsonl"):
-        path = Path(request.model)
+    if asked.model is not None and asked.model.endswith(".jsonl"):
+        path = Path(asked.model)
         if not path.is_file():
             raise ValueError(f"there is no file of answers '{path}'")
-        if request.lora_scale is not None:
+        if asked.lora_scale is not None:
             raise ValueError("--lora-scale is for local models, and these answers are given already")
         return Recorded(path), None
-    from lalm.inference.engine import SMALL, Engine
+    from lalm.cli.opening import open_engine
+    from lalm.inference.engine import SMALL
 
-    fetch_for(request.model)
-    silence_transformers()
-    engine = Engine.load(request.model, request.device)
-    folder = Path(request.model) if request.model else SMALL
-    return Local(engine, request.lora_scale, request.seed), folder
+    folder = Path(asked.model) if asked.model else SMALL
+    return Local(open_engine(asked.model, asked.device), asked.lora_scale, asked.seed), folder
+
+
+def _vision(asked: Asked, vision: str) -> "Answerer":
+    from lalm.cli.ask_vision import open_vision
+    from lalm.evaluate.answering import Seeing
+
+    if asked.url is not None or asked.lora_scale is not None:
+        raise ValueError("--vision is for a local model, without --url and --lora-scale")
+    opened = open_vision(vision, asked.model, asked.device)
+    return Seeing(opened, (Path(vision), Path(str(asked.model))), asked.seed)
+
+
+def _served(asked: Asked, url: str) -> "Answerer":
+    from lalm.evaluate.answering import Endpoint
+
+    if asked.model is None:
+        raise ValueError("--url needs the endpoint's model: lalm eval NAME --url URL")
+    if asked.lora_scale is not None:
+        raise ValueError("--lora-scale is for local models; an endpoint has no such setting")
+    return Endpoint(_endpoint(url, asked.model, "--url"), asked.seed)
 
 
 def _endpoint(url: str, model: str, option: str) -> Any:
@@ -156,28 +184,23 @@ def _endpoint(url: str, model: str, option: str) -> Any:
     return EndpointWriter(url, model, os.environ.get("OPENAI_API_KEY", ""), tries=5, bare=False)
 
 
-def _judge(judging: Judging, out: Path) -> Judge | None:
-    model, url = judging.model, judging.url
-    if model is None:
-        return None
+def _judge(model: str, url: str | None, cache: Path) -> "Judge":
+    """The LLM that judges; it is loaded when the first judgment is not in ``cache``."""
+    from lalm.evaluate.judge import Judge
 
     def load() -> Any:
         if url is not None:
             return _endpoint(url, model, "--judge-url")
-        import torch
+        from lalm.cli.opening import open_writer
 
-        from lalm.inference.engine import pick_dtype
-        from lalm.synthesis.completions import LocalWriter
-        from lalm.weights import fetch as weights
+        return open_writer(model, None)
 
-        fetch_with_bar([model])
-        return LocalWriter(weights.resolve(model), model, pick_dtype(torch.device("cpu")))
-
-    return Judge(model, load, judging.cache or out / "judgments.sqlite", _judge_weights(model, url))
+    return Judge(model, load, cache, _judge_weights(model, url))
 
 
 def _judge_weights(model: str, url: str | None) -> str:
     """The hash of a local judge's weights; empty for an endpoint's and for one that is not here."""
+    from lalm.evaluate.card import folder_digest
     from lalm.weights import fetch as weights
 
     if url is not None:
@@ -186,7 +209,8 @@ def _judge_weights(model: str, url: str | None) -> str:
     return folder_digest(place) if place and place.is_dir() else ""
 
 
-def _resources(given: Sequence[str]) -> dict[str, Path]:
+def resource_folders(given: Sequence[str]) -> dict[str, Path]:
+    """The folders of ``--resource NAME=FOLDER``, by name. Raises ValueError for one that cannot be used."""
     folders = {}
     for pair in given:
         name, _, place = pair.partition("=")
@@ -201,6 +225,11 @@ def _resources(given: Sequence[str]) -> dict[str, Path]:
 
 
 def _print(card: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from lalm.evaluate.page import shown_number
+
     table = Table(box=None, pad_edge=False)
     for title in ("task", "metric"):
         table.add_column(title)
@@ -221,53 +250,3 @@ def _print(card: dict[str, Any]) -> None:
     Console().print(table)
     for note in notes:
         print(note)
-
-
-def compare(a: Path, b: Path, resources: Sequence[str], *, as_json: bool) -> None:
-    """Print the differences of two runs."""
-    rows = compared(a, b, Resources(_resources(resources)))
-    if as_json:
-        print(json.dumps([{**asdict(r), "difference": plain(r.difference)} for r in rows]))
-        return
-    table = Table(box=None, pad_edge=False)
-    for title in ("task", "metric"):
-        table.add_column(title)
-    for title in ("A", "B", "A minus B", "95 % interval", "p"):
-        table.add_column(title, justify="right")
-    for row in rows:
-        found = plain(row.difference)
-        numbers = [shown_number(v, row.metric) for v in (row.a, row.b, found["mean"])]
-        low, high = (shown_number(found[key], row.metric) for key in ("low", "high"))
-        table.add_row(row.task, row.metric, *numbers, f"{low} to {high}", f"{found['p_value']:.3f}")
-    Console().print(table)
-
-
-def agree(a: Path, b: Path, *, as_json: bool) -> None:
-    """Print how well two judges agree."""
-    found = agreement(read_judgments(a), read_judgments(b))
-    if as_json:
-        names = ("kappa", "weighted_kappa", "spearman")
-        print(json.dumps({n: plain(getattr(found, n)) for n in names} | {"only_one": found.only_one}))
-        return
-    print(f"kappa                    {found.kappa}")
-    print(f"kappa, squared distances {found.weighted_kappa}")
-    print(f"Spearman's correlation   {found.spearman}")
-    print(f"{found.only_one} answers judged by one of the two only")
-
-
-def list_tasks(*, as_json: bool) -> None:
-    """Print the tasks by name."""
-    tasks = known_tasks()
-    if as_json:
-        print(json.dumps([task.model_dump() for task in tasks.values()]))
-        return
-    table = Table(box=None, pad_edge=False)
-    for title in ("task", "about", "metrics", "data", "citation"):
-        table.add_column(title)
-    table.add_row(
-        "manifest", "any manifest whose samples have references", "by its samples", "FILE.jsonl", ""
-    )
-    for name, task in sorted(tasks.items()):
-        place = task.path or "FILE.jsonl"
-        table.add_row(name, task.about, ", ".join(task.metrics), place, task.citation)
-    Console(width=None).print(table)

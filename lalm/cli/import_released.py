@@ -1,61 +1,53 @@
 """``lalm import``: a released checkpoint becomes a model folder that names its frozen parts."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-from transformers import AutoConfig
+import typer
 
-from lalm.encoders import read_config
-from lalm.encoders.pair import PairConfig
-from lalm.models import assemble as systems
-from lalm.models.processing import AudioLMProcessor
-from lalm.systems.salmonn import released
-from lalm.weights import fetch as weights
+if TYPE_CHECKING:
+    from lalm.encoders.pair import PairConfig
+    from lalm.systems.salmonn.released import Released
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The frozen parts of the model, by pinned name, folder, file or Hub id."""
+def import_released(
+    system: Annotated[Literal["salmonn"], typer.Argument(help="Whose released file.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="Such as salmonn_v1.pth.", show_default=False)],
+    llm: Annotated[str, typer.Option(help="Its LLM: folder or Hub id.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The model folder to write.", show_default=False)],
+    whisper: Annotated[str, typer.Option(help="Its speech encoder.")] = "openai/whisper-large-v2",
+    beats: Annotated[
+        str, typer.Option(help="Its other encoder; a BEATs .pt file will do.")
+    ] = "WeiChihChen/BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2",
+) -> None:
+    """Turn a released checkpoint into a model folder.
 
-    llm: str
-    whisper: str
-    beats: str
+    salmonn_v1.pth needs Vicuna-13B v1.1 as its LLM.
+    """
+    _import_salmonn(file, out, llm=llm, whisper=whisper, beats=beats)
 
 
-def salmonn(file: Path, parts: Parts, out: Path) -> None:
+def _import_salmonn(file: Path, out: Path, *, llm: str, whisper: str, beats: str) -> None:
     """Write a released SALMONN as a slim model folder; print what was read, left out and assumed.
 
     Short clips are padded to 30 s for Whisper and cost 88 tokens each, as the released model was trained.
     Raises ValueError when file and parts do not fit each other.
     """
+    import torch
+
+    from lalm.models import assemble as systems
+    from lalm.models.processing import AudioLMProcessor
+    from lalm.systems.salmonn import released
+
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"'{out}' is not empty: name a new folder")
     found = released.read(file)
-    llm_folder = weights.resolve(parts.llm)
-    try:
-        text = AutoConfig.from_pretrained(llm_folder)
-    except (OSError, ValueError):
-        raise ValueError(f"'{parts.llm}' is no LLM folder: its config.json cannot be read") from None
-    shape = (text.hidden_size, text.num_hidden_layers)
-    if shape != (found.llm_width, found.llm_layers):
-        raise ValueError(
-            f"'{file.name}' belongs to an LLM {found.llm_width} wide with {found.llm_layers} layers, "
-            f"and '{parts.llm}' is {shape[0]} wide with {shape[1]}"
-        )
-    first = read_config(weights.resolve(parts.whisper), {"pad_to_window": True})
-    second = read_config(weights.resolve(parts.beats))
-    for name, width, due in (
-        (parts.whisper, first.width, found.speech_width),
-        (parts.beats, second.width, found.audio_width),
-    ):
-        if width != due:
-            raise ValueError(f"'{file.name}' belongs to an encoder {due} wide, and '{name}' is {width} wide")
+    llm_folder, text = _llm_of(file, found, llm)
     config_class, _, model_class, question_prompt = systems.SYSTEMS["salmonn"]
     config = config_class(
-        audio_config=PairConfig(first, second),
+        audio_config=_encoders_of(file, found, whisper, beats),
         text_config=text,
-        parts={"encoder": parts.whisper, "encoder_2": parts.beats, "llm": parts.llm},
+        parts={"encoder": whisper, "encoder_2": beats, "llm": llm},
         **found.options,
     )
     processor = AudioLMProcessor.build(systems.load_tokenizer(llm_folder), config, question_prompt)
@@ -68,4 +60,41 @@ def salmonn(file: Path, parts: Parts, out: Path) -> None:
     systems.save(model, processor, out, slim=True)
     buffers = f", {len(found.skipped)} buffers left out" if found.skipped else ""
     print(f"{out}: {len(found.tensors) - 2} tensors read{buffers}, LoRA scale {released.LORA_SCALE:g}")
-    print(f"The file does not say which LLM {found.llm_width} wide it is for: you said '{parts.llm}'.")
+    print(f"The file does not say which LLM {found.llm_width} wide it is for: you said '{llm}'.")
+
+
+def _llm_of(file: Path, found: "Released", llm: str) -> tuple[Path, Any]:
+    """The LLM's folder and config. Raises ValueError when the file is for an LLM of another shape."""
+    from transformers import AutoConfig
+
+    from lalm.weights import fetch as weights
+
+    folder = weights.resolve(llm)
+    try:
+        text = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError):
+        raise ValueError(f"'{llm}' is no LLM folder: its config.json cannot be read") from None
+    shape = (text.hidden_size, text.num_hidden_layers)
+    if shape != (found.llm_width, found.llm_layers):
+        raise ValueError(
+            f"'{file.name}' belongs to an LLM {found.llm_width} wide with {found.llm_layers} layers, "
+            f"and '{llm}' is {shape[0]} wide with {shape[1]}"
+        )
+    return folder, text
+
+
+def _encoders_of(file: Path, found: "Released", whisper: str, beats: str) -> "PairConfig":
+    """Both encoders' config. Raises ValueError when the file is for encoders of another width."""
+    from lalm.encoders import read_config
+    from lalm.encoders.pair import PairConfig
+    from lalm.weights import fetch as weights
+
+    first = read_config(weights.resolve(whisper), {"pad_to_window": True})
+    second = read_config(weights.resolve(beats))
+    for name, width, due in (
+        (whisper, first.width, found.speech_width),
+        (beats, second.width, found.audio_width),
+    ):
+        if width != due:
+            raise ValueError(f"'{file.name}' belongs to an encoder {due} wide, and '{name}' is {width} wide")
+    return PairConfig(first, second)

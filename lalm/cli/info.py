@@ -7,21 +7,18 @@ allocates nothing, so an 8-billion-parameter LLM is counted on any machine.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import torch
-from transformers import AutoConfig
+import typer
 
-from lalm.audio.load import SAMPLE_RATE
-from lalm.inference.engine import SMALL
-from lalm.models import assemble as systems
-from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration
-from lalm.training import recipe
-from lalm.weights import fetch as weights
+from lalm.cli.options import Json
+
+if TYPE_CHECKING:
+    from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration
+    from lalm.training.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class PaperModel:
+class PaperModel(NamedTuple):
     """A paper's full-size model: the recipe that trains it and its LLM's published shape."""
 
     recipe: str
@@ -112,8 +109,24 @@ class Info:
     audio_tokens_per_second: float
 
 
-def run(name: str | None, *, as_json: bool) -> None:
-    """Print what a system or a model folder (None: the embedded one) is made of."""
+def info(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL or SYSTEM]",
+            help="A model folder (default: the embedded small model), or a system such as acdc.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a model's parts, licences, sizes and audio token rate.
+
+    Everything is counted from the configuration; no weights are loaded.
+    """
+    from lalm.inference.engine import SMALL
+    from lalm.models import assemble as systems
+
     found = of_system(name) if name in systems.SYSTEMS else of_folder(SMALL if name is None else Path(name))
     print(json.dumps(asdict(found), indent=2) if as_json else table(found))
 
@@ -131,6 +144,11 @@ def table(found: Info) -> str:
 
 def of_system(name: str) -> Info:
     """The paper's full-size model of a system."""
+    from transformers import AutoConfig
+
+    from lalm.models import assemble as systems
+    from lalm.training import recipe
+
     paper = PAPER_MODELS[name]
     settings = recipe.load(paper.recipe)
     fields = dict(settings.init.options)
@@ -148,6 +166,9 @@ def of_system(name: str) -> Info:
 
 def of_folder(folder: Path) -> Info:
     """A model folder; only its config.json and recipe.yaml are read."""
+    from lalm.models import assemble as systems
+    from lalm.training import recipe
+
     system, config = systems.read_config(folder)
     settings = recipe.load(folder) if (folder / "recipe.yaml").is_file() else None
     return _info(folder.resolve().name, system, config, systems.SYSTEMS[system][2], settings, {})
@@ -156,11 +177,13 @@ def of_folder(folder: Path) -> Info:
 def _info(
     name: str,
     system: str,
-    config: AudioLMConfig,
-    model_class: type[AudioLMForConditionalGeneration],
-    settings: recipe.Recipe | None,
+    config: "AudioLMConfig",
+    model_class: "type[AudioLMForConditionalGeneration]",
+    settings: "Recipe | None",
     licences: dict[str, str],
 ) -> Info:
+    from lalm.audio.load import SAMPLE_RATE
+
     model = _shapes(config, model_class)
     patterns = list(settings.trainable) if settings else ["connector"]
     trainable = set(model.set_trainable([*patterns, *(["*lora_*"] if config.lora else [])]))
@@ -182,9 +205,13 @@ def _info(
 
 
 def _shapes(
-    config: AudioLMConfig, model_class: type[AudioLMForConditionalGeneration]
-) -> AudioLMForConditionalGeneration:
+    config: "AudioLMConfig", model_class: "type[AudioLMForConditionalGeneration]"
+) -> "AudioLMForConditionalGeneration":
     """The model without memory behind its parameters; a tied head counts once."""
+    import torch
+
+    from lalm.models import assemble as systems
+
     text: Any = config.text_config
     with torch.device("meta"):
         model = model_class(config)
@@ -207,6 +234,8 @@ def _role(parameter: str) -> str:
 
 def _origin(name: str, licence: str) -> tuple[str, str]:
     """Licence and source of a part by its name: pinned, a folder, or a Hub id."""
+    from lalm.weights import fetch as weights
+
     if name in weights.PARTS:
         return weights.PARTS[name].licence, "; ".join(weights.PARTS[name].sources)
     if not name:

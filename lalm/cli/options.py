@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,15 @@ LoraScale = Annotated[
 Llm = Annotated[str, typer.Option(help="Pinned name, folder, Hub id; with --url the endpoint's model.")]
 Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, such as http://host:8000/v1.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")]
+Manifest = Annotated[Path, typer.Argument(help="Manifest (JSONL).", show_default=False)]
+NewManifest = Annotated[Path, typer.Option(help="Manifest to write.", show_default=False)]
+PromptSeed = Annotated[int, typer.Option(min=0, help="Of the prompts, pairs and mixtures drawn.")]
+Resource = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--resource", metavar="NAME=FOLDER", help="What a metric needs: meteor, spice, sentences, fluency."
+    ),
+]
 Vision = Annotated[
     str | None,
     typer.Option(

@@ -4,32 +4,41 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from lalm.cli.ask import silence_transformers
-from lalm.data.mixture import open_manifest, subset
-from lalm.data.sample import Sample
-from lalm.evaluate.perplexity import Perplexity, perplexities, plot
-from lalm.inference.engine import Engine, Options
+import typer
+
+from lalm.cli.options import Device
+
+if TYPE_CHECKING:
+    from lalm.data.sample import Sample
+    from lalm.evaluate.perplexity import Perplexity
 
 
-def run(
-    models: Sequence[str],
-    manifests: Sequence[Path],
-    out: Path,
-    *,
-    lora_scales: Sequence[float],
-    per_task: int,
-    device: str | None,
+def perplexity(
+    models: Annotated[list[str], typer.Argument(help="Model folders, in stage order.", show_default=False)],
+    data: Annotated[list[Path], typer.Option(help="Manifest with answers; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="Folder of perplexity.json and the plot.")] = Path("perplexity"),
+    lora_scale: Annotated[
+        list[float] | None,
+        typer.Option(min=0.0, help="Beside the trained one; 0 removes LoRA; may be repeated."),
+    ] = None,
+    per_task: Annotated[int, typer.Option(min=1, help="Samples of each task.")] = 50,
+    device: Device = None,
 ) -> None:
-    """Print a table, and write ``out``/perplexity.json and perplexity.png."""
+    """How likely models find known answers, with LoRA on and off."""
+    from lalm.cli.opening import open_engine
+    from lalm.evaluate.perplexity import perplexities, plot
+    from lalm.inference.engine import Options
+
+    lora_scales = [0.0] if lora_scale is None else lora_scale
     for asked in lora_scales:
         Options(lora_scale=asked)  # refuses what cannot be
-    samples = answered(manifests, per_task)
-    silence_transformers()
+    samples = answered(data, per_task)
     found: list[Perplexity] = []
     print(f"{'model':<24}{'task':<16}{'LoRA':>8}{'mean':>12}{'std':>12}{'pooled':>12}{'n':>6}")
     for model in models:
-        engine = Engine.load(model, device)
+        engine = open_engine(model, device)
         scales = [None, *lora_scales] if engine.model.config.lora else [None]
         for scale in scales:
             for row in perplexities(engine, samples, scale):
@@ -43,8 +52,10 @@ def run(
     print(f"The numbers and the plot are in {out}.")
 
 
-def answered(manifests: Sequence[Path], per_task: int) -> list[Sample]:
+def answered(manifests: Sequence[Path], per_task: int) -> "list[Sample]":
     """Samples of the manifests that have a target, ``per_task`` of each task spread evenly."""
+    from lalm.data.mixture import open_manifest, subset
+
     by_task: dict[str, list[Sample]] = {}
     for path in manifests:
         for sample in open_manifest(path):

@@ -1,23 +1,37 @@
 """``lalm recipes``: the recipes inside the package, listed, printed and copied."""
 
 from pathlib import Path
+from typing import Annotated
 
-from lalm.training.recipe import RecipeError, shipped
+import typer
+
+app = typer.Typer(help="Training recipes that come with the package.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="Such as acdc/small.", show_default=False)]
 
 
+@app.command("list")
 def list_all() -> None:
-    """Print every recipe's name and first line."""
+    """The recipes that come with the package."""
+    from lalm.training.recipe import shipped
+
     for name, path in shipped().items():
         print(f"{name:<20} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
 
 
-def show(name: str) -> None:
+@app.command()
+def show(name: Name) -> None:
     """Print a recipe with its comments."""
     print(_text(name), end="")
 
 
-def copy(name: str, file: Path) -> None:
-    """Write a shipped recipe to a new file; an existing one is never overwritten."""
+@app.command()
+def copy(
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
+) -> None:
+    """Copy a recipe to a file of your own; an existing file is kept."""
+    from lalm.training.recipe import RecipeError
+
     recipe = _text(name)
     if not file.parent.is_dir():
         raise RecipeError(f"there is no folder '{file.parent}' for '{file}'")
@@ -30,6 +44,8 @@ def copy(name: str, file: Path) -> None:
 
 
 def _text(name: str) -> str:
+    from lalm.training.recipe import RecipeError, shipped
+
     recipes = shipped()
     if name not in recipes:
         raise RecipeError(f"there is no recipe '{name}'; there are: {', '.join(recipes)}")

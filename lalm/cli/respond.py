@@ -1,65 +1,66 @@
 """``lalm respond``: a manifest of captions becomes a manifest of the LLM's replies."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-import torch
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import typer
 
-from lalm.cli.weights import fetch_with_bar
-from lalm.inference.engine import pick_dtype
-from lalm.synthesis.completions import EndpointWriter, LocalWriter, Sampling, Writer
-from lalm.systems.acdc.continuation import Mode, respond
-from lalm.weights import fetch as weights
-
-__all__ = ["Job", "Sampling", "run"]
+from lalm.cli.options import WRITER, Llm, Url
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is read, what is written, and how captions become targets; see ``continuation.respond``."""
+def respond(
+    manifest: Annotated[Path, typer.Argument(help="Caption manifest (JSONL).", show_default=False)],
+    out: Annotated[
+        Path, typer.Argument(help="Manifest to write; goes on where it stopped.", show_default=False)
+    ],
+    llm: Llm = WRITER,
+    url: Url = None,
+    mode: Annotated[
+        Literal["response", "caption", "pool", "continuation"],
+        typer.Option(
+            help="What the target is: the LLM's reply, the caption itself, an answer, a continuation."
+        ),
+    ] = "response",
+    replies: Annotated[int, typer.Option(min=1, help="Replies per caption.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest reply.")] = 0.7,
+    top_p: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Draw from this share of the probability.")
+    ] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    shard: Annotated[str, typer.Option(help="Do only part I of N, as I/N.")] = "1/1",
+    system: Annotated[str, typer.Option(help="System text shown to the LLM (the paper has none).")] = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 64,
+    keep_mentioning: Annotated[
+        bool, typer.Option("--keep-mentioning", help="Drop replies without any word of the caption.")
+    ] = False,
+) -> None:
+    """Turn captions into training targets: the LLM's own replies.
 
-    manifest: Path
-    out: Path
-    mode: Mode = "response"
-    replies: int = 1
-    shard: str = "1/1"
-    system: str = ""
-    batch_size: int = 64
-    keep_mentioning: bool = False
+    An endpoint's key is read from OPENAI_API_KEY.
+    """
+    if not manifest.is_file():
+        raise ValueError(f"there is no manifest '{manifest}'")
+    from lalm.cli.opening import open_writer, progress_bar
+    from lalm.synthesis.completions import Sampling
+    from lalm.systems.acdc import continuation
 
-
-def run(job: Job, sampling: Sampling, llm: str, url: str | None) -> None:
-    """Write the job's manifest and print what was done."""
-    if not job.manifest.is_file():
-        raise ValueError(f"there is no manifest '{job.manifest}'")
-    answering = None if job.mode == "caption" else writer(llm, url)
+    writer = None if mode == "caption" else open_writer(llm, url)
     with progress_bar("replies") as progress:
-        counts = respond(writer=answering, sampling=sampling, progress=progress, **asdict(job))
+        counts = continuation.respond(
+            manifest,
+            out,
+            writer=writer,
+            sampling=Sampling(temperature, top_p, max_new_tokens, seed),
+            mode=mode,
+            replies=replies,
+            shard=shard,
+            system=system,
+            batch_size=batch_size,
+            keep_mentioning=keep_mentioning,
+            progress=progress,
+        )
     print(
-        f"{job.out}: {counts.written} rows written, {counts.already} were there already, "
+        f"{out}: {counts.written} rows written, {counts.already} were there already, "
         f"{counts.truncated} cut off by the token limit, {counts.dropped} dropped"
     )
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, as a function of how much is done and how much there is."""
-    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def writer(llm: str, url: str | None) -> Writer:
-    """Who answers: the model of an OpenAI-compatible endpoint, or a local one, fetched if need be."""
-    if url is not None:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"--url must begin with http:// or https://, not '{url}'")
-        return EndpointWriter(url, llm, os.environ.get("OPENAI_API_KEY", ""))
-    fetch_with_bar([llm])
-    return LocalWriter(weights.resolve(llm), llm, pick_dtype(torch.device("cpu")))

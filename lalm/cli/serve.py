@@ -1,14 +1,22 @@
-"""``lalm serve``: the port is taken before the model is opened, so that what is wrong is said at once."""
+"""``lalm serve``: the port is taken before the model is opened, so that a port in use is refused at once."""
 
 import errno
-import socket
 import sys
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import typer
+
+from lalm.cli.options import Device
+
+if TYPE_CHECKING:
+    from socket import socket
+
+    from lalm.serve.settings import Settings
+
+ONLY_LALM = ("fetch", "max_mb", "queue", "rate", "timeout", "device")  # options that vLLM has nothing for
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where the server listens and what it computes on."""
 
     host: str
@@ -16,8 +24,67 @@ class Place:
     device: str | None
 
 
-def run(model: str | None, place: Place, **settings: Any) -> None:
-    """Serve until stopped; requests that run then are finished. ``settings`` are ``lalm.serve.settings``'."""
+def serve(
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Model folder (default: the embedded small model).", show_default=False),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    api_key: Annotated[
+        str, typer.Option(envvar="LALM_API_KEY", help="Ask every client for this key.", show_default=False)
+    ] = "",
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Let pages of this origin ask, such as https://example.org; may be repeated."),
+    ] = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Let clients name audio by public https addresses.")
+    ] = False,
+    max_audio: Annotated[float, typer.Option(min=1, help="Seconds of audio in one request.")] = 600.0,
+    max_mb: Annotated[float, typer.Option(min=0.1, help="Largest request, in MiB.")] = 25.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Answers written at a time.")] = 16,
+    queue: Annotated[int, typer.Option(min=1, help="Answers that may wait; more are told 429.")] = 64,
+    rate: Annotated[int, typer.Option(min=0, help="Requests a minute from one address; 0: no limit.")] = 0,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for one answer.")] = 300.0,
+    engine: Annotated[
+        Literal["lalm", "vllm"], typer.Option(help="Who answers; vllm: vLLM's own server, with our plugin.")
+    ] = "lalm",
+    device: Device = None,
+) -> None:
+    """Serve a model behind OpenAI's API."""
+    from lalm.serve.settings import Settings
+
+    settings = Settings(
+        api_key=api_key,
+        origins=tuple(allow_origin or ()),
+        fetch=fetch,
+        audio_s=max_audio,
+        body_bytes=int(max_mb * 2**20),
+        answer_s=timeout,
+        rows=batch_size,
+        waiting=queue,
+        per_minute=rate,
+    )
+    if engine == "vllm":
+        _refuse_what_vllm_lacks(context)
+        from lalm.cli.serve_vllm import become_vllm
+
+        become_vllm(model, Place(host, port, None), settings)
+    else:
+        _serve(model, Place(host, port, device), settings)
+
+
+def _refuse_what_vllm_lacks(context: typer.Context) -> None:
+    for name in ONLY_LALM:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise ValueError(f"--{name.replace('_', '-')} goes with --engine lalm alone")
+
+
+def _serve(model: str | None, place: Place, settings: "Settings") -> None:
+    """Serve until stopped; requests that run then are finished."""
     try:
         import fastapi  # noqa: F401
         import llguidance  # noqa: F401
@@ -36,16 +103,17 @@ def run(model: str | None, place: Place, **settings: Any) -> None:
         from lalm.serve.app import create_app
         from lalm.serve.connections import config
         from lalm.serve.memory import keep_what_is_loaded
-        from lalm.serve.settings import Settings
 
-        app = create_app(Engine.load(model, place.device), Settings(**settings))
+        app = create_app(Engine.load(model, place.device), settings)
         keep_what_is_loaded()
         # The scheduler fails what is not done after 30 s.
         _announcing(config(app, patience_s=35)).run(sockets=[listening])
 
 
-def listen(place: Place) -> socket.socket:
+def listen(place: Place) -> "socket":
     """A listening socket. Raises ValueError in one sentence where there can be none."""
+    import socket
+
     try:
         family, kind, _, _, address = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError):
@@ -68,7 +136,7 @@ def _announcing(config: Any) -> Any:
     import uvicorn
 
     class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        async def startup(self, sockets: "list[socket] | None" = None) -> None:
             await super().startup(sockets)
             for listening in sockets or []:
                 host, port = listening.getsockname()[:2]

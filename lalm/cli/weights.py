@@ -3,17 +3,22 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+import typer
 
-from lalm.weights import fetch as weights
+from lalm.cli.options import Json
 
 SMALL = Path(__file__).parents[1] / "models" / "small"
 
+app = typer.Typer(help="Pretrained parts: list them, fetch them, find their folders.", no_args_is_help=True)
 
-def list_all(*, as_json: bool) -> None:
-    """Print every pinned part."""
+
+@app.command("list")
+def list_all(as_json: Json = False) -> None:
+    """The pinned pretrained parts, their licences, and which are here."""
+    from lalm.weights import fetch as weights
+
     rows = [
         {
             "name": part.name,
@@ -35,9 +40,17 @@ def list_all(*, as_json: bool) -> None:
         print(f"    {row['summary']}")
 
 
-def fetch(names: Iterable[str]) -> None:
-    """Fetch parts by name (none: those of the embedded model) and print their folders."""
-    wanted = list(names) or parts_of(SMALL)
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Pinned names (default: the embedded model's).", show_default=False),
+    ] = None,
+) -> None:
+    """Fetch pretrained parts now, so that nothing later needs a network."""
+    from lalm.weights import fetch as weights
+
+    wanted = names or parts_of(SMALL)
     for name in wanted:
         if name not in weights.PARTS:
             raise weights.WeightsError(
@@ -48,8 +61,11 @@ def fetch(names: Iterable[str]) -> None:
         print(weights.where(name))
 
 
-def where(name: str) -> None:
-    """Print the folder of a fetched part."""
+@app.command()
+def where(name: Annotated[str, typer.Argument(help="A pinned name.", show_default=False)]) -> None:
+    """The folder of a fetched part."""
+    from lalm.weights import fetch as weights
+
     folder = weights.where(name)
     if folder is None:
         raise weights.WeightsError(f"'{name}' is not here yet: run `lalm weights fetch {name}`")
@@ -63,6 +79,8 @@ def fetch_for(model: str | None) -> None:
 
 def parts_of(folder: Path) -> list[str]:
     """Pinned names in a model folder's config.json; none if there is no such file to read them from."""
+    from lalm.weights import fetch as weights
+
     try:
         fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return [str(name) for name in fields["parts"].values() if name in weights.PARTS]
@@ -72,9 +90,14 @@ def parts_of(folder: Path) -> list[str]:
 
 def fetch_with_bar(names: Iterable[str]) -> None:
     """Fetch what is pinned and not here yet, showing progress on stderr."""
+    from lalm.weights import fetch as weights
+
     missing = [name for name in names if name in weights.PARTS and weights.where(name) is None]
     if not missing:
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     console.print(
         f"First use: fetching {' and '.join(missing)} into {weights.cache_root()}, once.", highlight=False

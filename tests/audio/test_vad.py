@@ -160,7 +160,7 @@ def test_chat_takes_audio_text_or_both_line_by_line(talk):
 
 
 def test_voice_chat_makes_a_turn_of_every_utterance(talk, monkeypatch, tmp_path):
-    monkeypatch.setattr(chat, "load_detector", lambda pause_s: Loudness(round(pause_s / 0.032)))
+    monkeypatch.setattr("lalm.audio.vad.load_detector", lambda pause_s: Loudness(round(pause_s / 0.032)))
     soundfile.write(tmp_path / "two.wav", np.concatenate([tone(0.5), quiet(1), tone(0.5), quiet(1)]), 16_000)
     asked, _ = talk("--voice", str(tmp_path / "two.wav"), "Say it shorter.", str(SAMPLES / "horse.ogg"))
     assert asked == [(1, ""), (1, ""), (0, "Say it shorter."), (1, "")]
@@ -172,7 +172,7 @@ def test_voice_chat_makes_a_turn_of_every_utterance(talk, monkeypatch, tmp_path)
 def test_a_file_without_speech_and_absent_packages_are_one_sentence(model, monkeypatch, tmp_path, capsys):
     from lalm.cli.app import run as cli
 
-    monkeypatch.setattr(chat, "load_detector", lambda pause_s: Loudness())
+    monkeypatch.setattr("lalm.audio.vad.load_detector", lambda pause_s: Loudness())
     soundfile.write(tmp_path / "still.wav", quiet(1), 16_000)
     assert cli(["chat", "--voice", str(tmp_path / "still.wav"), "--model", str(model)]) == 2
     assert "no speech was found in still.wav" in capsys.readouterr().err
@@ -199,7 +199,7 @@ def test_at_the_microphone_typed_lines_come_between(monkeypatch, capsys):
 
     fake.InputStream = Stream
     monkeypatch.setitem(__import__("sys").modules, "sounddevice", fake)
-    monkeypatch.setattr(chat, "load_detector", lambda pause_s: Loudness())
+    monkeypatch.setattr("lalm.audio.vad.load_detector", lambda pause_s: Loudness())
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello.\n"))
     turns = chat.spoken_turns([], 0.5)
     found = [next(turns), next(turns)]

@@ -1,5 +1,6 @@
 """The command line: answers on a tiny model, every bad input one sentence, and a light --help."""
 
+import importlib.metadata
 import io
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import typer
 
 from lalm.cli import app as cli
 from lalm.models import assemble as systems
@@ -92,9 +94,34 @@ def test_lora_scale_needs_lora(lalm, model):
     refused(lalm("ask", HORSE, QUESTION, "--model", model, "--lora-scale", 2.0), "this model has no LoRA")
 
 
+def test_the_version_is_that_of_the_package(lalm):
+    assert lalm("--version") == (0, f"lalm {importlib.metadata.version('lalm')}\n", "")
+
+
+def test_help_lists_what_a_newcomer_needs_first_and_every_command_once(lalm):
+    lines = lalm("--help")[1].splitlines()
+    sections = lines[lines.index("Ask a model:") :]
+    names = [line.split()[0] for line in sections if line.startswith("  ")]
+    assert names[:2] == ["ask", "chat"]
+    assert sorted(names) == sorted(typer.main.get_command(cli.app).commands)
+    assert not [line for line in sections if line.endswith("...")]  # no summary is cut short
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("lalm cl", "classify"), ("lalm weights f", "fetch"), ("lalm ask --max", "--max-new-tokens")],
+)
+def test_a_shell_completes_commands_and_options(typed, offered):
+    """The question that the script of ``lalm --install-completion`` asks at every Tab in bash."""
+    asked = {"_LALM_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    command = [sys.executable, "-m", "lalm"]
+    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [offered], "")
+
+
 QUIET = """
 import logging, sys
-from lalm import cli
+from lalm.cli import app as cli
 code = cli.run(sys.argv[1:])
 logging.getLogger("bitsandbytes.backends.cpu.ops").warning("as processors with AVX-512 and bfloat16 see it")
 sys.exit(code)
@@ -154,7 +181,7 @@ def test_a_terminal_sees_the_same_answer(lalm, model):
     words = ["ask", HORSE, QUESTION, "--model", model, "--max-new-tokens", "20"]
     plain = lalm(*words)[1]
     reader, writer = pty.openpty()
-    with subprocess.Popen([sys.executable, "-m", "lalm.cli.app", *words], stdout=writer, cwd=ROOT) as process:
+    with subprocess.Popen([sys.executable, "-m", "lalm", *words], stdout=writer, cwd=ROOT) as process:
         os.close(writer)
         seen = b""
         try:
@@ -227,7 +254,7 @@ def test_what_is_not_the_users_fault_ends_with_1(lalm, model, monkeypatch):
         def run(*arguments: object, **options: object) -> None:
             raise error
 
-        monkeypatch.setattr("lalm.cli.ask.run", run)
+        monkeypatch.setattr("lalm.cli.ask.split", run)
         return lalm("ask", HORSE, QUESTION)
 
     refused(fail(RuntimeError("strange\nlines")), "strange", "--debug shows the traceback", code=1)
@@ -246,7 +273,7 @@ def test_debug_shows_the_traceback(lalm, monkeypatch):
 
 
 def test_a_reader_that_leaves_makes_no_noise(model):
-    command = [sys.executable, "-m", "lalm.cli.app", "info", "acdc", "--json"]
+    command = [sys.executable, "-m", "lalm", "info", "acdc", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()

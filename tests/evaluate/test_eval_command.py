@@ -128,7 +128,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(words, error, manifest, cap
 
 
 def test_a_library_that_is_not_there_is_named_before_anything_is_asked(manifest, monkeypatch, capsys):
-    monkeypatch.setattr("lalm.cli.evaluate.LIBRARIES", ("json", "jiwer_of_tomorrow"))
+    monkeypatch.setattr("lalm.cli.eval.LIBRARIES", ("json", "jiwer_of_tomorrow"))
     assert run(["eval", "--task", f"manifest={manifest}"]) == 2
     said = capsys.readouterr().err
     assert "needs jiwer_of_tomorrow, which is not installed: pip install 'lalm[evaluate]'" in said

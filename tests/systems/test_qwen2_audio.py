@@ -18,7 +18,8 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from lalm.cli import export, info
+from lalm.cli import info
+from lalm.cli.export import export
 from lalm.data.sample import Message, Sample
 from lalm.inference.engine import Engine, Options
 from lalm.models import assemble as systems
@@ -189,7 +190,7 @@ def test_a_model_of_ours_with_lora_exports_merged_and_transformers_hears_the_sam
     batch = processor.batch(rows, padding_side="right")
     with torch.no_grad():
         logits = model(**batch).logits
-    export.run(str(tmp_path / "mine"), tmp_path / "out", "float32")
+    export(str(tmp_path / "mine"), "qwen2-audio", tmp_path / "out", "float32")
     theirs, report = Qwen2AudioForConditionalGeneration.from_pretrained(
         tmp_path / "out", output_loading_info=True
     )
@@ -215,7 +216,7 @@ def test_other_models_are_not_exported(tiny, tmp_path):
         released.export(model, processor, tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is not empty"):
-        export.run("any", tmp_path, "float32")
+        export("any", "qwen2-audio", tmp_path, "float32")
 
 
 def test_lora_on_released_weights_is_a_slim_checkpoint(small, tmp_path):

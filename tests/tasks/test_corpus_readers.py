@@ -352,6 +352,6 @@ def test_the_command(libri, tmp_path, capsys):
 
 
 def test_the_command_knows_every_task():
-    from lalm.cli.options_build import TASKS
+    from lalm.cli.build import TASKS
 
     assert list(TASKS) == list(READERS)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lalm.cli import build as command
+from lalm.cli.app import run
 from lalm.data.sample import ask, message_text, read_manifest, write_manifest
 from lalm.synthesis.completions import Completion
 from lalm.synthesis.resumable_rows import RowsError
@@ -129,8 +129,8 @@ def test_other_rows_are_refused_by_place(tmp_path):
 
 def test_the_command_says_how_the_llm_did(manifest, tmp_path, monkeypatch, capsys):
     replies = {"the dog barks": ["no", GOOD], "A dog barks.": ["never"], "Slow.": [GOOD]}
-    monkeypatch.setattr(command, "writer", lambda llm, url: Scripted(replies))
+    monkeypatch.setattr("lalm.cli.opening.open_writer", lambda llm, url: Scripted(replies))
     out = tmp_path / "out.jsonl"
-    command.questions(manifest, out, seed=0, long=False, llm="x", url=None)
+    assert run(["build", "qa", str(manifest), "--out", str(out), "--llm", "x"]) == 0
     said = "2 questions written, 0 were there already, 3 malformed replies asked for again, 1 rows dropped"
     assert capsys.readouterr().out == f"{out}: {said}\n"

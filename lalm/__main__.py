@@ -1,0 +1,5 @@
+"""``python -m lalm`` is the ``lalm`` command."""
+
+from lalm.cli.app import main
+
+main()

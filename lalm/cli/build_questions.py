@@ -1,0 +1,82 @@
+"""``lalm build qa``, ``nlar`` and ``spoken``: questions that an LLM writes, or that a voice speaks."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lalm.cli.options import WRITER, Llm, Manifest, NewManifest, PromptSeed, Url
+
+QA_TOKENS, LONG_QA_TOKENS = 128, 320  # of a reply with a question and its answer
+
+
+def qa(
+    source: Manifest,
+    out: NewManifest,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    long: Annotated[bool, typer.Option("--long", help="Long answers.")] = False,
+    llm: Llm = WRITER,
+    url: Url = None,
+) -> None:
+    """Questions with answers that an LLM writes about a manifest's transcripts or captions."""
+    if not source.is_file():
+        raise ValueError(f"there is no manifest '{source}'")
+    from lalm.cli.opening import open_writer, progress_bar
+    from lalm.synthesis.completions import Sampling
+    from lalm.tasks.question_answers import write_questions
+
+    sampling = Sampling(max_new_tokens=LONG_QA_TOKENS if long else QA_TOKENS, seed=seed)
+    writer = open_writer(llm, url)
+    with progress_bar("questions") as progress:
+        counts = write_questions(source, out, writer, sampling=sampling, long=long, progress=progress)
+    print(
+        f"{out}: {counts.written} questions written, {counts.already} were there already, "
+        f"{counts.again} malformed replies asked for again, {counts.dropped} rows dropped"
+    )
+
+
+def nlar(
+    source: Manifest,
+    out: NewManifest,
+    layout: Annotated[
+        str | None, typer.Option(help="How the corpus is laid out (default: a manifest).")
+    ] = None,
+    audio: Annotated[Path | None, typer.Option(help="Folder of the audio, where it is elsewhere.")] = None,
+    seed: PromptSeed = 0,
+    llm: Llm = WRITER,
+    url: Url = None,
+) -> None:
+    """Questions about pairs of recordings that an LLM writes and the recordings' events check."""
+    from lalm.cli.opening import open_writer
+    from lalm.data.sample import write_manifest
+    from lalm.tasks import Source
+    from lalm.tasks.events import RECORDINGS
+    from lalm.tasks.instructions import instruct
+    from lalm.tasks.reasoning import written
+    from lalm.tasks.sources import opened
+
+    if layout not in (None, *RECORDINGS):
+        raise ValueError(f"task 'nlar' has no layout '{layout}'; it has {', '.join(RECORDINGS)}")
+    recordings_of, corpus = RECORDINGS[layout or "manifest"], Source(opened(source), audio, seed)
+    samples, dropped = written(recordings_of, corpus, open_writer(llm, url))
+    for why, count in dropped.most_common():
+        print(f"{count} questions dropped: {why}")
+    if not samples:
+        raise ValueError(f"'{llm}' wrote no question about '{source}' that the events bear out")
+    count = write_manifest(out, instruct(samples, seed=seed))
+    print(f"{out}: {count} samples, each question in both orders")
+
+
+def spoken(
+    source: Manifest,
+    out: NewManifest,
+    voice: Annotated[
+        list[str],
+        typer.Option(help="flite:slt, espeak-ng:en-us and so on; may be repeated.", show_default=False),
+    ],
+    seed: Annotated[int, typer.Option(min=0, help="Of the voices drawn.")] = 0,
+) -> None:
+    """Typed questions about one recording each, spoken after it instead (needs flite or espeak-ng)."""
+    from lalm.tasks.spoken_questions import write_spoken
+
+    print(f"{out}: {write_spoken(source, out, voice, seed=seed)} spoken questions")

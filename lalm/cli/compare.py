@@ -1,0 +1,46 @@
+"""``lalm compare``: the differences of two runs of ``lalm eval`` on the same items."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lalm.cli.options import Json, Resource
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="Folder of a run of `lalm eval`.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="Another one.", show_default=False)],
+    resource: Resource = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs of `lalm eval`: A minus B, item by item.
+
+    Runs that were not asked or read in the same way are refused.
+    """
+    from lalm.cli.eval import resource_folders
+    from lalm.evaluate.compare import compare as compare_runs
+    from lalm.evaluate.metrics import Resources
+    from lalm.evaluate.page import shown_number
+    from lalm.evaluate.scores import plain
+
+    rows = compare_runs(a, b, Resources(resource_folders(resource or [])))
+    if as_json:
+        print(json.dumps([{**asdict(r), "difference": plain(r.difference)} for r in rows]))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("task", "metric"):
+        table.add_column(title)
+    for title in ("A", "B", "A minus B", "95 % interval", "p"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        found = plain(row.difference)
+        numbers = [shown_number(v, row.metric) for v in (row.a, row.b, found["mean"])]
+        low, high = (shown_number(found[key], row.metric) for key in ("low", "high"))
+        table.add_row(row.task, row.metric, *numbers, f"{low} to {high}", f"{found['p_value']:.3f}")
+    Console().print(table)

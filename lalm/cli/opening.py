@@ -1,0 +1,68 @@
+"""Opening what several commands need: a model's engine, the LLM that writes, and progress bars."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lalm.inference.engine import Engine
+    from lalm.synthesis.completions import Writer
+
+
+def open_engine(model: str | None, device: str | None) -> "Engine":
+    """The model of a folder (None: the embedded one); its pinned parts are fetched first if need be."""
+    from lalm.cli.weights import fetch_for
+    from lalm.inference.engine import Engine
+
+    fetch_for(model)
+    silence_transformers()
+    return Engine.load(model, device)
+
+
+def silence_transformers() -> None:
+    """Turn off the progress bars and advice of transformers, which are for programmers."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def open_writer(llm: str, url: str | None) -> "Writer":
+    """The LLM that writes: one behind an OpenAI-compatible endpoint, or a local one, fetched if need be."""
+    import torch
+
+    from lalm.cli.weights import fetch_with_bar
+    from lalm.inference.engine import pick_dtype
+    from lalm.synthesis.completions import EndpointWriter, LocalWriter
+    from lalm.weights import fetch as weights
+
+    if url is not None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"--url must begin with http:// or https://, not '{url}'")
+        return EndpointWriter(url, llm, os.environ.get("OPENAI_API_KEY", ""))
+    fetch_with_bar([llm])
+    return LocalWriter(weights.resolve(llm), llm, pick_dtype(torch.device("cpu")))
+
+
+@contextmanager
+def progress_bar(
+    what: str, *, bar: bool = False, transient: bool = False, disable: bool = False
+) -> Iterator[Callable[[int, int], None]]:
+    """Progress on stderr, as a function to be told how much is done and how much there is.
+
+    ``bar`` draws a bar beside the counts, ``transient`` removes the line at the end.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        *([BarColumn()] if bar else []),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=transient, disable=disable) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
