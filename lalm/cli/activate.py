@@ -29,7 +29,7 @@ class Job(NamedTuple):
     way: Way
     measure: tuple[Path, ...]
     per_task: int
-    count: int
+    steps: int
     learning_rate: float
     temperature: float
     seed: int
@@ -111,7 +111,7 @@ def _stories(job: Job, engine: "Engine", clips: "Sequence[Sample]") -> "tuple[li
     from lalm.systems.salmonn.activation import longest, without_audio, write_stories
 
     if job.way == "given":
-        return list(longest(clips, job.count)), {}
+        return list(longest(clips, job.steps)), {}
     lora = engine.model.config.lora
     scale = lora["alpha"] / lora["rank"] / 2 if job.lora_scale is None else job.lora_scale
 
@@ -122,7 +122,7 @@ def _stories(job: Job, engine: "Engine", clips: "Sequence[Sample]") -> "tuple[li
         engine,
         clips,
         lora_scale=scale,
-        count=job.count,
+        count=job.steps,
         temperature=job.temperature,
         seed=job.seed,
         progress=progress,
