@@ -1,0 +1,35 @@
+"""Write docs/pictures/terminal.svg: commands of the README's tour, run here, and what they print.
+
+    python docs/terminal.py
+"""
+
+import io
+import shlex
+import subprocess
+from pathlib import Path
+
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
+from rich.text import Text
+
+COMMANDS = (
+    'lalm ask samples/bell.flac "What do you hear?"',
+    'lalm ask samples/bird.ogg "What animal is it?"',
+    'lalm ask samples/train.ogg samples/bird.ogg "Which of the two is a bird?"',
+    'lalm ask notes.wav "What do you hear?"',
+)
+
+
+def main() -> None:
+    """Run the commands one after the other and draw them."""
+    console = Console(record=True, width=96, file=io.StringIO())
+    for command in COMMANDS:
+        done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=300)
+        console.print(Text.assemble(("$ ", "green"), (command, "bold")))
+        console.print(Text((done.stdout + done.stderr).strip()))
+        console.print()
+    console.save_svg(str(Path(__file__).parent / "pictures" / "terminal.svg"), title="lalm", theme=MONOKAI)
+
+
+if __name__ == "__main__":
+    main()
