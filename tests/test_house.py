@@ -46,15 +46,7 @@ MAY_USE = {
 # train and evaluate, so they stand higher.
 OF_A_MODEL = ("model", "prompts", "released", "alignment")
 # Arrows that still point back up.
-TO_BE_TURNED = {
-    ("data", "models"),
-    ("data", "training"),
-    ("inference", "evaluate"),
-    ("inference", "tasks"),
-    ("models", "papers"),
-    ("synthesis", "evaluate"),
-    ("synthesis", "training"),
-}
+TO_BE_TURNED = {("models", "papers")}
 # library -> modules that may import it; libraries not named here are free.
 MAY_BE_IMPORTED_BY = {
     "typer": ["cli*"],
@@ -103,7 +95,7 @@ def imports(path: Path) -> tuple[set[str], set[str]]:
 
 
 def room_of(module: str) -> str:
-    """The room of a module: "data" for data.readers.kaldi. A paper's folder holds "papers" and "procedures"."""
+    """The room of a module: "data" for data.readers.kaldi. A paper has "papers" and "procedures"."""
     folder, *rest = module.split(".")
     if folder == "systems" and len(rest) > 0:
         return "papers" if len(rest) == 1 or rest[1] in OF_A_MODEL else "procedures"

@@ -20,11 +20,12 @@ from transformers import (
     TextIteratorStreamer,
 )
 
+from lalm.data.clips import Clip
 from lalm.data.sample import Sample
 from lalm.models import assemble as systems
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.prefill import Memory, named
-from lalm.models.processing import AudioLMProcessor, Clip
+from lalm.models.processing import AudioLMProcessor
 
 SMALL = Path(__file__).parents[1] / "models" / "small"
 BATCH_SIZE = 32

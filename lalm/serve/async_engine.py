@@ -11,10 +11,10 @@ import anyio
 from starlette.requests import Request
 
 from lalm.audio.load import AudioError, AudioSource, load_audio
+from lalm.data.clips import Clip
 from lalm.data.sample import Sample
 from lalm.inference.engine import Engine, Options
 from lalm.models.prefill import Memory
-from lalm.models.processing import Clip
 from lalm.serve.error_responses import NoSuchModel
 from lalm.serve.jobs import End, Event, Job, Piece
 from lalm.serve.prometheus import Metrics

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from lalm.data.clips import Clip
 from lalm.data.sample import Sample
 from lalm.inference.engine import Options
 from lalm.models.prefill import Memory
-from lalm.models.processing import Clip
 from lalm.serve.structured_output import Shape
 
 

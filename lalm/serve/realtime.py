@@ -13,9 +13,9 @@ from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
 from lalm.audio.vad import Array
+from lalm.data.clips import Clip
 from lalm.data.sample import ask
 from lalm.inference.engine import Options
-from lalm.models.processing import Clip
 from lalm.serve import error_responses as errors
 from lalm.serve.async_engine import Desk, Wish, new_id
 from lalm.serve.jobs import Busy

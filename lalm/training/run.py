@@ -20,25 +20,18 @@ from transformers import set_seed as seed_everything
 
 from lalm.audio.load import SAMPLE_RATE
 from lalm.data.augment import Augmentation
-from lalm.data.mixture import (
-    Batches,
-    Collator,
-    Mixture,
-    audio_seconds,
-    held_out,
-    open_manifest,
-    subset,
-    text_tokens,
-)
+from lalm.data.clips import CachedFrames
+from lalm.data.mixture import Mixture, audio_seconds, held_out, open_manifest, subset, text_tokens
 from lalm.data.sample import Sample
 from lalm.data.samplers import Limits, PackedMixture
 from lalm.data.source_batches import SeparateMixture
 from lalm.models import assemble as systems
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.packing import check_packable
-from lalm.models.processing import AudioLMProcessor, CachedFrames
+from lalm.models.processing import AudioLMProcessor
 from lalm.synthesis.filters import Filtering
 from lalm.training import recipe as recipes
+from lalm.training.batches import Batches, Collator
 from lalm.training.clip_loading import reader
 from lalm.training.llm_layers import compile_layers, quantize, recompute
 from lalm.training.malloc import keep_freed_memory
@@ -240,9 +233,9 @@ def _filtered(
     assert recipe.data.filters is not None
     with console.status("Filtering the training samples") as status:
         filtering = Filtering(
-            recipe.data.filters,
             Path(recipe.out),
             lambda done, total: status.update(f"Judging answers: {done}/{total}"),
+            **recipe.data.filters.model_dump(),
         )
         kept: list[tuple[Sequence[Sample], float]] = [(filtering(own), weight) for own, weight in sources]
     say(console, filtering.summary())
@@ -343,7 +336,7 @@ def _collator(
     if recipe.align:
         return alignment_collator(processor, read)
     if recipe.dpo is None:
-        augment = Augmentation(recipe.augment) if recipe.augment else None
+        augment = Augmentation(**recipe.augment.model_dump()) if recipe.augment else None
         return Collator(processor, read, augment=augment, packing=recipe.optim.packing)
     if processes() > 1:
         raise TrainError("dpo: preferences are learned in one process; start the run without torchrun")

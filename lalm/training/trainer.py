@@ -12,10 +12,11 @@ from accelerate import FullyShardedDataParallelPlugin
 from rich.console import Console
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lalm.data.clips import CachedFrames, Clip
 from lalm.data.sample import Sample
 from lalm.models import assemble as systems
 from lalm.models.modeling import AudioLMForConditionalGeneration, name_matches
-from lalm.models.processing import AudioLMProcessor, CachedFrames, Clip
+from lalm.models.processing import AudioLMProcessor
 from lalm.training import recipe as recipes
 from lalm.training.parallel.deepspeed import divide_states, gathered_states, gathered_weights
 from lalm.training.parallel.fsdp2 import METADATA, gathered, load_shards, save_shards, shard_on_cpus

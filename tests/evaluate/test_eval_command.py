@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lalm.cli.app import run
-from lalm.data.mixture import Batches, Collator, Mixture, open_manifest, text_tokens
+from lalm.data.mixture import Mixture, open_manifest, text_tokens
 from lalm.data.sample import Sample, ask, write_manifest
 from lalm.evaluate.answering import Local
 from lalm.evaluate.run import Job
@@ -17,6 +17,7 @@ from lalm.evaluate.run import run as evaluated
 from lalm.evaluate.task import open_task
 from lalm.inference.engine import Engine
 from lalm.models import assemble as systems
+from lalm.training.batches import Batches, Collator
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 

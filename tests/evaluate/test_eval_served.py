@@ -17,13 +17,14 @@ import uvicorn
 
 from lalm.cli.app import run
 from lalm.cli.serve import Place, listen
-from lalm.data.mixture import Batches, Collator, Mixture, open_manifest, text_tokens
+from lalm.data.mixture import Mixture, open_manifest, text_tokens
 from lalm.data.sample import Sample, ask, read_manifest, write_manifest
 from lalm.inference import engine as engines
 from lalm.inference.engine import Engine
 from lalm.models import assemble as systems
 from lalm.models.processing import AudioLMProcessor
 from lalm.serve.app import create_app
+from lalm.training.batches import Batches, Collator
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 TASK = "mine: {about: x, metrics: [names, perplexity], max_new_tokens: 4}\n"

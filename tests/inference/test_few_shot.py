@@ -7,9 +7,9 @@ import pytest
 from tiny_parts import OPTIONS, noise
 
 from lalm.cli import app as cli
-from lalm.evaluate.metrics.classification import read_class
 from lalm.inference import few_shot
 from lalm.inference.engine import Engine, Reply
+from lalm.inference.reading import read_class
 from lalm.models import assemble as systems
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from lalm.data.clips import Clip
 from lalm.data.sample import Sample, ask
 from lalm.inference.engine import Engine, Options
 from lalm.models import assemble as systems
 from lalm.models.prefill import Memory
-from lalm.models.processing import Clip
 from lalm.serve.detokenizer import Words
 from lalm.serve.jobs import Busy, End, Job, TooSlow
 from lalm.serve.scheduler import Scheduler

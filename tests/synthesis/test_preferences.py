@@ -10,13 +10,13 @@ from tiny_parts import noise
 
 from lalm.cli.app import run
 from lalm.data.sample import ask, read_manifest, write_manifest
+from lalm.evaluate.metric_judge import judge_by_metric
 from lalm.models import assemble as systems
 from lalm.synthesis.completions import Completion
 from lalm.synthesis.judging import dialogue, known, read_rating, read_yes_no
 from lalm.synthesis.preferences import (
     PreferenceError,
     judge_by_llm,
-    judge_by_metric,
     read_prompts,
     write_pairs,
 )

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
+from lalm.data.clips import CachedFrames
 from lalm.data.sample import Sample, ask
 from lalm.models import assemble as systems
 from lalm.models.prefill import PER_CLIP
-from lalm.models.processing import CachedFrames
 
 # APT's text branch ends in its last layer: only alignment (stage 0) reads what comes out there.
 TEXT_ONLY = re.compile(r"aligner\.encoder\.layer\.1\.(intermediate|output)\.")

@@ -21,12 +21,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import BatchFeature
 
-from lalm.data.mixture import Audios, Collator, DataError
+from lalm.data.clips import Audios
+from lalm.data.mixture import DataError
 from lalm.data.sample import Sample
 from lalm.models import assemble as systems
 from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration
 from lalm.models.prefill import PER_CLIP
 from lalm.models.processing import AudioLMProcessor
+from lalm.training.batches import Collator
 from lalm.training.recipe import Dpo
 from lalm.training.trainer import Read, RecipeTrainer
 
