@@ -154,19 +154,27 @@ def test_the_public_names_are_pinned_and_there():
         lalm.nothing  # noqa: B018
 
 
+def seconds_of(command: list[str], line: str) -> float:
+    """Processor seconds of a command whose last line is ``line``: the least of three, a busy machine adds."""
+    taken = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.stdout.splitlines()[-1] == line
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if taken[-1] < 0.4:
+            break
+    return min(taken)
+
+
 @pytest.mark.parametrize("command", [["--help"], ["ask", "--help"], ["weights", "--help"]], ids=" ".join)
 def test_help_is_light(command):
     code = (
         "import sys\nfrom lalm.cli.app import run\nassert run(sys.argv[1:]) == 0\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # The processor's seconds: those on the wall also tell how busy the machine is.
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert seconds < 0.5
+    assert seconds_of([sys.executable, "-c", code, *command], "[]") < 0.5
 
 
 def test_importing_the_package_is_light():
