@@ -42,7 +42,7 @@ from lalm.evaluate.answering import rows_of
 from lalm.evaluate.metrics.embeddings import SentenceEncoder
 from lalm.inference.engine import Engine
 from lalm.inference.likelihood import answered
-from lalm.models import assemble as systems
+from lalm.models.load import load_model
 from lalm.synthesis.resumable_rows import append, whole_lines
 from lalm.systems.apt.alignment import Alignment, alignment_batch, likeness, same_pairs
 from lalm.tasks.comparisons import BOTH, FIRST, NEITHER, SECOND
@@ -220,7 +220,7 @@ def asked(sample: Sample) -> str:
 @torch.no_grad()
 def recall(folder: Path, cache: FrameCache, samples: Sequence[Sample]) -> dict[str, object]:
     """Retrieval by ATC's likeness, of the model folder of stage 0."""
-    model, processor = systems.load(folder, dtype=torch.bfloat16)
+    model, processor = load_model(folder, dtype=torch.bfloat16)
     alignment = Alignment(model.model.connector.float(), model.model.encode).eval()
     audio, text, keys = [], [], []
     for start in range(0, len(samples), CLIPS_AT_ONCE):

@@ -16,9 +16,8 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from lalm.models.assemble import load_tokenizer
 from lalm.models.processing import bare_template
-from lalm.weights.llm import load_causal_lm
+from lalm.weights.llm import load_causal_lm, load_tokenizer
 
 Chat: TypeAlias = Sequence[dict[str, Any]]
 

@@ -1,7 +1,7 @@
 """Recipe -> trained model folder, on transformers' Trainer.
 
 ``run`` assembles the model, freezes what does not learn, shows what it will do, trains, and leaves in
-``out``: config.json, model.safetensors, recipe.yaml (what ``lalm.models.assemble.load`` opens),
+``out``: config.json, model.safetensors, recipe.yaml (what ``lalm.models.load`` opens),
 metrics.jsonl, TensorBoard's ``runs/`` and the last two checkpoints. Started again, it goes on
 from the newest good one.
 """
@@ -25,10 +25,13 @@ from lalm.data.mixture import Mixture, audio_seconds, held_out, open_manifest, s
 from lalm.data.sample import Sample
 from lalm.data.samplers import Limits, PackedMixture
 from lalm.data.source_batches import SeparateMixture
-from lalm.models import assemble as systems
+from lalm.models.assemble import build_model
+from lalm.models.load import load_model
+from lalm.models.lora import add_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.packing import check_packable
 from lalm.models.processing import AudioLMProcessor
+from lalm.models.save import trained_names
 from lalm.synthesis.filters import Filtering
 from lalm.training import recipe as recipes
 from lalm.training.batches import Batches, Collator
@@ -133,7 +136,7 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
     dtype = torch.float32 if recipe.optim.dtype == "float32" else torch.bfloat16
     lora = recipe.lora.model_dump() if recipe.lora else None
     if recipe.init.from_ is None:
-        model, processor = systems.assemble(
+        model, processor = build_model(
             recipe.system,
             encoder=str(recipe.init.encoder),
             encoder_2=recipe.init.encoder_2,
@@ -144,9 +147,9 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
             dtype=dtype,
         )
     else:
-        model, processor = systems.load(recipe.init.from_, dtype=dtype, options=recipe.init.options)
+        model, processor = load_model(recipe.init.from_, dtype=dtype, options=recipe.init.options)
         if lora and not model.config.lora:
-            systems.add_lora(model, lora)
+            add_lora(model, lora)
         elif lora and lora != model.config.lora:
             raise TrainError(f"lora: '{recipe.init.from_}' already has LoRA with {model.config.lora}")
     names = model.set_trainable([*recipe.trainable, *(["*lora_*"] if lora else [])])
@@ -167,7 +170,7 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
     if recipe.optim.compile:
         compile_layers(model.model.language_model)
     if model.config.lora and not is_slim(model):
-        extra = sorted(set(names) - set(systems.trained_names(model)))[0]
+        extra = sorted(set(names) - set(trained_names(model)))[0]
         raise TrainError(f"trainable: with LoRA only the connector may train beside it, not {extra}")
     return model, processor
 

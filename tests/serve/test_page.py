@@ -25,7 +25,7 @@ from lalm.data.sample import Sample, ask
 from lalm.inference import detection
 from lalm.inference.detection import Found, detect
 from lalm.inference.engine import Options
-from lalm.models import assemble as systems
+from lalm.models.lora import add_lora
 from lalm.serve import detections
 from lalm.serve.running_batch import Rows
 from lalm.serve.transcriptions import instruction
@@ -235,7 +235,7 @@ def test_starters_ask_what_they_say(page, engine):
 
 @needs_browser
 def test_lora_can_be_turned_down(page, engine):
-    systems.add_lora(engine.model, {"rank": 2, "alpha": 4.0, "targets": ["q_proj", "v_proj"]})
+    add_lora(engine.model, {"rank": 2, "alpha": 4.0, "targets": ["q_proj", "v_proj"]})
     for name, parameter in engine.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)

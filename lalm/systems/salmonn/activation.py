@@ -16,7 +16,7 @@ from lalm.data.english import words
 from lalm.data.sample import Message, Sample, message_text
 from lalm.evaluate.metrics.instruction_following import STORY_TOKENS, STORY_WORDS, follows_story, repeats
 from lalm.inference.engine import Engine, Options, pick_device, pick_dtype
-from lalm.models import assemble as systems
+from lalm.models.load import read_config
 from lalm.tasks.instructions import instruct
 from lalm.training import run as train
 from lalm.training.recipe import Recipe
@@ -107,7 +107,7 @@ def learn(
 
     LoRA goes on training at full scale, and the connector with it unless ``connector`` is false.
     """
-    system, config = systems.read_config(model)
+    system, config = read_config(model)
     if not config.lora:
         raise ActivationError(f"'{model}' has no LoRA, so there is nothing to activate")
     fast = "bfloat16" in str(pick_dtype(pick_device(None)))

@@ -24,7 +24,7 @@ from transformers import BatchFeature
 from lalm.data.clips import Audios
 from lalm.data.mixture import DataError
 from lalm.data.sample import Sample
-from lalm.models import assemble as systems
+from lalm.models.lora import set_lora_scale
 from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration
 from lalm.models.prefill import PER_CLIP
 from lalm.models.processing import AudioLMProcessor
@@ -202,11 +202,11 @@ def reference_model(
     if twin is not None:
         yield twin
         return
-    systems.set_lora_scale(model, 0.0)
+    set_lora_scale(model, 0.0)
     try:
         yield model
     finally:
-        systems.set_lora_scale(model, None)
+        set_lora_scale(model, None)
 
 
 def encoded_once(model: AudioLMForConditionalGeneration, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
