@@ -135,7 +135,7 @@ def load_trained(model: AudioLMForConditionalGeneration, folder: Path) -> None:
 
 
 def _read_config(folder: Path) -> tuple[System, dict[str, Any]]:
-    """The system of a model folder and the fields of its config.json. Raises ModelError for none of lalm's."""
+    """A model folder's system and the fields of its config.json. Raises ModelError if none of lalm's."""
     if not folder.is_dir():
         raise ModelError(f"there is no model folder '{folder}'")
     path = folder / "config.json"
