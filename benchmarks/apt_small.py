@@ -34,7 +34,7 @@ from apt_small_scores import Said, compared, counted, detected, plotted, recalle
 from torch import Tensor
 from transformers import GenerationConfig
 
-from lalm.data.clips import CachedFrames
+from lalm.data.audio_inputs import CachedFrames
 from lalm.data.episode import Labelled
 from lalm.data.frame_cache import FrameCache
 from lalm.data.sample import AudioPart, Sample, read_manifest

@@ -134,15 +134,23 @@ def test_the_public_names_are_pinned_and_there():
         "AudioError",
         "Engine",
         "Heard",
+        "LalmError",
         "Options",
         "Reply",
         "Sample",
+        "__version__",
         "ask",
+        "build_model",
+        "create_app",
+        "evaluate_model",
         "load_audio",
         "read_manifest",
+        "train",
         "write_manifest",
     ]
-    assert all(getattr(lalm, name).__name__ == name for name in lalm.__all__)
+    things = [name for name in lalm.__all__ if name != "__version__"]
+    assert all(getattr(lalm, name).__name__ == name for name in things)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", lalm.__version__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         lalm.nothing  # noqa: B018
 
@@ -179,6 +187,51 @@ def test_importing_the_package_is_light():
 def test_files_are_short():
     long = {str(p.relative_to(ROOT)): n for p in SOURCES if (n := len(p.read_text().splitlines())) > 400}
     assert not long
+
+
+def test_little_stands_in_the_root():
+    lines = {path: len(path.read_text().splitlines()) for path in SOURCES}
+    assert sum(n for path, n in lines.items() if path.parent == PACKAGE) <= 0.05 * sum(lines.values())
+
+
+# Names that two rooms share because they mean the same in both.
+SAME_NAME = {
+    "model": "each paper's model, and the one that vLLM runs",
+    "prompts": "each paper's prompts",
+    "released": "weights in their authors' layout, of encoders and of papers",
+    "run": "one run from start to end, of training and of evaluation",
+    "alignment": "APT's stage of that name: its losses, and the trainer's objective",
+    "app": "the application: of the command line, of the server",
+    "load": "opening what lies on disk: audio, model folders",
+    "sources": "where things come from: weights, the corpora of tasks",
+}
+
+
+def test_a_name_means_one_thing():
+    rooms: dict[str, set[str]] = {}
+    for module in MODULES:
+        folder, *rest = module.split(".")
+        if rest and folder != "cli" and not MODULES[module].name.startswith("__init__"):
+            rooms.setdefault(rest[-1], set()).add(folder)
+    twice = {name for name, where in rooms.items() if len(where) > 1}
+    assert twice <= set(SAME_NAME), "rename one, or say in SAME_NAME why both mean the same"
+    assert all(isinstance(reason, str) and reason for reason in SAME_NAME.values())
+
+
+def test_every_error_of_ours_is_a_lalm_error():
+    ours = [
+        (module, node)
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and module != "errors"
+    ]
+    builtin = {"Exception", "ValueError", "RuntimeError", "OSError", "TypeError", "KeyError", "LookupError"}
+    loose = [
+        f"{module}.{node.name}"
+        for module, node in ours
+        if (bases := {ast.unparse(base) for base in node.bases}) & builtin and "LalmError" not in bases
+    ]
+    assert not loose
 
 
 def test_names_say_something():

@@ -15,7 +15,7 @@ import numpy as np
 import soxr
 
 from lalm.audio.load import AUDIO_SUFFIXES, SAMPLE_RATE, load_audio
-from lalm.data.clips import CachedFrames, Clip
+from lalm.data.audio_inputs import CachedFrames, Clip
 from lalm.data.readers import open_samples
 from lalm.data.sample import AudioPart
 

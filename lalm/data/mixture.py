@@ -16,6 +16,7 @@ import torch
 from lalm.audio import archives
 from lalm.data.readers import Samples, open_samples
 from lalm.data.sample import AudioPart, Sample
+from lalm.errors import LalmError
 
 WINDOW_STEPS = 50  # samples of this many steps are sorted by length together
 CHARACTERS_PER_TOKEN = 4  # rough, for sorting only
@@ -24,7 +25,7 @@ CHECKED_ROWS = 20_000  # a second or two of reading
 NEIGHBOURS = 1000  # rows among which those of a stream are shuffled
 
 
-class DataError(ValueError):
+class DataError(LalmError, ValueError):
     """Training data that cannot be used; the text names the file or the sample."""
 
     def __init__(self, text: str) -> None:

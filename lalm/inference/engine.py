@@ -20,7 +20,7 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from lalm.data.clips import Clip
+from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
 from lalm.models.load import load_model
 from lalm.models.lora import set_lora_scale

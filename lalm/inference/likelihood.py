@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from lalm.data.clips import CachedFrames, Clip
+from lalm.data.audio_inputs import CachedFrames, Clip
 from lalm.data.sample import Sample
 from lalm.inference.engine import Engine
 from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration

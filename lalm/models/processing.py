@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from lalm.audio.load import SAMPLE_RATE, audio_name, load_audio
-from lalm.data.clips import CachedFrames, Clip
+from lalm.data.audio_inputs import CachedFrames, Clip
 from lalm.data.sample import Sample
 from lalm.models.conditioning import instructions, tokenised
 from lalm.models.modeling import IGNORE_INDEX, AudioLMConfig

@@ -11,8 +11,9 @@ import anyio
 from starlette.requests import Request
 
 from lalm.audio.load import AudioError, AudioSource, load_audio
-from lalm.data.clips import Clip
+from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
+from lalm.errors import LalmError
 from lalm.inference.engine import Engine, Options
 from lalm.models.prefill import Memory
 from lalm.serve.error_responses import NoSuchModel
@@ -26,7 +27,7 @@ T = TypeVar("T")
 DECODERS = 2  # recordings decoded at a time
 
 
-class Gone(Exception):
+class Gone(LalmError):
     """The client has left; nobody waits for this answer."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from lalm.data.clips import Clip
+from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
 from lalm.inference.engine import Options
 from lalm.serve.async_engine import Answer, Desk, Wish, drawn_seed, new_id, unless_gone

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from lalm.data.clips import Clip
+from lalm.data.audio_inputs import Clip
 from lalm.data.sample import ask
 from lalm.inference.detection import ANSWER_TOKENS, question, read
 from lalm.inference.engine import Options

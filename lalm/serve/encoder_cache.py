@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lalm.data.clips import CachedFrames, Clip
+from lalm.data.audio_inputs import CachedFrames, Clip
 
 
 class HeardClips:

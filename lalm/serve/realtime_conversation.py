@@ -9,7 +9,7 @@ import soxr
 
 from lalm.audio.load import SAMPLE_RATE
 from lalm.audio.vad import Array
-from lalm.data.clips import Clip
+from lalm.data.audio_inputs import Clip
 from lalm.data.messages import Message, Part, json_text, message_text
 from lalm.data.sample import Sample
 from lalm.models.prefill import Memory

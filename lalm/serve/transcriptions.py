@@ -13,7 +13,7 @@ import numpy as np
 
 from lalm.audio.load import SAMPLE_RATE
 from lalm.audio.vad import FRAME, frames, load_detector
-from lalm.data.clips import Clip
+from lalm.data.audio_inputs import Clip
 from lalm.data.sample import ask
 from lalm.inference.engine import Options
 from lalm.serve.async_engine import Answer, Desk, Wish, drawn_seed

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from lalm.data.sample import Sample, read_manifest
+from lalm.errors import LalmError
 from lalm.synthesis.completions import Completion, Sampling, Writer
 from lalm.synthesis.judging import RATE, SYSTEM, known, rating_chat, read_rating
 from lalm.synthesis.resumable_rows import Counts, write_rows
@@ -24,7 +25,7 @@ Rate: TypeAlias = Callable[[Sequence[tuple[Sample, str]]], list[float | None]]
 RATING = Sampling(temperature=0.0, max_new_tokens=8)
 
 
-class PreferenceError(ValueError):
+class PreferenceError(LalmError, ValueError):
     """A manifest or option that no pairs can be made with."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import Dataset
 from transformers import BatchFeature
 
-from lalm.data.clips import Audios, Clip
+from lalm.data.audio_inputs import Audios, Clip
 from lalm.data.mixture import DataError, Mixture
 from lalm.data.sample import Sample
 from lalm.models.packing import pack

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from lalm.data import frame_cache as cache
-from lalm.data.clips import CachedFrames
+from lalm.data.audio_inputs import CachedFrames
 from lalm.data.mixture import DataError, Mixture
 from lalm.data.sample import AudioPart, Sample
 from lalm.models.modeling import AudioLMForConditionalGeneration

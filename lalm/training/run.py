@@ -19,8 +19,8 @@ from transformers import PrinterCallback, TrainingArguments
 from transformers import set_seed as seed_everything
 
 from lalm.audio.load import SAMPLE_RATE
+from lalm.data.audio_inputs import CachedFrames
 from lalm.data.augment import Augmentation
-from lalm.data.clips import CachedFrames
 from lalm.data.mixture import Mixture, audio_seconds, held_out, open_manifest, subset, text_tokens
 from lalm.data.sample import Sample
 from lalm.data.samplers import Limits, PackedMixture

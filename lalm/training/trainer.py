@@ -12,7 +12,7 @@ from accelerate import FullyShardedDataParallelPlugin
 from rich.console import Console
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lalm.data.clips import CachedFrames, Clip
+from lalm.data.audio_inputs import CachedFrames, Clip
 from lalm.data.sample import Sample
 from lalm.models.load import load_trained
 from lalm.models.modeling import AudioLMForConditionalGeneration, name_matches

@@ -116,7 +116,7 @@ def test_instructions_can_be_read_from_the_prompt(tiny, case, scope):
 @pytest.mark.parametrize("scope", ["own", "whole"])
 def test_without_role_markers_a_prompt_is_one_turn(tiny, scope):
     _, processor = tiny("apt")
-    plain = resources.files("lalm") / "templates" / "plain.jinja"
+    plain = resources.files("lalm.models") / "templates" / "plain.jinja"
     processor.chat_template = plain.read_text()
     for case in ("asked", "two clips", "audio last", "audio between", "audio alone", "text alone"):
         asked = sample(case, "x.wav")

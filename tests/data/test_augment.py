@@ -7,8 +7,8 @@ import pytest
 from tiny_parts import noise
 
 from lalm.audio.load import SAMPLE_RATE, load_audio
+from lalm.data.audio_inputs import Clip
 from lalm.data.augment import Augmentation, add, mask_band, mask_time, noise_parts, reverberate, rms, speed
-from lalm.data.clips import Clip
 from lalm.training.recipe import Augment
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lalm.data.clips import CachedFrames
+from lalm.data.audio_inputs import CachedFrames
 from lalm.data.sample import ask
 from lalm.inference.engine import Engine, Options
 from lalm.inference.likelihood import answered, log_likelihoods

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lalm.data.clips import Clip
+from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample, ask
 from lalm.inference.engine import Engine, Options
 from lalm.models.prefill import Memory

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
-from lalm.data.clips import CachedFrames
+from lalm.data.audio_inputs import CachedFrames
 from lalm.data.sample import Sample, ask
 from lalm.models.load import load_model
 from lalm.models.prefill import PER_CLIP

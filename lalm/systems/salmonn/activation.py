@@ -14,6 +14,7 @@ import numpy as np
 
 from lalm.data.english import words
 from lalm.data.sample import Message, Sample, message_text
+from lalm.errors import LalmError
 from lalm.evaluate.metrics.instruction_following import STORY_TOKENS, STORY_WORDS, follows_story, repeats
 from lalm.inference.engine import Engine, Options, pick_device, pick_dtype
 from lalm.models.load import read_config
@@ -24,7 +25,7 @@ from lalm.training.recipe import Recipe
 NUM_STORIES = 12  # section 4.2 "twelve stories ... 12 steps, with each step using only one story sample"
 
 
-class ActivationError(ValueError):
+class ActivationError(LalmError, ValueError):
     """Too few stories, or clips that cannot be used."""
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import BatchFeature
 
-from lalm.data.clips import Audios
+from lalm.data.audio_inputs import Audios
 from lalm.data.mixture import DataError
 from lalm.data.sample import Sample
 from lalm.models.lora import set_lora_scale
