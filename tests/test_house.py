@@ -95,6 +95,8 @@ def imports(path: Path) -> tuple[set[str], set[str]]:
 def room_of(module: str) -> str:
     """The room of a module: "data" for data.readers.kaldi. A paper has "papers" and "procedures"."""
     folder, *rest = module.split(".")
+    if folder == "__main__":  # python -m lalm
+        return "cli"
     if folder == "systems" and len(rest) > 0:
         return "papers" if len(rest) == 1 or rest[1] in OF_A_MODEL else "procedures"
     return folder
