@@ -34,18 +34,19 @@ from apt_small_scores import Said, compared, counted, detected, plotted, recalle
 from torch import Tensor
 from transformers import GenerationConfig
 
+from lalm.data.audio_inputs import CachedFrames
+from lalm.data.episode import Labelled
 from lalm.data.frame_cache import FrameCache
 from lalm.data.sample import AudioPart, Sample, read_manifest
 from lalm.evaluate.answering import rows_of
 from lalm.evaluate.metrics.embeddings import SentenceEncoder
 from lalm.inference.engine import Engine
 from lalm.inference.likelihood import answered
-from lalm.models import assemble as systems
-from lalm.models.processing import CachedFrames
+from lalm.models.load import load_model
 from lalm.synthesis.resumable_rows import append, whole_lines
 from lalm.systems.apt.alignment import Alignment, alignment_batch, likeness, same_pairs
 from lalm.tasks.comparisons import BOTH, FIRST, NEITHER, SECOND
-from lalm.tasks.episodes import Labelled, episodes, labelled
+from lalm.tasks.episodes import episodes, labelled
 
 CELLS = {"5x5": 120, "12x5": 80, "5x1": 120, "5x2": 80, "8x5": 80}  # ways x shots: queries
 ASKED = 300  # questions of each other part
@@ -219,7 +220,7 @@ def asked(sample: Sample) -> str:
 @torch.no_grad()
 def recall(folder: Path, cache: FrameCache, samples: Sequence[Sample]) -> dict[str, object]:
     """Retrieval by ATC's likeness, of the model folder of stage 0."""
-    model, processor = systems.load(folder, dtype=torch.bfloat16)
+    model, processor = load_model(folder, dtype=torch.bfloat16)
     alignment = Alignment(model.model.connector.float(), model.model.encode).eval()
     audio, text, keys = [], [], []
     for start in range(0, len(samples), CLIPS_AT_ONCE):

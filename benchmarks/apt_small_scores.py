@@ -11,9 +11,9 @@ import numpy as np
 from lalm.data.english import words
 from lalm.data.sample import Sample
 from lalm.evaluate.metrics import METRICS, Answer, Resources
-from lalm.evaluate.metrics.classification import read_class
 from lalm.evaluate.metrics.intervals import Measured, bootstrap, difference, interval, mean_of
 from lalm.evaluate.parsers import PARSERS
+from lalm.inference.reading import read_class
 from lalm.tasks.events import number_word
 
 Array = np.ndarray[Any, Any]

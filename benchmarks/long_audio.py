@@ -36,9 +36,9 @@ def write_hour(path: Path) -> None:
 def measure(size: str, folder: Path) -> list[dict[str, float]]:
     """A row a length: processor seconds of decoding, of encoder and connector, and of the LLM; memory."""
     from lalm.audio.load import load_audio
-    from lalm.models import assemble as systems
+    from lalm.models.assemble import build_model
 
-    model, _ = systems.assemble(
+    model, _ = build_model(
         "acdc",
         encoder=str(folder / "encoder"),
         llm=str(folder / "llm"),

@@ -109,9 +109,9 @@ def transformers_side(folder: Path):
 def lalm_side(folder: Path):
     """The same by lalm."""
     from lalm.data.sample import Sample
-    from lalm.models import assemble as systems
+    from lalm.models.load import load_model
 
-    model, processor = systems.load(folder)
+    model, processor = load_model(folder)
 
     def answer(audio: list[np.ndarray], tokens: int) -> list[list[int]]:
         samples = [

@@ -146,8 +146,8 @@ def run_side(side: str, folder: Path, batch_size: int, part: int, steps: int) ->
     """
     from rich.console import Console
 
-    from lalm.data.mixture import Batches
     from lalm.training import run as train
+    from lalm.training.batches import Batches
     from lalm.training.clip_loading import reader
     from lalm.training.malloc import keep_freed_memory
 

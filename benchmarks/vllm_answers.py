@@ -28,7 +28,7 @@ import torch
 from lalm import ask
 from lalm.cli.export import complete
 from lalm.inference.engine import Engine, Options
-from lalm.models import assemble as systems
+from lalm.models.load import load_model, read_config
 
 START_S = 3600.0
 NEW_TOKENS = 32
@@ -44,7 +44,7 @@ def questions() -> list[tuple[list[Path], str]]:
 
 def ours(folder: Path) -> tuple[list[str], list[list[int]]]:
     """The engine's answers, one question at a time, and the token ids of the prompts."""
-    model, processor = systems.load(folder, dtype=torch.float32)
+    model, processor = load_model(folder, dtype=torch.float32)
     engine = Engine(model, processor, folder.name)
     samples = [ask(clips, text) for clips, text in questions()]
     answers = [engine.reply([sample], Options(max_new_tokens=NEW_TOKENS))[0].text for sample in samples]
@@ -136,7 +136,7 @@ def main() -> None:
         for (clips, text), mine, other, a, b in zip(questions(), expected, answers, ids, prompts, strict=True)
     ]
     found = {
-        "system": systems.read_config(args.folder)[0],
+        "system": read_config(args.folder)[0],
         "questions": len(rows),
         "equal_answers": sum(row["ours"] == row["vllm"] for row in rows),
         "equal_prompts": sum(bool(row["same_prompt"]) for row in rows),

@@ -26,11 +26,11 @@ import torch
 from respond import captions
 
 from lalm.data.sample import Sample, ask, read_manifest, write_manifest
-from lalm.models.assemble import load_tokenizer
 from lalm.models.processing import bare_template
 from lalm.synthesis.completions import EndpointWriter, LocalWriter, Sampling, Writer
 from lalm.systems.acdc.continuation import respond
 from lalm.weights import fetch as weights
+from lalm.weights.llm import load_tokenizer
 
 START_S = 3600.0  # a loaded machine imports vLLM for many minutes
 

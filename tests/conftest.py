@@ -44,13 +44,13 @@ def tiny(tiny_folders: tuple[Path, Path], tiny_beats: Path, tiny_bert: Path) -> 
     """``tiny("acdc")`` -> (model, processor), float32, fresh at every call."""
     from tiny_parts import OPTIONS
 
-    from lalm.models import assemble as systems
+    from lalm.models.assemble import build_model
 
     encoder, llm = tiny_folders
 
     def make(system: str) -> tuple[Any, Any]:
         others = {"salmonn": {"encoder_2": str(tiny_beats)}, "apt": {"aligner": str(tiny_bert)}}
         parts = {"encoder": str(encoder), **others.get(system, {}), "llm": str(llm)}
-        return systems.assemble(system, **parts, options=OPTIONS[system])
+        return build_model(system, **parts, options=OPTIONS[system])
 
     return make

@@ -14,6 +14,8 @@ import av
 import numpy as np
 import soundfile
 
+from lalm.errors import LalmError
+
 RATES_HZ = (1_000, 768_000)  # source rates that can be resampled
 MAX_CHANNELS = 64
 BLOCK_FRAMES = 1 << 16
@@ -30,7 +32,7 @@ _UNKNOWN_FRAMES = 1 << 40  # libsndfile reports lengths beyond this when a strea
 _STREAMED_SIZE = 0x7FFF_0000  # data sizes above are what programs write to a pipe: length not known yet
 
 
-class AudioError(ValueError):
+class AudioError(LalmError, ValueError):
     """A source that cannot be used as audio; the text is one sentence naming it."""
 
 

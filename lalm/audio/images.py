@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import av
 from PIL import Image, UnidentifiedImageError
 
+from lalm.errors import LalmError
+
 Picture: TypeAlias = Image.Image
 PictureSource: TypeAlias = str | Path | bytes | Image.Image
 
@@ -17,7 +19,7 @@ CONTAINERS = "mov,matroska,avi,mpegts,mpeg,ogg,flac,flv,asf,gif"
 INLINE = "an inline picture"
 
 
-class PictureError(ValueError):
+class PictureError(LalmError, ValueError):
     """An image or video that cannot be used; the text names it."""
 
 

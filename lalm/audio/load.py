@@ -34,9 +34,18 @@ from lalm.audio.decoding import (
     shown_s,
 )
 
-__all__ = ["SAMPLE_RATE", "AudioError", "AudioSource", "audio_name", "load_audio", "seconds"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "SAMPLE_RATE",
+    "AudioError",
+    "AudioSource",
+    "audio_name",
+    "load_audio",
+    "seconds",
+]
 
 SAMPLE_RATE = 16_000  # Hz, of everything load_audio returns
+AUDIO_SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".m4a")  # what is looked for in a folder
 MAX_PIPED_BYTES = 8 << 30  # standard input is spooled to disk up to here
 
 AudioSource: TypeAlias = str | Path | bytes | Array

@@ -15,6 +15,7 @@ import soxr
 import torch
 
 from lalm.audio.load import SAMPLE_RATE, AudioError
+from lalm.errors import LalmError
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Detector: TypeAlias = Callable[[torch.Tensor], dict[str, Any] | None]
@@ -24,7 +25,7 @@ BLOCK = 4096  # bytes read from a stream at a time, 128 ms of 16-bit audio at 16
 HEADER_LIMIT = 1 << 20  # bytes before a WAV's samples
 
 
-class VoiceError(ValueError):
+class VoiceError(LalmError, ValueError):
     """Speech that cannot be listened to; the text says why."""
 
 

@@ -53,6 +53,7 @@ def preferences(
     if not source.is_file():
         raise ValueError(f"there is no manifest '{source}'")
     from lalm.cli.opening import open_writer, progress_bar
+    from lalm.evaluate.metric_judge import judge_by_metric
     from lalm.synthesis import preferences as pairs
     from lalm.synthesis.completions import Sampling
 
@@ -60,7 +61,7 @@ def preferences(
     sampling = Sampling(temperature, top_p, max_new_tokens, seed)
     served = model is not None and model.startswith(("http://", "https://"))
     draw, name = _from_server(str(model), sampling) if served else _from_model(model, device, sampling)
-    rated = pairs.judge_by_metric() if judge == "metric" else pairs.judge_by_llm(open_writer(llm, url))
+    rated = judge_by_metric() if judge == "metric" else pairs.judge_by_llm(open_writer(llm, url))
     with progress_bar("prompts") as progress:
         counts = pairs.write_pairs(
             prompts,

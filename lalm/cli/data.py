@@ -135,11 +135,11 @@ def preview(
     from rich.console import Console
 
     from lalm.cli.weights import SMALL, fetch_for
-    from lalm.models import assemble as systems
+    from lalm.models.load import open_processor
     from lalm.training.report import show_example
 
     fetch_for(model)
-    processor = systems.open_processor(SMALL if model is None else model)
+    processor = open_processor(SMALL if model is None else model)
     console = Console()
     for number in numbers:
         sample = samples[number]

@@ -36,10 +36,10 @@ def _as_salmonn(model: Path, out: Path) -> Path:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from lalm.models import assemble as systems
+    from lalm.models.load import read_config
     from lalm.systems.salmonn import released
 
-    system, config = systems.read_config(model)
+    system, config = read_config(model)
     if system != "salmonn" or not config.lora:
         raise ValueError(f"'{model}' is no SALMONN with LoRA, so it cannot be written as one")
     if config.qformer_heads * released.HEAD_WIDTH != config.qformer_width:
@@ -61,12 +61,13 @@ def _as_qwen2_audio(model: Path, out: Path, dtype: str) -> None:
     """Write the model as Qwen2-Audio's release is laid out, with LoRA merged in."""
     import torch
 
-    from lalm.models import assemble as systems
+    from lalm.models.load import load_model
+    from lalm.models.lora import merge_lora
     from lalm.systems.qwen2_audio import released
 
-    opened, processor = systems.load(model)
+    opened, processor = load_model(model)
     if opened.config.lora:
-        systems.merge_lora(opened)
+        merge_lora(opened)
     released.export(opened.to(getattr(torch, dtype)), processor, out)
 
 
@@ -80,12 +81,14 @@ def complete(folder: Path, out: Path, dtype: str) -> None:
     from transformers import GenerationConfig
 
     from lalm.inference.engine import Engine
-    from lalm.models import assemble as systems
     from lalm.models.chat_template import with_parts
+    from lalm.models.load import load_model
+    from lalm.models.lora import merge_lora
+    from lalm.models.save import save_model
 
-    opened, processor = systems.load(folder)
+    opened, processor = load_model(folder)
     if opened.config.lora:
-        systems.merge_lora(opened)
+        merge_lora(opened)
     for part in (opened.model.audio_tower, opened.model.language_model, opened.lm_head):
         part.to(getattr(torch, dtype))
     opened.config.dtype = getattr(torch, dtype)
@@ -101,4 +104,4 @@ def complete(folder: Path, out: Path, dtype: str) -> None:
         )
         processor.parts, processor.question_prompt = True, {}
     processor.tokenizer.chat_template = processor.chat_template
-    systems.save(opened, processor, out, slim=False)
+    save_model(opened, processor, out, slim=False)

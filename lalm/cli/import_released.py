@@ -35,29 +35,32 @@ def _import_salmonn(file: Path, out: Path, *, llm: str, whisper: str, beats: str
     """
     import torch
 
-    from lalm.models import assemble as systems
+    from lalm.models.classes import classes_of
+    from lalm.models.lora import add_lora
     from lalm.models.processing import AudioLMProcessor
+    from lalm.models.save import save_model, trained_names
     from lalm.systems.salmonn import released
+    from lalm.weights.llm import load_tokenizer
 
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"'{out}' is not empty: name a new folder")
     found = released.read(file)
     llm_folder, text = _llm_of(file, found, llm)
-    config_class, _, model_class, question_prompt = systems.SYSTEMS["salmonn"]
-    config = config_class(
+    classes = classes_of("salmonn")
+    config = classes.config(
         audio_config=_encoders_of(file, found, whisper, beats),
         text_config=text,
         parts={"encoder": whisper, "encoder_2": beats, "llm": llm},
         **found.options,
     )
-    processor = AudioLMProcessor.build(systems.load_tokenizer(llm_folder), config, question_prompt)
+    processor = AudioLMProcessor.build(load_tokenizer(llm_folder), config, classes.question_prompt)
     with torch.device("meta"):
-        model = model_class(config)
-        systems.add_lora(model, found.lora)
+        model = classes.model(config)
+        add_lora(model, found.lora)
     state = model.state_dict()
-    released.check(file, found.tensors, {name: state[name] for name in systems.trained_names(model)})
+    released.check(file, found.tensors, {name: state[name] for name in trained_names(model)})
     model.load_state_dict(found.tensors, strict=False, assign=True)
-    systems.save(model, processor, out, slim=True)
+    save_model(model, processor, out, slim=True)
     buffers = f", {len(found.skipped)} buffers left out" if found.skipped else ""
     print(f"{out}: {len(found.tensors) - 2} tensors read{buffers}, LoRA scale {released.LORA_SCALE:g}")
     print(f"The file does not say which LLM {found.llm_width} wide it is for: you said '{llm}'.")

@@ -125,9 +125,9 @@ def info(
     Everything is counted from the configuration; no weights are loaded.
     """
     from lalm.inference.engine import SMALL
-    from lalm.models import assemble as systems
+    from lalm.systems import SYSTEMS
 
-    found = of_system(name) if name in systems.SYSTEMS else of_folder(SMALL if name is None else Path(name))
+    found = of_system(name) if name in SYSTEMS else of_folder(SMALL if name is None else Path(name))
     print(json.dumps(asdict(found), indent=2) if as_json else table(found))
 
 
@@ -146,32 +146,33 @@ def of_system(name: str) -> Info:
     """The paper's full-size model of a system."""
     from transformers import AutoConfig
 
-    from lalm.models import assemble as systems
+    from lalm.models.classes import classes_of
     from lalm.training import recipe
 
     paper = PAPER_MODELS[name]
     settings = recipe.load(paper.recipe)
     fields = dict(settings.init.options)
     encoder = fields.pop("encoder", None)  # of one encoder; a system of two has its own default
-    config_class, _, model_class, _ = systems.SYSTEMS[name]
-    config = config_class(
+    classes = classes_of(name)
+    config = classes.config(
         **({"audio_config": encoder} if encoder else {}),
         text_config=AutoConfig.for_model(**paper.llm),
         parts=settings.init.model_dump(include={"encoder", "encoder_2", "aligner", "llm"}, exclude_none=True),
         lora=settings.lora.model_dump() if settings.lora else None,
         **fields,
     )
-    return _info(name, name, config, model_class, settings, paper.licences)
+    return _info(name, name, config, classes.model, settings, paper.licences)
 
 
 def of_folder(folder: Path) -> Info:
     """A model folder; only its config.json and recipe.yaml are read."""
-    from lalm.models import assemble as systems
+    from lalm.models.classes import classes_of
+    from lalm.models.load import read_config
     from lalm.training import recipe
 
-    system, config = systems.read_config(folder)
+    system, config = read_config(folder)
     settings = recipe.load(folder) if (folder / "recipe.yaml").is_file() else None
-    return _info(folder.resolve().name, system, config, systems.SYSTEMS[system][2], settings, {})
+    return _info(folder.resolve().name, system, config, classes_of(system).model, settings, {})
 
 
 def _info(
@@ -210,7 +211,7 @@ def _shapes(
     """The model without memory behind its parameters; a tied head counts once."""
     import torch
 
-    from lalm.models import assemble as systems
+    from lalm.models.lora import add_lora
 
     text: Any = config.text_config
     with torch.device("meta"):
@@ -218,7 +219,7 @@ def _shapes(
         if text.tie_word_embeddings:
             model.get_output_embeddings().weight = model.get_input_embeddings().weight
         if config.lora:
-            systems.add_lora(model, config.lora)
+            add_lora(model, config.lora)
     return model
 
 

@@ -68,11 +68,11 @@ def complete(folder: Path, dtype: str) -> Path:
     changes with the folder's files.
     """
     from lalm.cli.weights import fetch_for
-    from lalm.models import assemble as systems
+    from lalm.models.load import read_config
     from lalm.systems.qwen2_audio.released import MODEL_TYPE
     from lalm.weights import fetch as weights
 
-    _, config = systems.read_config(folder)
+    _, config = read_config(folder)
     fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     released = fields["model_type"] == MODEL_TYPE and config.text_config.model_type == "qwen2"
     if released or _says_all(folder):

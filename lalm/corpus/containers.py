@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from lalm.errors import LalmError
+
 MAX_MEMBER_BYTES = 256 * 1024 * 1024
 
 
-class ContainerError(ValueError):
+class ContainerError(LalmError, ValueError):
     """A container that is damaged or not of its kind."""
 
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from lalm.errors import LalmError
+
 MAX_FILE_BYTES = 8 * 1024**3  # the largest is a zip of 3.3 GB
 
 
-class PackageError(ValueError):
+class PackageError(LalmError, ValueError):
     """A package that cannot be had, or is not what its index says."""
 
 

@@ -6,30 +6,51 @@ from the run's seed and its place in the run, so a resumed run hears the same.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import soxr
 
-from lalm.audio.load import SAMPLE_RATE, load_audio
+from lalm.audio.load import AUDIO_SUFFIXES, SAMPLE_RATE, load_audio
+from lalm.data.audio_inputs import CachedFrames, Clip
 from lalm.data.readers import open_samples
 from lalm.data.sample import AudioPart
-from lalm.models.processing import CachedFrames, Clip
-from lalm.training.recipe import Augment
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
 DIRECT_DB = (0.0, 12.0)  # the direct sound over all reflections, from a hall to a living room
 QUIET = 1e-6  # RMS below which a clip is silence, and has no level to set another by
 
-Draw = Callable[[np.random.Generator], np.ndarray]
+Bounds: TypeAlias = tuple[float, float]
+Draw: TypeAlias = Callable[[np.random.Generator], np.ndarray]
 
 
+@dataclass(frozen=True)
 class Augmentation:
-    """The recipe's ``augment`` at work. Example: ``Augmentation(recipe.augment)(clips, rng, draw)``."""
+    """What may happen to a waveform, each with ``probability``, as a recipe's ``augment`` says it.
 
-    def __init__(self, settings: Augment) -> None:
-        self.settings = settings
-        self._noises = noise_parts(settings.noise) if settings.noise else []
+    Bounds are drawn from evenly; ``noise`` is a folder or manifest, ``mask_mels`` a share of the mel scale.
+    Example: ``Augmentation(gain_db=(-6, 6))(clips, rng, draw)``. Raises ValueError for a noise without audio.
+    """
+
+    probability: float = 0.5
+    gain_db: Bounds | None = None
+    speed: Bounds | None = None
+    reverb_s: Bounds | None = None
+    mix_snr_db: Bounds | None = None
+    noise: str | None = None
+    noise_snr_db: Bounds | None = None
+    masks: int = 0
+    mask_s: float = 0.5
+    mask_mels: float = 0.2
+
+    def __post_init__(self) -> None:
+        _ = self._noises  # found now, so that a run does not stop at its first batch
+
+    @cached_property
+    def _noises(self) -> list[AudioPart]:
+        return noise_parts(self.noise) if self.noise else []
 
     def __call__(
         self, clips: Sequence[Clip | CachedFrames], rng: np.random.Generator, other: Draw
@@ -42,31 +63,30 @@ class Augmentation:
 
     def _changed(self, audio: np.ndarray, rng: np.random.Generator, other: Draw) -> np.ndarray:
         """audio: (N,) float32 -> (N',) float32; speed alone changes the length."""
-        settings = self.settings
 
-        def happens(bounds: tuple[float, float] | None) -> float | None:
+        def happens(bounds: Bounds | None) -> float | None:
             """A value between the bounds, or None when it does not happen. Always draws twice."""
             chance, at = rng.random(2)
-            if bounds is None or chance >= settings.probability:
+            if bounds is None or chance >= self.probability:
                 return None
             return bounds[0] + at * (bounds[1] - bounds[0])
 
-        if (factor := happens(settings.speed)) is not None:
+        if (factor := happens(self.speed)) is not None:
             audio = speed(audio, factor)
-        if (decay_s := happens(settings.reverb_s)) is not None:
+        if (decay_s := happens(self.reverb_s)) is not None:
             audio = reverberate(audio, decay_s, rng)
-        if (snr_db := happens(settings.mix_snr_db)) is not None:
+        if (snr_db := happens(self.mix_snr_db)) is not None:
             audio = add(audio, other(rng), snr_db, rng)
-        if (snr_db := happens(settings.noise_snr_db if self._noises else None)) is not None:
+        if (snr_db := happens(self.noise_snr_db if self._noises else None)) is not None:
             part = self._noises[rng.integers(len(self._noises))]
             noise = load_audio(
                 part["audio"], offset_s=part.get("offset_s", 0.0), duration_s=part.get("duration_s")
             )
             audio = add(audio, noise, snr_db, rng)
-        if (gain_db := happens(settings.gain_db)) is not None:
+        if (gain_db := happens(self.gain_db)) is not None:
             audio = audio * np.float32(10 ** (gain_db / 20))
-        for _ in range(settings.masks):
-            audio = mask_band(mask_time(audio, settings.mask_s, rng), settings.mask_mels, rng)
+        for _ in range(self.masks):
+            audio = mask_band(mask_time(audio, self.mask_s, rng), self.mask_mels, rng)
         return audio
 
 
@@ -75,7 +95,7 @@ def noise_parts(path: str) -> list[AudioPart]:
     folder = Path(path)
     parts: list[AudioPart] = []
     if folder.is_dir():
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
         parts = [{"type": "audio", "audio": str(file)} for file in files]
     if not parts:
         parts = [part for sample in open_samples(path) for part in sample.audios]

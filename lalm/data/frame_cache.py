@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from lalm.audio import archives
 from lalm.audio.load import SAMPLE_RATE, load_audio
 from lalm.data.sample import AudioPart
+from lalm.errors import LalmError
 
 FEATURE_VERSION = 1  # raise when an encoder's front end changes its numbers
 CLIPS_PER_SHARD = 512
@@ -83,7 +84,7 @@ class Shelf(NamedTuple):
     used: str
 
 
-class CacheError(ValueError):
+class CacheError(LalmError, ValueError):
     """A cache folder that cannot be used as asked; the text names it."""
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 
 from lalm.audio.load import SAMPLE_RATE, AudioSource, load_audio
+from lalm.errors import LalmError
 
 _PART_KEYS = {
     "text": ("type", "text"),
@@ -28,7 +29,7 @@ _PART_KEYS = {
 }
 
 
-class SampleError(ValueError):
+class SampleError(LalmError, ValueError):
     """A manifest line or message that is not a sample; the text is one sentence naming the place."""
 
 

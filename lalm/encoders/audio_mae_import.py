@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lalm.encoders.audio_mae import AudioMAEConfig, AudioMAEEncoder
 from lalm.encoders.released import tensors_by_name, weights_file
+from lalm.errors import LalmError
 
 HEAD_WIDTH = 64  # of ViT-S, -B and -L alike
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -32,7 +33,7 @@ DROPPED = re.compile(
 )
 
 
-class AudioMAEImportError(ValueError):
+class AudioMAEImportError(LalmError, ValueError):
     """A file is not an Audio-MAE checkpoint, or not a safe one; the text says why in one sentence."""
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lalm.encoders.beats import BEATsConfig, BEATsEncoder
 from lalm.encoders.released import read_released
+from lalm.errors import LalmError
 
 # A released name -> ours. Layer 0 holds the table of relative positions that all layers share.
 RENAMED = (
@@ -62,7 +63,7 @@ TRAINING = {  # cfg keys that change no output of a frozen encoder
 LARGEST = 65_536  # no size in a cfg is larger
 
 
-class BEATsImportError(ValueError):
+class BEATsImportError(LalmError, ValueError):
     """A file is not a BEATs checkpoint, or not a safe one; the text says why in one sentence."""
 
 

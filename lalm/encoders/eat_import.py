@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lalm.encoders.eat import EATConfig, EATEncoder, position_table
 from lalm.encoders.released import tensors_by_name, weights_file
+from lalm.errors import LalmError
 
 HEAD_WIDTH = 64  # of EAT-base (12 heads) and EAT-large (16 heads) alike
 POSITION_TOLERANCE = 2e-3  # a table stored in half precision
@@ -32,7 +33,7 @@ DROPPED = ("_ema", "decoder.", "shared_decoder.", "recon_proj.", "cls_proj.", "c
 POSITIONS = "fixed_positional_encoder.positions"
 
 
-class EATImportError(ValueError):
+class EATImportError(LalmError, ValueError):
     """A file is not an EAT checkpoint, or not a safe one; the text says why in one sentence."""
 
 

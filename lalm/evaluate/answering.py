@@ -14,7 +14,7 @@ from lalm.data.messages import message_to_openai
 from lalm.data.sample import Sample
 from lalm.evaluate.perplexity import answer_nll
 from lalm.inference.engine import Engine, Options, Reply
-from lalm.models import assemble as systems
+from lalm.models.lora import set_lora_scale
 from lalm.synthesis.completions import EndpointWriter, Sampling
 from lalm.synthesis.resumable_rows import append, whole_lines
 
@@ -81,12 +81,12 @@ class Local:
 
     def likelihood(self, sample: Sample) -> tuple[float, int]:
         """Nats of the sample's first reference and end, and their tokens."""
-        systems.set_lora_scale(self.engine.model, self.lora_scale)
+        set_lora_scale(self.engine.model, self.lora_scale)
         try:
             return answer_nll(self.engine, sample.with_target(sample.references[0]))
         finally:
             if self.lora_scale is not None:
-                systems.set_lora_scale(self.engine.model, None)
+                set_lora_scale(self.engine.model, None)
 
 
 class Seer(Protocol):

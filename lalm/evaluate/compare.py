@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from lalm.errors import LalmError
 from lalm.evaluate.card import differing
 from lalm.evaluate.metrics import Resources
 from lalm.evaluate.metrics.intervals import Difference
@@ -11,7 +12,7 @@ from lalm.evaluate.scores import gap, score
 from lalm.evaluate.task import Task
 
 
-class CompareError(ValueError):
+class CompareError(LalmError, ValueError):
     """Runs that cannot be compared; the text says why."""
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from lalm.audio.load import SAMPLE_RATE, load_audio
 from lalm.data.sample import AudioPart, Sample
+from lalm.errors import LalmError
 from lalm.evaluate.task import Task, brings_instruction, put
 
 AUDIO = "audio"  # no control: the run itself
@@ -20,7 +21,7 @@ WORDED = ("reordered", "paraphrased")  # nothing is taken away: an answer should
 CONTROLS = ("silent", "shuffled", "cascade", *WORDED)
 
 
-class Impossible(ValueError):
+class Impossible(LalmError, ValueError):
     """A control that these items do not allow; the text says why."""
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lalm.errors import LalmError
 from lalm.evaluate.metrics import Answer
 from lalm.evaluate.task import Task, question_of
 from lalm.synthesis.completions import Chat, Sampling, Writer
@@ -54,7 +55,7 @@ Text B: {answer}
 Do A and B name the same thing? Reply with one word, "Same" or "Different"."""  # small judges see most so
 
 
-class JudgeError(ValueError):
+class JudgeError(LalmError, ValueError):
     """A cache that is not one, or a judgment that is not there."""
 
 

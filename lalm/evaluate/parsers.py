@@ -9,8 +9,7 @@ from typing import Any
 
 from lalm.data.english import stem, stems, words
 from lalm.data.sample import Sample
-from lalm.evaluate.metrics import classification as labels
-from lalm.evaluate.metrics import event_detection as events
+from lalm.inference import reading
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -31,12 +30,12 @@ def yes_no(sample: Sample, answer: str) -> str | None:
 
 def choice(sample: Sample, answer: str) -> str | None:
     """The option whose letter the answer gives, or the one option that it holds word by word."""
-    return labels.read_letter(answer, sample.choices)
+    return reading.read_letter(answer, sample.choices)
 
 
 def label(sample: Sample, answer: str) -> str | None:
     """The one label that the answer holds; letters mean nothing here."""
-    return labels.read_label(answer, sample.choices)
+    return reading.read_label(answer, sample.choices)
 
 
 def first_named(sample: Sample, answer: str) -> str | None:
@@ -77,7 +76,7 @@ def number(sample: Sample, answer: str) -> str | None:
 
 def ranges(sample: Sample, answer: str) -> str | None:
     """The answer when it holds a time range."""
-    return answer.strip() if events.read_ranges(answer) else None
+    return answer.strip() if reading.read_ranges(answer) else None
 
 
 Parser = Callable[[Sample, str], str | None]
@@ -98,10 +97,10 @@ def fingerprint(name: str) -> str:
     """sha256 of a parser's code and of what it reads with, for the card."""
     used: list[Any] = [
         PARSERS[name],
-        labels.read_letter,
-        labels.read_label,
+        reading.read_letter,
+        reading.read_label,
         _named,
-        events.read_ranges,
+        reading.read_ranges,
         words,
         stem,
     ]

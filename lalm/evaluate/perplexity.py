@@ -10,7 +10,7 @@ import torch
 
 from lalm.data.sample import Sample
 from lalm.inference.engine import Engine
-from lalm.models import assemble as systems
+from lalm.models.lora import set_lora_scale
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ def perplexities(
 ) -> list[Perplexity]:
     """Perplexity of the samples' targets at a LoRA scale (None: as trained; 0: LoRA removed), by task."""
     measured: dict[str, list[tuple[float, int]]] = {}
-    systems.set_lora_scale(engine.model, lora_scale)
+    set_lora_scale(engine.model, lora_scale)
     try:
         for sample in samples:
             measured.setdefault(sample.task, []).append(answer_nll(engine, sample))
     finally:
         if lora_scale is not None:
-            systems.set_lora_scale(engine.model, None)
+            set_lora_scale(engine.model, None)
     found = []
     for task, rows in sorted(measured.items()):
         each = [math.exp(min(nll / count, 700.0)) for nll, count in rows]  # exp(700) is the largest float

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lalm.data.sample import Sample, ask
+from lalm.errors import LalmError
 from lalm.evaluate import card as cards
 from lalm.evaluate.answering import Answerer, Key, Said, Share, Wanted, collect, likelihood_of, rows_of
 from lalm.evaluate.controls import AUDIO, WORDED, Impossible, asked
@@ -27,7 +28,7 @@ from lalm.evaluate.task import Asked, question_of
 Progress = Callable[[int, int], None]
 
 
-class RunError(ValueError):
+class RunError(LalmError, ValueError):
     """A folder that belongs to another run, or items that cannot be asked."""
 
 

@@ -26,6 +26,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lalm.data.sample import Message, Part, Sample, read_manifest
+from lalm.errors import LalmError
 from lalm.evaluate.metrics import METRICS
 from lalm.evaluate.parsers import PARSERS
 from lalm.evaluate.task_data import LAYOUTS
@@ -36,7 +37,7 @@ ANY = "manifest"  # the task that is as many tasks as its samples name
 Text = Annotated[str, Field(min_length=1)]
 
 
-class TaskError(ValueError):
+class TaskError(LalmError, ValueError):
     """A task that is not there or cannot be asked; the text names it."""
 
 

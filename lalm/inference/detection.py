@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lalm.data.sample import ask
-from lalm.evaluate.metrics.event_detection import read_ranges
 from lalm.inference.engine import Engine, Options
+from lalm.inference.reading import read_ranges
 from lalm.systems.apt.prompts import prompts
 
 ANSWER_TOKENS = 128

@@ -20,11 +20,13 @@ from transformers import (
     TextIteratorStreamer,
 )
 
+from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
-from lalm.models import assemble as systems
+from lalm.models.load import load_model
+from lalm.models.lora import set_lora_scale
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.prefill import Memory, named
-from lalm.models.processing import AudioLMProcessor, Clip
+from lalm.models.processing import AudioLMProcessor
 
 SMALL = Path(__file__).parents[1] / "models" / "small"
 BATCH_SIZE = 32
@@ -36,7 +38,7 @@ POOL_SIZE = 256  # samples decoded at a time, and sorted by length within
 class Options:
     """How to answer. Temperature 0 takes the likeliest token; above 0 answers are drawn, from ``seed``.
 
-    ``lora_scale`` (None: as trained) turns LoRA up or down, see ``lalm.models.assemble.set_lora_scale``.
+    ``lora_scale`` (None: as trained) turns LoRA up or down, see ``lalm.models.lora.set_lora_scale``.
     """
 
     max_new_tokens: int = 128
@@ -107,7 +109,7 @@ class Engine:
         """
         folder = Path(model) if model is not None else SMALL
         place = pick_device(device)
-        opened, processor = systems.load(folder, dtype=pick_dtype(place), device=place)
+        opened, processor = load_model(folder, dtype=pick_dtype(place), device=place)
         return cls(opened, processor, folder.resolve().name)
 
     def reply(self, samples: Sequence[Sample], options: Options | None = None) -> list[Reply]:
@@ -204,7 +206,7 @@ class Engine:
         for question, length in zip(questions, batch["attention_mask"].sum(1).tolist(), strict=True):
             self.check_length(question.clips, length, options)
         with self._lock, torch.random.fork_rng(self._gpus()):
-            systems.set_lora_scale(self.model, options.lora_scale)
+            set_lora_scale(self.model, options.lora_scale)
             torch.manual_seed(options.seed)
             inputs: dict[str, Any] = dict(batch.to(self.model.device))
             if memory is not None:

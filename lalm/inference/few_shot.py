@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lalm.audio.load import load_audio
+from lalm.audio.load import AUDIO_SUFFIXES, load_audio
+from lalm.data.episode import Labelled, episode
 from lalm.data.sample import Sample
-from lalm.evaluate.metrics.classification import read_class
 from lalm.inference.engine import Engine, Options
 from lalm.inference.likelihood import log_likelihoods
-from lalm.tasks.episodes import Labelled, episode
-from lalm.tasks.sources import AUDIO_SUFFIXES
+from lalm.inference.reading import read_class
+from lalm.systems.apt.prompts import FEW_SHOT
 
 How = Literal["words", "likelihood"]
 ANSWER_TOKENS = 24  # of a label and its full stop
@@ -86,7 +86,8 @@ def classify(
     asked: list[Sample] = []
     for number in range(orders):
         drawn = [supports[i] for i in rng.permutation(len(supports))]
-        asked.append(episode(drawn, query, f"classify-{number}", labels).prompt())
+        sample = episode(drawn, query, f"classify-{number}", labels, prompt=FEW_SHOT)
+        asked.append(sample.prompt())
     if how == "likelihood":
         totals = np.array(
             [log_likelihoods(engine, sample, [f"{label}." for label in labels]) for sample in asked]

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from lalm.data.audio_inputs import CachedFrames, Clip
 from lalm.data.sample import Sample
 from lalm.inference.engine import Engine
 from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration
-from lalm.models.processing import CachedFrames, Clip
 
 
 def log_likelihoods(engine: Engine, sample: Sample, options: Sequence[str]) -> list[float]:

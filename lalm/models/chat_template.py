@@ -21,4 +21,4 @@ def with_parts(template: str, question_prompt: Mapping[str, str], audio_token: s
         "system": question_prompt.get("system", ""),
     }
     names = "\n".join(f"{{%- set {name} = {json.dumps(text)} -%}}" for name, text in said.items())
-    return f"{names}\n{(resources.files('lalm') / 'templates' / 'parts.jinja').read_text()}{template}"
+    return f"{names}\n{(resources.files('lalm.models') / 'templates' / 'parts.jinja').read_text()}{template}"

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
+from lalm.errors import LalmError
 from lalm.models.modeling import IGNORE_INDEX
 
 DEVIATION = 0.02  # of the largest hidden number: what bfloat16 may round, far less than another row's word
 
 
-class PackingError(ValueError):
+class PackingError(LalmError, ValueError):
     """An LLM whose rows cannot be packed; the text names it."""
 
 

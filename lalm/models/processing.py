@@ -7,12 +7,10 @@ families our own bare template is used, because theirs insert a system text nobo
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import pre_tokenizers
 from torch import Tensor
@@ -26,6 +24,7 @@ from transformers import (
 )
 
 from lalm.audio.load import SAMPLE_RATE, audio_name, load_audio
+from lalm.data.audio_inputs import CachedFrames, Clip
 from lalm.data.sample import Sample
 from lalm.models.conditioning import instructions, tokenised
 from lalm.models.modeling import IGNORE_INDEX, AudioLMConfig
@@ -57,25 +56,6 @@ def waveforms() -> Wav2Vec2FeatureExtractor:
     return Wav2Vec2FeatureExtractor(
         feature_size=1, sampling_rate=SAMPLE_RATE, padding_value=0.0, do_normalize=False
     )
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One decoded audio part: what was given and how long it is."""
-
-    name: str
-    audio: np.ndarray  # (N,) float32 16 kHz
-
-    @property
-    def seconds(self) -> float:
-        return len(self.audio) / SAMPLE_RATE
-
-
-@dataclass(frozen=True)
-class CachedFrames:
-    """Encoder frames of one clip (T, W), in place of its audio."""
-
-    frames: Tensor
 
 
 class AudioLMProcessor(ProcessorMixin):

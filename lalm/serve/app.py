@@ -16,7 +16,7 @@ from pydantic import StringConstraints
 from starlette.exceptions import HTTPException
 
 from lalm.inference.engine import Engine
-from lalm.models import assemble as systems
+from lalm.models.lora import trained_lora_scale
 from lalm.serve import chat_completions as chat
 from lalm.serve import error_responses as errors
 from lalm.serve.async_engine import Desk, Gone, unless_gone
@@ -133,7 +133,7 @@ def _add_routes(app: FastAPI, desk: Desk) -> None:
         return {
             "status": "ok",
             "model": desk.engine.name,
-            "lora_scale": systems.trained_lora_scale(desk.engine.model.config),
+            "lora_scale": trained_lora_scale(desk.engine.model.config),
             "version": app.version,
             "waiting": len(desk.scheduler.waiting),
             "running": len(desk.scheduler.rows.rows),

@@ -11,10 +11,11 @@ import anyio
 from starlette.requests import Request
 
 from lalm.audio.load import AudioError, AudioSource, load_audio
+from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
+from lalm.errors import LalmError
 from lalm.inference.engine import Engine, Options
 from lalm.models.prefill import Memory
-from lalm.models.processing import Clip
 from lalm.serve.error_responses import NoSuchModel
 from lalm.serve.jobs import End, Event, Job, Piece
 from lalm.serve.prometheus import Metrics
@@ -26,7 +27,7 @@ T = TypeVar("T")
 DECODERS = 2  # recordings decoded at a time
 
 
-class Gone(Exception):
+class Gone(LalmError):
     """The client has left; nobody waits for this answer."""
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
 from lalm.inference.engine import Options
-from lalm.models.processing import Clip
 from lalm.serve.async_engine import Answer, Desk, Wish, drawn_seed, new_id, unless_gone
 from lalm.serve.error_responses import body_of, sentence_of, status_of
 from lalm.serve.jobs import Piece, Score

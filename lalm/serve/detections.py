@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
+from lalm.data.audio_inputs import Clip
 from lalm.data.sample import ask
 from lalm.inference.detection import ANSWER_TOKENS, question, read
 from lalm.inference.engine import Options
-from lalm.models.processing import Clip
 from lalm.serve.async_engine import Desk, Wish
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lalm.models.processing import CachedFrames, Clip
+from lalm.data.audio_inputs import CachedFrames, Clip
 
 
 class HeardClips:

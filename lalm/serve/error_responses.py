@@ -8,13 +8,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from lalm.errors import LalmError
 from lalm.serve.jobs import Busy, TooSlow
 
 KINDS = {401: "authentication_error", 429: "rate_limit_error"}
 RETRY_AFTER_S = 2
 
 
-class NoSuchModel(ValueError):
+class NoSuchModel(LalmError, ValueError):
     """The request names a model that is not served here."""
 
 

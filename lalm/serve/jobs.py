@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
+from lalm.errors import LalmError
 from lalm.inference.engine import Options
 from lalm.models.prefill import Memory
-from lalm.models.processing import Clip
 from lalm.serve.structured_output import Shape
 
 
@@ -43,15 +44,15 @@ class End:
 Event: TypeAlias = Piece | End | Exception
 
 
-class Busy(ValueError):
+class Busy(LalmError, ValueError):
     """The queue is full, or the server is going down."""
 
 
-class TooSlow(ValueError):
+class TooSlow(LalmError, ValueError):
     """The answer did not come in time."""
 
 
-class Unfinished(RuntimeError):
+class Unfinished(LalmError, RuntimeError):
     """The server went down before the answer was there."""
 
 

@@ -13,9 +13,10 @@ from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
 from lalm.audio.vad import Array
+from lalm.data.audio_inputs import Clip
 from lalm.data.sample import ask
+from lalm.errors import LalmError
 from lalm.inference.engine import Options
-from lalm.models.processing import Clip
 from lalm.serve import error_responses as errors
 from lalm.serve.async_engine import Desk, Wish, new_id
 from lalm.serve.jobs import Busy
@@ -29,7 +30,7 @@ IDLE_S = 600.0  # a client that says nothing for so long is left
 SHORTEST_S = 0.1  # of a turn, as OpenAI's
 
 
-class Refused(ValueError):
+class Refused(LalmError, ValueError):
     """An event that cannot be granted now, with OpenAI's code for it."""
 
     def __init__(self, message: str, code: str) -> None:

@@ -9,10 +9,10 @@ import soxr
 
 from lalm.audio.load import SAMPLE_RATE
 from lalm.audio.vad import Array
+from lalm.data.audio_inputs import Clip
 from lalm.data.messages import Message, Part, json_text, message_text
 from lalm.data.sample import Sample
 from lalm.models.prefill import Memory
-from lalm.models.processing import Clip
 from lalm.serve.async_engine import new_id
 from lalm.serve.turn_detection import RATE
 

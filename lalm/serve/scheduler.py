@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lalm.inference.engine import Engine
-from lalm.models import assemble as systems
+from lalm.models.lora import set_lora_scale
 from lalm.models.prefill import named
 from lalm.serve.detokenizer import Words
 from lalm.serve.encoder_cache import HeardClips
@@ -157,7 +157,7 @@ class Scheduler:
         """The job with its prompt as embeddings."""
         model = self.engine.model
         if fresh:
-            systems.set_lora_scale(model, job.options.lora_scale)
+            set_lora_scale(model, job.options.lora_scale)
             self._scale = job.options.lora_scale
         began = time.monotonic()
         frames = self.heard.frames(job.clips)

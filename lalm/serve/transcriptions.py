@@ -13,9 +13,9 @@ import numpy as np
 
 from lalm.audio.load import SAMPLE_RATE
 from lalm.audio.vad import FRAME, frames, load_detector
+from lalm.data.audio_inputs import Clip
 from lalm.data.sample import ask
 from lalm.inference.engine import Options
-from lalm.models.processing import Clip
 from lalm.serve.async_engine import Answer, Desk, Wish, drawn_seed
 
 Form: TypeAlias = Literal["json", "text", "verbose_json", "srt", "vtt"]

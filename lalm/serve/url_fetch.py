@@ -11,12 +11,14 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from lalm.errors import LalmError
+
 REDIRECTS = 3
 TIMEOUT_S = 20.0
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses in IPv6's clothes
 
 
-class FetchRefused(ValueError):
+class FetchRefused(LalmError, ValueError):
     """An address that is not fetched, or does not answer; the text says why."""
 
 

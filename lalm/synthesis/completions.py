@@ -16,9 +16,9 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from lalm.models.assemble import load_tokenizer
+from lalm.errors import LalmError
 from lalm.models.processing import bare_template
-from lalm.weights.llm import load_causal_lm
+from lalm.weights.llm import load_causal_lm, load_tokenizer
 
 Chat: TypeAlias = Sequence[dict[str, Any]]
 
@@ -58,7 +58,7 @@ class Writer(Protocol):
         """One reply a chat, in order."""
 
 
-class CompletionError(ValueError):
+class CompletionError(LalmError, ValueError):
     """The LLM could not be reached or refused, or its chat template adds text of its own."""
 
 

@@ -21,7 +21,6 @@ from lalm.data.sample import Sample
 from lalm.synthesis.completions import EndpointWriter, LocalWriter, Sampling, Writer
 from lalm.synthesis.judging import contradiction_chat, known, read_yes_no
 from lalm.synthesis.resumable_rows import append, whole_lines
-from lalm.training.recipe import Filters
 from lalm.weights.fetch import resolve
 
 FEWEST_WORDS = 4  # of an answer whose language is looked at: shorter ones are guesses
@@ -33,15 +32,26 @@ VERDICT = Sampling(temperature=0.0, max_new_tokens=4)
 class Filtering:
     """The filters of one run; call it with the samples of each source in turn.
 
+    ``duplicates``: the same turns again; ``words``: answers outside [fewest, most]; ``languages``: answers in
+    other ones (ISO codes); ``contradictions``: the LLM (a name, or with ``url`` an endpoint's) that finds
+    answers which what is known of the recording contradicts; ``folder`` holds its verdicts.
     ``dropped`` counts what each filter took away, ``unjudged`` the samples of which nothing is known that an
-    answer could contradict, or about which the judge said neither yes nor no (they stay). ``folder`` holds
-    the verdicts.
+    answer could contradict, or about which the judge said neither yes nor no (they stay).
     """
 
     def __init__(
-        self, filters: Filters, folder: Path, progress: Callable[[int, int], None] | None = None
+        self,
+        folder: Path,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        duplicates: bool = False,
+        words: tuple[int, int] | None = None,
+        languages: Sequence[str] = (),
+        contradictions: str | None = None,
+        url: str | None = None,
     ) -> None:
-        self.filters = filters
+        self.duplicates, self.words, self.languages = duplicates, words, languages
+        self.contradictions, self.url = contradictions, url
         self.dropped: Counter[str] = Counter()
         self.unjudged = 0
         self._seen: set[str] = set()
@@ -56,7 +66,7 @@ class Filtering:
                 self.dropped[reason] += 1
             else:
                 kept.append(sample)
-        if self.filters.contradictions is None:
+        if self.contradictions is None:
             return kept
         verdicts = self._judged(kept)
         found = [verdicts.get(question(sample)) for sample in kept]
@@ -73,17 +83,17 @@ class Filtering:
 
     def _plain(self, sample: Sample) -> str:
         """The filter that takes a sample away by its text alone; empty if none does."""
-        if self.filters.duplicates:
+        if self.duplicates:
             key = digest(sample)
             if key in self._seen:
                 return "duplicates"
             self._seen.add(key)
         answer = sample.target or sample.chosen
-        if self.filters.words is not None:
-            fewest, most = self.filters.words
+        if self.words is not None:
+            fewest, most = self.words
             if not fewest <= len(answer.split()) <= most:
                 return "words"
-        if self.filters.languages and is_foreign(answer, self.filters.languages):
+        if self.languages and is_foreign(answer, self.languages):
             return "languages"
         return ""
 
@@ -91,7 +101,7 @@ class Filtering:
         """Question -> does the answer contradict its recording? None where the judge did not say."""
         self._verdicts.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self._verdicts}.lock"):  # of several processes one asks, the others read
-            verdicts = _read(self._verdicts, str(self.filters.contradictions))
+            verdicts = _read(self._verdicts, str(self.contradictions))
             asked = [s for s in samples if known(s, accepted=False) and question(s) not in verdicts]
             if not asked:
                 return verdicts
@@ -101,7 +111,7 @@ class Filtering:
                 replies = judge.complete([contradiction_chat(s) for s in batch], [0] * len(batch), VERDICT)
                 found = {question(s): read_yes_no(r.text) for s, r in zip(batch, replies, strict=True)}
                 verdicts |= found
-                judge_name = self.filters.contradictions
+                judge_name = self.contradictions
                 rows = [{"judge": judge_name, "asked": k, "contradicts": v} for k, v in found.items()]
                 append(self._verdicts, [json.dumps(row) for row in rows])
                 if self._progress:
@@ -109,9 +119,9 @@ class Filtering:
         return verdicts
 
     def _judge(self) -> Writer:
-        name = str(self.filters.contradictions)
-        if self.filters.url is not None:
-            return EndpointWriter(self.filters.url, name, os.environ.get("OPENAI_API_KEY", ""))
+        name = str(self.contradictions)
+        if self.url is not None:
+            return EndpointWriter(self.url, name, os.environ.get("OPENAI_API_KEY", ""))
         return LocalWriter(resolve(name), name)
 
 

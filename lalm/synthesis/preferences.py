@@ -12,11 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from lalm.data.sample import Sample, read_manifest
-from lalm.evaluate.metrics import METRICS, Answer, Resources
-from lalm.evaluate.metrics.intervals import each
-from lalm.evaluate.parsers import PARSERS
-from lalm.evaluate.scores import score
-from lalm.evaluate.task import known_tasks
+from lalm.errors import LalmError
 from lalm.synthesis.completions import Completion, Sampling, Writer
 from lalm.synthesis.judging import RATE, SYSTEM, known, rating_chat, read_rating
 from lalm.synthesis.resumable_rows import Counts, write_rows
@@ -29,7 +25,7 @@ Rate: TypeAlias = Callable[[Sequence[tuple[Sample, str]]], list[float | None]]
 RATING = Sampling(temperature=0.0, max_new_tokens=8)
 
 
-class PreferenceError(ValueError):
+class PreferenceError(LalmError, ValueError):
     """A manifest or option that no pairs can be made with."""
 
 
@@ -110,26 +106,6 @@ def write_pairs(
     )
 
 
-def judge_by_metric() -> Judge:
-    """The metric that leads the task a sample names (``lalm tasks``): word errors, accuracy and so on."""
-
-    def rate(answers: Sequence[tuple[Sample, str]]) -> list[float | None]:
-        ratings: list[float | None] = [None] * len(answers)
-        for name in {sample.task for sample, _ in answers}:
-            places = [place for place, (sample, _) in enumerate(answers) if sample.task == name]
-            for place, rating in zip(places, _rated(name, [answers[p] for p in places]), strict=True):
-                ratings[place] = rating
-        return ratings
-
-    def lacks(sample: Sample) -> str:
-        task = known_tasks().get(sample.task)
-        if task is None:
-            return f"a task with a metric, not '{sample.task}' (`lalm tasks` lists them)"
-        return "" if _accepted(sample) or not METRICS[task.metrics[0]].compares else "references"
-
-    return Judge("metric", rate, lacks)
-
-
 def judge_by_llm(writer: Writer) -> Judge:
     """An LLM rates each reply from 1 to 10, knowing in text what is in the recording."""
 
@@ -200,22 +176,3 @@ def _pair(prompt: Prompt, judged: Sequence[Judged], margin: float) -> Sample | N
 def _different(replies: Sequence[Completion]) -> list[Completion]:
     """The replies that say something, the same words once."""
     return list({reply.text: reply for reply in replies if reply.text.strip()}.values())
-
-
-def _accepted(sample: Sample) -> tuple[str, ...]:
-    return sample.references or tuple(text for text in [sample.target] if text)
-
-
-def _rated(name: str, answers: Sequence[tuple[Sample, str]]) -> list[float]:
-    """The leading metric of the task for each answer alone, higher is better."""
-    task = known_tasks()[name]
-    read = [
-        Answer(replace(sample, references=_accepted(sample)), text, PARSERS[task.parser](sample, text))
-        for sample, text in answers
-    ]
-    scored = score(task, read, Resources(), judged=False)
-    metric = task.metrics[0]
-    if metric not in scored.measured:
-        raise PreferenceError(f"the task '{name}' cannot be judged by {metric}: {scored.skipped[metric]}")
-    sign = -1.0 if METRICS[metric].lower_is_better else 1.0
-    return [sign * float(value) for value in each(scored.measured[metric])]

@@ -14,9 +14,10 @@ from typing import Protocol, TypeVar
 from filelock import FileLock, Timeout
 
 from lalm.data.sample import Sample
+from lalm.errors import LalmError
 
 
-class RowsError(ValueError):
+class RowsError(LalmError, ValueError):
     """An existing file that does not belong to this run, or is being written by another."""
 
 

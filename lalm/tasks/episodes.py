@@ -11,16 +11,18 @@ drawn names of others, so that only the labelled clips tell what a clip is calle
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from lalm.data.sample import AudioPart, Part, Sample, read_manifest
+from lalm.audio.load import AUDIO_SUFFIXES
+from lalm.data.episode import Labelled, episode
+from lalm.data.sample import Sample, read_manifest
 from lalm.systems.apt.prompts import FEW_SHOT
 from lalm.tasks.events import class_name
-from lalm.tasks.sources import AUDIO_SUFFIXES, Source, SourceError, opened, table
+from lalm.tasks.sources import Source, SourceError, opened, table
 
 QUERIES = 5  # of each class in a test episode; lam4fsl
 ESC50_EPISODES = 20  # of each split; ours, lam4fsl draws 100 to 3,200
@@ -31,16 +33,6 @@ ESC50_NOVEL = (  # numbers of the classes, lam4fsl
     (5, 7, 9, 18, 19, 12, 23, 28, 27, 36, 30, 32, 46, 41, 44),
     (3, 8, 5, 10, 17, 14, 29, 27, 24, 38, 35, 32, 47, 42, 46),
 )
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A clip and what it is called; ``source`` is what it was made from, where several clips may be."""
-
-    part: AudioPart
-    label: str
-    id: str
-    source: str = ""
 
 
 def labelled(samples: Sequence[Sample]) -> list[Labelled]:
@@ -95,24 +87,9 @@ def episodes(
             asked += [replace(clip, label=name) for clip in drawn[shots:]]
         supports = [supports[i] for i in rng.permutation(len(supports))]
         for query in asked:
-            yield episode(supports, query, f"few_shot-{ways}x{shots}-{seed}-{number}", tuple(sorted(names)))
+            name = f"few_shot-{ways}x{shots}-{seed}-{number}"
+            yield episode(supports, query, name, tuple(sorted(names)), prompt=FEW_SHOT)
             number += 1
-
-
-def episode(supports: Sequence[Labelled], query: Labelled, name: str, choices: tuple[str, ...]) -> Sample:
-    """The labelled clips, then the one to be named."""
-    content: list[Part] = []
-    for clip in supports:
-        content += [clip.part, {"type": "text", "text": f"{FEW_SHOT} {clip.label}.\n"}]
-    content += [query.part, {"type": "text", "text": FEW_SHOT}]
-    return Sample(
-        ({"role": "user", "content": content}, {"role": "assistant", "content": f"{query.label}."}),
-        id=name,
-        task="few_shot",
-        references=(query.label,),
-        choices=choices,
-        origin={"recording": query.id},
-    )
 
 
 def of_manifest(source: Source) -> Iterator[Sample]:

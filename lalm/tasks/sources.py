@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from lalm.audio.load import AUDIO_SUFFIXES
 from lalm.data.sample import AudioPart, Message, Part, Sample, ask
+from lalm.errors import LalmError
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
 MAX_JSON_BYTES = 8 << 30  # GigaSpeech names ten million segments in one file
 
 
-class SourceError(ValueError):
+class SourceError(LalmError, ValueError):
     """A corpus that is not laid out as its reader expects; the text names file and place."""
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lalm.audio.load import AUDIO_SUFFIXES
 from lalm.data.sample import Sample, read_manifest
 from lalm.tasks.sources import (
-    AUDIO_SUFFIXES,
     Source,
     SourceError,
     asking,

@@ -9,10 +9,11 @@ import torch
 from rich.console import Console
 
 from lalm.data import frame_cache as cache
+from lalm.data.audio_inputs import CachedFrames
 from lalm.data.mixture import DataError, Mixture
 from lalm.data.sample import AudioPart, Sample
 from lalm.models.modeling import AudioLMForConditionalGeneration
-from lalm.models.processing import AudioLMProcessor, CachedFrames
+from lalm.models.processing import AudioLMProcessor
 from lalm.training.recipe import Recipe
 from lalm.training.report import say
 from lalm.training.trainer import Read

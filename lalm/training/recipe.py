@@ -12,12 +12,14 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lalm.errors import LalmError
+
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
 
-class RecipeError(ValueError):
+class RecipeError(LalmError, ValueError):
     """A recipe that cannot be used; the text names the file and the key."""
 
 
@@ -280,12 +282,21 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(fields, dict):
         raise RecipeError(f"{file}: a recipe is a mapping of keys to values")
+    return _valid(fields, overrides, str(file))
+
+
+def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe with ``key.path=value`` changes. Raises RecipeError naming the key."""
+    return _valid(recipe.model_dump(by_alias=True), overrides, "the recipe")
+
+
+def _valid(fields: dict[str, Any], overrides: Sequence[str], name: str) -> Recipe:
     for override in overrides:
         _apply(fields, override)
     try:
         return Recipe.model_validate(fields)
     except ValidationError as error:
-        raise RecipeError(f"{file}: {_sentence(error)}") from None
+        raise RecipeError(f"{name}: {_sentence(error)}") from None
 
 
 def shipped() -> dict[str, Path]:

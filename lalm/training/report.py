@@ -31,6 +31,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from lalm.errors import LalmError
 from lalm.models.modeling import IGNORE_INDEX
 from lalm.training.parallel.fsdp2 import whole_gradient
 
@@ -45,7 +46,7 @@ def say(console: Console, text: str, style: str = "") -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-class TrainError(ValueError):
+class TrainError(LalmError, ValueError):
     """A run that cannot start or go on; the text says why."""
 
 

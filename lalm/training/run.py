@@ -1,7 +1,7 @@
 """Recipe -> trained model folder, on transformers' Trainer.
 
 ``run`` assembles the model, freezes what does not learn, shows what it will do, trains, and leaves in
-``out``: config.json, model.safetensors, recipe.yaml (what ``lalm.models.assemble.load`` opens),
+``out``: config.json, model.safetensors, recipe.yaml (what ``lalm.models.load`` opens),
 metrics.jsonl, TensorBoard's ``runs/`` and the last two checkpoints. Started again, it goes on
 from the newest good one.
 """
@@ -19,26 +19,22 @@ from transformers import PrinterCallback, TrainingArguments
 from transformers import set_seed as seed_everything
 
 from lalm.audio.load import SAMPLE_RATE
+from lalm.data.audio_inputs import CachedFrames
 from lalm.data.augment import Augmentation
-from lalm.data.mixture import (
-    Batches,
-    Collator,
-    Mixture,
-    audio_seconds,
-    held_out,
-    open_manifest,
-    subset,
-    text_tokens,
-)
+from lalm.data.mixture import Mixture, audio_seconds, held_out, open_manifest, subset, text_tokens
 from lalm.data.sample import Sample
 from lalm.data.samplers import Limits, PackedMixture
 from lalm.data.source_batches import SeparateMixture
-from lalm.models import assemble as systems
+from lalm.models.assemble import build_model
+from lalm.models.load import load_model
+from lalm.models.lora import add_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.packing import check_packable
-from lalm.models.processing import AudioLMProcessor, CachedFrames
+from lalm.models.processing import AudioLMProcessor
+from lalm.models.save import trained_names
 from lalm.synthesis.filters import Filtering
 from lalm.training import recipe as recipes
+from lalm.training.batches import Batches, Collator
 from lalm.training.clip_loading import reader
 from lalm.training.llm_layers import compile_layers, quantize, recompute
 from lalm.training.malloc import keep_freed_memory
@@ -140,7 +136,7 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
     dtype = torch.float32 if recipe.optim.dtype == "float32" else torch.bfloat16
     lora = recipe.lora.model_dump() if recipe.lora else None
     if recipe.init.from_ is None:
-        model, processor = systems.assemble(
+        model, processor = build_model(
             recipe.system,
             encoder=str(recipe.init.encoder),
             encoder_2=recipe.init.encoder_2,
@@ -151,9 +147,9 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
             dtype=dtype,
         )
     else:
-        model, processor = systems.load(recipe.init.from_, dtype=dtype, options=recipe.init.options)
+        model, processor = load_model(recipe.init.from_, dtype=dtype, options=recipe.init.options)
         if lora and not model.config.lora:
-            systems.add_lora(model, lora)
+            add_lora(model, lora)
         elif lora and lora != model.config.lora:
             raise TrainError(f"lora: '{recipe.init.from_}' already has LoRA with {model.config.lora}")
     names = model.set_trainable([*recipe.trainable, *(["*lora_*"] if lora else [])])
@@ -174,7 +170,7 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
     if recipe.optim.compile:
         compile_layers(model.model.language_model)
     if model.config.lora and not is_slim(model):
-        extra = sorted(set(names) - set(systems.trained_names(model)))[0]
+        extra = sorted(set(names) - set(trained_names(model)))[0]
         raise TrainError(f"trainable: with LoRA only the connector may train beside it, not {extra}")
     return model, processor
 
@@ -240,9 +236,9 @@ def _filtered(
     assert recipe.data.filters is not None
     with console.status("Filtering the training samples") as status:
         filtering = Filtering(
-            recipe.data.filters,
             Path(recipe.out),
             lambda done, total: status.update(f"Judging answers: {done}/{total}"),
+            **recipe.data.filters.model_dump(),
         )
         kept: list[tuple[Sequence[Sample], float]] = [(filtering(own), weight) for own, weight in sources]
     say(console, filtering.summary())
@@ -343,7 +339,7 @@ def _collator(
     if recipe.align:
         return alignment_collator(processor, read)
     if recipe.dpo is None:
-        augment = Augmentation(recipe.augment) if recipe.augment else None
+        augment = Augmentation(**recipe.augment.model_dump()) if recipe.augment else None
         return Collator(processor, read, augment=augment, packing=recipe.optim.packing)
     if processes() > 1:
         raise TrainError("dpo: preferences are learned in one process; start the run without torchrun")

@@ -12,10 +12,12 @@ from accelerate import FullyShardedDataParallelPlugin
 from rich.console import Console
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lalm.data.audio_inputs import CachedFrames, Clip
 from lalm.data.sample import Sample
-from lalm.models import assemble as systems
+from lalm.models.load import load_trained
 from lalm.models.modeling import AudioLMForConditionalGeneration, name_matches
-from lalm.models.processing import AudioLMProcessor, CachedFrames, Clip
+from lalm.models.processing import AudioLMProcessor
+from lalm.models.save import has_parts, save_model, trained_names
 from lalm.training import recipe as recipes
 from lalm.training.parallel.deepspeed import divide_states, gathered_states, gathered_weights
 from lalm.training.parallel.fsdp2 import METADATA, gathered, load_shards, save_shards, shard_on_cpus
@@ -59,12 +61,12 @@ class RecipeTrainer(Trainer):
     def save_run(self, folder: Path) -> None:
         """Weights and recipe of the run as it is now; all processes call it, the first one writes."""
         slim = is_slim(self.whole)
-        names = systems.trained_names(self.whole) if slim else list(self.whole.state_dict())
+        names = trained_names(self.whole) if slim else list(self.whole.state_dict())
         state = None
         if self._recipe.shard:
             state = (gathered_weights if self.is_deepspeed_enabled else gathered)(self.whole, names)
         if self.args.should_save:
-            systems.save(self.whole, self._processor, folder, slim=slim, state=state)
+            save_model(self.whole, self._processor, folder, slim=slim, state=state)
             (folder / "recipe.yaml").write_text(recipes.dump(self._recipe), encoding="utf-8")
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -134,7 +136,7 @@ class RecipeTrainer(Trainer):
         if (Path(resume_from_checkpoint) / METADATA).is_file():
             return  # its weights come with the optimizer
         if is_slim(self.whole):
-            systems.load_trained(self.whole, Path(resume_from_checkpoint))
+            load_trained(self.whole, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -219,7 +221,7 @@ class Interruption(TrainerCallback):
 def is_slim(model: AudioLMForConditionalGeneration) -> bool:
     """True when connector and LoRA are all that trains and the other parts can be found by name."""
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
-    return learning <= set(systems.trained_names(model)) and systems.has_parts(model.config)
+    return learning <= set(trained_names(model)) and has_parts(model.config)
 
 
 def split_groups(

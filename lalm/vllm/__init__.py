@@ -10,7 +10,7 @@ def register() -> None:
     """Tell vLLM which class serves the systems of lalm, and transformers what their folders hold."""
     from vllm import ModelRegistry
 
-    from lalm.models.assemble import SYSTEMS
+    from lalm.models.classes import register_all
 
-    for _, _, whole, _ in SYSTEMS.values():
-        ModelRegistry.register_model(whole.__name__, CLASS)
+    for classes in register_all().values():
+        ModelRegistry.register_model(classes.model.__name__, CLASS)

@@ -16,8 +16,9 @@ from vllm.model_executor.models.utils import init_vllm_registered_model, maybe_p
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from lalm.encoders import build_encoder
-from lalm.models.assemble import SYSTEMS
+from lalm.models.classes import classes_of
 from lalm.models.modeling import AudioLMConfig, AudioLMModel
+from lalm.systems import of_model_type
 from lalm.vllm.inputs import Dummies, Info, Processor
 
 OURS = ("model.audio_tower.", "model.connector.")
@@ -25,7 +26,7 @@ OURS = ("model.audio_tower.", "model.connector.")
 
 def build_hearing(config: AudioLMConfig) -> AudioLMModel:
     """A system's model without its LLM: only ``encode`` and ``connect`` can be used."""
-    model_class = next(row[1] for row in SYSTEMS.values() if row[0].model_type == config.model_type)
+    model_class = classes_of(of_model_type(config.model_type).name).headless
     with torch.device("meta"):
         hearing = model_class(config)
     del hearing.language_model

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from lalm.errors import LalmError
+
 Array: TypeAlias = np.ndarray[Any, Any]
 
 TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
@@ -31,7 +33,7 @@ QKV = "self_attention/linear_0"  # query, key and value in one
 LEAF = {"gamma": "weight", "beta": "bias", "weight": "weight", "bias": "bias"}
 
 
-class CTranslateError(ValueError):
+class CTranslateError(LalmError, ValueError):
     """A file is not a CTranslate2 model, or not one of the kind that is read here."""
 
 

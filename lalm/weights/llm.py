@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_causal_lm(folder: str, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -15,6 +15,13 @@ def load_causal_lm(folder: str, *, dtype: torch.dtype | None = None) -> PreTrain
             path.parent, gguf_file=path.name, dtype=dtype or torch.float32, **_dequantize()
         )
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto")
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of an LLM folder or ``.gguf`` file."""
+    if folder.suffix == ".gguf":
+        return AutoTokenizer.from_pretrained(folder.parent, gguf_file=folder.name)
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def _dequantize() -> dict[str, Any]:

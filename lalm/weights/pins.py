@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from lalm.errors import LalmError
 
-class WeightsError(ValueError):
+
+class WeightsError(LalmError, ValueError):
     """A pretrained part cannot be had; the text says why in one sentence."""
 
 

@@ -13,7 +13,7 @@ import torch
 from lalm.audio import vad as voice
 from lalm.audio.load import AudioError
 from lalm.cli import chat
-from lalm.models import assemble as systems
+from lalm.models.save import save_model
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
@@ -119,7 +119,7 @@ def test_silero_vad_hears_no_speech_in_water_and_leaves_torch_its_threads():
 @pytest.fixture
 def model(tiny, tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    systems.save(*tiny("qwen2-audio"), tmp_path / "model", slim=False)
+    save_model(*tiny("qwen2-audio"), tmp_path / "model", slim=False)
     return tmp_path / "model"
 
 

@@ -15,7 +15,9 @@ import soundfile
 import typer
 
 from lalm.cli import app as cli
-from lalm.models import assemble as systems
+from lalm.models.assemble import build_model
+from lalm.models.load import load_model
+from lalm.models.save import save_model
 from lalm.weights import pins
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, tiny_folders) -> str:
     folder = tmp_path_factory.mktemp("cli") / "tiny"
     encoder, llm = map(str, tiny_folders)
     options = {"group_size": 5, "connector_width": 24, "remainder": "pad"}
-    systems.save(*systems.assemble("acdc", encoder=encoder, llm=llm, options=options), folder, slim=False)
+    save_model(*build_model("acdc", encoder=encoder, llm=llm, options=options), folder, slim=False)
     return str(folder)
 
 
@@ -135,8 +137,8 @@ def test_libraries_say_nothing_on_stderr(words, tiny_folders, tmp_path):
         encoder, llm = map(str, tiny_folders)
         options = {"group_size": 5, "connector_width": 24, "remainder": "pad"}
         lora = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj"]}
-        made = systems.assemble("acdc", encoder=encoder, llm=llm, options=options, lora=lora)
-        systems.save(*made, tmp_path / "lora", slim=True)
+        made = build_model("acdc", encoder=encoder, llm=llm, options=options, lora=lora)
+        save_model(*made, tmp_path / "lora", slim=True)
         words = [*words, str(tmp_path / "lora")]
     done = subprocess.run([sys.executable, "-c", QUIET, *words], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
@@ -294,7 +296,7 @@ def test_info_counts_the_paper_model_without_allocating_it(lalm):
 
 def test_info_of_a_folder_equals_its_weights(lalm, model):
     facts = json.loads(lalm("info", model, "--json")[1])
-    loaded, _ = systems.load(model)
+    loaded, _ = load_model(model)
     assert facts["parameters"] == sum(p.numel() for p in loaded.parameters())
     assert facts["name"] == "tiny" and facts["audio_tokens_per_second"] == 10
 

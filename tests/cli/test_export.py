@@ -11,9 +11,11 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor, AutoTokenizer
 from lalm import Sample, ask
 from lalm.cli.app import run
 from lalm.inference.engine import Engine, Options
-from lalm.models import assemble as systems
 from lalm.models.chat_template import with_parts
 from lalm.models.conditioning import instructions, instructions_in
+from lalm.models.load import load_model
+from lalm.models.lora import add_lora
+from lalm.models.save import save_model
 
 TURNS = {  # role and parts: "a" is a clip, anything else is text
     "asked": [("user", ["a", "What is it?"])],
@@ -71,12 +73,12 @@ def test_the_template_says_what_the_processor_says(tiny, system, case):
 @pytest.mark.parametrize("system", ["acdc", "apt", "qwen2-audio", "salmonn"])
 def test_an_exported_folder_answers_alike(tiny, tmp_path, system):
     model, processor = tiny(system)
-    systems.add_lora(model, {"rank": 2, "alpha": 8.0, "targets": ["q_proj", "v_proj"]})
+    add_lora(model, {"rank": 2, "alpha": 8.0, "targets": ["q_proj", "v_proj"]})
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)
-    systems.save(model, processor, tmp_path / "slim", slim=True)
+    save_model(model, processor, tmp_path / "slim", slim=True)
     asked = [ask([noise(tmp_path / "a.wav", 1.3)], "What is it?"), sample("a chat", str(tmp_path / "a.wav"))]
     options = Options(max_new_tokens=6)
     before = Engine(model, processor, "tiny").reply(asked, options)
@@ -85,7 +87,7 @@ def test_an_exported_folder_answers_alike(tiny, tmp_path, system):
     argv = ["export", str(tmp_path / "slim"), "--to", "transformers", "--out", str(out), "--dtype", "float32"]
     assert run(argv) == 0
 
-    opened, again = systems.load(out)
+    opened, again = load_model(out)
     assert opened.config.lora is None and "lora_" not in " ".join(opened.state_dict())
     after = Engine(opened, again, "whole").reply(asked, options)
     assert [r.text for r in after] == [r.text for r in before]
@@ -114,7 +116,7 @@ def test_instructions_can_be_read_from_the_prompt(tiny, case, scope):
 @pytest.mark.parametrize("scope", ["own", "whole"])
 def test_without_role_markers_a_prompt_is_one_turn(tiny, scope):
     _, processor = tiny("apt")
-    plain = resources.files("lalm") / "templates" / "plain.jinja"
+    plain = resources.files("lalm.models") / "templates" / "plain.jinja"
     processor.chat_template = plain.read_text()
     for case in ("asked", "two clips", "audio last", "audio between", "audio alone", "text alone"):
         asked = sample(case, "x.wav")

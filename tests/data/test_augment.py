@@ -7,8 +7,8 @@ import pytest
 from tiny_parts import noise
 
 from lalm.audio.load import SAMPLE_RATE, load_audio
+from lalm.data.audio_inputs import Clip
 from lalm.data.augment import Augmentation, add, mask_band, mask_time, noise_parts, reverberate, rms, speed
-from lalm.models.processing import Clip
 from lalm.training.recipe import Augment
 
 
@@ -70,17 +70,18 @@ def test_a_sample_is_changed_alike_twice_and_otherwise_elsewhere(tmp_path: Path)
         noise_snr_db=(5, 20),
         masks=2,
     )
+    augmentation = Augmentation(**settings.model_dump())
     clip = Clip("a", load_audio("samples/bird.ogg"))
 
     def changed(*seed: int) -> np.ndarray:
-        (made,) = Augmentation(settings)([clip], np.random.default_rng(seed), lambda rng: sine(300))
+        (made,) = augmentation([clip], np.random.default_rng(seed), lambda rng: sine(300))
         assert isinstance(made, Clip) and np.isfinite(made.audio).all() and made.audio.dtype == np.float32
         return made.audio
 
     assert np.array_equal(changed(1, 2), changed(1, 2))
     assert len({changed(1, i).tobytes() for i in range(6)}) == 6
     nothing = Augment(probability=1.0)
-    (same,) = Augmentation(nothing)([clip], np.random.default_rng(0), lambda rng: sine(300))
+    (same,) = Augmentation(**nothing.model_dump())([clip], np.random.default_rng(0), lambda rng: sine(300))
     assert isinstance(same, Clip) and np.array_equal(same.audio, clip.audio)
 
 

@@ -13,20 +13,12 @@ import torch
 from tiny_parts import byte_tokenizer, noise
 from torch.utils.data import DataLoader
 
-from lalm.data.mixture import (
-    Batches,
-    Collator,
-    DataError,
-    Mixture,
-    audio_seconds,
-    open_manifest,
-    subset,
-    text_tokens,
-)
+from lalm.data.mixture import DataError, Mixture, audio_seconds, open_manifest, subset, text_tokens
 from lalm.data.readers import ReaderError, Samples
 from lalm.data.sample import Message, Sample
 from lalm.models.modeling import AudioLMConfig
 from lalm.models.processing import AudioLMProcessor
+from lalm.training.batches import Batches, Collator
 
 
 class SlotsConfig(AudioLMConfig):
@@ -166,7 +158,7 @@ def test_unreadable_samples_are_left_out_counted_and_named(
         sample("blink", audio=noise(tmp_path / "blink.wav", 0.01)),  # too short for one token
     ]
     collator, batches = collated(good + bad, processor, 8)
-    with caplog.at_level(logging.WARNING, logger="lalm.data.mixture"):
+    with caplog.at_level(logging.WARNING, logger="lalm.training.batches"):
         assert collator([batches[0]])["input_ids"].shape[0] == 5
         assert collator([batches[0]])["input_ids"].shape[0] == 5  # the second epoch does not count them again
     assert sorted(collator.skipped["training"]) == [(0, 5), (0, 6), (0, 7)]

@@ -13,7 +13,9 @@ from lalm.cli import app as cli
 from lalm.doctor.checks import examine
 from lalm.doctor.weight_checks import looks_random, parts_that_look_random
 from lalm.inference.engine import Engine
-from lalm.models import assemble as systems
+from lalm.models.load import load_model
+from lalm.models.save import save_model
+from lalm.systems import SYSTEMS
 
 LINES = [
     *["weights are whole", "weights look trained", "template round trip"],
@@ -34,7 +36,7 @@ def engine(tiny) -> Engine:
 
 @pytest.fixture
 def folder(engine, tmp_path) -> Path:
-    systems.save(engine.model, engine.processor, tmp_path / "model", slim=False)
+    save_model(engine.model, engine.processor, tmp_path / "model", slim=False)
     return tmp_path / "model"
 
 
@@ -55,7 +57,7 @@ def test_a_sound_model_passes_and_every_line_is_there(engine, folder):
     assert "tokens/s" in found["speed and memory"].found
 
 
-@pytest.mark.parametrize("system", [name for name in systems.SYSTEMS if name != "acdc"])
+@pytest.mark.parametrize("system", [name for name in SYSTEMS if name != "acdc"])
 def test_the_other_systems(tiny, tmp_path, system):
     torch.manual_seed(0)
     engine = Engine(*tiny(system), "tiny")
@@ -63,7 +65,7 @@ def test_the_other_systems(tiny, tmp_path, system):
         for name, weight in engine.model.model.connector.named_parameters():
             if "crossattention" in name and weight.ndim == 2:
                 weight.mul_(20)
-    systems.save(engine.model, engine.processor, tmp_path, slim=False)
+    save_model(engine.model, engine.processor, tmp_path, slim=False)
     found = report(engine, tmp_path)
     assert list(found) == LINES
     assert not {name for name, check in found.items() if check.passed is False} - {
@@ -141,7 +143,7 @@ def test_a_tensor_that_the_folder_lacks(engine, folder):
     tensors = load_file(path)
     del tensors["model.connector.linear_1.bias"]
     save_file(tensors, path, metadata={"format": "pt"})
-    opened = Engine(*systems.load(folder), "tiny")
+    opened = Engine(*load_model(folder), "tiny")
     check = report(opened, folder)["weights are whole"]
     assert check.passed is False and "model.connector.linear_1.bias" in check.found
 
@@ -182,6 +184,6 @@ def test_the_command(engine, folder, capsys, tmp_path, monkeypatch):
     assert "has none" in capsys.readouterr().err
     with torch.no_grad():
         engine.model.model.connector.linear_2.weight.zero_()
-    systems.save(engine.model, engine.processor, folder, slim=False)
+    save_model(engine.model, engine.processor, folder, slim=False)
     assert cli.run(["doctor", str(folder)]) == 1
     assert "WRONG  audio matters" in capsys.readouterr().out

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from lalm.cli.app import run
-from lalm.data.mixture import Batches, Collator, Mixture, open_manifest, text_tokens
+from lalm.data.mixture import Mixture, open_manifest, text_tokens
 from lalm.data.sample import Sample, ask, write_manifest
 from lalm.evaluate.answering import Local
 from lalm.evaluate.run import Job
 from lalm.evaluate.run import run as evaluated
 from lalm.evaluate.task import open_task
 from lalm.inference.engine import Engine
-from lalm.models import assemble as systems
+from lalm.models.save import save_model
+from lalm.training.batches import Batches, Collator
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
@@ -39,7 +40,7 @@ def manifest(tmp_path: Path) -> Path:
 
 def test_a_tiny_model_is_evaluated_and_compared(tiny, tmp_path, manifest, capsys):
     model, processor = tiny("acdc")
-    systems.save(model, processor, tmp_path / "model", slim=False)
+    save_model(model, processor, tmp_path / "model", slim=False)
     task = tmp_path / "mine.yaml"
     task.write_text("mine: {about: x, metrics: [names], max_new_tokens: 4}\n")
     out = tmp_path / "out"

@@ -17,13 +17,14 @@ import uvicorn
 
 from lalm.cli.app import run
 from lalm.cli.serve import Place, listen
-from lalm.data.mixture import Batches, Collator, Mixture, open_manifest, text_tokens
+from lalm.data.mixture import Mixture, open_manifest, text_tokens
 from lalm.data.sample import Sample, ask, read_manifest, write_manifest
 from lalm.inference import engine as engines
 from lalm.inference.engine import Engine
-from lalm.models import assemble as systems
 from lalm.models.processing import AudioLMProcessor
+from lalm.models.save import save_model
 from lalm.serve.app import create_app
+from lalm.training.batches import Batches, Collator
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 TASK = "mine: {about: x, metrics: [names, perplexity], max_new_tokens: 4}\n"
@@ -70,7 +71,7 @@ def test_the_server_answers_as_the_model_does_and_all_three_read_the_same_tokens
     monkeypatch.setattr(engines, "pick_dtype", lambda device: torch.float32)  # rounding decides no token
     torch.manual_seed(0)
     model, processor = tiny("acdc")
-    systems.save(model, processor, tmp_path / "model", slim=False)
+    save_model(model, processor, tmp_path / "model", slim=False)
     rendered: list[list[int]] = []
     batch = AudioLMProcessor.batch
 
@@ -107,7 +108,7 @@ def test_the_server_answers_as_the_model_does_and_all_three_read_the_same_tokens
 def test_two_processes_share_a_run(tiny, manifest, tmp_path):
     torch.manual_seed(0)
     model, processor = tiny("acdc")
-    systems.save(model, processor, tmp_path / "model", slim=False)
+    save_model(model, processor, tmp_path / "model", slim=False)
     words = ["eval", str(tmp_path / "model"), "--task", f"{tmp_path / 'mine.yaml'}={manifest}"]
     assert run([*words, "--out", str(tmp_path / "one")]) == 0
     with socket.socket() as free:

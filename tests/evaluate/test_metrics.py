@@ -21,6 +21,8 @@ from lalm.evaluate.metrics.normalise import normalised
 from lalm.evaluate.metrics.spice import SpiceError
 from lalm.evaluate.parsers import PARSERS
 from lalm.evaluate.task import Task, known_tasks
+from lalm.inference import reading
+from lalm.inference.reading import read_ranges
 
 TOOLS = json.loads((Path(__file__).parent / "reference_tools.json").read_text())
 HYPOTHESES = [row["hypothesis"] for row in TOOLS["captions"]]
@@ -87,11 +89,11 @@ def test_event_scores_are_sed_evals():
 
 
 def test_ranges_are_read_and_overlap_is_measured():
-    assert events.read_ranges("From 1 to 2.5 seconds, then 4.0s-5.5s.", "dog") == [
+    assert read_ranges("From 1 to 2.5 seconds, then 4.0s-5.5s.", "dog") == [
         ("dog", 1.0, 2.5),
         ("dog", 4.0, 5.5),
     ]
-    assert events.read_ranges("9-2") == [] and events.read_ranges("no") == []
+    assert read_ranges("9-2") == [] and read_ranges("no") == []
     said, wanted = [[("a", 0.0, 2.0)], []], [[("a", 1.0, 3.0), ("a", 2.5, 3.0)], [("a", 0.0, 1.0)]]
     assert events.mean_iou(said, wanted).value == pytest.approx((1 / 3 + 0) / 2)
     assert events.recall_at_iou(said, wanted, 0.3).value == 0.5
@@ -136,7 +138,7 @@ def test_macro_f1_by_hand():
     ],
 )
 def test_letters_and_choices(answer, choice):
-    assert labels.read_letter(answer, ["dog", "rain", "wind chime", "wind"]) == choice
+    assert reading.read_letter(answer, ["dog", "rain", "wind chime", "wind"]) == choice
 
 
 def test_appendix_c():

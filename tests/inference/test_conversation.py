@@ -7,13 +7,13 @@ import torch
 from lalm.data.sample import Sample, ask
 from lalm.inference.conversation import Conversation
 from lalm.inference.engine import Engine, Options
-from lalm.models import assemble as systems
 from lalm.models import prefill
+from lalm.systems import SYSTEMS
 
 SHORT = Options(max_new_tokens=8)
 
 
-@pytest.fixture(params=sorted(systems.SYSTEMS))
+@pytest.fixture(params=sorted(SYSTEMS))
 def engine(request, tiny) -> Engine:
     torch.manual_seed(0)
     return Engine(*tiny(request.param), "tiny")

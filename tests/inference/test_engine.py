@@ -9,7 +9,7 @@ import torch
 
 from lalm.data.sample import Sample, ask
 from lalm.inference.engine import Engine, Options, _stripped, pick_device
-from lalm.models import assemble as systems
+from lalm.models.save import save_model
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_a_question_longer_than_the_window_is_refused_by_name(engine, tmp_path: 
 
 
 def test_a_saved_model_loads_under_its_folder_name(engine, tmp_path: Path):
-    systems.save(engine.model, engine.processor, tmp_path / "mine", slim=False)
+    save_model(engine.model, engine.processor, tmp_path / "mine", slim=False)
     loaded = Engine.load(str(tmp_path / "mine"), "cpu")
     assert loaded.name == "mine"
     assert len(loaded.reply(rows(), SHORT)) == len(rows())

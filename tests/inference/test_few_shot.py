@@ -7,10 +7,11 @@ import pytest
 from tiny_parts import OPTIONS, noise
 
 from lalm.cli import app as cli
-from lalm.evaluate.metrics.classification import read_class
 from lalm.inference import few_shot
 from lalm.inference.engine import Engine, Reply
-from lalm.models import assemble as systems
+from lalm.inference.reading import read_class
+from lalm.models.assemble import build_model
+from lalm.models.save import save_model
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +27,11 @@ def labelled(tmp_path_factory):
 @pytest.fixture(scope="module")
 def apt_folder(tmp_path_factory, tiny_folders, tiny_bert):
     encoder, llm = map(str, tiny_folders)
-    model, processor = systems.assemble(
+    model, processor = build_model(
         "apt", encoder=encoder, aligner=str(tiny_bert), llm=llm, options=OPTIONS["apt"]
     )
     folder = tmp_path_factory.mktemp("few") / "apt"
-    systems.save(model, processor, folder, slim=True)
+    save_model(model, processor, folder, slim=True)
     return folder
 
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from lalm.data.audio_inputs import CachedFrames
 from lalm.data.sample import ask
 from lalm.inference.engine import Engine, Options
 from lalm.inference.likelihood import answered, log_likelihoods
-from lalm.models.processing import CachedFrames, pad_audio
+from lalm.models.processing import pad_audio
 
 OPTIONS = ["Yes.", "No, it is not.", "x"]
 

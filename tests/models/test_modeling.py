@@ -8,7 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, MistralConfig, Qwen2Config
 
 from lalm.data.sample import Sample, ask
-from lalm.models import assemble as systems
+from lalm.models.assemble import build_model
+from lalm.models.load import load_model
+from lalm.models.lora import add_lora
+from lalm.models.save import save_model
 
 SHAPE = {
     "hidden_size": 32,
@@ -43,36 +46,32 @@ def family(request, tiny_folders, tmp_path):
 
 
 def test_text_logits_are_the_llms_own(family, tiny_folders):
-    model, processor = systems.assemble(
-        "acdc", encoder=str(tiny_folders[0]), llm=str(family), options=OPTIONS
-    )
+    model, processor = build_model("acdc", encoder=str(tiny_folders[0]), llm=str(family), options=OPTIONS)
     llm = AutoModelForCausalLM.from_pretrained(family, dtype=torch.float32).eval()
     batch = processor.batch([Sample(messages=({"role": "user", "content": "Hello there."},))])
     torch.testing.assert_close(model(**batch).logits, llm(**batch).logits.float())
 
 
 def test_every_family_hears_and_answers(family, tiny_folders, tmp_path):
-    model, processor = systems.assemble(
-        "acdc", encoder=str(tiny_folders[0]), llm=str(family), options=OPTIONS
-    )
+    model, processor = build_model("acdc", encoder=str(tiny_folders[0]), llm=str(family), options=OPTIONS)
     audio = np.random.default_rng(0).standard_normal(20_000).astype(np.float32)
     batch = processor.batch([ask([audio], "What?")])
     ids = model.generate(**batch, max_new_tokens=5, do_sample=False)
     assert ids.shape[0] == 1 and 1 <= ids.shape[1] <= 5
-    systems.save(model, processor, tmp_path / "whole", slim=False)
-    again, _ = systems.load(tmp_path / "whole")
+    save_model(model, processor, tmp_path / "whole", slim=False)
+    again, _ = load_model(tmp_path / "whole")
     torch.testing.assert_close(again(**batch).logits, model(**batch).logits)
 
 
 def test_slim_checkpoint_holds_only_what_was_trained(tiny, tmp_path):
     model, processor = tiny("acdc")
-    systems.add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj"]})
+    add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj"]})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_()
-    systems.save(model, processor, tmp_path, slim=True)
-    again, processor_again = systems.load(tmp_path)
+    save_model(model, processor, tmp_path, slim=True)
+    again, processor_again = load_model(tmp_path)
     audio = np.zeros(20_000, np.float32)
     batch = processor.batch([ask([audio], "What?")])
     assert processor_again.batch([ask([audio], "What?")])["input_ids"].tolist() == batch["input_ids"].tolist()
@@ -93,19 +92,19 @@ def test_slim_checkpoint_holds_only_what_was_trained(tiny, tmp_path):
 )
 def test_broken_checkpoints_are_named(tiny, tmp_path, break_it, message):
     model, processor = tiny("acdc")
-    systems.save(model, processor, tmp_path, slim=True)
+    save_model(model, processor, tmp_path, slim=True)
     break_it(tmp_path)
     with pytest.raises(ValueError, match=message):
-        systems.load(tmp_path)
+        load_model(tmp_path)
 
 
 def test_checkpoint_of_another_shape_is_refused(tiny, tmp_path):
     model, processor = tiny("acdc")
-    systems.save(model, processor, tmp_path, slim=True)
+    save_model(model, processor, tmp_path, slim=True)
     fields = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**fields, "connector_width": 25}))
     with pytest.raises(ValueError, match=r"linear_1.* has shape"):
-        systems.load(tmp_path)
+        load_model(tmp_path)
 
 
 def test_unknown_pattern_and_option_are_named(tiny, tiny_folders):
@@ -113,7 +112,7 @@ def test_unknown_pattern_and_option_are_named(tiny, tiny_folders):
     with pytest.raises(ValueError, match="no parameter is called 'conector'"):
         model.set_trainable(["conector"])
     with pytest.raises(ValueError, match="acdc has no option 'group'"):
-        systems.assemble("acdc", encoder=str(tiny_folders[0]), llm=str(tiny_folders[1]), options={"group": 5})
+        build_model("acdc", encoder=str(tiny_folders[0]), llm=str(tiny_folders[1]), options={"group": 5})
 
 
 def test_paper_shapes():

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import AutoModel, BloomConfig, GPT2Config, LlamaConfig, MistralConfig
 
 from lalm.data.sample import Sample
-from lalm.models import assemble as systems
 from lalm.models import loss
+from lalm.models.assemble import build_model
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.packing import PackingError, check_packable, pack
 from lalm.training.llm_layers import compile_layers, layers_of, recompute
@@ -22,7 +22,7 @@ LORA = {"rank": 2, "alpha": 4, "targets": ["q_proj", "v_proj"]}
 def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[AudioLMForConditionalGeneration, Any]:
     """A tiny model with LoRA, and a batch of four rows: two clips, one, none, one."""
     folder = tmp_path_factory.mktemp("packing")
-    model, processor = systems.assemble(
+    model, processor = build_model(
         "acdc",
         encoder=str(whisper_folder(folder / "encoder")),
         llm=str(llama_folder(folder / "llm")),

@@ -8,7 +8,7 @@ import torch
 
 from lalm.data.sample import Sample, ask
 from lalm.inference.engine import Engine, Options
-from lalm.models import assemble as systems
+from lalm.models.lora import add_lora, merge_lora, set_lora_scale
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["q_proj", "v_proj"]}
 QUESTION = "What is it?"
@@ -17,7 +17,7 @@ QUESTION = "What is it?"
 def with_lora(model):
     """``model`` with LoRA that matters."""
     torch.manual_seed(1)  # of both matrices
-    systems.add_lora(model, LORA)
+    add_lora(model, LORA)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
@@ -40,8 +40,8 @@ def test_answers_are_those_of_weights_with_lora_merged_at_that_scale(serve, clie
         found[scale] = asked.chat.completions.create(**wish, extra_body=extra).choices[0]
     for scale in (0.0, 1.0, 2.0):
         model, processor = tiny("salmonn")
-        systems.set_lora_scale(with_lora(model), scale)
-        systems.merge_lora(model)
+        set_lora_scale(with_lora(model), scale)
+        merge_lora(model)
         plain = Engine(model, processor, "plain")
         assert found[scale].message.content == plain.reply([ask([], QUESTION)], Options(8))[0].text
         batch = processor.batch([ask([], QUESTION)])

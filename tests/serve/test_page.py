@@ -20,15 +20,16 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from lalm.data.episode import Labelled, episode
 from lalm.data.sample import Sample, ask
 from lalm.inference import detection
 from lalm.inference.detection import Found, detect
 from lalm.inference.engine import Options
-from lalm.models import assemble as systems
+from lalm.models.lora import add_lora
 from lalm.serve import detections
 from lalm.serve.running_batch import Rows
 from lalm.serve.transcriptions import instruction
-from lalm.tasks.episodes import Labelled, episode
+from lalm.systems.apt.prompts import FEW_SHOT
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "samples"
@@ -234,7 +235,7 @@ def test_starters_ask_what_they_say(page, engine):
 
 @needs_browser
 def test_lora_can_be_turned_down(page, engine):
-    systems.add_lora(engine.model, {"rank": 2, "alpha": 4.0, "targets": ["q_proj", "v_proj"]})
+    add_lora(engine.model, {"rank": 2, "alpha": 4.0, "targets": ["q_proj", "v_proj"]})
     for name, parameter in engine.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
@@ -418,7 +419,7 @@ def test_clips_are_named_by_labelled_ones(page, engine):
         Labelled({"type": "audio", "audio": str(SAMPLES / f"{name}.ogg")}, name, name)
         for name in ("bird", "horse", "train")
     ]
-    shown = episode(clips[:2], clips[2], "", ("bird", "horse")).prompt()
+    shown = episode(clips[:2], clips[2], "", ("bird", "horse"), prompt=FEW_SHOT).prompt()
     assert said == engine.reply([shown], Options(TOKENS))[0].text
     assert here.text(".turn.user .text") == "1 is bird, 2 is horse. What is 3?"
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import torch
 
-from lalm.models import assemble as systems
+from lalm.models.save import save_model
 
 DOCS = Path(__file__).parents[2] / "docs" / "serve.md"
 FRAME = """
@@ -116,7 +116,7 @@ def processes(tiny, tmp_path) -> Iterator[dict[int, subprocess.Popen]]:
     model, processor = tiny("acdc")
     with torch.no_grad():
         model.lm_head.weight[processor.tokenizer.eos_token_id] = 0  # some other token is likelier
-    systems.save(model, processor, tmp_path / "tiny", slim=False)
+    save_model(model, processor, tmp_path / "tiny", slim=False)
     serving = [sys.executable, "-m", "lalm.cli.app", "serve", str(tmp_path / "tiny"), "--port"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ports = {free_port() for _ in range(2)}

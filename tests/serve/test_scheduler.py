@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 
+from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample, ask
 from lalm.inference.engine import Engine, Options
-from lalm.models import assemble as systems
 from lalm.models.prefill import Memory
-from lalm.models.processing import Clip
 from lalm.serve.detokenizer import Words
 from lalm.serve.jobs import Busy, End, Job, TooSlow
 from lalm.serve.scheduler import Scheduler
+from lalm.systems import SYSTEMS
 
 
 def sound(num_samples: int, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(num_samples) * 0.1).astype(np.float32)
 
 
-@pytest.fixture(params=sorted(systems.SYSTEMS))
+@pytest.fixture(params=sorted(SYSTEMS))
 def engine(request, tiny) -> Engine:
     torch.manual_seed(0)
     return Engine(*tiny(request.param), "tiny")

@@ -10,7 +10,8 @@ import pytest
 
 from lalm.cli.app import run
 from lalm.cli.serve_vllm import SERVER
-from lalm.models import assemble as systems
+from lalm.models.load import open_processor
+from lalm.models.save import save_model
 from lalm.systems.qwen2_audio import released
 
 
@@ -40,7 +41,7 @@ def handed_over(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("system", ["acdc", "apt", "salmonn", "qwen2-audio"])
 def test_a_slim_folder_is_completed_once(handed_over, tiny, tmp_path, system, monkeypatch):
-    systems.save(*tiny(system), tmp_path / "run", slim=True)
+    save_model(*tiny(system), tmp_path / "run", slim=True)
     found, environment = handed_over(str(tmp_path / "run"), "--api-key", "secret", "--batch-size", "7")
     folder = found["--model"]
     assert folder.startswith(str(tmp_path / "cache")) and found["--served-model-name"] == "run"
@@ -49,7 +50,7 @@ def test_a_slim_folder_is_completed_once(handed_over, tiny, tmp_path, system, mo
     assert json.loads(found["--override-generation-config"]) == {"temperature": 0}
     assert environment["VLLM_API_KEY"] == "secret" and "secret" not in " ".join(map(str, found.values()))
     assert environment["PATH"] == os.environ["PATH"]
-    assert systems.open_processor(folder).parts
+    assert open_processor(folder).parts
 
     monkeypatch.setattr("lalm.cli.export.complete", None)  # not called again
     assert handed_over(str(tmp_path / "run"))[0]["--model"] == folder

@@ -19,7 +19,7 @@ def says(answer, clip=CLIP, **fields):
 
 
 def left(samples, folder, **names):
-    filtering = Filtering(recipe.Filters(**names), folder)
+    filtering = Filtering(folder, **recipe.Filters(**names).model_dump())
     return [s.target for s in filtering(samples)], filtering
 
 

@@ -10,13 +10,13 @@ from tiny_parts import noise
 
 from lalm.cli.app import run
 from lalm.data.sample import ask, read_manifest, write_manifest
-from lalm.models import assemble as systems
+from lalm.evaluate.metric_judge import judge_by_metric
+from lalm.models.save import save_model
 from lalm.synthesis.completions import Completion
 from lalm.synthesis.judging import dialogue, known, read_rating, read_yes_no
 from lalm.synthesis.preferences import (
     PreferenceError,
     judge_by_llm,
-    judge_by_metric,
     read_prompts,
     write_pairs,
 )
@@ -164,7 +164,7 @@ def test_what_a_judge_is_told():
 
 def test_the_command_with_a_model_here(manifest, tmp_path, tiny, capsys):
     model, processor = tiny("qwen2-audio")
-    systems.save(model, processor, tmp_path / "model", slim=False)
+    save_model(model, processor, tmp_path / "model", slim=False)
     out = tmp_path / "out.jsonl"
     words = ["build", "preferences", str(manifest), "--out", str(out), "--model", str(tmp_path / "model")]
     assert run([*words, "--judge", "metric", "--max-new-tokens", "4", "--replies", "3"]) == 0

@@ -12,7 +12,8 @@ from lalm.cli.app import run
 from lalm.data.sample import ask, message_text, read_manifest, write_manifest
 from lalm.evaluate.perplexity import answer_nll, perplexities
 from lalm.inference.engine import Engine, Reply
-from lalm.models import assemble as systems
+from lalm.models.assemble import build_model
+from lalm.models.save import save_model
 from lalm.systems.salmonn.activation import (
     STORY_TOKENS,
     ActivationError,
@@ -84,12 +85,12 @@ def stage(tiny_folders, tiny_beats, tmp_path):
     whisper, llm = map(str, tiny_folders)
     lora = {"rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
     parts = {"encoder": whisper, "encoder_2": str(tiny_beats), "llm": llm}
-    model, processor = systems.assemble("salmonn", **parts, options=OPTIONS["salmonn"], lora=lora)
+    model, processor = build_model("salmonn", **parts, options=OPTIONS["salmonn"], lora=lora)
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
-    systems.save(model, processor, tmp_path / "stage2", slim=True)
+    save_model(model, processor, tmp_path / "stage2", slim=True)
     rows = []
     for i in range(3):
         path = noise(tmp_path / f"{i}.wav", 0.8 + 0.2 * i, seed=i)
@@ -127,7 +128,7 @@ def test_stages_start_from_each_other():
 
 def test_a_model_without_lora_cannot_be_activated(tiny, tmp_path):
     model, processor = tiny("salmonn")
-    systems.save(model, processor, tmp_path / "plain", slim=True)
+    save_model(model, processor, tmp_path / "plain", slim=True)
     with pytest.raises(ActivationError, match="has no LoRA, so there is nothing to activate"):
         learn(
             tmp_path / "plain", tmp_path, tmp_path / "o", steps=1, learning_rate=1.0, connector=True, seed=0

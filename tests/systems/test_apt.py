@@ -9,8 +9,10 @@ from transformers import AutoModel, AutoTokenizer
 from lalm.cli import info
 from lalm.data.sample import Sample, ask
 from lalm.inference.engine import Engine, Options
-from lalm.models import assemble as systems
+from lalm.models.assemble import build_model
 from lalm.models.conditioning import instructions, tokenised
+from lalm.models.load import load_model
+from lalm.models.save import save_model
 from lalm.systems.apt.model import BERT_MINI, APTConfig, APTConnector
 from lalm.systems.apt.prompts import FEW_SHOT
 
@@ -121,13 +123,13 @@ def test_the_aligners_text_branch_starts_as_the_bert_it_is_given(pair, tiny_bert
 def test_a_bert_of_another_shape_is_refused(tiny_folders, tiny_bert):
     encoder, llm = map(str, tiny_folders)
     with pytest.raises(ValueError, match="say so in the option 'aligner'"):
-        systems.assemble("apt", encoder=encoder, aligner=str(tiny_bert), llm=llm)
+        build_model("apt", encoder=encoder, aligner=str(tiny_bert), llm=llm)
     with pytest.raises(ValueError, match="is no BERT"):
-        systems.assemble("apt", encoder=encoder, aligner=llm, llm=llm)
+        build_model("apt", encoder=encoder, aligner=llm, llm=llm)
     with pytest.raises(ValueError, match="apt needs an 'aligner'"):
-        systems.assemble("apt", encoder=encoder, llm=llm)
+        build_model("apt", encoder=encoder, llm=llm)
     with pytest.raises(ValueError, match="acdc has no aligner"):
-        systems.assemble("acdc", encoder=encoder, aligner=str(tiny_bert), llm=llm)
+        build_model("acdc", encoder=encoder, aligner=str(tiny_bert), llm=llm)
     with pytest.raises(ValueError, match=f"aligner has no field 'layers'; it has: {next(iter(BERT_MINI))}"):
         APTConfig(aligner={"layers": 2})
     with pytest.raises(ValueError, match="keep_cls: false"):
@@ -184,9 +186,7 @@ def test_an_answer_goes_on_where_the_text_ends(tiny_folders, tiny_bert):
     asked = Sample(turns)
     for role_markers in (False, True):
         options = OPTIONS["apt"] | {"role_markers": role_markers}
-        _, processor = systems.assemble(
-            "apt", encoder=encoder, aligner=str(tiny_bert), llm=llm, options=options
-        )
+        _, processor = build_model("apt", encoder=encoder, aligner=str(tiny_bert), llm=llm, options=options)
         shown, spans = processor.render(asked.with_target("rain."), labels=True)
         end = processor.tokenizer.eos_token
         heard = processor.audio_token
@@ -227,7 +227,7 @@ def test_twelve_ways_of_five_shots_fit_the_context_and_more_is_refused(tiny_fold
         **{"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
         "intermediate_size": 32,
     }
-    model, processor = systems.assemble(
+    model, processor = build_model(
         "apt", encoder=encoder, aligner=str(tiny_bert), llm=llm, options={"aligner": aligner}
     )
     sample = few_shot(12, 5)
@@ -246,24 +246,24 @@ def test_twelve_ways_of_five_shots_fit_the_context_and_more_is_refused(tiny_fold
 
 
 def test_options_of_a_checkpoint_can_change_where_its_tensors_fit(pair, tmp_path):
-    systems.save(*pair, tmp_path / "run", slim=True)
-    model, processor = systems.load(tmp_path / "run", options={"segment_s": 5.12, "role_markers": False})
+    save_model(*pair, tmp_path / "run", slim=True)
+    model, processor = load_model(tmp_path / "run", options={"segment_s": 5.12, "role_markers": False})
     assert {c.segment_s for c in (model.config, model.model.connector.config, processor.config)} == {5.12}
     assert not processor.config.role_markers
     with pytest.raises(ValueError, match=r"run' has no option 'segments' that could be changed"):
-        systems.load(tmp_path / "run", options={"segments": 2})
+        load_model(tmp_path / "run", options={"segments": 2})
     with pytest.raises(ValueError, match=r"model\.connector\.queries has shape"):
-        systems.load(tmp_path / "run", options={"num_queries": 5})
-    systems.save(*pair, tmp_path / "whole", slim=False)
+        load_model(tmp_path / "run", options={"num_queries": 5})
+    save_model(*pair, tmp_path / "whole", slim=False)
     with pytest.raises(ValueError, match="whole' is not a slim checkpoint, whose options"):
-        systems.load(tmp_path / "whole", options={"segment_s": 5.12})
+        load_model(tmp_path / "whole", options={"segment_s": 5.12})
 
 
 def test_a_slim_checkpoint_names_its_aligner(pair, tmp_path):
     model, processor = pair
     torch.nn.init.normal_(model.model.connector.audio_token)
-    systems.save(model, processor, tmp_path / "run", slim=True)
-    again, processor_again = systems.load(tmp_path / "run")
+    save_model(model, processor, tmp_path / "run", slim=True)
+    again, processor_again = load_model(tmp_path / "run")
     batch = processor_again.batch([user(audio(20_000), text("what is it?"))])
     torch.testing.assert_close(again(**batch).logits, model(**batch).logits)
     assert set(again.config.parts) == {"encoder", "aligner", "llm"}

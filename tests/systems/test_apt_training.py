@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from tiny_parts import noise
 
 from lalm.data.sample import Sample, write_manifest
-from lalm.models import assemble as systems
+from lalm.models.load import load_model
 from lalm.training import recipe
 from lalm.training import run as train
 from lalm.training.objectives.alignment import AlignError
@@ -99,7 +99,7 @@ def test_the_next_stage_starts_from_it_and_keeps_a_trained_encoder_slim(world, a
     assert not any("heads" in name for name in moved)
     assert any(name.startswith("model.audio_tower.") for name in after)
     assert not any("language_model" in name for name in after)
-    model, _ = systems.load(out)
+    model, _ = load_model(out)
     state = model.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in after.items())
 

@@ -27,7 +27,9 @@ from lalm.cli import app as cli
 from lalm.data.sample import Sample
 from lalm.evaluate.task import open_task
 from lalm.inference.engine import Options, pick_dtype
-from lalm.models import assemble as systems
+from lalm.models.load import load_hearing
+from lalm.models.lora import add_lora
+from lalm.models.save import save_model
 from lalm.systems.apt.vision import APTBlip2
 
 VISION = {
@@ -71,7 +73,7 @@ def seeing(tiny, tiny_bert, tmp_path):
     """An InstructBLIP that hears, from folders: its own in the Hub's layout, and a slim APT checkpoint."""
     torch.manual_seed(0)
     model, processor = tiny("apt")
-    systems.save(model, processor, tmp_path / "apt", slim=True)
+    save_model(model, processor, tmp_path / "apt", slim=True)
     eyes = vlm(InstructBlipForConditionalGeneration, InstructBlipConfig, llm())
     eyes.save_pretrained(tmp_path / "vlm")
     byte_tokenizer().save_pretrained(tmp_path / "vlm")
@@ -177,14 +179,14 @@ def test_it_answers_what_it_sees_and_hears(seeing):
 
 def test_encoder_decoder_language_models_and_blip_2_work(tiny, tmp_path):
     model, processor = tiny("apt")
-    systems.save(model, processor, tmp_path / "apt", slim=True)
+    save_model(model, processor, tmp_path / "apt", slim=True)
     tokenizer = byte_tokenizer()
     t5 = {
         **{"model_type": "t5", "vocab_size": len(tokenizer) + 1, "d_model": 32, "d_kv": 8, "d_ff": 32},
         **{"num_layers": 1, "num_heads": 4, "pad_token_id": tokenizer.pad_token_id},
         **{"eos_token_id": tokenizer.eos_token_id, "decoder_start_token_id": tokenizer.pad_token_id},
     }
-    hearing, instruction_tokenizer = systems.load_hearing(tmp_path / "apt")
+    hearing, instruction_tokenizer = load_hearing(tmp_path / "apt")
     blip = vlm(Blip2ForConditionalGeneration, Blip2Config, t5)
     whole = APTBlip2(blip, tokenizer, images(), hearing, instruction_tokenizer)
     (reply,) = whole.reply([user({"type": "image", "image": picture(0)}, sound(1), "what?")], Options(5))
@@ -212,17 +214,17 @@ def test_what_does_not_fit_is_refused(seeing, tiny, tmp_path, tiny_folders):
     with pytest.raises(ValueError, match="has an image, and this model takes audio and text"):
         processor.batch([user({"type": "image", "image": picture(0)}, "what?")])
     acdc, acdc_processor = tiny("acdc")
-    systems.save(acdc, acdc_processor, tmp_path / "acdc", slim=True)
+    save_model(acdc, acdc_processor, tmp_path / "acdc", slim=True)
     with pytest.raises(ValueError, match="is no APT"):
         APTBlip2.load(tmp_path / "vlm", tmp_path / "acdc")
-    systems.save(model, processor, tmp_path / "whole", slim=False)
+    save_model(model, processor, tmp_path / "whole", slim=False)
     with pytest.raises(ValueError, match="is not a slim checkpoint"):
-        systems.load_hearing(tmp_path / "whole")
+        load_hearing(tmp_path / "whole")
     lora = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["q_proj"]}
-    systems.add_lora(model, lora)
-    systems.save(model, processor, tmp_path / "lora", slim=True)
+    add_lora(model, lora)
+    save_model(model, processor, tmp_path / "lora", slim=True)
     with pytest.raises(ValueError, match="beside an LLM that LoRA"):
-        systems.load_hearing(tmp_path / "lora")
+        load_hearing(tmp_path / "lora")
 
 
 def test_pictures_come_from_files_urls_and_bytes(tmp_path):

@@ -7,17 +7,19 @@ import pytest
 import torch
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
+from lalm.data.audio_inputs import CachedFrames
 from lalm.data.sample import Sample, ask
-from lalm.models import assemble as systems
+from lalm.models.load import load_model
 from lalm.models.prefill import PER_CLIP
-from lalm.models.processing import CachedFrames
+from lalm.models.save import save_model
+from lalm.systems import SYSTEMS
 
 # APT's text branch ends in its last layer: only alignment (stage 0) reads what comes out there.
 TEXT_ONLY = re.compile(r"aligner\.encoder\.layer\.1\.(intermediate|output)\.")
 LENGTHS = [1600, 16_000, 16_001, 40_123, 80_000]
 
 
-@pytest.fixture(params=sorted(systems.SYSTEMS))
+@pytest.fixture(params=sorted(SYSTEMS))
 def pair(request, tiny):
     torch.manual_seed(0)
     model, processor = tiny(request.param)
@@ -151,7 +153,7 @@ def test_overfits_one_batch(pair):
 
 def test_whole_checkpoint_round_trip_through_auto_classes(pair, tmp_path):
     model, processor = pair
-    systems.save(model, processor, tmp_path, slim=False)
+    save_model(model, processor, tmp_path, slim=False)
     again, processor_again = (
         AutoModelForMultimodalLM.from_pretrained(tmp_path),
         AutoProcessor.from_pretrained(tmp_path),
@@ -160,7 +162,7 @@ def test_whole_checkpoint_round_trip_through_auto_classes(pair, tmp_path):
     torch.testing.assert_close(
         again.eval()(**processor_again.batch([sample])).logits, model(**processor.batch([sample])).logits
     )
-    loaded, _ = systems.load(tmp_path)
+    loaded, _ = load_model(tmp_path)
     assert {n for n, _ in loaded.named_parameters()} == {n for n, _ in model.named_parameters()}
 
 

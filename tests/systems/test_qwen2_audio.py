@@ -22,7 +22,9 @@ from lalm.cli import info
 from lalm.cli.export import export
 from lalm.data.sample import Message, Sample
 from lalm.inference.engine import Engine, Options
-from lalm.models import assemble as systems
+from lalm.models.load import load_model
+from lalm.models.lora import add_lora
+from lalm.models.save import save_model
 from lalm.systems.qwen2_audio import released
 from lalm.systems.qwen2_audio.model import Qwen2AudioLMConfig
 from lalm.systems.qwen2_audio.prompts import TASKS
@@ -114,7 +116,7 @@ BATCHES = {
 @pytest.mark.parametrize("size, names", [("small", list(BATCHES)), ("medium", ["mixed lengths"])])
 def test_released_weights_give_the_logits_and_answers_of_transformers(size, names, tmp_path):
     model, processor = original(size, tmp_path)
-    engine = Engine(*systems.load(tmp_path), "released")
+    engine = Engine(*load_model(tmp_path), "released")
     for name in names:
         rows = BATCHES[name]
         batch, our_batch = theirs_of(processor, rows), engine.processor.batch(rows)
@@ -146,18 +148,18 @@ def test_the_folder_is_sharded_as_on_the_hub_and_nothing_may_be_missing(small, t
     with pytest.raises(
         ValueError, match=r"do not fit its config.json: 1 missing keys, e.g. .*connector.linear"
     ):
-        systems.load(tmp_path)
+        load_model(tmp_path)
     save_file(load_file(folder / shard.name) | {"audio_tower.extra": torch.zeros(1)}, shard, {"format": "pt"})
     with pytest.raises(ValueError, match="1 unexpected keys"):
-        systems.load(tmp_path)
+        load_model(tmp_path)
     shard.write_bytes(shard.read_bytes()[:50])
     with pytest.raises(ValueError, match="cannot be read"):
-        systems.load(tmp_path)
+        load_model(tmp_path)
 
 
 def test_export_is_the_release_again(small, tmp_path):
     model, processor, folder = small
-    ours, our_processor = systems.load(folder)
+    ours, our_processor = load_model(folder)
     released.export(ours, our_processor, tmp_path, max_shard_size="100KB")
     again, report = Qwen2AudioForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), report
@@ -181,11 +183,11 @@ def test_export_is_the_release_again(small, tmp_path):
 def test_a_model_of_ours_with_lora_exports_merged_and_transformers_hears_the_same(tiny, tmp_path):
     """Another family's LLM, whose table ends before the audio token, takes Qwen's place."""
     model, processor = tiny("qwen2-audio")
-    systems.add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj", "v_proj"]})
+    add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj", "v_proj"]})
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
-    systems.save(model, processor, tmp_path / "mine", slim=True)
+    save_model(model, processor, tmp_path / "mine", slim=True)
     rows = [question(16_000, 50_000), question(9_000)]
     batch = processor.batch(rows, padding_side="right")
     with torch.no_grad():
@@ -204,7 +206,7 @@ def test_a_model_of_ours_with_lora_exports_merged_and_transformers_hears_the_sam
     real = batch["attention_mask"].bool()
     assert found.shape[2] == len(processor.tokenizer) > logits.shape[2]
     torch.testing.assert_close(found[..., : logits.shape[2]][real], logits[real], atol=1e-4, rtol=0)
-    reopened, _ = systems.load(tmp_path / "out")
+    reopened, _ = load_model(tmp_path / "out")
     torch.testing.assert_close(
         reopened(**batch).logits[..., : logits.shape[2]][real], logits[real], atol=1e-4, rtol=0
     )
@@ -221,13 +223,13 @@ def test_other_models_are_not_exported(tiny, tmp_path):
 
 def test_lora_on_released_weights_is_a_slim_checkpoint(small, tmp_path):
     _, _, folder = small
-    model, processor = systems.load(folder)
-    systems.add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj"]})
+    model, processor = load_model(folder)
+    add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj"]})
     for name, parameter in model.named_parameters():
         if "lora_B" in name or "connector" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    systems.save(model, processor, tmp_path, slim=True)
-    again, _ = systems.load(tmp_path)
+    save_model(model, processor, tmp_path, slim=True)
+    again, _ = load_model(tmp_path)
     batch = processor.batch([question(16_000)])
     torch.testing.assert_close(again(**batch).logits, model(**batch).logits)
 
@@ -250,7 +252,7 @@ CHATS: dict[str, list[Message]] = {
 @pytest.mark.parametrize("chat", CHATS)
 def test_the_prompt_is_the_releases(small, tiny, chat):
     _, processor, folder = small
-    _, opened = systems.load(folder)
+    _, opened = load_model(folder)
     theirs = processor.apply_chat_template(CHATS[chat], add_generation_prompt=True, tokenize=False)
     assert opened.render(Sample(tuple(CHATS[chat])))[0] == theirs
     _, new = tiny("qwen2-audio")
@@ -259,7 +261,7 @@ def test_the_prompt_is_the_releases(small, tiny, chat):
 
 
 def test_the_prompt_in_full(small):
-    _, processor = systems.load(small[2])
+    _, processor = load_model(small[2])
     assert processor.render(question(16_000))[0] == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
         "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\nWhat is it?<|im_end|>\n<|im_start|>assistant\n"
@@ -271,7 +273,7 @@ def test_a_folder_without_a_chat_template_is_the_base_model(small, tmp_path):
     for file in folder.iterdir():
         if "template" not in file.name:
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    model, processor = systems.load(tmp_path)
+    model, processor = load_model(tmp_path)
     parts: list[Any] = [{"type": "audio", "audio": "a.wav"}, {"type": "text", "text": TASKS["caption"]}]
     asked = Sample(({"role": "user", "content": parts},))
     prompt = "<|audio_bos|><|AUDIO|><|audio_eos|>Generate the caption in English:"
@@ -284,7 +286,7 @@ def test_a_folder_without_a_chat_template_is_the_base_model(small, tmp_path):
 
 
 def test_answers_of_all_turns_are_learned_with_their_ends(small):
-    _, processor = systems.load(small[2])
+    _, processor = load_model(small[2])
     end: list[Message] = [{"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes"}]
     messages = [*CHATS["turns"][:2], *end]
     labels = processor.batch([Sample(tuple(messages))], labels=True)["labels"][0]
@@ -312,14 +314,14 @@ def test_lengths_are_those_of_the_release(small):
 
 
 def test_too_short_a_clip_is_refused_by_name(small):
-    _, processor = systems.load(small[2])
+    _, processor = load_model(small[2])
     with pytest.raises(ValueError, match=r"array: 0\.020 s is too short to give one audio token"):
         processor.batch([question(320)])
     assert processor.batch([question(321)])["input_ids"].shape[0] == 1
 
 
 def test_longer_clips_are_their_windows_in_time_order(small):
-    model, _ = systems.load(small[2])
+    model, _ = load_model(small[2])
     whole = torch.from_numpy(clip(2 * 64_000 + 30_000))
     with torch.no_grad():
         tokens = model.get_audio_features(whole[None], torch.tensor([len(whole)])).pooler_output
@@ -357,4 +359,4 @@ def test_a_damaged_configuration_is_one_sentence(small, tmp_path):
     fields["text_config"] = {"model_type": "nonsense"}
     (tmp_path / "config.json").write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=r"config.json is no Qwen2-Audio configuration"):
-        systems.load(tmp_path)
+        load_model(tmp_path)

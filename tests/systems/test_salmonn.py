@@ -11,8 +11,12 @@ from transformers import AutoConfig, AutoTokenizer
 from lalm.cli import info
 from lalm.data.sample import ask, write_manifest
 from lalm.inference.engine import Engine, Options
-from lalm.models import assemble as systems
+from lalm.models.assemble import build_model
+from lalm.models.classes import classes_of
+from lalm.models.load import load_model
+from lalm.models.lora import add_lora, set_lora_scale
 from lalm.models.processing import AudioLMProcessor
+from lalm.models.save import save_model, trained_names
 from lalm.systems.salmonn.model import SALMONNConfig, WindowQFormer
 from lalm.training import recipe
 from lalm.training import run as train
@@ -114,7 +118,7 @@ def test_trainable_parameters_are_the_papers(llm, total, tensors):
     config = SALMONNConfig(
         text_config=AutoConfig.for_model(**llm), lora=stage.lora.model_dump(), **stage.init.options
     )
-    model = info._shapes(config, systems.SYSTEMS["salmonn"][2])
+    model = info._shapes(config, classes_of("salmonn").model)
     names = set(model.set_trainable([*stage.trainable, "*lora_*"]))
     sizes = [p.numel() for n, p in model.named_parameters() if n in names]
     assert sum(sizes) == total and len(sizes) == tensors
@@ -135,7 +139,7 @@ def test_info_shows_the_papers_model():
 def test_prompt_is_vicunas_with_its_pieces_tokenised_apart(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(sentencepiece_llama(tmp_path))
     config = SALMONNConfig({"model_type": "lalm_whisper", "d_model": 8})
-    processor = AudioLMProcessor.build(tokenizer, config, systems.SYSTEMS["salmonn"][3])
+    processor = AudioLMProcessor.build(tokenizer, config, classes_of("salmonn").question_prompt)
     sample = ask([clip(16_000)], "Describe it")
     text, _ = processor.render(sample)
     assert text == "<s>USER: <Speech><|audio|></Speech> Describe it\nASSISTANT:"
@@ -158,7 +162,7 @@ def tuned(tiny):
     """A tiny SALMONN whose LoRA matters, and its processor."""
     torch.manual_seed(0)
     model, processor = tiny("salmonn")
-    systems.add_lora(model, LORA)
+    add_lora(model, LORA)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
@@ -174,9 +178,9 @@ def test_lora_scale_is_the_factor_of_the_matrices(tuned):
     assert len(layers) == 4
     plain = {id(m): m.base_layer.weight.detach().clone() for m in layers}
     for scale in (4.0, 2.0, 0.5, 0.0, None):
-        systems.set_lora_scale(model, scale)
+        set_lora_scale(model, scale)
         found = model(**batch).logits
-        systems.set_lora_scale(model, 0.0)
+        set_lora_scale(model, 0.0)
         for m in layers:  # W + scale B A, written into W
             delta = m.lora_B["default"].weight @ m.lora_A["default"].weight
             m.base_layer.weight.data = plain[id(m)] + (4.0 if scale is None else scale) * delta
@@ -204,8 +208,8 @@ def test_lora_scale_of_a_model_without_lora_is_refused(tiny):
 
 def test_slim_checkpoint_names_both_encoders(tuned, tmp_path):
     model, processor = tuned
-    systems.save(model, processor, tmp_path / "run", slim=True)
-    again, processor_again = systems.load(tmp_path / "run")
+    save_model(model, processor, tmp_path / "run", slim=True)
+    again, processor_again = load_model(tmp_path / "run")
     assert set(again.config.parts) == {"encoder", "encoder_2", "llm"}
     batch = processor.batch([ask([clip(20_000)], "What is it?")])
     torch.testing.assert_close(again(**batch).logits, model(**batch).logits)
@@ -220,14 +224,12 @@ def test_any_system_takes_any_encoders(tiny_folders, tiny_beats):
         ("salmonn", SMALL, {}),
         ("salmonn", SMALL | {"encoder": {"pool": 4}}, {"encoder_2": str(tiny_beats)}),
     ):
-        model, processor = systems.assemble(system, encoder=whisper, **second, llm=llm, options=options)
+        model, processor = build_model(system, encoder=whisper, **second, llm=llm, options=options)
         logits = model(**processor.batch([ask([clip(20_000), clip(1000)], "What?")])).logits
         assert torch.isfinite(logits).all()
     assert model.config.window_frames == 4 and math.isclose(model.config.audio_config.frames_per_second, 12.5)
     with pytest.raises(ValueError, match="options for encoder_2, but no encoder_2"):
-        systems.assemble(
-            "salmonn", encoder=whisper, llm=llm, options=SMALL | {"encoder_2": {"window_frames": 32}}
-        )
+        build_model("salmonn", encoder=whisper, llm=llm, options=SMALL | {"encoder_2": {"window_frames": 32}})
 
 
 def test_recipe_with_two_encoders_trains_from_a_warm_start(tiny_folders, tiny_beats, tmp_path):
@@ -256,15 +258,15 @@ def test_recipe_with_two_encoders_trains_from_a_warm_start(tiny_folders, tiny_be
         "out": str(tmp_path / "one"),
     }
     train.run(recipe.Recipe.model_validate(fields))
-    first, _ = systems.load(tmp_path / "one")
+    first, _ = load_model(tmp_path / "one")
     assert first.config.audio_config.first.pool == 2 and first.config.audio_config.second.window_frames == 64
     connector = first.model.connector
     assert connector.frame_mean.abs().sum() > 0 and not torch.equal(connector.frame_scale, torch.ones(32))
     stage = fields | {"init": {"from": str(tmp_path / "one")}, "out": str(tmp_path / "two")}
     del stage["warm_start"]
     train.run(recipe.Recipe.model_validate(stage))
-    second, _ = systems.load(tmp_path / "two")
+    second, _ = load_model(tmp_path / "two")
     before, after = first.state_dict(), second.state_dict()
     moved = {n for n in after if not torch.equal(before[n], after[n])}
-    assert moved <= set(systems.trained_names(second)) and any("lora_B" in n for n in moved)
+    assert moved <= set(trained_names(second)) and any("lora_B" in n for n in moved)
     assert any("connector.queries" in n for n in moved)

@@ -17,7 +17,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from lalm.cli import app as cli
 from lalm.data.sample import ask
 from lalm.encoders import load_encoder
-from lalm.models import assemble as systems
+from lalm.models.load import load_model
+from lalm.models.lora import set_lora_scale
 from lalm.systems.salmonn.released import SALMONNImportError, read, write
 
 SPEECH, AUDIO, WIDTH, INNER, LLM, LAYERS, RANK = 16, 16, 128, 48, 32, 3, 8
@@ -190,7 +191,7 @@ def test_imported_model_equals_the_second_computation(imported, parts, tmp_path,
     assert "73 tensors read, 4 buffers left out, LoRA scale 4" in out
     assert f"you said '{parts[0]}'" in out
     state = released()  # the same values
-    model, processor = systems.load(tmp_path / "out")
+    model, processor = load_model(tmp_path / "out")
     audio = torch.randn(40_000, generator=torch.Generator().manual_seed(1)) * 0.1
     batch = processor.batch([ask([audio.numpy()], "Describe A dog.")])
     # Whisper hears the clip within 30 s of silence; BEATs hears the clip.
@@ -203,7 +204,7 @@ def test_imported_model_equals_the_second_computation(imported, parts, tmp_path,
     assert found.shape == (88, LLM)
     torch.testing.assert_close(found, tokens, atol=1e-4, rtol=1e-3)
     for scale in (4.0, 1.5, 0.0):
-        systems.set_lora_scale(model, scale)
+        set_lora_scale(model, scale)
         wanted = plain_logits(tokens, "Describe A dog.", parts[0], state, scale)
         torch.testing.assert_close(model(**batch).logits[0, -1], wanted, atol=1e-3, rtol=1e-3)
 

@@ -7,6 +7,7 @@ from itertools import islice
 
 import pytest
 
+from lalm.data.episode import Labelled
 from lalm.data.sample import Sample, read_manifest, write_manifest
 from lalm.systems.apt.prompts import FEW_SHOT, prompts
 from lalm.tasks import Source, SourceError, build, comparisons, episodes, events
@@ -166,7 +167,7 @@ def test_every_task_has_ten_templates_of_which_each_is_used(manifest, tmp_path):
 
 def clips(labels):
     return [
-        episodes.Labelled({"type": "audio", "audio": f"{label}{i}.wav"}, label, f"{label}{i}")
+        Labelled({"type": "audio", "audio": f"{label}{i}.wav"}, label, f"{label}{i}")
         for label, count in labels.items()
         for i in range(count)
     ]
@@ -211,7 +212,7 @@ def test_renamed_episodes_are_told_by_their_labelled_clips_alone():
 def test_clips_of_one_source_never_meet_in_an_episode():
     """Takes of one recording would make the query a copy of a support."""
     takes = [
-        episodes.Labelled(
+        Labelled(
             {"type": "audio", "audio": f"{label}-{file}-{take}"},
             label,
             f"{label}{file}{take}",

@@ -14,7 +14,8 @@ from torch.nn.functional import log_softmax
 from transformers import AutoModelForCausalLM
 
 from lalm.data.sample import Sample, write_manifest
-from lalm.models import assemble as systems
+from lalm.models.assemble import build_model
+from lalm.models.lora import add_lora
 from lalm.training import recipe
 from lalm.training import run as train
 from lalm.training.objectives import dpo
@@ -149,7 +150,7 @@ def test_on_text_the_loss_is_trls(tiny_folders, tmp_path, weight):
 
 def _as_ours(folders: tuple[Path, Path], llm: Any) -> Any:
     """That LLM inside one of our models."""
-    model, _ = systems.assemble("qwen2-audio", encoder=str(folders[0]), llm=str(folders[1]))
+    model, _ = build_model("qwen2-audio", encoder=str(folders[0]), llm=str(folders[1]))
     model.model.language_model, model.lm_head = llm.model, llm.lm_head
     return model
 
@@ -173,7 +174,7 @@ def test_without_its_adapter_the_llm_is_the_one_before(setup):
     model, processor = setup
     batch = dpo.pair_batch(processor, PAIRS)
     before = log_probs(model, batch)
-    systems.add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj"]})
+    add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj"]})
     model.set_trainable(["*lora_*"])
     dpo.check_adapter(model)
     for name, parameter in model.named_parameters():

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import lines, settings, training_world
 
-from lalm.models import assemble as systems
+from lalm.models.load import load_model
 from lalm.training import recipe
 from lalm.training import run as train
 from lalm.training.parallel.deepspeed import zero_arguments
@@ -138,7 +138,7 @@ def test_one_process_two_and_one_again_share_the_model(
     assert checkpoint.fault(half) == ""
     if shard == "fsdp2":
         assert {"__0_0.distcp", "__1_0.distcp", ".metadata"} <= {file.name for file in half.iterdir()}
-    saved = systems.load(out)[0].state_dict()
+    saved = load_model(out)[0].state_dict()
     train.run(shared)
     for key, deviation in (("loss", 1e-4), ("grad_norm", 1e-3), ("valid_loss", 1e-2)):
         told = {step: lines(out, key)[step] for step in lines(alone, key)}  # a part validates at its end too

@@ -14,7 +14,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tiny_runs import lines, settings, training_world
 
-from lalm.models import assemble as systems
+from lalm.models.classes import classes_of
+from lalm.models.load import load_model
 from lalm.training import recipe
 from lalm.training import run as train
 from lalm.training.report import GradientCheck, TrainError, part_of, show_example
@@ -56,7 +57,7 @@ def test_a_run_learns_and_leaves_a_model_that_loads(finished: Path) -> None:
     assert recipe.load(finished) == recipe.load(finished / "checkpoint-12")
     assert any(file.name.startswith("events") for file in (finished / "runs").iterdir())
     assert not checkpoint.staging(finished).exists()
-    model, _ = systems.load(finished)
+    model, _ = load_model(finished)
     tensors = load_file(finished / "model.safetensors")
     assert tensors and all("connector" in name or "lora_" in name for name in tensors)
     state = model.state_dict()
@@ -142,7 +143,7 @@ def test_the_frame_cache_changes_nothing_but_the_work(
     )
     train.run(plain)
     calls = []
-    model_class = systems.SYSTEMS["acdc"][1]
+    model_class = classes_of("acdc").headless
     monkeypatch.setattr(model_class, "encode", lambda *args: calls.append(args))
     train.run(cached)
     assert not calls
@@ -195,7 +196,7 @@ def test_a_frozen_llm_in_few_bits_learns_what_the_whole_one_does(
     assert lines(few) == pytest.approx(lines(whole), rel=0.1) and lines(few) != lines(whole)
     weight = models[1][0].model.language_model.layers[0].mlp.up_proj.weight
     assert weight.nbytes * 8 == bits * models[0][0].model.language_model.layers[0].mlp.up_proj.weight.numel()
-    assert systems.load(few)[0].config.lora == {
+    assert load_model(few)[0].config.lora == {
         "rank": 2,
         "alpha": 4,
         "dropout": 0.2,
@@ -411,7 +412,7 @@ def test_a_trained_encoder_lies_in_checkpoints_that_resume(world: Path, tmp_path
     train.run(both)
     assert lines(out) == whole
     assert any("audio_tower" in name for name in load_file(out / "model.safetensors"))
-    systems.load(out)
+    load_model(out)
 
 
 def test_parts_learn_at_their_own_rates_and_resume_with_them(world: Path, tmp_path: Path) -> None:

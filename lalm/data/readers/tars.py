@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lalm.audio import archives
+from lalm.audio.load import AUDIO_SUFFIXES
 from lalm.data.readers.samples import ReaderError, Samples, spoken
 
-AUDIO_SUFFIXES = ("flac", "wav", "mp3", "ogg", "opus", "m4a")
 TEXT_KEYS = ("text", "caption", "transcript", "transcription", "sentence")
 
 
@@ -38,7 +38,7 @@ class Tars(Samples):
 
     def row(self, number: int) -> Any:
         tar, name, suffixes = self._samples[number]
-        audio = next((s for s in suffixes if s.lower() in AUDIO_SUFFIXES), None)
+        audio = next((s for s in suffixes if f".{s.lower()}" in AUDIO_SUFFIXES), None)
         fields: Any = {}
         if "json" in suffixes:
             try:

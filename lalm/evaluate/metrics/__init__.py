@@ -18,6 +18,7 @@ from lalm.evaluate.metrics.intervals import Array, Measured, additive, each, mea
 from lalm.evaluate.metrics.meteor import meteor
 from lalm.evaluate.metrics.spice import NEEDS, spice
 from lalm.evaluate.parsers import speaks
+from lalm.inference import reading
 
 
 @dataclass(frozen=True)
@@ -165,17 +166,17 @@ def _tagging(answers: Sequence[Answer], resources: Resources) -> Measured:
         scores = encoder([a.text or " " for a in answers]) @ encoder(classes).T
     else:
         resources.used["map"] = "a class scores 1 when the answer names it, else 0"
-        scores = np.array([[float(labels.read_label(a.text, [c]) == c) for c in classes] for a in answers])
+        scores = np.array([[float(reading.read_label(a.text, [c]) == c) for c in classes] for a in answers])
     return labels.mean_average_precision(scores, wanted)
 
 
-def _spans(answers: Sequence[Answer]) -> tuple[list[list[events.Span]], list[list[events.Span]]]:
+def _spans(answers: Sequence[Answer]) -> tuple[list[list[reading.Span]], list[list[reading.Span]]]:
     said, wanted = [], []
     for answer in answers:
         asked = answer.sample.origin.get("asked", "")  # the one sound that the question is about
         events_of = [e for e in answer.sample.events if not asked or e["label"] == asked]
         own = [(e["label"], e["onset_s"], e["offset_s"]) for e in events_of]
-        said.append(events.read_ranges(answer.text, own[0][0] if own else ""))
+        said.append(reading.read_ranges(answer.text, own[0][0] if own else ""))
         wanted.append(own)
     return said, wanted
 

@@ -1,34 +1,22 @@
-"""When sounds happen: time ranges in answers, event-based and segment-based F1, overlap.
+"""When sounds happen: event-based and segment-based F1, overlap.
 
 The F1 scores are those of sed_eval's defaults: an event is found when its onset is within 0.2 s and its
 offset within 0.2 s or half its length; segments are 1 s long.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeAlias
 
 import numpy as np
 
 from lalm.evaluate.metrics.intervals import Array, Measured, additive, mean_of
-
-Span: TypeAlias = tuple[str, float, float]  # label, onset, offset in seconds
+from lalm.inference.reading import Span
 
 COLLAR_S = 0.2
 OFFSET_SHARE = 0.5
 SEGMENT_S = 1.0
 EDGE = 1e-9  # rounding of sums of decimals
-_RANGE = re.compile(
-    r"(\d+(?:\.\d+)?)\s*(?:s|sec|seconds?)?\s*(?:-|\u2013|to|and|until)\s*(\d+(?:\.\d+)?)\s*s?", re.I
-)
-
-
-def read_ranges(answer: str, label: str = "") -> list[Span]:
-    """Every "1.0s-2.5s", "from 1 to 2.5 seconds" of an answer as (label, onset, offset), in order."""
-    ranges = [(float(a), float(b)) for a, b in _RANGE.findall(answer)]
-    return [(label, onset, offset) for onset, offset in ranges if offset > onset]
 
 
 def event_f1(said: Sequence[Sequence[Span]], wanted: Sequence[Sequence[Span]]) -> Measured:

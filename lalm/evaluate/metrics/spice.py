@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lalm.errors import LalmError
 from lalm.evaluate.metrics.intervals import Array
 
 JAR = "spice-1.0.jar"
@@ -25,7 +26,7 @@ NEEDS = (
 )
 
 
-class SpiceError(ValueError):
+class SpiceError(LalmError, ValueError):
     """The Java program failed or wrote something else than scores."""
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from lalm.data.english import stems
 from lalm.data.sample import Message, Part, Sample, read_manifest
+from lalm.errors import LalmError
 from lalm.synthesis.completions import Chat, Completion, Sampling, Writer
 from lalm.synthesis.resumable_rows import Counts, write_rows
 from lalm.systems.acdc.prompts import BASELINE_SYSTEM
@@ -36,7 +37,7 @@ CONTINUATION = "Continue the following description in fewer than 40 words."
 _JOINING = stems("then first next after before while followed by that it there here can be heard")
 
 
-class ContinuationError(ValueError):
+class ContinuationError(LalmError, ValueError):
     """A manifest or option that cannot be used."""
 
 

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, normalize
 from transformers import BatchFeature
 
+from lalm.data.audio_inputs import CachedFrames, Clip
 from lalm.data.sample import Sample
 from lalm.models.modeling import IGNORE_INDEX
-from lalm.models.processing import AudioLMProcessor, CachedFrames, Clip, pad_audio
+from lalm.models.processing import AudioLMProcessor, pad_audio
 from lalm.systems.apt.model import AlignmentHeads, APTConnector
 
 Encode: TypeAlias = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 
-PROMPT: Mapping[str, str] = {}
+QUESTION_PROMPT: Mapping[str, str] = {}
 
 # Sections 4.2 and A.2: the sentences the paper prints.
 TAGGING = "Summarize the audio with key words."

@@ -28,8 +28,8 @@ from lalm.audio.images import load_image, video_frames
 from lalm.data.messages import message_text
 from lalm.data.sample import Sample
 from lalm.inference.engine import Heard, Options, Reply
-from lalm.models import assemble as systems
 from lalm.models.conditioning import instructions, tokenised
+from lalm.models.load import load_hearing
 from lalm.models.processing import AudioLMProcessor, pad_audio
 
 VISION_MODELS = ("blip-2", "instructblip")
@@ -79,7 +79,7 @@ class APTBlip2:
             raise ValueError(f"'{vlm}' is not a model folder") from None
         if kind not in VISION_MODELS:
             raise ValueError(f"'{vlm}' is a {kind}, and only {' and '.join(VISION_MODELS)} see for APT")
-        hearing, instruction_tokenizer = systems.load_hearing(apt, dtype=dtype)
+        hearing, instruction_tokenizer = load_hearing(apt, dtype=dtype)
         if instruction_tokenizer is None:
             raise ValueError(f"'{apt}' is no APT: its connector hears no instructions")
         return cls(

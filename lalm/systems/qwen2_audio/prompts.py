@@ -1,7 +1,7 @@
 """How a conversation is put to Qwen2-Audio, and the prompts of the base model's tasks.
 
-``PROMPT`` is for new models: the released chat format where the LLM speaks ChatML, else the LLM's own turns
-with numbered audio. The paper has no system prompt to switch between its modes (section 2).
+``QUESTION_PROMPT`` is for new models: the released chat format where the LLM speaks ChatML, else the LLM's
+own turns with numbered audio. The paper has no system prompt to switch between its modes (section 2).
 """
 
 from importlib import resources
@@ -11,7 +11,7 @@ _HERE = resources.files("lalm.systems.qwen2_audio")
 CHAT = (_HERE / "template.jinja").read_text()
 PRETRAIN = (_HERE / "pretrain.jinja").read_text()  # the released base model: audio, then the task's sentence
 AUDIO_TOKEN = "<|AUDIO|>"
-PROMPT = {
+QUESTION_PROMPT = {
     "audio_token": AUDIO_TOKEN,
     "template": CHAT,
     "marks": "<|audio_bos|> <|audio_eos|>",  # left out where the LLM's tokenizer has no such tokens

@@ -14,9 +14,10 @@ import numpy as np
 
 from lalm.data.english import words
 from lalm.data.sample import Message, Sample, message_text
+from lalm.errors import LalmError
 from lalm.evaluate.metrics.instruction_following import STORY_TOKENS, STORY_WORDS, follows_story, repeats
 from lalm.inference.engine import Engine, Options, pick_device, pick_dtype
-from lalm.models import assemble as systems
+from lalm.models.load import read_config
 from lalm.tasks.instructions import instruct
 from lalm.training import run as train
 from lalm.training.recipe import Recipe
@@ -24,7 +25,7 @@ from lalm.training.recipe import Recipe
 NUM_STORIES = 12  # section 4.2 "twelve stories ... 12 steps, with each step using only one story sample"
 
 
-class ActivationError(ValueError):
+class ActivationError(LalmError, ValueError):
     """Too few stories, or clips that cannot be used."""
 
 
@@ -107,7 +108,7 @@ def learn(
 
     LoRA goes on training at full scale, and the connector with it unless ``connector`` is false.
     """
-    system, config = systems.read_config(model)
+    system, config = read_config(model)
     if not config.lora:
         raise ActivationError(f"'{model}' has no LoRA, so there is nothing to activate")
     fast = "bfloat16" in str(pick_dtype(pick_device(None)))

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lalm.errors import LalmError
+
 HEAD_WIDTH = 64  # of the Q-Former, BERT's
 LORA_SCALE = 4.0  # section 4.1; the files' config says it as alpha 32 at rank 8
 
@@ -62,7 +64,7 @@ RELEASED = (
 BUFFERS = re.compile(r"speech_Qformer\.bert\.embeddings\.position_ids|llama_model\..*\.rotary_emb\.inv_freq")
 
 
-class SALMONNImportError(ValueError):
+class SALMONNImportError(LalmError, ValueError):
     """A file is not a SALMONN checkpoint, or not a safe one; the text says why in one sentence."""
 
 

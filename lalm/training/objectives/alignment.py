@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lalm.data.mixture import Collator
+from lalm.errors import LalmError
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
 from lalm.systems.apt.alignment import LOSSES, Alignment, alignment_batch, recalls
+from lalm.training.batches import Collator
 from lalm.training.trainer import Read, RecipeTrainer
 
 
-class AlignError(ValueError):
+class AlignError(LalmError, ValueError):
     """A recipe whose connector cannot be aligned; the text says why."""
 
 

@@ -21,12 +21,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import BatchFeature
 
-from lalm.data.mixture import Audios, Collator, DataError
+from lalm.data.audio_inputs import Audios
+from lalm.data.mixture import DataError
 from lalm.data.sample import Sample
-from lalm.models import assemble as systems
+from lalm.models.lora import set_lora_scale
 from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration
 from lalm.models.prefill import PER_CLIP
 from lalm.models.processing import AudioLMProcessor
+from lalm.training.batches import Collator
 from lalm.training.recipe import Dpo
 from lalm.training.trainer import Read, RecipeTrainer
 
@@ -200,11 +202,11 @@ def reference_model(
     if twin is not None:
         yield twin
         return
-    systems.set_lora_scale(model, 0.0)
+    set_lora_scale(model, 0.0)
     try:
         yield model
     finally:
-        systems.set_lora_scale(model, None)
+        set_lora_scale(model, None)
 
 
 def encoded_once(model: AudioLMForConditionalGeneration, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,32 @@
+"""One audio of a sample on its way to the model: decoded, or as an encoder's frames."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from lalm.audio.load import SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One decoded audio part: what was given and how long it is."""
+
+    name: str
+    audio: np.ndarray  # (N,) float32 16 kHz
+
+    @property
+    def seconds(self) -> float:
+        return len(self.audio) / SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class CachedFrames:
+    """Encoder frames of one clip (T, W), in place of its audio."""
+
+    frames: Tensor
+
+
+Audios: TypeAlias = Sequence[Clip | CachedFrames]  # of one sample, in reading order

@@ -1,0 +1,186 @@
+"""Opening model folders: whole ones, slim ones (what was trained, names of the rest) and released ones."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from lalm.encoders.pair import PairConfig
+from lalm.models.assemble import ENCODER_OPTIONS, build_processor, load_tower
+from lalm.models.classes import ModelError, ReleasedFormat, classes_of
+from lalm.models.lora import add_lora
+from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
+from lalm.models.processing import AudioLMProcessor
+from lalm.models.save import trained_names
+from lalm.systems import System, UnknownSystemError, of_model_type
+from lalm.weights import fetch as weights
+from lalm.weights.llm import load_causal_lm, load_tokenizer
+
+
+def load_model(
+    folder: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
+    """Open a whole, slim or released checkpoint folder. Raises ModelError naming what is wrong with it.
+
+    ``options`` take the place of fields of a slim checkpoint's config; its tensors must fit them still.
+    """
+    folder = Path(folder)
+    system, fields = _read_config(folder)
+    if fields.get("lalm_slim"):
+        model, processor = _load_slim(folder, dtype, options or {})
+        return model.to(device or "cpu").eval(), processor
+    if options:
+        raise ModelError(f"'{folder}' is not a slim checkpoint, whose options could be changed")
+    classes = classes_of(system.name)
+    if released := _released(system, fields):
+        model, processor = released.load(folder, fields, dtype)
+    else:
+        model = classes.model.from_pretrained(folder, dtype=dtype)
+        processor = AudioLMProcessor.from_pretrained(folder)
+        processor.config = model.config
+    model.config.parts = {"model": str(folder.resolve())}  # what LoRA and a new connector would be added to
+    return model.to(device or "cpu").eval(), processor
+
+
+def open_processor(folder: str | Path) -> AudioLMProcessor:
+    """The processor of a model folder, without reading its weights. Raises ModelError as ``load`` does."""
+    folder = Path(folder)
+    system, fields = _read_config(folder)
+    classes = classes_of(system.name)
+    if fields.get("lalm_slim"):
+        _, config = read_config(folder)
+        if "model" in config.parts:
+            return open_processor(weights.resolve(config.parts["model"]))
+        tokenizer = load_tokenizer(weights.resolve(config.parts["llm"]))
+        return AudioLMProcessor.build(tokenizer, config, classes.question_prompt)
+    if released := _released(system, fields):
+        return released.read_processor(folder, released.read_config(fields))
+    return AudioLMProcessor.from_pretrained(folder)
+
+
+def read_config(folder: Path) -> tuple[str, AudioLMConfig]:
+    """The system of a model folder and its config; no weights are read."""
+    system, fields = _read_config(folder)
+    if released := _released(system, fields):
+        return system.name, released.read_config(fields)
+    own = {key: value for key, value in fields.items() if key not in ("lalm_slim", "transformers_version")}
+    return system.name, classes_of(system.name).config.from_dict(own)
+
+
+def _released(system: System, fields: Mapping[str, Any]) -> ReleasedFormat | None:
+    """Who opens a folder with this config.json if it has the authors' own layout."""
+    ours = fields["model_type"] == system.model_type
+    return None if ours else classes_of(system.name).released
+
+
+def load_hearing(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32
+) -> tuple[AudioLMModel, PreTrainedTokenizerBase | None]:
+    """Encoder and connector of a slim checkpoint without the LLM, and the tokenizer of its instructions.
+
+    Only ``encode`` and ``connect`` of the result can be used. Raises ModelError for any other checkpoint,
+    and for one whose connector was trained beside LoRA.
+    """
+    folder = Path(folder)
+    if not _read_config(folder)[1].get("lalm_slim"):
+        raise ModelError(f"'{folder}' is not a slim checkpoint, whose connector could be taken by itself")
+    name, config = read_config(folder)
+    if config.lora or "encoder" not in config.parts:
+        raise ModelError(f"the connector in '{folder}' was trained beside an LLM that LoRA or a run changed")
+    with torch.device("meta"):
+        model = classes_of(name).model(config)
+    model.model.audio_tower = _load_named_tower(config, dtype)
+    with torch.device("cpu"):
+        model.model.connector = model.model.build_connector()
+    load_trained(model, folder)
+    hearing: AudioLMModel = model.model
+    del hearing.language_model
+    aligner = config.parts.get("aligner")
+    return hearing, AutoTokenizer.from_pretrained(weights.resolve(aligner)) if aligner else None
+
+
+def load_trained(model: AudioLMForConditionalGeneration, folder: Path) -> None:
+    """Fill the trained tensors of ``model`` from a slim checkpoint; every name and shape must match."""
+    path = folder / "model.safetensors"
+    wanted = set(trained_names(model))
+    state = model.state_dict()
+    try:
+        with safe_open(path, "pt") as file:
+            found = set(file.keys())
+            if found != wanted:
+                odd = sorted(found ^ wanted)
+                raise ModelError(
+                    f"'{path}' does not fit its config.json: {len(odd)} tensors differ, e.g. {odd[0]}"
+                )
+            for name in sorted(found):
+                tensor = file.get_tensor(name)
+                if tensor.shape != state[name].shape:
+                    raise ModelError(
+                        f"'{path}': {name} has shape {tuple(tensor.shape)}, "
+                        f"expected {tuple(state[name].shape)}"
+                    )
+                state[name].copy_(tensor)
+    except FileNotFoundError:
+        raise ModelError(f"'{folder}' has no model.safetensors") from None
+    except SafetensorError as error:
+        raise ModelError(f"'{path}' is damaged or cut short ({error})") from None
+
+
+def _read_config(folder: Path) -> tuple[System, dict[str, Any]]:
+    """A model folder's system and the fields of its config.json. Raises ModelError if none of lalm's."""
+    if not folder.is_dir():
+        raise ModelError(f"there is no model folder '{folder}'")
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"'{folder}' is not a model folder: it has no config.json")
+    try:
+        fields = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelError(f"'{path}' is damaged: {error}") from None
+    try:
+        return of_model_type(fields.get("model_type") if isinstance(fields, dict) else None), fields
+    except UnknownSystemError as error:
+        raise ModelError(f"'{path}' is not a lalm model: {error}") from None
+
+
+def _load_slim(
+    folder: Path, dtype: torch.dtype, options: Mapping[str, Any]
+) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
+    name, config = read_config(folder)
+    for key, value in options.items():
+        if "model" in config.parts or key in ENCODER_OPTIONS or not hasattr(config, key):
+            raise ModelError(f"the model in '{folder}' has no option '{key}' that could be changed")
+        setattr(config, key, value)
+    classes = classes_of(name)
+    if "model" in config.parts:
+        model, processor = load_model(weights.resolve(config.parts["model"]), dtype=dtype)
+        model.config.parts = config.parts
+        if config.lora:
+            add_lora(model, config.lora)
+        load_trained(model, folder)
+        return model, processor
+    tower = _load_named_tower(config, dtype)
+    llm_folder = weights.resolve(config.parts["llm"])
+    language_model = load_causal_lm(str(llm_folder), dtype=dtype)
+    model = classes.model.assemble(config, tower, language_model)
+    processor = build_processor(config, classes.question_prompt)
+    if config.lora:
+        add_lora(model, config.lora)
+    load_trained(model, folder)
+    return model, processor
+
+
+def _load_named_tower(config: Any, dtype: torch.dtype) -> Any:
+    """The encoder that a slim checkpoint's config names, with the options it was trained with."""
+    audio = config.audio_config
+    configs = [audio.first, audio.second] if isinstance(audio, PairConfig) else [audio]
+    options = {name: c.to_diff_dict() for name, c in zip(ENCODER_OPTIONS, configs, strict=False)}
+    return load_tower(config.parts, options, torch.float32 if config.trained_encoder else dtype)

@@ -1,0 +1,52 @@
+"""Writing a model as a checkpoint folder: whole, or slim with what was trained and the names of the rest."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from lalm.models.classes import ModelError
+from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration
+from lalm.models.processing import AudioLMProcessor
+
+
+def has_parts(config: AudioLMConfig) -> bool:
+    """True when everything but connector and LoRA can be found again by name."""
+    return {"encoder", "llm"} <= set(config.parts) or "model" in config.parts
+
+
+def trained_names(model: AudioLMForConditionalGeneration) -> list[str]:
+    """Names of the tensors a slim checkpoint holds: the connector's and LoRA's, and a trained encoder's."""
+    own = ("model.connector.", *(["model.audio_tower."] if model.config.trained_encoder else []))
+    return [name for name in model.state_dict() if name.startswith(own) or "lora_" in name]
+
+
+def save_model(
+    model: AudioLMForConditionalGeneration,
+    processor: AudioLMProcessor,
+    folder: Path,
+    *,
+    slim: bool,
+    state: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a checkpoint folder: whole, or slim (trained tensors plus the names of the frozen parts).
+
+    ``state`` takes the place of the model's own tensors, for one whose tensors are sharded.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not slim:
+        if model.config.lora:
+            raise ModelError("merge the LoRA matrices before saving a whole checkpoint")
+        model.save_pretrained(folder, state_dict=dict(state) if state is not None else None)
+        processor.save_pretrained(folder)
+        return
+    if not has_parts(model.config):
+        raise ModelError("a slim checkpoint needs the names of its encoder and LLM; this model has none")
+    state = state if state is not None else model.state_dict()
+    path = folder / "model.safetensors"
+    save_file({name: state[name].detach().contiguous() for name in trained_names(model)}, path)
+    path.chmod(0o644)  # safetensors makes files that only their owner may read
+    config = {"lalm_slim": True, **json.loads(model.config.to_json_string(use_diff=False))}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
