@@ -15,7 +15,7 @@ from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.inference.engine import Engine, Options
-from lalm.models.prefill import Memory
+from lalm.models.prefill import PrefixCache
 from lalm.serve.error_responses import ModelNotFound
 from lalm.serve.jobs import End, Event, Job, Piece
 from lalm.serve.prometheus import Metrics
@@ -38,7 +38,7 @@ class SamplingParams:
     options: Options
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
-    memory: Memory | None = None
+    prefix_cache: PrefixCache | None = None
     grammar: JsonGrammar | None = None
 
 
@@ -132,7 +132,7 @@ class AsyncEngine:
                 notify,
                 params.stop,
                 params.top_logprobs,
-                params.memory,
+                params.prefix_cache,
                 params.grammar,
             )
             job.timeout_s = self.settings.answer_s

@@ -9,7 +9,7 @@ from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.inference.engine import Options
-from lalm.models.prefill import Memory
+from lalm.models.prefill import PrefixCache
 from lalm.serve.structured_output import JsonGrammar
 
 
@@ -60,7 +60,7 @@ class ServerStopped(LalmError, RuntimeError):
 class Job:
     """One answer to generate. The scheduler calls ``notify`` with pieces, then with an End or an error.
 
-    ``top_logprobs`` None asks for no scores. ``memory`` is the conversation's prefix cache; ``grammar``
+    ``top_logprobs`` None asks for no scores. ``prefix_cache`` is that of the conversation; ``grammar``
     restricts the answer to JSON of a schema.
     Setting ``cancelled`` ends the job before its next token, without a further event.
     """
@@ -71,7 +71,7 @@ class Job:
     notify: Callable[[Event], None]
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
-    memory: Memory | None = None
+    prefix_cache: PrefixCache | None = None
     grammar: JsonGrammar | None = None
     timeout_s: float = 300.0
     cancelled: bool = False

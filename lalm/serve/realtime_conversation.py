@@ -12,7 +12,7 @@ from lalm.audio.vad import Array
 from lalm.data.audio_inputs import Clip
 from lalm.data.messages import Message, Part, json_text, message_text
 from lalm.data.sample import Sample
-from lalm.models.prefill import Memory
+from lalm.models.prefill import PrefixCache
 from lalm.serve.async_engine import new_id
 from lalm.serve.turn_detection import RATE
 
@@ -74,7 +74,7 @@ class RealtimeConversation:
         self.limit_s = limit_s
         self.positions = min(positions, MAX_POSITIONS)
         self.items: list[Item] = []
-        self.memory = Memory()
+        self.prefix_cache = PrefixCache()
 
     def add(self, item: Item, after: str | None = None) -> list[str]:
         """Insert ``item`` after the item with id ``after`` ("root": first; None: last). Raises ValueError."""

@@ -55,7 +55,7 @@ class RealtimeResponse:
             lora_scale=self.options.lora_scale,
         )
         [self.answer] = self.async_engine.ask(
-            sample, clips, [SamplingParams(options, memory=self.conversation.memory)]
+            sample, clips, [SamplingParams(options, prefix_cache=self.conversation.prefix_cache)]
         )
         self.conversation.items.append(self.item)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lalm.inference.engine import Engine
-from lalm.models.prefill import groups, keeps_every_position, roomy_cache
+from lalm.models.prefill import keeps_every_position, length_groups, preallocated_cache
 from lalm.serve.detokenizer import Detokenizer
 from lalm.serve.jobs import Job, TokenLogprob
 from lalm.synthesis.completions import Sampling, draw
@@ -24,7 +24,7 @@ class BatchRow:
     """One answer being generated: its job, the prompt (ids (L,), embeddings (L', D)) and the new tokens.
 
     With a prefix cache, the embeddings are those of the L' positions that it lacks, and the ids are
-    ``lalm.models.prefill.named``.
+    ``lalm.models.prefill.content_ids``.
     """
 
     job: Job
@@ -76,17 +76,17 @@ class RunningBatch:
 
     def add(self, rows: Sequence[BatchRow]) -> None:
         """Prefill the prompts of ``rows``, all but their last position, and add them to the batch."""
-        fresh = [row for row in rows if row.job.memory is None]
-        for numbers in groups([len(row.embeds) for row in fresh]):
+        fresh = [row for row in rows if row.job.prefix_cache is None]
+        for numbers in length_groups([len(row.embeds) for row in fresh]):
             self._prefill([fresh[i] for i in numbers])
         for row in rows:
-            if row.job.memory is not None:
-                self._prefill([row], row.job.memory.cache)
+            if row.job.prefix_cache is not None:
+                self._prefill([row], row.job.prefix_cache.cache)
 
     def _prefill(self, rows: list[BatchRow], cache: Any = None) -> None:
         sizes = [len(row.embeds) - 1 for row in rows]
         if cache is None and self.supports_batching:
-            cache = roomy_cache()
+            cache = preallocated_cache()
         known = cache.get_seq_length() if cache is not None else 0
         if max(sizes):
             embeds = rows[0].embeds.new_zeros(len(rows), max(sizes), rows[0].embeds.shape[1])
@@ -106,11 +106,11 @@ class RunningBatch:
         if not self.rows:
             self._cache, self._mask = cache, mask
             self._next = torch.stack([row.embeds[-1] for row in rows])
-            if rows[0].job.memory is not None:
+            if rows[0].job.prefix_cache is not None:
                 self._cache = _copy_cache(cache)  # the prefix cache keeps its own tensors
         else:
             length = max(self._mask.shape[1], mask.shape[1])
-            joined = roomy_cache()
+            joined = preallocated_cache()
             for number, (old, new) in enumerate(zip(self._cache.layers, cache.layers, strict=True)):
                 keys = torch.cat([_pad(old.keys, length), _pad(new.keys, length)])
                 joined.update(keys, torch.cat([_pad(x.values, length) for x in (old, new)]), number)
@@ -162,10 +162,10 @@ class RunningBatch:
     def remove(self, numbers: Sequence[int]) -> None:
         """Remove rows; rows with a prefix cache store their keys and values in it."""
         for i in numbers:
-            if (memory := self.rows[i].job.memory) is not None:
+            if (prefix_cache := self.rows[i].job.prefix_cache) is not None:
                 length = int(self._mask[i].sum())
-                memory.cache = _copy_cache(self._cache, i, length)
-                memory.keep(self.rows[i].ids, torch.tensor(self.rows[i].tokens, dtype=torch.long))
+                prefix_cache.cache = _copy_cache(self._cache, i, length)
+                prefix_cache.store(self.rows[i].ids, torch.tensor(self.rows[i].tokens, dtype=torch.long))
         stay = [i for i in range(len(self.rows)) if i not in set(numbers)]
         if not stay:
             self.clear()
@@ -187,7 +187,7 @@ def _pad(values: Tensor, length: int) -> Tensor:
 
 def _copy_cache(cache: Any, row: int = 0, length: int | None = None) -> DynamicCache:
     """Copy the last ``length`` positions of one row into a cache of its own."""
-    copied = roomy_cache()
+    copied = preallocated_cache()
     for number, layer in enumerate(cache.layers):
         start = 0 if length is None else layer.keys.shape[2] - length
         keys, values = (x[row : row + 1, :, start:].clone() for x in (layer.keys, layer.values))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lalm.inference.engine import Engine
 from lalm.models.lora import set_lora_scale
-from lalm.models.prefill import named
+from lalm.models.prefill import content_ids
 from lalm.serve.detokenizer import Detokenizer
 from lalm.serve.encoder_cache import EncoderCache
 from lalm.serve.jobs import AnswerTimeout, Busy, End, Job, Piece, ServerStopped
@@ -107,8 +107,8 @@ class Scheduler:
                 jobs = [*self.waiting]
                 self.waiting.clear()
         for job in dict.fromkeys(jobs):
-            if job.memory is not None:
-                job.memory.forget()  # its prefix cache may be inconsistent
+            if job.prefix_cache is not None:
+                job.prefix_cache.clear()  # its prefix cache may be inconsistent
             with suppress(RuntimeError):  # the event loop is closed
                 job.notify(error)
 
@@ -173,11 +173,13 @@ class Scheduler:
         inputs = dict(batch)
         prompt = ids[0]
         if not self.batch.supports_batching:
-            job.memory = None
-        if job.memory is not None:
+            job.prefix_cache = None
+        if job.prefix_cache is not None:
             tokens = [model.config.num_tokens(len(clip.frames)) for clip in frames]
-            prompt = named(inputs, model.config.audio_token_id, [clip.audio for clip in job.clips], tokens)
-            inputs = job.memory.unread(inputs, prompt, tokens, job.options.lora_scale)
+            prompt = content_ids(
+                inputs, model.config.audio_token_id, [clip.audio for clip in job.clips], tokens
+            )
+            inputs = job.prefix_cache.reuse(inputs, prompt, tokens, job.options.lora_scale)
             known = inputs.pop("past_key_values").get_seq_length()
             inputs["input_ids"] = ids[:, known:]
         inputs.pop("attention_mask")

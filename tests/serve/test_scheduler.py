@@ -11,7 +11,7 @@ import torch
 from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample, ask
 from lalm.inference.engine import Engine, Options
-from lalm.models.prefill import Memory
+from lalm.models.prefill import PrefixCache
 from lalm.serve.detokenizer import Detokenizer
 from lalm.serve.jobs import AnswerTimeout, Busy, End, Job
 from lalm.serve.scheduler import Scheduler
@@ -188,8 +188,8 @@ def test_a_failing_job_or_step_harms_no_later_one(acdc, started, monkeypatch):
 @pytest.mark.parametrize("place", ["batch.add", "batch.step", "batch.remove", "_emit", "_drop_finished"])
 def test_whatever_fails_within_an_answer_ends_the_batch_and_not_the_thread(acdc, started, monkeypatch, place):
     monkeypatch.setattr(Engine, "ends", lambda self: {10**6})
-    scheduler, memory = started(acdc), Memory()
-    one = Asked(acdc, samples()[0], Options(1500), memory=memory)
+    scheduler, prefix_cache = started(acdc), PrefixCache()
+    one = Asked(acdc, samples()[0], Options(1500), prefix_cache=prefix_cache)
     scheduler.submit(one.job)
     assert one.events.get(timeout=10).text  # in the middle of its answer
     *owner, name = place.split(".")
@@ -201,27 +201,28 @@ def test_whatever_fails_within_an_answer_ends_the_batch_and_not_the_thread(acdc,
             with pytest.raises(ZeroDivisionError):
                 asked.answer()
             assert asked.events.empty()
-    assert not scheduler.batch.rows and memory.cache.get_seq_length() == len(memory.ids) == 0
-    for sample, known in ((samples()[0], memory), (samples()[1], None)):
-        again = Asked(acdc, sample, Options(5), memory=known)
+    assert not scheduler.batch.rows and prefix_cache.cache.get_seq_length() == len(prefix_cache.ids) == 0
+    for sample, known in ((samples()[0], prefix_cache), (samples()[1], None)):
+        again = Asked(acdc, sample, Options(5), prefix_cache=known)
         scheduler.submit(again.job)
         assert again.answer()[0] == acdc.reply([sample], Options(5))[0].text
 
 
 def test_a_conversation_with_a_memory_is_read_once(engine, started):
-    scheduler, memory = started(engine), Memory()
+    scheduler, prefix_cache = started(engine), PrefixCache()
     messages: list = []
     read = []
     add = scheduler.batch.add
-    scheduler.batch.add = lambda rows: (read.extend(len(r.embeds) for r in rows if r.job.memory), add(rows))[
-        1
-    ]
+    scheduler.batch.add = lambda rows: (
+        read.extend(len(r.embeds) for r in rows if r.job.prefix_cache),
+        add(rows),
+    )[1]
     noise = Asked(engine, samples()[4], Options(max_new_tokens=60))
     scheduler.submit(noise.job)
     for turn, audios in enumerate([[sound(30_000, 1)], [], [sound(20_000, 2)]]):
         messages += ask(audios, f"What now, {turn}?").messages
         sample = Sample(tuple(messages))
-        asked = Asked(engine, sample, Options(max_new_tokens=8), memory=memory)
+        asked = Asked(engine, sample, Options(max_new_tokens=8), prefix_cache=prefix_cache)
         scheduler.submit(asked.job)
         text, end = asked.answer()
         assert text == engine.reply([sample], Options(max_new_tokens=8))[0].text
