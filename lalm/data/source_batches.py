@@ -1,4 +1,4 @@
-"""Batches of one manifest each, where a run's manifests are not to be mixed within a batch.
+"""Per-source batches: every batch holds samples of one manifest, and the manifests take turns.
 
 The manifests take turns in a random order, each in proportion to its samples; within one, samples of similar
 length are batched together, as in ``lalm.data.mixture.Mixture``.

@@ -1,4 +1,4 @@
-"""What a manifest holds, line by line and in parallel: faults, seconds, tokens, languages, tasks.
+"""Checks and measures a manifest in parallel: faults, seconds, tokens, languages, tasks.
 
 Training skips what it cannot read; this finds it beforehand, for every line and every recording.
 """

@@ -1,4 +1,4 @@
-"""A chat of several turns that the LLM reads, and hears, only once.
+"""Multi-turn conversations: the LLM reads, and hears, each turn only once.
 
 Audio analysis and voice chat are the same (Qwen2-Audio, section 2): a turn is recordings, text, or both,
 and no system prompt says which. Any system can be asked.

@@ -1,4 +1,4 @@
-"""The one way to get answers: the command line, the server and the evaluation all ask an ``Engine``.
+"""The engine: generates answers for the command line, the server and the evaluation.
 
 It decodes the audio, batches samples of like length, generates, and tells for every answer how many
 seconds of each clip were given and heard, and how long it took.

@@ -1,4 +1,4 @@
-"""A question about several clips, asked with the clips in several orders: what holds is what most orders say.
+"""Permutation self-consistency: asks about several clips in several orders and takes the majority answer.
 
 A model that hears several clips may be biased by their order. So the clips of a message are permuted, words
 that refer to their positions ("first", "recording 2") are changed accordingly in the question and back in

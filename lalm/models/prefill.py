@@ -1,4 +1,4 @@
-"""Reading prompts before the first token of an answer: rows of like length together, known text not again.
+"""Prefill: prompts of similar length are read together, and a prefix cache spares what was read before.
 
 transformers' ``generate`` reads a batch as one padded rectangle. Here rows are read in groups of similar
 length, and their keys and values are put into one left-padded cache, so that short rows cost little. The

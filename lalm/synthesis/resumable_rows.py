@@ -1,4 +1,4 @@
-"""Manifests whose rows an LLM answers, written batch by batch so that a killed run goes on where it stopped.
+"""Resumable writing of manifests whose rows an LLM answers: a killed run continues where it stopped.
 
 ``out`` is the manifest. ``<out>.json`` holds the settings; a run with other settings is refused.
 ``<out>.dropped`` lists the ids of rows without an acceptable reply.

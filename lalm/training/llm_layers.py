@@ -1,4 +1,4 @@
-"""What a run asks of the LLM's layers: compute again instead of keeping, compile, weights in 8 or 4 bits.
+"""Settings of the LLM's layers in training: gradient checkpointing, compilation, 8- or 4-bit weights.
 
 Everything is set on each layer separately, so that it works with frozen layers, LoRA and any wrapper of the
 model, and does not change the names of parameters.

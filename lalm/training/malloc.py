@@ -1,4 +1,4 @@
-"""Memory that training frees stays with the process: glibc's malloc is told not to hand it back.
+"""Tells glibc's malloc to keep freed memory, which training allocates again at every step.
 
 A training step allocates and frees the same large tensors each time. By default glibc returns such
 blocks to the kernel, which clears every page again: a fifth of the CPU time of a step of a small LLM.

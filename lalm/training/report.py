@@ -1,5 +1,7 @@
-"""What a training run shows and writes down: the first example with its loss mask, the table of parts,
-progress, ``metrics.jsonl``, TensorBoard, and the parts that got no gradient."""
+"""Reports of a training run.
+
+The first example with its loss mask, the table of parts, progress, ``metrics.jsonl``, TensorBoard, and the
+parts that got no gradient."""
 
 import json
 import math

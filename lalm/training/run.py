@@ -1,4 +1,4 @@
-"""Recipe -> trained model folder, on transformers' Trainer.
+"""Runs a recipe with transformers' Trainer; the result is a model folder.
 
 ``run`` assembles the model, freezes what does not learn, shows what it will do, trains, and leaves in
 ``out``: config.json, model.safetensors, recipe.yaml (what ``lalm.models.load`` opens),

@@ -1,4 +1,4 @@
-"""What ``run`` adds to transformers' Trainer: checkpoints, answers at validation, Ctrl-C."""
+"""Additions to transformers' Trainer: checkpoints, answers at validation, Ctrl-C."""
 
 import signal
 import threading

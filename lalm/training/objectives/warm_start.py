@@ -1,4 +1,4 @@
-"""A start for a connector that needs no pass through the LLM (ours; the papers train from scratch).
+"""The warm start: trains a connector towards embeddings of event names, without running the LLM (ours).
 
 Manifests with ``events`` tell what sounds when. Each audio token is moved to the LLM's input embeddings
 of the words that name the event at its time: by contrast with all other names, and by distance, so that

@@ -1,4 +1,4 @@
-"""The warm start's targets: which words each audio token is trained towards, and the losses that do it."""
+"""The warm start's data sets, target embeddings and losses."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

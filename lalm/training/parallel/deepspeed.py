@@ -1,4 +1,4 @@
-"""A model divided over processes by DeepSpeed: gradients and AdamW's states (ZeRO-2), weights too (ZeRO-3).
+"""DeepSpeed ZeRO: shards gradients and AdamW's states (ZeRO-2), and weights too (ZeRO-3).
 
 Checkpoints are those of a run without sharding: the first process gathers them one tensor at a time, so they
 open on any number of processes, also without DeepSpeed. It needs main memory for all trained weights and

@@ -1,4 +1,4 @@
-"""A model's weights, gradients and optimizer states divided over processes, by FSDP2.
+"""FSDP2: shards a model's weights, gradients and optimizer states over processes.
 
 That is torch's ``fully_shard`` as accelerate applies it, layer by layer. Checkpoints hold what trains and
 the optimizer in torch's distributed format, a file a process, and open on any number of processes, one
