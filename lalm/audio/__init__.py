@@ -1,1 +1,1 @@
-"""Audio in: load, decode, archives, features, spectrograms, voice activity, images of videos."""
+"""Audio input: loading, decoding, archives, features, spectrograms, voice activity, images, video frames."""

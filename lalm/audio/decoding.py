@@ -1,4 +1,4 @@
-"""Encoded audio -> blocks of float32 samples at the file's own rate, by soundfile or else PyAV.
+"""Encoded audio -> blocks of float32 samples at the file's own rate, by soundfile or, failing that, PyAV.
 
 The second half of :mod:`lalm.audio.load`: what is asked of a source, the decoders, and how damage is noticed.
 No buffer is sized by what a file header claims.

@@ -1,4 +1,4 @@
-"""Images and frames of videos, for systems that also see: files, bytes or ``data:`` URLs -> RGB."""
+"""Images and video frames for systems with vision: files, bytes or ``data:`` URLs -> RGB."""
 
 import base64
 import binascii

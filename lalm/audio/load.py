@@ -1,4 +1,4 @@
-"""Audio in: any common file, bytes, data URL, pipe or array -> mono float32 at 16 kHz.
+"""Loading audio: any common file, bytes, data URL, pipe or array -> mono float32 at 16 kHz.
 
 Decoding is soundfile's, and PyAV's for what libsndfile cannot read (m4a, webm, mp4, ...). A source is
 read, mixed down and resampled block by block, so a long recording never exists at its own rate, and no

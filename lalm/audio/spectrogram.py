@@ -1,4 +1,4 @@
-"""A picture of a recording's spectrogram with stretches of time marked, as a PNG."""
+"""A recording's spectrogram as a PNG, with time ranges marked."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Speech as it comes: microphone, 16-bit PCM or files -> utterances, each ended by a pause.
+"""Voice activity detection: microphone, 16-bit PCM or files -> utterances, each ended by a pause.
 
 Where speech begins and ends is found by silero-vad (MIT; its model lies in its package). Nothing here
 knows of models that answer: an utterance is mono float32 at 16 kHz.

@@ -101,12 +101,12 @@ def _about_pictures(files: Sequence[str], question: str) -> "Sample":
 
 def _vote(engine: "Engine", sample: "Sample", options: "Options", count: int, *, as_json: bool) -> None:
     """Print what most of ``count`` orders of the recordings answer, in the words of the given order."""
-    from lalm.inference.permutations import most_said, orders, reordered, restored
+    from lalm.inference.permutations import majority_vote, permutations, permute_clips, restore_mentions
 
-    drawn = orders(len(sample.audios), count, options.seed)
-    replies = engine.reply([reordered(sample, order) for order in drawn], options)
-    answers = [restored(reply.text, order) for reply, order in zip(replies, drawn, strict=True)]
-    answer, share = most_said(answers)
+    drawn = permutations(len(sample.audios), count, options.seed)
+    replies = engine.reply([permute_clips(sample, order) for order in drawn], options)
+    answers = [restore_mentions(reply.text, order) for reply, order in zip(replies, drawn, strict=True)]
+    answer, share = majority_vote(answers)
     if not as_json:
         print(answer)
         return

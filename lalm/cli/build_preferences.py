@@ -76,7 +76,7 @@ def preferences(
             progress=progress,
         )
     print(
-        f"{out}: {counts.written} pairs written, {counts.already} were there already, "
+        f"{out}: {counts.written} pairs written, {counts.existing} were there already, "
         f"{counts.dropped} prompts gave no two replies that far apart"
     )
 

@@ -30,8 +30,8 @@ def qa(
     with progress_bar("questions") as progress:
         counts = write_questions(source, out, writer, sampling=sampling, long=long, progress=progress)
     print(
-        f"{out}: {counts.written} questions written, {counts.already} were there already, "
-        f"{counts.again} malformed replies asked for again, {counts.dropped} rows dropped"
+        f"{out}: {counts.written} questions written, {counts.existing} were there already, "
+        f"{counts.retried} malformed replies asked for again, {counts.dropped} rows dropped"
     )
 
 

@@ -9,7 +9,7 @@ import typer
 from lalm.cli.options import Json, Model
 
 if TYPE_CHECKING:
-    from lalm.data.validate import Survey
+    from lalm.data.validate import ManifestReport
 
 app = typer.Typer(help="Manifests: check them, count them, look at them.", no_args_is_help=True)
 
@@ -37,7 +37,7 @@ def validate(
 
     if out is not None and source.is_file() and out.resolve() == source.resolve():
         raise ValueError(f"--out is the manifest itself, '{source}'; name another file")
-    found = _survey(source, decode=True, workers=workers, what="decoding")
+    found = _validate(source, decode=True, workers=workers, what="decoding")
     if out is not None:
         samples = open_samples(source)
         write_manifest(out, (samples[number] for number in found.good))
@@ -61,21 +61,21 @@ def stats(
     """Hours, durations, tokens, languages and tasks, from the manifest and the files' headers."""
     if picture is not None and picture.suffix != ".svg":
         raise ValueError(f"--picture writes an SVG: name it {picture.stem}.svg")
-    found = _survey(source, decode=False, workers=workers, what="reading")
+    found = _validate(source, decode=False, workers=workers, what="reading")
     if not found.good:
         raise ValueError(f"'{source}' has no good line; `lalm data validate` says why")
     if picture is not None:
         from lalm.data import validate as validation
 
         title = f"{source.name}: {len(found.good):,} samples, {found.hours:.1f} h"
-        picture.write_text(validation.picture(found.seconds, title))
+        picture.write_text(validation.histogram_svg(found.seconds, title))
     if as_json:
         _print_json(found)
     else:
         _print_lines(found)
 
 
-def _print_json(found: "Survey") -> None:
+def _print_json(found: "ManifestReport") -> None:
     from lalm.data.validate import histogram
 
     counts, edges = histogram(found.seconds)
@@ -93,7 +93,7 @@ def _print_json(found: "Survey") -> None:
     print(json.dumps(fields, ensure_ascii=False))
 
 
-def _print_lines(found: "Survey") -> None:
+def _print_lines(found: "ManifestReport") -> None:
     from lalm.data.validate import histogram
 
     counts, edges = histogram(found.seconds)
@@ -156,9 +156,9 @@ def preview(
         console.print(show_example(batch, processor.tokenizer, processor.audio_token_id), soft_wrap=True)
 
 
-def _survey(path: Path, *, decode: bool, workers: int | None, what: str) -> "Survey":
+def _validate(path: Path, *, decode: bool, workers: int | None, what: str) -> "ManifestReport":
     from lalm.cli.opening import progress_bar
-    from lalm.data.validate import survey
+    from lalm.data.validate import validate_manifest
 
     with progress_bar(what, bar=True, transient=True) as progress:
-        return survey(path, decode=decode, workers=workers, progress=progress)
+        return validate_manifest(path, decode=decode, workers=workers, progress=progress)

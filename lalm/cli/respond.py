@@ -61,6 +61,6 @@ def respond(
             progress=progress,
         )
     print(
-        f"{out}: {counts.written} rows written, {counts.already} were there already, "
+        f"{out}: {counts.written} rows written, {counts.existing} were there already, "
         f"{counts.truncated} cut off by the token limit, {counts.dropped} dropped"
     )

@@ -102,10 +102,10 @@ def _serve(model: str | None, place: Place, settings: "Settings") -> None:
         from lalm.inference.engine import Engine
         from lalm.serve.app import create_app
         from lalm.serve.connections import config
-        from lalm.serve.memory import keep_what_is_loaded
+        from lalm.serve.memory import freeze_loaded_objects
 
         app = create_app(Engine.load(model, place.device), settings)
-        keep_what_is_loaded()
+        freeze_loaded_objects()
         # The scheduler fails what is not done after 30 s.
         _announcing(config(app, patience_s=35)).run(sockets=[listening])
 

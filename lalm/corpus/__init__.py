@@ -1,4 +1,4 @@
-"""``lalm corpus build``: a captioned corpus of real recordings out of Debian packages, with held-out sets.
+"""``lalm corpus build``: a captioned corpus of real recordings from Debian packages, with held-out sets.
 
 Steps, each skipped where its result lies already: fetch packages, take the catalogued files out, decode them
 to 16 kHz mono FLAC, split by source, compose scenes, write manifests, questions and attributions.

@@ -1,4 +1,4 @@
-"""The tables of the corpus: which file of which package is heard as what, and which split it belongs to.
+"""The catalogue of the corpus: each file of each package with its label, caption and split.
 
 ``catalogue.tsv`` has a line a file (label, caption, licence, transcript), ``classes.tsv`` a line a label (its
 name in questions and the words that count as naming it), ``packages.tsv`` a line a package.

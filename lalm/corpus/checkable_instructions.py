@@ -1,4 +1,4 @@
-"""Instructions about held-out recordings whose being followed can be checked in the answer's form."""
+"""Instructions about held-out recordings that a program can check by the answer's form."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Packages -> clips: every catalogued recording as 16 kHz mono FLAC, repeats dropped."""
+"""Packages -> clips: every catalogued recording as 16 kHz mono FLAC, without duplicates."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Sounds -> a scene: in sequence, repeated, or over a bed, with exact onsets."""
+"""Composes scenes of sounds: in sequence, repeated, or over background sound, with exact onsets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

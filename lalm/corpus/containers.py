@@ -1,4 +1,4 @@
-"""Read members of the archives that games keep their sounds in. Every size read from a file is bounded."""
+"""Reads the archive formats that games keep their sounds in; every size read from a file is bounded."""
 
 import struct
 import zipfile

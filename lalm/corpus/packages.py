@@ -1,4 +1,4 @@
-"""Fetch Debian packages by name and take single files out of them, without root and without installing."""
+"""Fetches Debian packages by name and extracts single files, without root and without installing."""
 
 import hashlib
 import os

@@ -1,5 +1,7 @@
-"""Questions about recordings whose content is known, for the held-out sets. Every closed task is balanced:
-recordings are paired, and both of a pair are asked the same question, with different answers."""
+"""Questions about recordings of known content, for the held-out sets.
+
+Every closed task is balanced: recordings are paired, and both are asked the same question with different
+answers."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""Which sounds go into which scenes, and the files they are written to."""
+"""Chooses the sounds of each scene and writes the scenes to files."""
 
 import hashlib
 from collections import Counter

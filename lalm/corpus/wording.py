@@ -1,4 +1,4 @@
-"""Captions of scenes, from the captions ("a dog barks") and names ("a dog barking") of their sounds."""
+"""Writes captions of scenes from the captions ("a dog barks") and names ("a dog barking") of their sounds."""
 
 from collections.abc import Sequence
 

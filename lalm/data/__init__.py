@@ -1,1 +1,1 @@
-"""What a model is asked and learns from: messages, samples, manifests, mixtures, the frame cache."""
+"""Data: messages, samples, readers of manifests, mixtures, augmentation, the frame cache."""

@@ -1,4 +1,4 @@
-"""Waveforms as they might also have been recorded: louder, faster, in noise, in a room, with gaps.
+"""Waveform augmentation: gain, speed, noise, reverberation, gaps.
 
 Everything happens to the waveform, so it serves every encoder. SpecAugment's masks (arXiv 1904.08779, section
 2) are gaps of silence and bands of the mel scale that are filtered out. What happens to a sample is drawn

@@ -1,4 +1,4 @@
-"""Words of English answers and captions, as far as comparing them needs."""
+"""English words: tokenizing, stemming and stop words, to compare answers and captions."""
 
 import re
 

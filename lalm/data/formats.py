@@ -1,5 +1,4 @@
-"""Manifest rows of other toolkits as rows of ours: ms-swift, LLaMA-Factory, OpenAI and Hugging Face chats,
-SLAM-LLM, and Lhotse's cuts.
+"""Converts manifest rows of other toolkits: ms-swift, LLaMA-Factory, OpenAI, Hugging Face, SLAM-LLM, Lhotse.
 
 A row is recognised by its keys and parts, never by the file's name. What a row says that a sample cannot
 hold is refused, not dropped. Errors say what is wrong; the reader adds file and line.

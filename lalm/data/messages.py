@@ -1,4 +1,4 @@
-"""One message of a conversation: its parts, their checks, and the manifest's and OpenAI's JSON for it.
+"""Messages of a conversation: their parts and checks, and their JSON in manifests and in OpenAI's format.
 
 Messages are plain dicts in the content-part form of the Hugging Face and OpenAI chat formats. The check
 functions take a value and where it is (``message 2 part 1``), and return it typed or raise SampleError.

@@ -1,4 +1,4 @@
-"""Manifests -> which samples make batch i: a fixed order, samples of like lengths together.
+"""Mixes manifests into training batches: fixed order, similar lengths together, unreadable samples skipped.
 
 Batch i of a run is a pure function of the manifests, the seed and i, so a run resumes at any step by asking
 for the next i; nothing is replayed and no iterator is saved.

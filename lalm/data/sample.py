@@ -1,4 +1,4 @@
-"""One sample: a conversation with audio in it, and what is known about it; one manifest line each.
+"""A sample: one conversation with audio, and its metadata; one manifest line each.
 
 The conversation is in the chat format of :mod:`lalm.data.messages`, so the chat template, the JSONL manifest
 and the server share one shape. A manifest line::

@@ -1,4 +1,4 @@
-"""Batches as large as fits: up to so many padded tokens or seconds, instead of so many samples.
+"""Batches of variable size: up to a number of padded tokens or seconds instead of a number of samples.
 
 A window of the epoch's shuffled order is sorted by length and cut where a batch would pass a limit; the
 batches of a step lie side by side in that order, and the steps of the window are shuffled. Where a step lies

@@ -1,7 +1,7 @@
-"""Batches of one manifest each, where a run's manifests are not to be mixed within a batch.
+"""Per-source batches: every batch holds samples of one manifest, and the manifests take turns.
 
-The manifests take turns in a drawn order, each as often as its share of the samples asks; within one, samples
-of like length are batched together, as ``lalm.data.mixture.Mixture`` does it.
+The manifests take turns in a random order, each in proportion to its samples; within one, samples of similar
+length are batched together, as in ``lalm.data.mixture.Mixture``.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from lalm.data.mixture import WINDOW_STEPS, Mixture
 from lalm.data.sample import Sample
 
 
-class SeparateMixture(Mixture):
+class PerSourceMixture(Mixture):
     """A mixture whose every ``group`` samples are of one source; a step holds ``batch_size * parts``.
 
     ``group`` is the batch of a run in one process, so how a step is split does not change it. Per epoch every
@@ -38,7 +38,7 @@ class SeparateMixture(Mixture):
         self._ready: dict[int, tuple[tuple[int, int], np.ndarray]] = {}  # source -> (epoch, window), groups
 
     def keys(self, index: int) -> tuple[tuple[int, int], ...]:
-        """(source, row) of the samples of batch ``index`` >= 0 of the endless order."""
+        """(source, row) of the samples of batch ``index`` >= 0 in the endless sequence."""
         step, part = divmod(index, self.parts)
         epoch, step = divmod(step, self.steps_per_epoch)
         turns = self._order_of(epoch)[step * self._in_step : (step + 1) * self._in_step]
@@ -46,7 +46,7 @@ class SeparateMixture(Mixture):
         return tuple(keys[part * self.batch_size : (part + 1) * self.batch_size])
 
     def _order_of(self, epoch: int) -> np.ndarray:
-        """(source, number) of every group of the epoch, (groups, 2), filled up from its beginning."""
+        """(source, number) of every group of the epoch, (groups, 2), padded with its first groups."""
         if self._turns[0] != epoch:
             drawn = np.random.default_rng([self.seed, 1, epoch])
             turns = drawn.permutation(np.repeat(np.arange(len(self.sources)), self._groups))
@@ -58,12 +58,12 @@ class SeparateMixture(Mixture):
         return self._turns[1]
 
     def _rows(self, epoch: int, source: int, number: int) -> np.ndarray:
-        """Rows of a source's group: a window of its order, sorted by length, cut, and shuffled by groups."""
+        """Rows of one group: a window of the source's order, sorted by length, cut into groups, shuffled."""
         window, place = divmod(number, WINDOW_STEPS)
         if source not in self._ready or self._ready[source][0] != (epoch, window):
             share, total = self._shares[source], len(self.sources[source])
             cycle = np.random.default_rng([self.seed, 0, source]).permutation(total)
-            places = np.arange(self._groups[source] * self.group) % share  # filled up from its beginning
+            places = np.arange(self._groups[source] * self.group) % share  # padded with its first samples
             size = WINDOW_STEPS * self.group
             rows = cycle[(epoch * share + places[window * size : (window + 1) * size]) % total]
             tokens = [self._tokens(source, int(row)) for row in rows]

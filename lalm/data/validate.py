@@ -1,6 +1,6 @@
-"""What a manifest holds, line by line and in parallel: faults, seconds, tokens, languages, tasks.
+"""Checks and measures a manifest in parallel: faults, seconds, tokens, languages, tasks.
 
-Training skips what it cannot read; this says it beforehand, for every line and every recording.
+Training skips what it cannot read; this finds it beforehand, for every line and every recording.
 """
 
 import math
@@ -22,13 +22,13 @@ from lalm.data.sample import AudioPart, Sample
 
 CHUNK_ROWS = 32
 SHORTEST_S = 0.02  # less than two encoder frames
-MISSING_S = 0.1  # what a part may lack of the seconds it asks for
+MISSING_S = 0.1  # a part may be this much shorter than the seconds it asks for
 
 Progress = Callable[[int, int], None]
 
 
-class Line(NamedTuple):
-    """What is known about one row; ``fault`` is a sentence, or empty."""
+class RowReport(NamedTuple):
+    """The findings about one row; ``fault`` is a sentence, or empty."""
 
     place: str
     fault: str = ""
@@ -39,8 +39,8 @@ class Line(NamedTuple):
 
 
 @dataclass
-class Survey:
-    """The sums of all good rows, the faults, and which rows are good."""
+class ManifestReport:
+    """The findings about a manifest: sums over its good rows, the faults, and which rows are good."""
 
     seconds: list[float] = field(default_factory=list)
     tokens: float = 0.0
@@ -49,7 +49,7 @@ class Survey:
     faults: list[str] = field(default_factory=list)
     good: list[int] = field(default_factory=list)
 
-    def add(self, number: int, line: Line) -> None:
+    def add(self, number: int, line: RowReport) -> None:
         """Count one row."""
         if line.fault:
             place = line.place if line.fault.startswith(line.place) else f"{line.place}: "
@@ -66,31 +66,31 @@ class Survey:
         return sum(self.seconds) / 3600
 
 
-def survey(
+def validate_manifest(
     path: str | Path, *, decode: bool, workers: int | None = None, progress: Progress | None = None
-) -> Survey:
-    """Look at every row of what is at ``path``; with ``decode`` every recording is decoded to its end.
+) -> ManifestReport:
+    """Check every row of the data at ``path``; with ``decode`` every recording is decoded completely.
 
-    Rows are looked at by ``workers`` processes (all CPUs), and counted in their order.
+    Rows are checked by ``workers`` processes (all CPUs), and counted in their order.
     """
     total = len(open_samples(path))
     workers = min(workers or os.cpu_count() or 1, -(-total // CHUNK_ROWS) or 1)
-    found = Survey()
-    for number, line in enumerate(_lines(str(path), total, decode, workers)):
+    found = ManifestReport()
+    for number, line in enumerate(_row_reports(str(path), total, decode, workers)):
         found.add(number, line)
         if progress:
             progress(number + 1, total)
     return found
 
 
-def _lines(path: str, total: int, decode: bool, workers: int) -> Iterator[Line]:
+def _row_reports(path: str, total: int, decode: bool, workers: int) -> Iterator[RowReport]:
     chunks = [(path, at, min(at + CHUNK_ROWS, total), decode) for at in range(0, total, CHUNK_ROWS)]
     if workers == 1:
         for chunk in chunks:
-            yield from _look(chunk)
+            yield from _check_chunk(chunk)
         return
     with ProcessPoolExecutor(workers) as pool:
-        for lines in pool.map(_look, chunks):
+        for lines in pool.map(_check_chunk, chunks):
             yield from lines
 
 
@@ -99,26 +99,26 @@ def _opened(path: str) -> Samples:
     return open_samples(path)
 
 
-def _look(chunk: tuple[str, int, int, bool]) -> list[Line]:
+def _check_chunk(chunk: tuple[str, int, int, bool]) -> list[RowReport]:
     path, start, stop, decode = chunk
     samples = _opened(path)
-    return [_line(samples, number, decode) for number in range(start, stop)]
+    return [_check_row(samples, number, decode) for number in range(start, stop)]
 
 
-def _line(samples: Samples, number: int, decode: bool) -> Line:
+def _check_row(samples: Samples, number: int, decode: bool) -> RowReport:
     place = samples.place(number)
     try:
         sample = samples[number]
         fault = _label_fault(sample)
         seconds = sum(_seconds(part, decode) for part in sample.audios)
     except (ValueError, OSError) as error:
-        return Line(place, str(error))
+        return RowReport(place, str(error))
     language = sample.origin.get("language", "")
-    return Line(place, fault, seconds, text_tokens(sample), language, sample.task)
+    return RowReport(place, fault, seconds, text_tokens(sample), language, sample.task)
 
 
 def _label_fault(sample: Sample) -> str:
-    """What is wrong with what the sample teaches, or nothing."""
+    """The fault in the sample's training target, or an empty string."""
     if sample.chosen or sample.rejected:
         return "" if sample.chosen and sample.rejected else "a pair needs both chosen and rejected"
     if not any(m["role"] == "assistant" for m in sample.messages):
@@ -129,7 +129,7 @@ def _label_fault(sample: Sample) -> str:
 
 
 def _seconds(part: AudioPart, decode: bool) -> float:
-    """Seconds of an audio part, checked against what it asks for when it is decoded."""
+    """Seconds of an audio part; decoded, they are checked against the duration it asks for."""
     if not decode:
         return audio_seconds(part)
     offset_s, wanted_s = part.get("offset_s", 0.0), part.get("duration_s")
@@ -143,7 +143,7 @@ def _seconds(part: AudioPart, decode: bool) -> float:
 
 
 def histogram(seconds: list[float], bins: int = 20) -> tuple[np.ndarray, np.ndarray]:
-    """How many clips are how long: counts (bins,), edges (bins + 1,) in s up to the 99.5th percentile."""
+    """Histogram of durations: counts (bins,), edges (bins + 1,) in s up to the 99.5th percentile."""
     values = np.array(seconds or [0.0])
     top = max(float(np.percentile(values, 99.5)), SHORTEST_S)
     step = 10 ** math.floor(math.log10(top / bins))
@@ -153,7 +153,7 @@ def histogram(seconds: list[float], bins: int = 20) -> tuple[np.ndarray, np.ndar
     return counts, edges
 
 
-def picture(seconds: list[float], title: str) -> str:
+def histogram_svg(seconds: list[float], title: str) -> str:
     """The histogram as an SVG."""
     counts, edges = histogram(seconds)
     highest = max(int(counts.max()), 1)

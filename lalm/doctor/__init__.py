@@ -1,1 +1,1 @@
-"""Is a model wired right? Checks without data."""
+"""The doctor: checks, without data, whether a model is wired correctly."""

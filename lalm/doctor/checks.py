@@ -1,4 +1,4 @@
-"""Is a model wired right? Checks that need no data: they listen to sounds made here.
+"""Checks of a model's wiring on generated sounds: padding, lengths, gradients, saving and more.
 
 Two runs are compared by how far the logits of the next token lie apart, as a share of the logits' own
 spread: what only rounding changes stays below ``ROUNDING`` of the model's dtype, what the audio changes

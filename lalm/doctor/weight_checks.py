@@ -1,4 +1,4 @@
-"""Do a model's weights look right? Tensors that its folder lacks, matrices that look freshly initialised."""
+"""Checks of a model's weights: missing tensors, and matrices that look freshly initialised."""
 
 import json
 import math

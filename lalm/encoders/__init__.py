@@ -1,4 +1,4 @@
-"""The encoders by name. Each is waveform in, frames out: ``encoder(audio, lengths) -> frames, lengths``.
+"""The encoders by name, each from waveform to frames: ``encoder(audio, lengths) -> frames, lengths``.
 
 An encoder's config knows its ``width``, ``frames_per_second`` and, exactly, ``num_frames(num_samples)``.
 """

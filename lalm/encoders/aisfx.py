@@ -1,4 +1,4 @@
-"""aiSFX, waveform in: a convolutional network trained on sound-effect libraries, 5.4 frames a second.
+"""aiSFX: a convolutional encoder trained on sound-effect libraries, 5.4 frames a second.
 
     waveform -> 96 HTK mel bands of the spectrum at 44.1 kHz, log10(1 + 10,000 x) / 9.4578, 43 a second
       -> 4 blocks of two 3 x 3 convolutions, batch norm and ReLU, halving time and bands after the first

@@ -1,4 +1,4 @@
-"""Audio-MAE (Masked Autoencoders that Listen, arXiv 2207.06405), waveform in: APT's encoder.
+"""Audio-MAE, APT's encoder (Masked Autoencoders that Listen, arXiv 2207.06405).
 
     waveform - mean -> fbank (T, 128) -> zeros up to whole windows of 1,024 frames -> (x + 4.27) / (2 * 4.57)
       -> 16 x 16 patches, time-major, 8 frequency bands inner -> + fixed positions, a CLS in front

@@ -1,4 +1,4 @@
-"""Reading Audio-MAE's released checkpoints: the official ``.pth`` files and folders in timm's format.
+"""Imports Audio-MAE's released checkpoints: the official ``.pth`` files and folders in timm's format.
 
 Both name the tensors alike. Every key is either mapped, or one of the parts that are not used here (the
 classifier of finetuned models, the decoder of pretrained ones), or an error that names it.

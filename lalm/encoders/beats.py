@@ -1,4 +1,4 @@
-"""BEATs (arXiv 2212.09058), waveform in: SALMONN's encoder of sounds that are not speech.
+"""BEATs, SALMONN's encoder of non-speech sounds (arXiv 2212.09058).
 
     waveform x 2^15 -> fbank (T, 128) -> (x - 15.42) / (2 * 6.56) -> 16 x 16 patches, time-major, 8 frequency
       bands inner -> LayerNorm -> Linear -> + convolution over positions -> LayerNorm

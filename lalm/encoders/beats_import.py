@@ -1,4 +1,4 @@
-"""Reading BEATs' released checkpoints: ``.pt`` files with ``cfg``, ``model`` and maybe ``label_dict``.
+"""Imports BEATs' released checkpoints: ``.pt`` files with ``cfg``, ``model`` and optionally ``label_dict``.
 
 Nothing in a file is run: pickles are read as tensors and plain containers only. Every key is either mapped,
 or one of the few that are dropped on purpose, or an error that names it; the same for ``cfg``.

@@ -1,4 +1,4 @@
-"""EAT (Efficient Audio Transformer, arXiv 2401.03497), waveform in: AC/DC's encoder.
+"""EAT, AC/DC's encoder (Efficient Audio Transformer, arXiv 2401.03497).
 
     waveform - mean -> fbank (T, 128) -> zeros up to 1,024 frames -> (x + 4.268) / (2 * 4.569)
       -> 16 x 16 patches, time-major, 8 frequency bands inner -> + fixed positions -> CLS in front

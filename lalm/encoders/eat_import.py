@@ -1,4 +1,4 @@
-"""Reading EAT's released checkpoints: fairseq ``.pt`` files and the Hub port's safetensors or ``.bin``.
+"""Imports EAT's released checkpoints: fairseq ``.pt`` files and the Hub port's safetensors or ``.bin``.
 
 Nothing in a file is run: pickles are read as tensors and plain containers only. Every key is either
 mapped, or one of the training-time leftovers that are dropped on purpose, or an error that names it.

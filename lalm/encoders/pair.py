@@ -1,4 +1,4 @@
-"""Two encoders as one: the second's frames beside the first's, at the first's times (SALMONN, section 3.1).
+"""Two encoders as one: their frames are aligned in time and concatenated (SALMONN, section 3.1).
 
     waveform --first (Whisper)--> 50 frames a second x W1 --------------------+
         |                                                                     +--> frames (T, W1 + W2)

@@ -1,4 +1,4 @@
-"""Opening checkpoints that others released, without running anything in them."""
+"""Opens checkpoints released by others without running any code in them."""
 
 import pickle
 import re

@@ -1,4 +1,4 @@
-"""Whisper's encoder, waveform in: 50 frames a second, any set of its layers, audio of any length.
+"""Whisper's encoder: 50 frames a second, any set of its layers, audio of any length.
 
 A clip costs what it is long: it is not padded to Whisper's 30 s unless ``pad_to_window`` asks for the
 original's behaviour, and a longer clip runs as several windows joined in time order. The same layers run

@@ -1,1 +1,1 @@
-"""Evaluation: tasks asked of a model, under controls, scored with intervals, written as a card and a page."""
+"""Evaluation: tasks run on a model, with controls, scored with intervals, reported as a card and a page."""

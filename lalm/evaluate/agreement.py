@@ -1,4 +1,4 @@
-"""Do two judges agree? Cohen's kappa, quadratic-weighted kappa and Spearman's correlation, with intervals.
+"""Agreement of two judges: Cohen's and quadratic-weighted kappa, Spearman's correlation, with intervals.
 
 A judge here is a run's ``predictions.jsonl`` or any JSONL whose rows have "id", "judged" (0 to 1) and, where
 there are several tasks, "task": so people's labels are compared in the same way.

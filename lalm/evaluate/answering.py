@@ -1,4 +1,4 @@
-"""Who answers: a local model, an OpenAI-compatible endpoint, or a file of answers given elsewhere.
+"""Sources of answers: a local model, an OpenAI-compatible endpoint, or a file of given answers.
 
 Answers are appended to ``predictions.jsonl`` chunk by chunk, so that a killed run goes on where it stopped.
 """

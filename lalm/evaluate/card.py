@@ -1,4 +1,4 @@
-"""What a run rests on, as hashes: weights, data, prompts, template, parser, normaliser, judge, versions."""
+"""The evaluation card: hashes of weights, data, prompts, template, parser, normaliser, judge, versions."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Two runs on the same items: the difference of every metric, paired, or the reason why there is none."""
+"""Compares two runs on the same items: the paired difference of every metric, or why there is none."""
 
 from dataclasses import dataclass
 from pathlib import Path

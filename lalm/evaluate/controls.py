@@ -1,4 +1,4 @@
-"""Controls: the same items asked again with something spoiled, so that a score can be believed.
+"""Controls: the same items asked again with one thing spoiled, to show that scores depend on the audio.
 
 ``silent``: as long, all zeros. ``shuffled``: another item's audio. ``cascade``: the true transcript or
 caption as text in the audio's place, to the same LLM. ``reordered``: options in another order.

@@ -1,4 +1,4 @@
-"""A run as one HTML file: numbers, controls, bars, confusion, and the worst examples to listen to."""
+"""The report of a run as one HTML file: numbers, controls, bars, confusion, worst examples with audio."""
 
 import base64
 import io

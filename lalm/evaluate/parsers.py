@@ -1,5 +1,6 @@
-"""Answer text -> what it says, or None when that cannot be read. An answer that cannot be read counts as
-wrong and is counted apart; it is never silently zero."""
+"""Parses answers: text -> label, number, time ranges and so on, or None if it cannot be read.
+
+An answer that cannot be read counts as wrong and is also counted separately."""
 
 import hashlib
 import inspect

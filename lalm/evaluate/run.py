@@ -1,4 +1,4 @@
-"""A run: tasks asked of a model, under controls too, scored, and written to a folder.
+"""Runs an evaluation: asks tasks of a model, also under controls, scores them and writes a folder.
 
 OUT/predictions.jsonl   every answer with the seconds given and heard, what was read, what was right
 OUT/card.json           what the run rests on, and its numbers

@@ -1,4 +1,4 @@
-"""From answers to numbers: every metric of a task with its interval, by category and by duration too."""
+"""Scores of a run: every metric of a task with its interval, also by category and by duration."""
 
 import math
 from collections import Counter

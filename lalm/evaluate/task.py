@@ -1,4 +1,4 @@
-"""A task is data: where its items come from, how they are asked, how answers are read and scored.
+"""Evaluation tasks as data: where the items come from, how they are asked, read and scored.
 
 One entry of a YAML file in ``lalm/evaluate/tasks/`` (or of a file of your own)::
 

@@ -1,4 +1,4 @@
-"""Layouts that evaluation reads: a public corpus as it is laid out, a Hub dataset folder, or a manifest.
+"""Opens the data of evaluation tasks: a public corpus as released, a Hub dataset folder, or a manifest.
 
 Each reader yields samples with references and, where the corpus asks them, questions and choices.
 """

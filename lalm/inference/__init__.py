@@ -1,1 +1,1 @@
-"""Answers: the engine, conversations, likelihoods, few-shot, detection, several orders."""
+"""Inference: engine, conversations, likelihoods, few-shot, detection, permutation self-consistency."""

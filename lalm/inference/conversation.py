@@ -1,4 +1,4 @@
-"""A chat of several turns that the LLM reads, and hears, only once.
+"""Multi-turn conversations: the LLM reads, and hears, each turn only once.
 
 Audio analysis and voice chat are the same (Qwen2-Audio, section 2): a turn is recordings, text, or both,
 and no system prompt says which. Any system can be asked.
@@ -11,7 +11,7 @@ from lalm.audio.load import SAMPLE_RATE, AudioSource, audio_name, load_audio
 from lalm.data.messages import Message
 from lalm.data.sample import Sample
 from lalm.inference.engine import Engine, Options
-from lalm.models.prefill import Memory
+from lalm.models.prefill import PrefixCache
 
 
 class Conversation:
@@ -25,7 +25,7 @@ class Conversation:
         self.engine = engine
         self.options = options or Options()
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
-        self._memory = Memory()
+        self._prefix_cache = PrefixCache()
 
     def stream(self, audios: Sequence[AudioSource] = (), text: str = "") -> Iterator[str]:
         """The answer to a turn, in pieces as they come; turn and answer are part of the chat from then on.
@@ -44,7 +44,7 @@ class Conversation:
         self.messages.append({"role": "user", "content": content})
         said: list[str] = []
         try:
-            for piece in self.engine.stream(Sample(tuple(self.messages)), self.options, self._memory):
+            for piece in self.engine.stream(Sample(tuple(self.messages)), self.options, self._prefix_cache):
                 said.append(piece)
                 yield piece
         except Exception:

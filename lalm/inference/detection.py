@@ -1,4 +1,4 @@
-"""When does a sound occur in a recording? A question to the model, its answer as spans of time."""
+"""Sound event detection by question: asks when a sound occurs and reads time spans from the answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The one way to get answers: the command line, the server and the evaluation all ask an ``Engine``.
+"""The engine: generates answers for the command line, the server and the evaluation.
 
 It decodes the audio, batches samples of like length, generates, and tells for every answer how many
 seconds of each clip were given and heard, and how long it took.
@@ -25,7 +25,7 @@ from lalm.data.sample import Sample
 from lalm.models.load import load_model
 from lalm.models.lora import set_lora_scale
 from lalm.models.modeling import AudioLMForConditionalGeneration
-from lalm.models.prefill import Memory, named
+from lalm.models.prefill import PrefixCache, content_ids
 from lalm.models.processing import AudioLMProcessor
 
 SMALL = Path(__file__).parents[1] / "models" / "small"
@@ -131,16 +131,17 @@ class Engine:
         return [replies[i] for i in range(len(samples))]
 
     def stream(
-        self, sample: Sample, options: Options | None = None, memory: Memory | None = None
+        self, sample: Sample, options: Options | None = None, prefix_cache: PrefixCache | None = None
     ) -> Iterator[str]:
         """The answer as pieces of text, as they come; joined they are ``reply``'s text.
 
-        With beams the answer comes as one piece, because no token is certain before the last. ``memory`` is
-        what the LLM has read of this conversation in earlier calls (see ``lalm.inference.conversation``).
+        With beams the answer comes as one piece, because no token is certain before the last.
+        ``prefix_cache`` holds what the LLM read of this conversation in earlier calls (see
+        ``lalm.inference.conversation``).
         """
         options = options or Options()
         question = self._prepare(sample)
-        if memory is not None and options.beams > 1:
+        if prefix_cache is not None and options.beams > 1:
             raise ValueError("a conversation that is remembered is answered without beams")
         if options.beams > 1:
             yield self._answer([question], options)[0].text
@@ -150,7 +151,7 @@ class Engine:
 
         def work() -> None:
             try:
-                self._generate([question], options, clock, streamer, memory)
+                self._generate([question], options, clock, streamer, prefix_cache)
             except BaseException as error:  # re-raised where the pieces are read
                 failures.append(error)
                 streamer.end()
@@ -199,7 +200,7 @@ class Engine:
         options: Options,
         clock: "_Clock",
         streamer: Any = None,
-        memory: Memory | None = None,
+        prefix_cache: PrefixCache | None = None,
     ) -> Tensor:
         """New ids, (B, new)."""
         batch = self.processor.batch([q.sample for q in questions], audios=[q.clips for q in questions])
@@ -209,19 +210,19 @@ class Engine:
             set_lora_scale(self.model, options.lora_scale)
             torch.manual_seed(options.seed)
             inputs: dict[str, Any] = dict(batch.to(self.model.device))
-            if memory is not None:
+            if prefix_cache is not None:
                 config, sounds = self.model.config, [clip.audio for clip in questions[0].clips]
                 tokens = [config.num_audio_tokens(len(sound)) for sound in sounds]
-                prompt = named(inputs, config.audio_token_id, sounds, tokens)
-                inputs = memory.unread(inputs, prompt, tokens, options.lora_scale)
+                prompt = content_ids(inputs, config.audio_token_id, sounds, tokens)
+                inputs = prefix_cache.reuse(inputs, prompt, tokens, options.lora_scale)
             ids = self.model.generate(
                 **inputs,
                 generation_config=self._settings(options),
                 stopping_criteria=StoppingCriteriaList([clock]),
                 streamer=streamer,
             )
-            if memory is not None:
-                memory.keep(prompt, ids[0])
+            if prefix_cache is not None:
+                prefix_cache.store(prompt, ids[0])
             return ids
 
     def check_length(self, clips: Sequence[Clip], length: int, options: Options) -> None:

@@ -1,4 +1,4 @@
-"""Naming clips from a few labelled ones, without training: the episode of APT's section 4.2 as a tool.
+"""Few-shot classification of clips without training, as in APT's section 4.2.
 
     [clip] This is a sound of dog. [clip] This is a sound of rain. ... [clip] This is a sound of
 

@@ -1,4 +1,4 @@
-"""How likely each of several answers is: log-probabilities of given texts as the whole reply to a prompt."""
+"""Likelihood of candidate answers: log-probabilities of given texts as the reply to a prompt."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

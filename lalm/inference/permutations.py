@@ -1,8 +1,8 @@
-"""A question about several clips, asked with the clips in several orders: what holds is what most orders say.
+"""Permutation self-consistency: asks about several clips in several orders and takes the majority answer.
 
-A model that hears several clips may lean on where a clip stands. So the clips of a message are permuted, the
-words that tell them by their places ("first", "recording 2") are changed with them, in the question and
-back in the answer, and the answers vote.
+A model that hears several clips may be biased by their order. So the clips of a message are permuted, words
+that refer to their positions ("first", "recording 2") are changed accordingly in the question and back in
+the answer, and the majority of the answers wins.
 """
 
 import itertools
@@ -23,8 +23,8 @@ _PLACES = re.compile(
 )
 
 
-def orders(num_clips: int, count: int, seed: int = 0) -> list[tuple[int, ...]]:
-    """``count`` different orders of the clips, the given one first; all there are, if there are fewer."""
+def permutations(num_clips: int, count: int, seed: int = 0) -> list[tuple[int, ...]]:
+    """``count`` different orders of the clips, the given one first; fewer if there are no more."""
     given = tuple(range(num_clips))
     if num_clips <= 7 and math.factorial(num_clips) <= 4 * count:
         others = list(itertools.permutations(given))[1:]
@@ -36,15 +36,15 @@ def orders(num_clips: int, count: int, seed: int = 0) -> list[tuple[int, ...]]:
     return list(found)
 
 
-def reordered(sample: Sample, order: Sequence[int]) -> Sample:
-    """The sample with clip ``order[n]`` in the n-th place, and the places that its user turns name changed.
+def permute_clips(sample: Sample, order: Sequence[int]) -> Sample:
+    """The sample with clip ``order[n]`` in the n-th place; positions named in user turns follow.
 
-    Raises ValueError when the order is not one of the sample's clips, or text stands between the clips, which
-    would then stand with another clip.
+    Raises ValueError when ``order`` is not a permutation of the sample's clips, or when text stands between
+    the clips, which would end up beside another clip.
     """
     clips = sample.audios
     if sorted(order) != list(range(len(clips))):
-        raise ValueError(f"{list(order)} is no order of {len(clips)} clips")
+        raise ValueError(f"{list(order)} is not a permutation of {len(clips)} clips")
     waiting, messages = iter(order), []
     for message in sample.messages:
         content = message["content"]
@@ -57,14 +57,14 @@ def reordered(sample: Sample, order: Sequence[int]) -> Sample:
                 clips[next(waiting)] if part["type"] == "audio" else _text(part, order) for part in content
             ]
         elif message["role"] == "user":
-            content = renamed(content, order)
+            content = permute_mentions(content, order)
         changed: Message = {**message, "content": content}
         messages.append(changed)
     return replace(sample, messages=tuple(messages))
 
 
-def renamed(text: str, order: Sequence[int]) -> str:
-    """A text about clips in the given order -> the same about clips in ``order`` (clip ``order[n]`` n-th).
+def permute_mentions(text: str, order: Sequence[int]) -> str:
+    """Change the positions named in a text to those after permuting (clip ``order[n]`` is n-th).
 
     Example: ``renamed("Is the first louder?", (1, 0))`` is "Is the second louder?".
     """
@@ -81,13 +81,13 @@ def renamed(text: str, order: Sequence[int]) -> str:
     return _PLACES.sub(new, text)
 
 
-def restored(text: str, order: Sequence[int]) -> str:
-    """An answer about clips in ``order`` -> the same about clips as they were given."""
-    return renamed(text, [list(order).index(i) for i in range(len(order))])
+def restore_mentions(text: str, order: Sequence[int]) -> str:
+    """Change the positions named in an answer about permuted clips back to the given order."""
+    return permute_mentions(text, [list(order).index(i) for i in range(len(order))])
 
 
-def most_said(answers: Sequence[str]) -> tuple[str, float]:
-    """The answer that is given most often, by its words, the earliest on a tie; and its share."""
+def majority_vote(answers: Sequence[str]) -> tuple[str, float]:
+    """The most frequent answer, compared by its words (the earliest on a tie), and its share."""
     said = [" ".join(words(answer)) for answer in answers]
     counts = Counter(said)
     best = max(said, key=lambda text: counts[text])
@@ -95,4 +95,4 @@ def most_said(answers: Sequence[str]) -> tuple[str, float]:
 
 
 def _text(part: Part, order: Sequence[int]) -> Part:
-    return {"type": "text", "text": renamed(part["text"], order)} if part["type"] == "text" else part
+    return {"type": "text", "text": permute_mentions(part["text"], order)} if part["type"] == "text" else part

@@ -1,1 +1,1 @@
-"""The model that all systems share: modeling, processing, chat templates, assemble, load and save."""
+"""The model that all systems share: modeling, processing, chat templates, assembling, loading and saving."""

@@ -1,4 +1,4 @@
-"""A chat template that says all of how a conversation is put, for programs that know only templates.
+"""Exports a conversation format as one complete Jinja chat template, for programs that know only templates.
 
 ``AudioLMProcessor`` puts a question in a system's words and leaves role markers to a bare template. A folder
 that is to be opened by vLLM or transformers alone carries both in one template.

@@ -1,4 +1,4 @@
-"""The text that a connector reads beside each clip, for systems whose connector hears instructions."""
+"""The instruction text that conditions the connector, for systems whose connector reads one."""
 
 import itertools
 from collections.abc import Sequence

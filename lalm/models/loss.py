@@ -1,4 +1,4 @@
-"""The loss without all of its logits: cross-entropy over some positions at a time."""
+"""Cross-entropy in chunks, so that the logits of all positions never exist at once."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Rows of a training batch one behind another in a single row: no position is padding.
+"""Sequence packing: the rows of a training batch in one row without padding.
 
 Attention stays inside each row by its positions alone, which begin at 0 again: transformers makes the
 block-diagonal mask of them (sdpa, eager) or flash attention's lengths. Left to do here is to say so, and to

@@ -1,8 +1,8 @@
-"""Reading prompts before the first token of an answer: rows of like length together, known text not again.
+"""Prefill: prompts of similar length are read together, and a prefix cache spares what was read before.
 
-transformers' ``generate`` reads a batch as one padded rectangle. Here rows are read in groups of like
-length and their keys and values put into one left-padded cache, so that a short row costs what it is long.
-The cache has room for the answer: transformers' own is moved as a whole for every token.
+transformers' ``generate`` reads a batch as one padded rectangle. Here rows are read in groups of similar
+length, and their keys and values are put into one left-padded cache, so that short rows cost little. The
+cache has spare positions for the answer: transformers' own is copied as a whole for every token.
 """
 
 import hashlib
@@ -15,29 +15,29 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-LIKE_LENGTH = 0.8  # rows read together are at least this fraction of the longest
-WORTHWHILE = 0.8  # padded batches fuller than this are read as they are
+GROUP_RATIO = 0.8  # rows read together are at least this fraction of the longest
+FULL_ENOUGH = 0.8  # padded batches with a larger share of real positions are read as they are
 PER_CLIP = (  # names in a batch whose rows are clips
     *("input_values", "audio_lengths", "frames", "frame_lengths"),
     *("instruction_ids", "instruction_mask"),
 )
-ROOM = 64  # positions that keys and values are moved for at a time
+SPARE_POSITIONS = 64  # positions allocated beyond the current ones
 
 
-class RoomyLayer(DynamicLayer):
-    """Keys and values of one LLM layer, (B, heads, L, D), with room after them that new ones are put in."""
+class PreallocatedLayer(DynamicLayer):
+    """Keys and values of one LLM layer, (B, heads, L, D), in a buffer with spare positions for new ones."""
 
     keys: Tensor
     values: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self._rooms: list[Tensor] = []
+        self._buffers: list[Tensor] = []
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Add the states of new positions; the states of all, as views of the room."""
+        """Add the states of new positions; returns all states as views of the buffer."""
         length = self.get_seq_length()
         if not length:  # a prompt is kept as it comes
             return super().update(key_states, value_states, *args, **kwargs)
@@ -45,57 +45,57 @@ class RoomyLayer(DynamicLayer):
         # Beams and selected rows are new tensors, a cropped one is a view of the same beginning.
         held = [self.keys, self.values]
         if (
-            not self._rooms
-            or total > self._rooms[0].shape[2]
+            not self._buffers
+            or total > self._buffers[0].shape[2]
             or any(
                 a.data_ptr() != b.data_ptr() or len(a) != len(b)
-                for a, b in zip(held, self._rooms, strict=True)
+                for a, b in zip(held, self._buffers, strict=True)
             )
         ):
-            self._rooms = [self._moved(states, total + ROOM) for states in held]
-        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
-            room[:, :, length:total] = states
-        self.keys, self.values = (room[:, :, :total] for room in self._rooms)
+            self._buffers = [self._enlarge(states, total + SPARE_POSITIONS) for states in held]
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, length:total] = states
+        self.keys, self.values = (buffer[:, :, :total] for buffer in self._buffers)
         return self.keys, self.values
 
     @staticmethod
-    def _moved(states: Tensor, total: int) -> Tensor:
-        room = states.new_empty(*states.shape[:2], total, states.shape[3])
-        room[:, :, : states.shape[2]] = states
-        return room
+    def _enlarge(states: Tensor, total: int) -> Tensor:
+        buffer = states.new_empty(*states.shape[:2], total, states.shape[3])
+        buffer[:, :, : states.shape[2]] = states
+        return buffer
 
 
-def roomy_cache() -> DynamicCache:
-    """An empty cache whose layers have room."""
+def preallocated_cache() -> DynamicCache:
+    """An empty cache whose layers preallocate positions."""
     cache = DynamicCache()
-    cache.layer_class_to_replicate = RoomyLayer
+    cache.layer_class_to_replicate = PreallocatedLayer
     return cache
 
 
 def read_prompts(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> DynamicCache | None:
-    """What ``generate`` goes on from: the rows read in groups where that is worthwhile, else an empty cache
-    with room; None for LLMs with a cache of their own kind."""
+    """The cache that ``generate`` continues from: rows read in groups if that saves work, else an empty
+    preallocated cache; None for LLMs with another kind of cache."""
     config: Any = llm.config
     if not keeps_every_position(DynamicCache(config=config)):
         return None
-    return read_in_groups(llm, embeds, attention_mask) or roomy_cache()
+    return read_in_groups(llm, embeds, attention_mask) or preallocated_cache()
 
 
 def read_in_groups(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> DynamicCache | None:
-    """A cache of all but the last position of a left-padded batch; None where one pass does as well.
+    """A cache of all but the last position of a left-padded batch; None if groups would not save work.
 
     embeds: (B, L, D); attention_mask: (B, L). ``llm`` is the body of a transformers causal LM.
     """
     lengths = attention_mask.sum(1).tolist()
     left_padded = bool(attention_mask[:, -1].all())
-    if not left_padded or sum(lengths) > WORTHWHILE * embeds.shape[0] * embeds.shape[1]:
+    if not left_padded or sum(lengths) > FULL_ENOUGH * embeds.shape[0] * embeds.shape[1]:
         return None
     config: Any = llm.config
     if not keeps_every_position(DynamicCache(config=config)):
         return None
     total = embeds.shape[1] - 1
     joined: list[tuple[Tensor, Tensor]] = []
-    for rows in groups(lengths):
+    for rows in length_groups(lengths):
         size = lengths[rows[0]]
         if size == 1:  # nothing before the last position
             continue
@@ -118,54 +118,54 @@ def read_in_groups(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> Dy
             keys, values = joined[number]
             keys[rows, :, total - size + 1 :] = layer.keys
             values[rows, :, total - size + 1 :] = layer.values
-    cache = roomy_cache()
+    cache = preallocated_cache()
     for number, (keys, values) in enumerate(joined):
         cache.update(keys, values, number)
     return cache
 
 
 def keeps_every_position(cache: DynamicCache) -> bool:
-    """False where a layer has a sliding window or a state: it cannot be cut or padded."""
-    return all(type(layer) in (DynamicLayer, RoomyLayer) for layer in cache.layers)
+    """False if a layer has a sliding window or a recurrent state, which cannot be cut or padded."""
+    return all(type(layer) in (DynamicLayer, PreallocatedLayer) for layer in cache.layers)
 
 
-def groups(lengths: Sequence[int]) -> list[list[int]]:
-    """Numbers of the rows in groups of like length, longest first."""
+def length_groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of the rows in groups of similar length, longest first."""
     found: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if found and lengths[row] >= LIKE_LENGTH * lengths[found[-1][0]]:
+        if found and lengths[row] >= GROUP_RATIO * lengths[found[-1][0]]:
             found[-1].append(row)
         else:
             found.append([row])
     return found
 
 
-class Memory:
-    """What the LLM has read of one conversation: its keys and values, and what they stand for.
+class PrefixCache:
+    """The keys and values of one conversation so far, and the token ids that they belong to.
 
-    A conversation grows, so the beginning that its next prompt shares with the last one is not read, and its
-    audio not encoded, again. Audio tokens are known by what their clip holds (``named``).
+    The beginning that the next prompt shares with the last one is not read or encoded again. Audio tokens are
+    identified by the content of their clip (``content_ids``).
     """
 
     def __init__(self) -> None:
-        self.forget()
+        self.clear()
 
-    def forget(self) -> None:
-        """Begin anew."""
-        self.cache = roomy_cache()
+    def clear(self) -> None:
+        """Empty the cache."""
+        self.cache = preallocated_cache()
         self.ids = torch.empty(0, dtype=torch.long)
         self.lora_scale: float | None = None
 
-    def unread(
+    def reuse(
         self, batch: dict[str, Tensor], ids: Tensor, clip_tokens: Sequence[int], lora_scale: float | None
     ) -> dict[str, Any]:
-        """The batch of one row without what was read before, and the cache of that.
+        """A batch of one row without the clips read before, and with the cache of the known positions.
 
-        ``ids`` are those of the row as ``named`` gives them, ``clip_tokens`` the audio tokens of each clip.
-        What was read with LoRA at another scale is worth nothing.
+        ``ids`` are the row's ``content_ids``, ``clip_tokens`` the audio tokens of each clip. A cache computed
+        at another LoRA scale is discarded.
         """
         if lora_scale != self.lora_scale:
-            self.forget()
+            self.clear()
             self.lora_scale = lora_scale
         shared = min(len(ids) - 1, len(self.ids), self.cache.get_seq_length())
         same = (ids[:shared] == self.ids[:shared]).long().cumprod(0).sum()
@@ -180,7 +180,7 @@ class Memory:
             known = int(first)
         surplus = self.cache.get_seq_length() - known
         if known == 0:
-            self.cache = roomy_cache()
+            self.cache = preallocated_cache()
         elif surplus:
             self.cache.crop(-surplus)
         self.ids = ids[:known]
@@ -190,17 +190,17 @@ class Memory:
                 left[name] = left[name][heard:]
         return {**left, "past_key_values": self.cache}
 
-    def keep(self, prompt: Tensor, answer: Tensor) -> None:
-        """Note what the cache holds: the prompt, as named (L,), and the answer (new,) but its last token."""
+    def store(self, prompt: Tensor, answer: Tensor) -> None:
+        """Record which ids the cache holds: the prompt's ``content_ids`` (L,) and the answer's (new,)."""
         self.ids = torch.cat([prompt, answer.cpu()])[: self.cache.get_seq_length()]
 
 
-def named(
+def content_ids(
     batch: dict[str, Tensor], audio_token_id: int, sounds: Sequence[np.ndarray], clip_tokens: Sequence[int]
 ) -> Tensor:
-    """The ids of a batch's one row, (L,), each audio token being a negative number of its clip's own.
+    """The ids of a batch's one row, (L,); audio tokens become a negative hash of their clip's content.
 
-    A clip is told by its samples and, for systems that hear instructions, by its instruction.
+    The hash is of the samples and, for systems that hear instructions, of the instruction.
     """
     ids: Tensor = batch["input_ids"][0].cpu().clone()
     names = []

@@ -1,4 +1,4 @@
-"""Conversations in, tensors out: the one place where a chat is rendered and audio slots are expanded.
+"""The processor: renders conversations with the chat template, expands audio slots, makes tensors.
 
 Training, evaluation, ``ask`` and the server all call ``AudioLMProcessor.batch``, so one conversation
 always becomes the same tokens. Works with the chat template of any LLM; for the ChatML and Llama-3

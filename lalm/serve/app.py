@@ -1,4 +1,4 @@
-"""The application: which path is answered by what."""
+"""The web application: its routes, exception handlers and lifespan."""
 
 import asyncio
 import mimetypes
@@ -19,19 +19,19 @@ from lalm.inference.engine import Engine
 from lalm.models.lora import trained_lora_scale
 from lalm.serve import chat_completions as chat
 from lalm.serve import error_responses as errors
-from lalm.serve.async_engine import Desk, Gone, unless_gone
+from lalm.serve.async_engine import AsyncEngine, ClientDisconnected, cancel_on_disconnect
 from lalm.serve.detections import Detections, detect
-from lalm.serve.memory import tidied
-from lalm.serve.middleware import Gate
+from lalm.serve.memory import release_memory_periodically
+from lalm.serve.middleware import AccessMiddleware
 from lalm.serve.prometheus import Metrics
 from lalm.serve.protocol import ChatRequest, ErrorAnswer
-from lalm.serve.realtime import Sessions
+from lalm.serve.realtime import SessionManager
 from lalm.serve.scheduler import Scheduler
 from lalm.serve.settings import Settings
 from lalm.serve.transcriptions import Form as TextForm
-from lalm.serve.transcriptions import Task, transcribe, written
+from lalm.serve.transcriptions import Task, formatted, transcribe
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": what}
     for status, what in {
         400: "Something is wrong with the request",
@@ -47,22 +47,22 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 SoundName: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 PAGE = Path(__file__).with_name("page")
-mimetypes.add_type("text/javascript", ".js")  # Windows may say otherwise, and browsers then refuse it
+mimetypes.add_type("text/javascript", ".js")  # Windows may set another type, which browsers refuse
 
 
 def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
-    """An ASGI application that answers with ``engine``; it starts and stops with the server's lifespan."""
+    """An ASGI application that answers with ``engine``; the scheduler runs for the application's lifespan."""
     settings = settings or Settings()
     scheduler = Scheduler(engine, max_rows=settings.rows, max_waiting=settings.waiting)
     metrics = Metrics(scheduler)
-    desk = Desk(engine, scheduler, settings, metrics)
+    async_engine = AsyncEngine(engine, scheduler, settings, metrics)
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         scheduler.start()
-        tidying = asyncio.create_task(tidied())
+        releasing = asyncio.create_task(release_memory_periodically())
         yield
-        tidying.cancel()
+        releasing.cancel()
         await asyncio.to_thread(scheduler.close)
 
     app = FastAPI(
@@ -70,17 +70,17 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
         version="0.1.0",
         summary="A language model that hears, behind OpenAI's API.",
         lifespan=running,
-        docs_url=None,  # the usual pages load their scripts from elsewhere
+        docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
     )
-    app.state.desk = desk
+    app.state.async_engine = async_engine
     app.add_exception_handler(RequestValidationError, errors.validation_error)
     app.add_exception_handler(HTTPException, errors.http_error)
     app.add_exception_handler(ValueError, errors.value_error)
-    app.add_exception_handler(Gone, _gone)
-    _add_routes(app, desk)
+    app.add_exception_handler(ClientDisconnected, _client_disconnected)
+    _add_routes(app, async_engine)
     _add_page(app)
-    app.add_middleware(Gate, settings=settings, metrics=metrics)
+    app.add_middleware(AccessMiddleware, settings=settings, metrics=metrics)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"], allow_headers=["*"]
@@ -88,61 +88,61 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _add_routes(app: FastAPI, desk: Desk) -> None:
-    @app.post("/v1/chat/completions", responses=REFUSALS)
+def _add_routes(app: FastAPI, async_engine: AsyncEngine) -> None:
+    @app.post("/v1/chat/completions", responses=ERROR_RESPONSES)
     async def chat_completions(asked: ChatRequest, request: Request) -> Response:
         """Answer a conversation of text and recordings."""
-        return await chat.complete(desk, request, asked)
+        return await chat.complete(async_engine, request, asked)
 
     for path, task in (("transcriptions", "transcribe"), ("translations", "translate")):
-        _add_transcriptions(app, desk, path, task)  # type: ignore[arg-type]
+        _add_transcriptions(app, async_engine, path, task)  # type: ignore[arg-type]
 
-    sessions = Sessions(desk)
+    sessions = SessionManager(async_engine)
 
     @app.websocket("/v1/realtime")
     async def realtime(socket: WebSocket) -> None:
-        """Audio in, text out, as it comes."""
-        await sessions.welcome(socket)
+        """Stream audio in and text out."""
+        await sessions.connect(socket)
 
-    @app.post("/v1/audio/detections", responses=REFUSALS)
+    @app.post("/v1/audio/detections", responses=ERROR_RESPONSES)
     async def detections(
         request: Request,
         file: Annotated[UploadFile, File(description="A recording of any common format.")],
         sound: Annotated[list[SoundName], Form(min_length=1, max_length=8, description="What to look for.")],
         model: Annotated[str | None, Form()] = None,
     ) -> Detections:
-        """When sounds occur in a recording, by the times that the model says; an addition to OpenAI's API."""
-        desk.check_model(model)
-        [clip] = await desk.clips([await file.read()])
-        return await unless_gone(request, detect(desk, clip, sound))
+        """When sounds occur in a recording, as the model writes the times; an addition to OpenAI's API."""
+        async_engine.check_model(model)
+        [clip] = await async_engine.load_clips([await file.read()])
+        return await cancel_on_disconnect(request, detect(async_engine, clip, sound))
 
-    @app.get("/v1/models", responses={401: REFUSALS[401]})
+    @app.get("/v1/models", responses={401: ERROR_RESPONSES[401]})
     async def models() -> dict[str, Any]:
         """The one model that is served."""
-        return {"object": "list", "data": [_model(desk)]}
+        return {"object": "list", "data": [_model(async_engine)]}
 
-    @app.get("/v1/models/{name}", responses={k: REFUSALS[k] for k in (401, 404)})
+    @app.get("/v1/models/{name}", responses={k: ERROR_RESPONSES[k] for k in (401, 404)})
     async def model(name: str) -> dict[str, Any]:
-        """The model, if that is its name."""
-        desk.check_model(name)
-        return _model(desk)
+        """The served model, if that is its name."""
+        async_engine.check_model(name)
+        return _model(async_engine)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        """Whether requests can be answered, and how many are."""
+        """Whether the server answers, and how many requests wait and run."""
         return {
             "status": "ok",
-            "model": desk.engine.name,
-            "lora_scale": trained_lora_scale(desk.engine.model.config),
+            "model": async_engine.engine.name,
+            "lora_scale": trained_lora_scale(async_engine.engine.model.config),
             "version": app.version,
-            "waiting": len(desk.scheduler.waiting),
-            "running": len(desk.scheduler.rows.rows),
+            "waiting": len(async_engine.scheduler.waiting),
+            "running": len(async_engine.scheduler.batch.rows),
         }
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters for Prometheus."""
-        return Response(desk.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(async_engine.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _add_page(app: FastAPI) -> None:
@@ -154,8 +154,8 @@ def _add_page(app: FastAPI) -> None:
     app.mount("/page", StaticFiles(directory=PAGE))
 
 
-def _add_transcriptions(app: FastAPI, desk: Desk, path: str, task: Task) -> None:
-    @app.post(f"/v1/audio/{path}", responses=REFUSALS, operation_id=task)
+def _add_transcriptions(app: FastAPI, async_engine: AsyncEngine, path: str, task: Task) -> None:
+    @app.post(f"/v1/audio/{path}", responses=ERROR_RESPONSES, operation_id=task)
     async def speech_to_text(
         request: Request,
         file: Annotated[UploadFile, File(description="A recording of any common format.")],
@@ -166,19 +166,26 @@ def _add_transcriptions(app: FastAPI, desk: Desk, path: str, task: Task) -> None
         temperature: Annotated[float, Form(ge=0, le=2)] = 0.0,
         seed: Annotated[int | None, Form(ge=0, lt=2**63)] = None,
     ) -> Response:
-        """Speech as text; with verbose_json, srt and vtt stretch by stretch."""
-        desk.check_model(model)
-        [clip] = await desk.clips([await file.read()])
-        wish = {"language": language, "prompt": prompt, "temperature": temperature, "seed": seed}
-        segments = await unless_gone(request, transcribe(desk, clip, task, response_format, wish))
-        made = written(desk, clip, segments, response_format, task)
+        """Speech as text; verbose_json, srt and vtt have one timed segment for each stretch of speech."""
+        async_engine.check_model(model)
+        [clip] = await async_engine.load_clips([await file.read()])
+        parameters = {"language": language, "prompt": prompt, "temperature": temperature, "seed": seed}
+        segments = await cancel_on_disconnect(
+            request, transcribe(async_engine, clip, task, response_format, parameters)
+        )
+        made = formatted(async_engine, clip, segments, response_format, task)
         return PlainTextResponse(made) if isinstance(made, str) else JSONResponse(made)
 
 
-def _model(desk: Desk) -> dict[str, Any]:
-    return {"id": desk.engine.name, "object": "model", "created": desk.started, "owned_by": "lalm"}
+def _model(async_engine: AsyncEngine) -> dict[str, Any]:
+    return {
+        "id": async_engine.engine.name,
+        "object": "model",
+        "created": async_engine.started,
+        "owned_by": "lalm",
+    }
 
 
-async def _gone(request: Request, error: Exception) -> Response:
-    """Nobody reads this."""
+async def _client_disconnected(request: Request, error: Exception) -> Response:
+    """Respond to a closed connection; only the log and the metrics see it."""
     return Response(status_code=499)

@@ -1,4 +1,4 @@
-"""Between the web's coroutines and the scheduler's thread: audio in, answers out as they come."""
+"""The asynchronous front of the scheduler: decodes audio, submits jobs and streams their answers."""
 
 import asyncio
 import secrets
@@ -15,35 +15,35 @@ from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.inference.engine import Engine, Options
-from lalm.models.prefill import Memory
-from lalm.serve.error_responses import NoSuchModel
+from lalm.models.prefill import PrefixCache
+from lalm.serve.error_responses import ModelNotFound
 from lalm.serve.jobs import End, Event, Job, Piece
 from lalm.serve.prometheus import Metrics
 from lalm.serve.scheduler import Scheduler
 from lalm.serve.settings import Settings
-from lalm.serve.structured_output import Shape, Shapes
+from lalm.serve.structured_output import GrammarCompiler, JsonGrammar
 
 T = TypeVar("T")
-DECODERS = 2  # recordings decoded at a time
+MAX_DECODERS = 2  # recordings decoded at a time
 
 
-class Gone(LalmError):
-    """The client has left; nobody waits for this answer."""
+class ClientDisconnected(LalmError):
+    """The client closed its connection, so nobody waits for this answer."""
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is wanted of an answer besides the conversation."""
+class SamplingParams:
+    """How one answer is generated: decoding, stop sequences, log probabilities, prefix cache, grammar."""
 
     options: Options
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
-    memory: Memory | None = None
-    shape: Shape | None = None
+    prefix_cache: PrefixCache | None = None
+    grammar: JsonGrammar | None = None
 
 
-class Answer:
-    """One answer as it comes: iterate for its pieces, then ``end`` tells why it ended and what it cost."""
+class AnswerStream:
+    """One answer as a stream of pieces; afterwards ``end`` holds the reason and the token counts."""
 
     def __init__(self, job: Job, events: asyncio.Queue[Event], metrics: Metrics) -> None:
         self.job = job
@@ -62,24 +62,24 @@ class Answer:
                 if isinstance(event, Exception):
                     raise event
                 if not self.first_text_s:
-                    self.first_text_s = time.monotonic() - self.job.began
+                    self.first_text_s = time.monotonic() - self.job.submitted_at
                     self._metrics.first_token.observe(self.first_text_s)
                 yield event
         finally:
             self.job.cancelled = self.end is None
 
-    def stop(self) -> None:
-        """Say no more; who iterates gets Gone."""
+    def cancel(self) -> None:
+        """Stop generating; whoever iterates gets ClientDisconnected."""
         self.job.cancelled = True
-        self._events.put_nowait(Gone())
+        self._events.put_nowait(ClientDisconnected())
 
-    async def whole(self) -> list[Piece]:
-        """All pieces."""
+    async def collect(self) -> list[Piece]:
+        """Wait for the end of the answer; all its pieces."""
         return [piece async for piece in self]
 
 
-class Desk:
-    """Takes questions for one engine under one server's limits."""
+class AsyncEngine:
+    """Accepts requests for one engine and enforces the server's limits."""
 
     def __init__(self, engine: Engine, scheduler: Scheduler, settings: Settings, metrics: Metrics) -> None:
         self.engine = engine
@@ -87,58 +87,69 @@ class Desk:
         self.settings = settings
         self.metrics = metrics
         self.started = int(time.time())
-        self._shapes = Shapes(engine)
+        self._grammars = GrammarCompiler(engine)
         self._decoders: anyio.CapacityLimiter | None = None
 
-    async def clips(self, sources: Sequence[AudioSource]) -> list[Clip]:
-        """Decode recordings, never more than the allowed seconds. Raises AudioError naming which."""
+    async def load_clips(self, sources: Sequence[AudioSource]) -> list[Clip]:
+        """Decode recordings up to the allowed total length. Raises AudioError naming the recording."""
         if len(sources) > self.settings.clips:
             raise AudioError(f"{len(sources)} recordings are too many: the limit is {self.settings.clips}")
         if self._decoders is None:
-            self._decoders = anyio.CapacityLimiter(DECODERS)
+            self._decoders = anyio.CapacityLimiter(MAX_DECODERS)
         clips: list[Clip] = []
         for number, source in enumerate(sources, 1):
             left_s = self.settings.audio_s - sum(clip.seconds for clip in clips)
             if left_s <= 0:
                 raise AudioError(f"the recordings are longer than {self.settings.audio_s:g} s together")
-            clip = await anyio.to_thread.run_sync(_decoded, source, number, left_s, limiter=self._decoders)
+            clip = await anyio.to_thread.run_sync(_decode, source, number, left_s, limiter=self._decoders)
             clips.append(clip)
-        self.metrics.heard(sum(clip.seconds for clip in clips))
+        self.metrics.count_audio(sum(clip.seconds for clip in clips))
         return clips
 
-    async def shape(self, schema: dict[str, Any] | None) -> Shape | None:
-        """What holds an answer to ``schema``. Raises ValueError for what is no schema."""
+    async def grammar(self, schema: dict[str, Any] | None) -> JsonGrammar | None:
+        """The grammar that keeps an answer to a JSON schema. Raises ValueError for an invalid schema."""
         if schema is None:
             return None
-        return await anyio.to_thread.run_sync(self._shapes.shape, schema)
+        return await anyio.to_thread.run_sync(self._grammars.compile, schema)
 
-    def ask(self, sample: Sample, clips: list[Clip], wishes: Sequence[Wish]) -> list[Answer]:
-        """Queue one answer a wish, all or none. Raises Busy."""
+    def ask(
+        self, sample: Sample, clips: list[Clip], requested: Sequence[SamplingParams]
+    ) -> list[AnswerStream]:
+        """Queue one answer for each of ``requested``, all or none. Raises Busy."""
         loop = asyncio.get_running_loop()
         answers = []
-        for wish in wishes:
+        for params in requested:
             events: asyncio.Queue[Event] = asyncio.Queue()
 
             def notify(event: Event, events: asyncio.Queue[Event] = events) -> None:
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-            options = replace(wish.options, max_new_tokens=self._longest(wish.options))
-            job = Job(sample, clips, options, notify, wish.stop, wish.top_logprobs, wish.memory, wish.shape)
+            options = replace(params.options, max_new_tokens=self._max_new_tokens(params.options))
+            job = Job(
+                sample,
+                clips,
+                options,
+                notify,
+                params.stop,
+                params.top_logprobs,
+                params.prefix_cache,
+                params.grammar,
+            )
             job.timeout_s = self.settings.answer_s
-            answers.append(Answer(job, events, self.metrics))
+            answers.append(AnswerStream(job, events, self.metrics))
         self.scheduler.submit(*[answer.job for answer in answers])
         return answers
 
-    def _longest(self, options: Options) -> int:
+    def _max_new_tokens(self, options: Options) -> int:
         return min(options.max_new_tokens, self.settings.max_new_tokens)
 
     def check_model(self, name: str | None) -> None:
-        """Raise NoSuchModel for any other model than the one here."""
+        """Raise ModelNotFound for any other model than the one served here."""
         if name is not None and name != self.engine.name:
-            raise NoSuchModel(f"there is no model '{name[:80]}' here; there is '{self.engine.name}'")
+            raise ModelNotFound(f"there is no model '{name[:80]}' here; there is '{self.engine.name}'")
 
-    def heard(self, clips: Sequence[Clip]) -> list[dict[str, Any]]:
-        """Seconds given and heard of each clip, to the millisecond."""
+    def audio_heard(self, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+        """Seconds given and seconds heard of each clip, rounded to milliseconds."""
         return [
             {
                 "name": heard.name,
@@ -150,35 +161,35 @@ class Desk:
 
 
 def new_id(kind: str) -> str:
-    """A name for an answer, as OpenAI's: ``chatcmpl-`` and so on."""
+    """A random id with OpenAI's prefix for its kind, such as ``chatcmpl-``."""
     return kind + secrets.token_hex(12)
 
 
-def drawn_seed(seed: int | None, number: int) -> int:
-    """The seed of the ``number``-th of several answers; a random one if the client has none."""
+def seed_for(seed: int | None, number: int) -> int:
+    """The seed of the ``number``-th of several answers; random unless the client gave one."""
     return secrets.randbits(31) if seed is None else (seed + number) % 2**63
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, which is cancelled when the client leaves. Raises Gone."""
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which is cancelled when the client disconnects. Raises ClientDisconnected."""
 
-    async def leaving() -> None:
+    async def wait_for_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(leaving())
+    task, watcher = asyncio.ensure_future(work), asyncio.ensure_future(wait_for_disconnect())
     try:
-        await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Gone
-        return working.result()
+        await asyncio.wait([task, watcher], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnected
+        return task.result()
     finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
+        for running in (task, watcher):
+            running.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
 
 
-def _decoded(source: AudioSource, number: int, limit_s: float) -> Clip:
+def _decode(source: AudioSource, number: int, limit_s: float) -> Clip:
     try:
         return Clip(f"audio {number}", load_audio(source, max_s=limit_s))
     except AudioError as error:

@@ -1,4 +1,4 @@
-"""``/v1/chat/completions``: whole answers and streams."""
+"""``/v1/chat/completions``: complete and streamed responses."""
 
 import asyncio
 import json
@@ -13,32 +13,44 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
 from lalm.inference.engine import Options
-from lalm.serve.async_engine import Answer, Desk, Wish, drawn_seed, new_id, unless_gone
-from lalm.serve.error_responses import body_of, sentence_of, status_of
-from lalm.serve.jobs import Piece, Score
+from lalm.serve.async_engine import (
+    AnswerStream,
+    AsyncEngine,
+    SamplingParams,
+    cancel_on_disconnect,
+    new_id,
+    seed_for,
+)
+from lalm.serve.error_responses import error_body, error_message, error_status
+from lalm.serve.jobs import Piece, TokenLogprob
 from lalm.serve.protocol import ChatRequest
-from lalm.serve.url_fetch import public_client, with_fetched
+from lalm.serve.url_fetch import fetch_audio_urls, public_client
 
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What all answers to one request share."""
+    """A request with its answers, of which it may ask for several."""
 
-    desk: Desk
-    asked: ChatRequest
+    async_engine: AsyncEngine
+    chat: ChatRequest
     clips: list[Clip]
-    answers: list[Answer]
+    answers: list[AnswerStream]
     id: str
     created: int
 
     def head(self, kind: str) -> dict[str, Any]:
-        """The fields every object of this reply begins with."""
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.desk.engine.name}
+        """The fields that every JSON object of this reply begins with."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.async_engine.engine.name,
+        }
 
     def usage(self) -> dict[str, Any]:
-        """Tokens read and written."""
+        """Token counts of the prompt and of the answers."""
         ends = [answer.end for answer in self.answers if answer.end is not None]
         read, said = ends[0].prompt_tokens, sum(end.new_tokens for end in ends)
         return {
@@ -51,61 +63,62 @@ class Reply:
             },
         }
 
-    def additions(self) -> dict[str, Any]:
-        """What OpenAI's form has no place for."""
+    def extra_fields(self) -> dict[str, Any]:
+        """Fields in addition to OpenAI's format."""
         first = max(answer.first_text_s for answer in self.answers)
-        return {"heard": self.desk.heard(self.clips), "first_text_s": round(first, 3)}
+        return {"heard": self.async_engine.audio_heard(self.clips), "first_text_s": round(first, 3)}
 
 
-async def complete(desk: Desk, request: Request, asked: ChatRequest) -> Response:
-    """The answer to one request."""
-    desk.check_model(asked.model)
-    reply = await unless_gone(request, _asked(desk, asked))
-    if not asked.stream:
-        return JSONResponse(await unless_gone(request, _whole(reply)))
-    pieces = _merged(reply.answers)
-    first = await unless_gone(request, anext(pieces, None))  # what is refused is refused before the stream
+async def complete(async_engine: AsyncEngine, request: Request, chat: ChatRequest) -> Response:
+    """Respond to one request."""
+    async_engine.check_model(chat.model)
+    reply = await cancel_on_disconnect(request, _start(async_engine, chat))
+    if not chat.stream:
+        return JSONResponse(await cancel_on_disconnect(request, _complete_json(reply)))
+    pieces = _merge(reply.answers)
+    # errors found before the first token become an HTTP status
+    first = await cancel_on_disconnect(request, anext(pieces, None))
     return StreamingResponse(
         _events(reply, first, pieces), media_type="text/event-stream", headers=STREAM_HEADERS
     )
 
 
-async def sample_of(desk: Desk, messages: list[dict[str, Any]]) -> tuple[Sample, list[Clip]]:
+async def sample_of(async_engine: AsyncEngine, messages: list[dict[str, Any]]) -> tuple[Sample, list[Clip]]:
     """OpenAI chat messages as a sample, its audio decoded."""
-    if desk.settings.fetch:
+    if async_engine.settings.fetch:
         async with public_client() as client:
-            messages = await with_fetched(messages, desk.settings.body_bytes, client)
-    # Clients send answers back as they came, with fields of theirs that are null.
+            messages = await fetch_audio_urls(messages, async_engine.settings.body_bytes, client)
+    # Clients send earlier answers back with all their fields, some of them null.
     bare = [{k: v for k, v in message.items() if v is not None} for message in messages]
     sample = Sample.from_openai(bare)
-    return sample, await desk.clips([part["audio"] for part in sample.audios])
+    return sample, await async_engine.load_clips([part["audio"] for part in sample.audios])
 
 
-async def _asked(desk: Desk, asked: ChatRequest) -> Reply:
-    sample, clips = await sample_of(desk, asked.messages)
+async def _start(async_engine: AsyncEngine, chat: ChatRequest) -> Reply:
+    sample, clips = await sample_of(async_engine, chat.messages)
     if sample.messages[-1]["role"] != "user":
         raise ValueError("the last message must be the user's")
-    top = asked.top_logprobs or 0 if asked.logprobs else None
-    wishes = []
-    for number in range(asked.n or 1):
+    top = chat.top_logprobs or 0 if chat.logprobs else None
+    requested = []
+    for number in range(chat.n or 1):
         options = Options(
-            asked.new_tokens,
-            temperature=asked.temperature or 0.0,
-            top_p=asked.top_p or 1.0,
-            seed=drawn_seed(asked.seed, number),
-            lora_scale=asked.lora_scale,
+            chat.new_tokens,
+            temperature=chat.temperature or 0.0,
+            top_p=chat.top_p or 1.0,
+            seed=seed_for(chat.seed, number),
+            lora_scale=chat.lora_scale,
         )
-        schema = asked.response_format.schema_wanted if asked.response_format is not None else None
-        wishes.append(Wish(options, asked.stops, top, shape=await desk.shape(schema)))
-    answers = desk.ask(sample, clips, wishes)
-    return Reply(desk, asked, clips, answers, new_id("chatcmpl-"), int(time.time()))
+        schema = chat.response_format.schema_wanted if chat.response_format is not None else None
+        requested.append(SamplingParams(options, chat.stops, top, grammar=await async_engine.grammar(schema)))
+    answers = async_engine.ask(sample, clips, requested)
+    return Reply(async_engine, chat, clips, answers, new_id("chatcmpl-"), int(time.time()))
 
 
-async def _whole(reply: Reply) -> dict[str, Any]:
+async def _complete_json(reply: Reply) -> dict[str, Any]:
     try:
-        found = await asyncio.gather(*[answer.whole() for answer in reply.answers])
+        found = await asyncio.gather(*[answer.collect() for answer in reply.answers])
     finally:
-        _let_go(reply.answers)
+        _cancel_unfinished(reply.answers)
     choices = []
     for number, (answer, pieces) in enumerate(zip(reply.answers, found, strict=True)):
         assert answer.end is not None
@@ -123,20 +136,20 @@ async def _whole(reply: Reply) -> dict[str, Any]:
         **reply.head("chat.completion"),
         "choices": choices,
         "usage": reply.usage(),
-        "lalm": reply.additions(),
+        "lalm": reply.extra_fields(),
     }
 
 
-async def _merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Piece]]:
-    """Pieces of several answers, with whose they are, as they come."""
+async def _merge(answers: Sequence[AnswerStream]) -> AsyncIterator[tuple[int, Piece]]:
+    """Pieces of several answers in order of arrival, each with the number of its answer."""
     coming: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue()
 
-    async def read(number: int, answer: Answer) -> None:
+    async def read(number: int, answer: AnswerStream) -> None:
         try:
             async for piece in answer:
                 coming.put_nowait((number, piece))
             coming.put_nowait((number, None))
-        except Exception as error:  # raised where the pieces are read
+        except Exception as error:  # raised again by the reader of the queue
             coming.put_nowait((number, error))
 
     readers = [asyncio.ensure_future(read(i, answer)) for i, answer in enumerate(answers)]
@@ -151,12 +164,12 @@ async def _merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Piece]]
                 continue
             yield number, piece
     finally:
-        _let_go(answers)
+        _cancel_unfinished(answers)
         for reader in readers:
             reader.cancel()
 
 
-def _let_go(answers: Sequence[Answer]) -> None:
+def _cancel_unfinished(answers: Sequence[AnswerStream]) -> None:
     for answer in answers:
         answer.job.cancelled = answer.end is None
 
@@ -164,7 +177,7 @@ def _let_go(answers: Sequence[Answer]) -> None:
 async def _events(
     reply: Reply, first: tuple[int, Piece] | None, pieces: AsyncIterator[tuple[int, Piece]]
 ) -> AsyncIterator[str]:
-    """Server-sent events."""
+    """The answers as server-sent events."""
     head = reply.head("chat.completion.chunk")
 
     def chunk(number: int, delta: dict[str, Any], **more: Any) -> str:
@@ -181,17 +194,17 @@ async def _events(
             yield said(*first)
         async for number, piece in pieces:
             yield said(number, piece)
-    except Exception as error:  # the status is sent already: tell in the stream
-        yield _event(body_of(status_of(error), sentence_of(error)))
+    except Exception as error:  # the status was sent already, so the stream carries the error
+        yield _event(error_body(error_status(error), error_message(error)))
         return
     finally:
-        _let_go(reply.answers)
+        _cancel_unfinished(reply.answers)
     for number, answer in enumerate(reply.answers):
         assert answer.end is not None
         yield chunk(number, {}, finish_reason=answer.end.reason)
-    options = reply.asked.stream_options
+    options = reply.chat.stream_options
     usage = {"usage": reply.usage()} if options is not None and options.include_usage else {}
-    yield _event({**head, "choices": [], **usage, "lalm": reply.additions()})
+    yield _event({**head, "choices": [], **usage, "lalm": reply.extra_fields()})
     yield "data: [DONE]\n\n"
 
 
@@ -199,10 +212,10 @@ def _event(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
 
-def _logprobs(reply: Reply, scores: Sequence[Score]) -> dict[str, Any] | None:
-    if not reply.asked.logprobs:
+def _logprobs(reply: Reply, scores: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    if not reply.chat.logprobs:
         return None
-    tokenizer = reply.desk.engine.processor.tokenizer
+    tokenizer = reply.async_engine.engine.processor.tokenizer
 
     def entry(token: int, logprob: float) -> dict[str, Any]:
         text = str(tokenizer.decode([token]))

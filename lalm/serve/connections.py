@@ -1,4 +1,4 @@
-"""How connections are taken: their number, sizes, and how long a client may take to say what it wants."""
+"""uvicorn's settings and connection timeouts: slow headers, clients that do not read, message sizes."""
 
 import asyncio
 from typing import Any
@@ -7,38 +7,38 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_S = 20.0  # for the first line and the headers of a request
-UNTAKEN = 3  # times HEAD_S in which a client takes nothing, or never all, of what it is sent
+REQUEST_HEAD_S = 20.0  # for the first line and the headers of a request
+MAX_UNREAD = 3  # checks in a row, REQUEST_HEAD_S apart, at which the client has not read everything
 MESSAGE_BYTES = 1 << 20  # of a WebSocket
 
 
 class Connection(H11Protocol):
-    """uvicorn's, which waits for ever for headers, and for clients to read, with an end to both."""
+    """uvicorn's HTTP connection with time limits for headers and for clients that do not read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is here; it is looked after from now on."""
+        """Start the periodic check of this connection."""
         super().connection_made(transport)
-        self.loop.call_later(HEAD_S, self._look, None, 0)
+        self.loop.call_later(REQUEST_HEAD_S, self._check, None, 0)
 
-    def _look(self, seen: Any, untaken: int) -> None:
-        """Close where no request has begun since the last look and none is being answered; cut off who does
-        not read. The second also where the connection has become a WebSocket."""
+    def _check(self, seen: Any, unread: int) -> None:
+        """Close a connection without a request since the last check and without a running answer; abort one
+        whose client does not read, also when it has become a WebSocket."""
         waits = self.transport.get_write_buffer_size() > 0
         if self.transport.is_closing() and not waits:
             return  # gone
-        untaken = untaken + 1 if waits else 0
-        if untaken == UNTAKEN:
+        unread = unread + 1 if waits else 0
+        if unread == MAX_UNREAD:
             self.transport.abort()
         elif self.transport.get_protocol() is self and self.cycle is seen and self._is_idle():
             self.transport.close()
-        self.loop.call_later(HEAD_S, self._look, self.cycle, untaken)
+        self.loop.call_later(REQUEST_HEAD_S, self._check, self.cycle, unread)
 
     def _is_idle(self) -> bool:
         return self.cycle is None or bool(self.cycle.response_complete)
 
 
 def config(app: ASGIApp, patience_s: int) -> uvicorn.Config:
-    """What uvicorn is to know; running answers have ``patience_s`` seconds when the server is stopped."""
+    """uvicorn's configuration; running answers have ``patience_s`` seconds when the server is stopped."""
     return uvicorn.Config(
         app,
         http=Connection,

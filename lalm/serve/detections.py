@@ -1,4 +1,4 @@
-"""``/v1/audio/detections``: when sounds occur in a recording, as spans of time."""
+"""``/v1/audio/detections``: when sounds occur in a recording, as time spans."""
 
 from collections.abc import Sequence
 
@@ -8,18 +8,18 @@ from lalm.data.audio_inputs import Clip
 from lalm.data.sample import ask
 from lalm.inference.detection import ANSWER_TOKENS, question, read
 from lalm.inference.engine import Options
-from lalm.serve.async_engine import Desk, Wish
+from lalm.serve.async_engine import AsyncEngine, SamplingParams
 
 
 class Span(BaseModel):
-    """A stretch of time, in seconds."""
+    """A time span, in seconds."""
 
     onset_s: float
     offset_s: float
 
 
 class Sound(BaseModel):
-    """Where a sound was found, in order of time, and the model's own words."""
+    """The spans of one sound in order of time, and the model's answer verbatim."""
 
     sound: str
     spans: list[Span]
@@ -33,16 +33,16 @@ class Detections(BaseModel):
     sounds: list[Sound]
 
 
-async def detect(desk: Desk, clip: Clip, sounds: Sequence[str]) -> Detections:
+async def detect(async_engine: AsyncEngine, clip: Clip, sounds: Sequence[str]) -> Detections:
     """Ask for each of the sounds. Raises ValueError for one without a name, Busy for a full queue."""
     if not all(sound.strip() for sound in sounds):
         raise ValueError("the name of a sound is empty")
-    wish = Wish(Options(ANSWER_TOKENS))
+    params = SamplingParams(Options(ANSWER_TOKENS))
     answers = []
     try:
         for sound in sounds:
-            answers += desk.ask(ask([clip.audio], question(sound)), [clip], [wish])
-        said = ["".join(piece.text for piece in await answer.whole()) for answer in answers]
+            answers += async_engine.ask(ask([clip.audio], question(sound)), [clip], [params])
+        said = ["".join(piece.text for piece in await answer.collect()) for answer in answers]
     finally:
         for answer in answers:
             answer.job.cancelled = answer.end is None

@@ -1,4 +1,4 @@
-"""Encoder outputs of the clips heard last, by content: a clip that is asked about again is not encoded."""
+"""A least-recently-used cache of encoder outputs, keyed by the audio: repeated clips are encoded once."""
 
 import hashlib
 from collections import OrderedDict
@@ -11,8 +11,8 @@ from torch import Tensor
 from lalm.data.audio_inputs import CachedFrames, Clip
 
 
-class HeardClips:
-    """Frames (T, W) of clips, at most ``limit`` bytes of them; the ones used longest ago go first."""
+class EncoderCache:
+    """Frames (T, W) of clips, at most ``limit`` bytes; the least recently used are evicted first."""
 
     def __init__(self, model: Any, limit: int) -> None:
         self.model = model
@@ -23,15 +23,15 @@ class HeardClips:
         self._frames: OrderedDict[bytes, Tensor] = OrderedDict()
 
     def frames(self, clips: Sequence[Clip]) -> list[CachedFrames]:
-        """The frames of each clip, encoded one by one where they are not known."""
-        return [CachedFrames(self._of(clip)) for clip in clips]
+        """The frames of each clip; clips that are not cached are encoded one by one."""
+        return [CachedFrames(self._lookup(clip)) for clip in clips]
 
-    def _of(self, clip: Clip) -> Tensor:
+    def _lookup(self, clip: Clip) -> Tensor:
         key = hashlib.sha256(clip.audio.tobytes()).digest()
-        if (known := self._frames.get(key)) is not None:
+        if (cached := self._frames.get(key)) is not None:
             self.hits += 1
             self._frames.move_to_end(key)
-            return known
+            return cached
         self.misses += 1
         device = self.model.device
         audio = torch.tensor(clip.audio, device=device)[None]  # (1, N)

@@ -1,4 +1,4 @@
-"""What the server asks of the model and what comes back, piece by piece."""
+"""The scheduler's job and its events: pieces of text, the end of the answer, errors."""
 
 import time
 from collections.abc import Callable
@@ -9,13 +9,13 @@ from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.inference.engine import Options
-from lalm.models.prefill import Memory
-from lalm.serve.structured_output import Shape
+from lalm.models.prefill import PrefixCache
+from lalm.serve.structured_output import JsonGrammar
 
 
 @dataclass(frozen=True)
-class Score:
-    """A token that was said, its log probability, and the likeliest tokens at its place with theirs."""
+class TokenLogprob:
+    """A generated token, its log probability, and the likeliest tokens at its position with theirs."""
 
     token: int
     logprob: float
@@ -24,15 +24,15 @@ class Score:
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that is certain now; ``scores`` of the tokens since the last piece, if they were asked for."""
+    """Text that no later token can change; ``scores`` of the tokens since the last piece, if requested."""
 
     text: str
-    scores: tuple[Score, ...] = ()
+    scores: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
 class End:
-    """The answer is over: why, and its cost in tokens; ``cached_tokens`` of the prompt were read before."""
+    """Why the answer ended, and its token counts; ``cached_tokens`` came from the prefix cache."""
 
     reason: Literal["stop", "length"]
     prompt_tokens: int
@@ -45,23 +45,23 @@ Event: TypeAlias = Piece | End | Exception
 
 
 class Busy(LalmError, ValueError):
-    """The queue is full, or the server is going down."""
+    """The queue is full, or the server is shutting down."""
 
 
-class TooSlow(LalmError, ValueError):
-    """The answer did not come in time."""
+class AnswerTimeout(LalmError, ValueError):
+    """The answer was not complete within its time limit."""
 
 
-class Unfinished(LalmError, RuntimeError):
-    """The server went down before the answer was there."""
+class ServerStopped(LalmError, RuntimeError):
+    """The server shut down before the answer was complete."""
 
 
 @dataclass(eq=False)
 class Job:
-    """One answer to write. ``notify`` is called from the scheduler's thread: pieces, then an End or an error.
+    """One answer to generate. The scheduler calls ``notify`` with pieces, then with an End or an error.
 
-    ``top_logprobs`` None asks for no scores. ``memory`` is what was read of this conversation before,
-    ``shape`` the JSON that the answer must be.
+    ``top_logprobs`` None asks for no scores. ``prefix_cache`` is that of the conversation; ``grammar``
+    restricts the answer to JSON of a schema.
     Setting ``cancelled`` ends the job before its next token, without a further event.
     """
 
@@ -71,13 +71,13 @@ class Job:
     notify: Callable[[Event], None]
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
-    memory: Memory | None = None
-    shape: Shape | None = None
+    prefix_cache: PrefixCache | None = None
+    grammar: JsonGrammar | None = None
     timeout_s: float = 300.0
     cancelled: bool = False
-    began: float = field(default_factory=time.monotonic)
+    submitted_at: float = field(default_factory=time.monotonic)
 
     @property
-    def late(self) -> bool:
-        """Whether its time is up."""
-        return time.monotonic() - self.began > self.timeout_s
+    def timed_out(self) -> bool:
+        """Whether its time limit has passed."""
+        return time.monotonic() - self.submitted_at > self.timeout_s

@@ -1,7 +1,7 @@
-"""Memory that requests leave behind is given back, so that the server's stays as it is.
+"""Keeps the server's memory constant: collects garbage and returns free memory to the system.
 
-Bodies and recordings are large, come in every size and are held by objects that refer to each other: Python
-looks for those seldom when much else is loaded, and glibc keeps the holes between blocks that are in use.
+Request bodies and recordings are large, of every size, and held by reference cycles. Python collects cycles
+seldom when much else is loaded, and glibc keeps the free gaps between blocks that are in use.
 """
 
 import asyncio
@@ -9,20 +9,20 @@ import ctypes
 import gc
 import platform
 
-EVERY_S = 20.0
+INTERVAL_S = 20.0
 
 
-def keep_what_is_loaded() -> None:
-    """Never look through what is there now again, which makes looking for the rest quick."""
+def freeze_loaded_objects() -> None:
+    """Exempt the objects loaded so far from garbage collection, which makes later collections fast."""
     gc.collect()
     gc.freeze()
 
 
-async def tidied() -> None:
-    """Tidy up every now and then, until cancelled."""
+async def release_memory_periodically() -> None:
+    """Collect garbage and return free memory every ``INTERVAL_S`` seconds, until cancelled."""
     glibc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
     while True:
-        await asyncio.sleep(EVERY_S)
+        await asyncio.sleep(INTERVAL_S)
         gc.collect()
         if glibc is not None:
             await asyncio.to_thread(glibc.malloc_trim, 0)

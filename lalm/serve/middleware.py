@@ -1,6 +1,6 @@
-"""What every request passes before it is answered: key, origin, size and patience; and what is counted.
+"""Middleware for every request: authentication, origin, rate and size limits, timeouts, counters.
 
-The body is read here, whole, so that no handler meets a half-sent or endless one.
+The whole body is read here, so that handlers never wait for a body that is incomplete or endless.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lalm.serve import error_responses as errors
 from lalm.serve.prometheus import Metrics
-from lalm.serve.rate_limit import Rates
+from lalm.serve.rate_limit import RateLimiter
 from lalm.serve.settings import Settings
 
-GUARDED = ("/v1", "/metrics")
-SAFE = {
+PROTECTED_PATHS = ("/v1", "/metrics")
+SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-site",
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
-    "Content-Security-Policy": (  # the page loads nothing from elsewhere, and no script or style within it
+    "Content-Security-Policy": (  # the page loads nothing from other hosts and has no inline script or style
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
         "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
@@ -36,15 +36,15 @@ SAFE = {
 log = logging.getLogger("lalm.serve")
 
 
-class Gate:
-    """ASGI middleware around the whole application."""
+class AccessMiddleware:
+    """ASGI middleware around the whole application: refuses what is not permitted, counts all requests."""
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app = app
         self.settings = settings
         self.metrics = metrics
-        self.rates = Rates(settings.per_minute)
-        self.held = 0  # bytes of bodies that are here now
+        self.rate_limiter = RateLimiter(settings.per_minute)
+        self.buffered_bytes = 0  # of the request bodies in memory now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request or WebSocket."""
@@ -59,30 +59,32 @@ class Gate:
             return
         began, status = time.perf_counter(), 0
 
-        async def watched(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                for name, value in SAFE.items():
+                for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
         try:
-            await self._http(scope, receive, watched)
+            await self._http(scope, receive, send_with_headers)
         except Exception as error:
-            if status:  # too late to say anything: the connection is closed
+            if status:  # the response has begun, so the connection is closed
                 raise
             log.exception("a request failed")
-            await errors.answer(errors.status_of(error), errors.sentence_of(error))(scope, receive, watched)
+            await errors.error_response(errors.error_status(error), errors.error_message(error))(
+                scope, receive, send_with_headers
+            )
         finally:
-            self.metrics.answered(scope, status or 499, time.perf_counter() - began)
+            self.metrics.count_request(scope, status or 499, time.perf_counter() - began)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (refusal := self._refusal(scope)) is not None:
             await refusal(scope, receive, send)
             return
-        body, taken = bytearray(), 0
+        body, received = bytearray(), 0
         try:
             async with asyncio.timeout(self.settings.body_s):
                 more = True
@@ -91,66 +93,70 @@ class Gate:
                     if message["type"] == "http.disconnect":
                         return
                     part = message.get("body", b"")
-                    taken, self.held = taken + len(part), self.held + len(part)
-                    if (refusal := self._too_much(scope, taken)) is not None:
+                    received, self.buffered_bytes = received + len(part), self.buffered_bytes + len(part)
+                    if (refusal := self._too_large(scope, received)) is not None:
                         await refusal(scope, receive, send)
                         return
                     body += part
                     more = message.get("more_body", False)
-            await self.app(scope, _replayed(bytes(body), receive), send)
+            await self.app(scope, _replay(bytes(body), receive), send)
         except TimeoutError:
             slow = f"the request was not sent within {self.settings.body_s:.0f} s"
-            await errors.answer(408, slow)(scope, receive, send)
+            await errors.error_response(408, slow)(scope, receive, send)
         finally:
-            self.held -= taken
+            self.buffered_bytes -= received
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         if not self._same_origin(scope["type"], scope.get("method", ""), headers):
-            return errors.answer(
-                403, "pages of other origins may not ask this server (--allow-origin lets them)"
+            return errors.error_response(
+                403, "pages of other origins may not use this server; allow them with --allow-origin"
             )
-        if scope.get("method") == "OPTIONS" or not scope["path"].startswith(GUARDED):
+        if scope.get("method") == "OPTIONS" or not scope["path"].startswith(PROTECTED_PATHS):
             return None
-        if scope.get("method") != "GET" and (wait_s := self.rates.wait_s((scope["client"] or ("",))[0])):
+        address = (scope["client"] or ("",))[0]
+        if scope.get("method") != "GET" and (wait_s := self.rate_limiter.wait_s(address)):
             limit = self.settings.per_minute
-            return errors.answer(429, f"{limit} requests a minute are the limit: try again later", wait_s)
+            return errors.error_response(
+                429, f"{limit} requests a minute are the limit: try again later", wait_s
+            )
         wanted = self.settings.api_key
         given = headers.get("authorization", "").removeprefix("Bearer ").strip()
         if scope["type"] == "websocket" and not given:
-            offered = headers.get("sec-websocket-protocol", "").split(",")  # how browsers send OpenAI's key
+            # browsers send the key as a subprotocol
+            offered = headers.get("sec-websocket-protocol", "").split(",")
             keys = [name.strip() for name in offered if name.strip().startswith("openai-insecure-api-key.")]
             given = keys[0].removeprefix("openai-insecure-api-key.") if keys else ""
         if wanted and not secrets.compare_digest(given.encode(), wanted.encode()):
-            return errors.answer(
+            return errors.error_response(
                 401, "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'"
             )
         return None
 
     def _same_origin(self, kind: str, method: str, headers: Headers) -> bool:
-        """Whether a browser's request comes from this server's own page or one that is allowed."""
+        """Whether a browser's request comes from this server's page or from an allowed origin."""
         origin = headers.get("origin")
         if origin is None or (kind == "http" and method in ("GET", "HEAD", "OPTIONS")):
             return True
         allowed = self.settings.origins
         return origin in allowed or "*" in allowed or urlsplit(origin).netloc == headers.get("host")
 
-    def _too_much(self, scope: Scope, taken: int) -> Response | None:
+    def _too_large(self, scope: Scope, received: int) -> Response | None:
         limit = self.settings.body_bytes
-        if taken > limit or _stated(scope) > limit:
-            return errors.answer(413, f"the request is larger than {limit / 2**20:g} MiB")
-        if self.held > self.settings.bodies_bytes:
-            return errors.answer(429, "too many large requests at a time: try again later")
+        if received > limit or _content_length(scope) > limit:
+            return errors.error_response(413, f"the request is larger than {limit / 2**20:g} MiB")
+        if self.buffered_bytes > self.settings.bodies_bytes:
+            return errors.error_response(429, "too many large requests at a time: try again later")
         return None
 
 
-def _stated(scope: Scope) -> int:
+def _content_length(scope: Scope) -> int:
     stated = Headers(scope=scope).get("content-length", "")
     return int(stated) if stated.isdecimal() and len(stated) < 20 else 0
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """``receive`` as it was before the body was read."""
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that first gives the body that was already read."""
     sent = False
 
     async def again() -> Message:

@@ -1,4 +1,4 @@
-"""Counters for Prometheus."""
+"""Prometheus metrics of the server."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import Scope
@@ -13,7 +13,7 @@ PATHS = (
 
 
 class Metrics:
-    """One server's counters, in a registry of their own."""
+    """One server's metrics, in a registry of their own."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
@@ -22,38 +22,44 @@ class Metrics:
         self._requests = Counter("lalm_requests", "Requests answered", labels, registry=self.registry)
         self._seconds = Histogram(
             "lalm_request_seconds",
-            "Time to a whole answer",
+            "Time to the complete response",
             ("path",),
             buckets=SECONDS,
             registry=self.registry,
         )
-        self._audio = Counter("lalm_audio_seconds", "Seconds of audio given", registry=self.registry)
+        self._audio = Counter("lalm_audio_seconds", "Seconds of audio received", registry=self.registry)
         self.first_token = Histogram(
-            "lalm_first_token_seconds", "Time to the first text", buckets=SECONDS, registry=self.registry
+            "lalm_first_token_seconds",
+            "Time to the first text of an answer",
+            buckets=SECONDS,
+            registry=self.registry,
         )
         self.sessions = Gauge("lalm_realtime_sessions", "Realtime sessions open", registry=self.registry)
         gauges = {
-            "lalm_waiting": ("Answers that wait", lambda: len(scheduler.waiting)),
-            "lalm_running": ("Answers being written", lambda: len(scheduler.rows.rows)),
-            "lalm_new_tokens": ("Tokens written", lambda: scheduler.new_tokens),
-            "lalm_frames_hits": ("Clips whose frames were kept", lambda: scheduler.heard.hits),
-            "lalm_frames_misses": ("Clips that were encoded", lambda: scheduler.heard.misses),
-            "lalm_frames_bytes": ("Size of the frames kept", lambda: scheduler.heard.size),
+            "lalm_waiting": ("Answers in the queue", lambda: len(scheduler.waiting)),
+            "lalm_running": ("Answers in the running batch", lambda: len(scheduler.batch.rows)),
+            "lalm_new_tokens": ("Tokens generated", lambda: scheduler.new_tokens),
+            "lalm_frames_hits": ("Clips found in the encoder cache", lambda: scheduler.encoder_cache.hits),
+            "lalm_frames_misses": (
+                "Clips not found in the encoder cache",
+                lambda: scheduler.encoder_cache.misses,
+            ),
+            "lalm_frames_bytes": ("Size of the encoder cache in bytes", lambda: scheduler.encoder_cache.size),
         }
         for name, (what, value) in gauges.items():
             Gauge(name, what, registry=self.registry).set_function(value)
 
-    def answered(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count one HTTP request; paths that are not the API's are one label."""
+    def count_request(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count one HTTP request; all paths outside the API share the label ``other``."""
         path = scope["path"] if scope["path"] in PATHS else "other"
         self._requests.labels(path, str(status)).inc()
         if path != "other":
             self._seconds.labels(path).observe(seconds)
 
-    def heard(self, seconds: float) -> None:
-        """Count audio."""
+    def count_audio(self, seconds: float) -> None:
+        """Count seconds of audio given."""
         self._audio.inc(seconds)
 
     def text(self) -> bytes:
-        """What Prometheus reads."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)

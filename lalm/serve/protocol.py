@@ -1,4 +1,4 @@
-"""OpenAI's requests as far as they are answered here; what is not is refused rather than ignored."""
+"""OpenAI's requests as far as they are supported; unsupported options are refused, not ignored."""
 
 from typing import Annotated, Any, Literal
 
@@ -31,19 +31,19 @@ MESSAGE: dict[str, Any] = {  # what the OpenAPI document says of one; lalm.data.
 
 
 class StreamOptions(BaseModel):
-    """What a stream brings besides the answer."""
+    """What a stream contains besides the answer."""
 
     include_usage: bool = False
 
 
 class JsonSchema(BaseModel):
-    """OpenAI's form of a schema."""
+    """A JSON schema in OpenAI's format."""
 
     of: dict[str, Any] = Field(alias="schema")
 
 
 class ResponseFormat(BaseModel):
-    """Text, any JSON object, or JSON of a schema."""
+    """The answer's format: text, any JSON object, or JSON that matches a schema."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: JsonSchema | None = None
@@ -56,16 +56,16 @@ class ResponseFormat(BaseModel):
 
     @property
     def schema_wanted(self) -> dict[str, Any] | None:
-        """The schema that the answer must have."""
+        """The schema that the answer must match; None for text."""
         if self.json_schema is not None:
             return self.json_schema.of
         return {"type": "object"} if self.type == "json_object" else None
 
 
 class ChatRequest(BaseModel):
-    """``/v1/chat/completions``. Additions: ``lora_scale``, and temperature is 0 unless said otherwise.
+    """A request to ``/v1/chat/completions``. Additions: ``lora_scale``; temperature is 0 by default.
 
-    Fields of OpenAI's that change nothing here (user, metadata, store, ...) are let pass.
+    Fields of OpenAI's that change nothing here (user, metadata, store, ...) are accepted.
     """
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -113,12 +113,12 @@ class ChatRequest(BaseModel):
 
     @property
     def new_tokens(self) -> int:
-        """Longest answer."""
+        """The longest answer, in tokens."""
         return self.max_completion_tokens or self.max_tokens or DEFAULT_NEW_TOKENS
 
 
 class ErrorBody(BaseModel):
-    """What is wrong, in one sentence."""
+    """One error; ``message`` says in one sentence what is wrong."""
 
     message: str
     type: Literal["invalid_request_error", "authentication_error", "rate_limit_error", "server_error"]
@@ -127,6 +127,6 @@ class ErrorBody(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """OpenAI's form of an error."""
+    """An error in OpenAI's format."""
 
     error: ErrorBody

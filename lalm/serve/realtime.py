@@ -1,7 +1,7 @@
-"""``/v1/realtime``: a WebSocket with OpenAI's event names, audio in and text out.
+"""``/v1/realtime``: sessions over a WebSocket in OpenAI's realtime protocol, audio in and text out.
 
-A client's events are answered one after the other; an answer is written beside them and can be cut short,
-by the client or by its speech. A session outlives its connection for a while and can be resumed.
+A client's events are handled in order. A response is generated meanwhile and can be interrupted by the
+client or by its speech. After a disconnect a session is kept for a while and can be resumed.
 """
 
 import asyncio
@@ -18,20 +18,20 @@ from lalm.data.sample import ask
 from lalm.errors import LalmError
 from lalm.inference.engine import Options
 from lalm.serve import error_responses as errors
-from lalm.serve.async_engine import Desk, Wish, new_id
+from lalm.serve.async_engine import AsyncEngine, SamplingParams, new_id
 from lalm.serve.jobs import Busy
-from lalm.serve.realtime_conversation import Item, Talk, pcm
-from lalm.serve.realtime_response import Reason, Response
+from lalm.serve.realtime_conversation import Item, RealtimeConversation, pcm
+from lalm.serve.realtime_response import RealtimeResponse, Reason
 from lalm.serve.session_options import SessionOptions
 from lalm.serve.transcriptions import NEW_TOKENS, instruction
-from lalm.serve.turn_detection import Ear, Started
+from lalm.serve.turn_detection import SpeechStarted, TurnDetector
 
-IDLE_S = 600.0  # a client that says nothing for so long is left
-SHORTEST_S = 0.1  # of a turn, as OpenAI's
+IDLE_S = 600.0  # a client that sends nothing for so long is disconnected
+MIN_TURN_S = 0.1  # as OpenAI's
 
 
-class Refused(LalmError, ValueError):
-    """An event that cannot be granted now, with OpenAI's code for it."""
+class EventRefused(LalmError, ValueError):
+    """An event that is not possible now, with OpenAI's error code."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -39,40 +39,40 @@ class Refused(LalmError, ValueError):
 
 
 class Session:
-    """One client's conversation and settings."""
+    """One client's conversation, options and audio buffer."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, async_engine: AsyncEngine) -> None:
+        self.async_engine = async_engine
         self.id = new_id("sess_")
-        limit_s = desk.settings.audio_s
-        window = int(desk.engine.model.config.text_config.max_position_embeddings)
-        self.talk = Talk(limit_s, window // 2)
-        self.ear = Ear(limit_s / 2)
+        limit_s = async_engine.settings.audio_s
+        window = int(async_engine.engine.model.config.text_config.max_position_embeddings)
+        self.conversation = RealtimeConversation(limit_s, window // 2)
+        self.turn_detector = TurnDetector(limit_s / 2)
         self.options = SessionOptions()
-        self.ear.listen(self.options.audio.input.turn_detection)
+        self.turn_detector.configure(self.options.audio.input.turn_detection)
         self.socket: WebSocket | None = None
         self._sending = asyncio.Lock()
-        self._response: Response | None = None
+        self._response: RealtimeResponse | None = None
         self._answering: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._answering.set_result(None)
         self._transcripts: set[asyncio.Task[None]] = set()
-        self._turn = new_id("item_")  # the item that is being spoken
+        self._turn = new_id("item_")  # id of the item that the current turn becomes
 
-    async def attend(self, socket: WebSocket) -> None:
-        """Answer a client until it leaves."""
+    async def serve(self, socket: WebSocket) -> None:
+        """Handle a client's events until it disconnects."""
         self.socket = socket
         await self.send("session.created", session=self.to_json())
-        for item in self.talk.items:  # of a session that is resumed
-            await self._show(item)
+        for item in self.conversation.items:  # not empty when a session is resumed
+            await self._send_item(item)
         try:
             while True:
                 async with asyncio.timeout(IDLE_S):
                     message = await socket.receive()
                 if message["type"] == "websocket.disconnect":
                     return
-                await self._obey(message.get("text") or "")
+                await self._handle_message(message.get("text") or "")
         except TimeoutError:
-            await socket.close(1001, f"nothing was said for {IDLE_S:.0f} s")
+            await socket.close(1001, f"the client sent nothing for {IDLE_S:.0f} s")
         finally:
             self.socket = None
             if self._response is not None:
@@ -80,10 +80,10 @@ class Session:
             for task in self._transcripts:
                 task.cancel()
             await asyncio.gather(*self._transcripts, self._answering, return_exceptions=True)
-            self.ear.clear()
+            self.turn_detector.clear()
 
     async def send(self, kind: str, **fields: Any) -> None:
-        """Send an event; a client that does not read is waited for, one that has left is not told."""
+        """Send an event; waits for a slow client, does nothing after a disconnect."""
         async with self._sending:
             if self.socket is None:
                 return
@@ -94,104 +94,102 @@ class Session:
             except (WebSocketDisconnect, RuntimeError):
                 self.socket = None
 
-    async def _obey(self, text: str) -> None:
+    async def _handle_message(self, text: str) -> None:
         event: Any = None
         try:
             event = json.loads(text)
             if not isinstance(event, dict):
                 raise ValueError("an event must be a JSON object")
-            await self._do(event)
+            await self._handle_event(event)
         except (ValueError, RecursionError) as error:  # the session goes on
-            await self._refuse(error, event.get("event_id") if isinstance(event, dict) else None)
+            await self._send_error(error, event.get("event_id") if isinstance(event, dict) else None)
 
-    async def _refuse(self, error: Exception, event_id: object = None) -> None:
+    async def _send_error(self, error: Exception, event_id: object = None) -> None:
         said = str(error)
         if isinstance(error, ValidationError):
-            said = errors.first_fault(error.errors())
+            said = errors.first_error(error.errors())
         elif isinstance(error, json.JSONDecodeError | RecursionError):
             said = "an event must be JSON"
-        fault: dict[str, Any] = dict(errors.body_of(errors.status_of(error), said)["error"])
-        fault["code"] = error.code if isinstance(error, Refused) else None
+        fault: dict[str, Any] = dict(errors.error_body(errors.error_status(error), said)["error"])
+        fault["code"] = error.code if isinstance(error, EventRefused) else None
         await self.send("error", error={**fault, "event_id": event_id if isinstance(event_id, str) else None})
 
-    async def _do(self, event: dict[str, Any]) -> None:
+    async def _handle_event(self, event: dict[str, Any]) -> None:
         match event.get("type"):
             case "session.update":
                 given = event.get("session")
                 if not isinstance(given, dict):
                     raise ValueError("session must be a JSON object")
-                self.desk.check_model(given.get("model"))
-                self.options = self.options.changed(given)
-                self.ear.listen(self.options.audio.input.turn_detection)
+                self.async_engine.check_model(given.get("model"))
+                self.options = self.options.updated(given)
+                self.turn_detector.configure(self.options.audio.input.turn_detection)
                 await self.send("session.updated", session=self.to_json())
             case "input_audio_buffer.append":
-                await self._hear(pcm(event.get("audio")))
+                await self._append_audio(pcm(event.get("audio")))
             case "input_audio_buffer.commit":
-                if self.ear.seconds < SHORTEST_S:
-                    held = f"{self.ear.seconds * 1000:.0f} ms"
-                    raise Refused(
-                        f"the audio buffer holds {held}, less than {SHORTEST_S * 1000:.0f} ms",
+                if self.turn_detector.seconds < MIN_TURN_S:
+                    held = f"{self.turn_detector.seconds * 1000:.0f} ms"
+                    raise EventRefused(
+                        f"the audio buffer holds {held}, less than {MIN_TURN_S * 1000:.0f} ms",
                         "input_audio_buffer_commit_empty",
                     )
-                await self._commit(self.ear.commit())
+                await self._commit(self.turn_detector.commit())
             case "input_audio_buffer.clear":
-                self.ear.clear()
+                self.turn_detector.clear()
                 await self.send("input_audio_buffer.cleared")
             case "conversation.item.create":
                 await self._add(Item.from_json(event.get("item")), event.get("previous_item_id"))
             case "conversation.item.delete":
-                item = self._idle(event)
-                self.talk.items.remove(item)
+                item = self._finished_item(event)
+                self.conversation.items.remove(item)
                 await self.send("conversation.item.deleted", item_id=item.id)
             case "conversation.item.retrieve":
-                item = self.talk.item(str(event.get("item_id")))
+                item = self.conversation.item(str(event.get("item_id")))
                 await self.send("conversation.item.retrieved", item=item.to_json())
             case "response.create":
                 await self._respond(event.get("response") or {})
             case "response.cancel":
                 if not await self._cancel("client_cancelled"):
-                    raise Refused("no answer is being written", "response_cancel_not_active")
+                    raise EventRefused("there is no active response", "response_cancel_not_active")
             case kind:
                 raise ValueError(f"there is no event of the type {str(kind)[:80]!r} here")
 
-    def _idle(self, event: dict[str, Any]) -> Item:
-        item = self.talk.item(str(event.get("item_id")))
+    def _finished_item(self, event: dict[str, Any]) -> Item:
+        item = self.conversation.item(str(event.get("item_id")))
         if item.status == "in_progress":
-            raise ValueError(f"item '{item.id}' is being written")
+            raise ValueError(f"item '{item.id}' is still being generated")
         return item
 
-    async def _hear(self, data: bytes) -> None:
-        """Audio from the client: where speech begins an answer is cut short, where it ends one begins."""
+    async def _append_audio(self, data: bytes) -> None:
+        """Add audio: the beginning of speech interrupts the response, its end starts one."""
         detection = self.options.audio.input.turn_detection
-        heard = await anyio.to_thread.run_sync(self.ear.hear, data)
-        for change in heard:
+        events = await anyio.to_thread.run_sync(self.turn_detector.append, data)
+        for event in events:
             assert detection is not None
-            if isinstance(change, Started):
+            if isinstance(event, SpeechStarted):
                 self._turn = new_id("item_")
                 await self.send(
-                    "input_audio_buffer.speech_started", audio_start_ms=change.at_ms, item_id=self._turn
+                    "input_audio_buffer.speech_started", audio_start_ms=event.at_ms, item_id=self._turn
                 )
                 if detection.interrupt_response:
                     await self._cancel("turn_detected")
                 continue
-            await self.send(
-                "input_audio_buffer.speech_stopped", audio_end_ms=change.at_ms, item_id=self._turn
-            )
-            await self._commit(change.audio)
+            await self.send("input_audio_buffer.speech_stopped", audio_end_ms=event.at_ms, item_id=self._turn)
+            await self._commit(event.audio)
             if detection.create_response:
                 try:
                     await self._respond({})
-                except ValueError as error:  # what else was heard must not be lost
-                    await self._refuse(error)
+                except ValueError as error:  # later events must not be lost
+                    await self._send_error(error)
 
     async def _commit(self, audio: Array) -> None:
-        """A turn that was heard becomes an item."""
+        """Add a turn to the conversation."""
         item = Item("user", [audio], id=self._turn)
         self._turn = new_id("item_")
-        last = self.talk.items[-1].id if self.talk.items else None
+        last = self.conversation.items[-1].id if self.conversation.items else None
         await self.send("input_audio_buffer.committed", previous_item_id=last, item_id=item.id)
         await self._add(item)
-        self.desk.metrics.heard(item.seconds)
+        self.async_engine.metrics.count_audio(item.seconds)
         if self.options.audio.input.transcription is not None:
             task = asyncio.create_task(self._transcribe(item, audio))
             self._transcripts.add(task)
@@ -200,51 +198,55 @@ class Session:
     async def _add(self, item: Item, after: Any = None) -> None:
         if after is not None and not isinstance(after, str):
             raise ValueError("previous_item_id must be a string")
-        forgotten = self.talk.add(item, after)
-        await self._show(item)
-        await self._forget(forgotten)
+        dropped = self.conversation.add(item, after)
+        await self._send_item(item)
+        await self._send_deleted(dropped)
 
-    async def _show(self, item: Item) -> None:
-        before = self.talk.before(item) if item in self.talk.items else None
+    async def _send_item(self, item: Item) -> None:
+        before = self.conversation.before(item) if item in self.conversation.items else None
         for kind in ("added", "created", "done"):
             await self.send(f"conversation.item.{kind}", previous_item_id=before, item=item.to_json())
 
-    async def _forget(self, ids: list[str]) -> None:
+    async def _send_deleted(self, ids: list[str]) -> None:
         for id in ids:
             await self.send("conversation.item.deleted", item_id=id)
 
     async def _respond(self, given: Any) -> None:
-        """Begin to answer; the answer goes on beside what the client sends."""
+        """Start a response, which is generated while further events are handled."""
         if not isinstance(given, dict):
             raise ValueError("response must be a JSON object")
         if self._response is not None:
-            raise Refused(
-                "an answer is being written: cancel it or wait for response.done",
+            raise EventRefused(
+                "there is an active response: cancel it or wait for response.done",
                 "conversation_already_has_active_response",
             )
         if given.get("conversation") not in (None, "auto") or given.get("input") is not None:
             raise ValueError("answers outside the conversation are not supported")
         known = {name: given[name] for name in SessionOptions.model_fields if given.get(name) is not None}
-        options = self.options.changed({name: known[name] for name in known if name != "audio"})
-        response = Response(self.desk, self.talk, options, self.send, given.get("metadata"))
-        response.ask()
+        options = self.options.updated({name: known[name] for name in known if name != "audio"})
+        response = RealtimeResponse(
+            self.async_engine, self.conversation, options, self.send, given.get("metadata")
+        )
+        response.submit()
         self._response = response
         self._answering = asyncio.create_task(self._answer(response))
 
-    async def _answer(self, response: Response) -> None:
+    async def _answer(self, response: RealtimeResponse) -> None:
         try:
             await response.run()
         finally:
             self._response = None
             if not response.item.characters:
-                self.talk.items = [item for item in self.talk.items if item is not response.item]
+                self.conversation.items = [
+                    item for item in self.conversation.items if item is not response.item
+                ]
         await self.send("response.done", response=response.to_json())
         end = response.answer.end if response.answer is not None else None
         if end is not None:
-            await self._forget(self.talk.read(end.prompt_tokens + end.new_tokens))
+            await self._send_deleted(self.conversation.trim(end.prompt_tokens + end.new_tokens))
 
     async def _cancel(self, reason: Reason) -> bool:
-        """Cut the answer short, if there is one, and wait until all is said about it."""
+        """Interrupt the response, if there is one, and wait until its last event is sent."""
         if self._response is None:
             return False
         self._response.cancel(reason)
@@ -252,72 +254,76 @@ class Session:
         return True
 
     async def _transcribe(self, item: Item, audio: Array) -> None:
-        """The model's transcript of a turn, as it comes."""
-        wish = self.options.audio.input.transcription
-        assert wish is not None
+        """Stream the model's transcript of a turn."""
+        transcription = self.options.audio.input.transcription
+        assert transcription is not None
         place = {"item_id": item.id, "content_index": 0}
-        named = "conversation.item.input_audio_transcription"
-        question = instruction("transcribe", wish.language, wish.prompt)
+        kind = "conversation.item.input_audio_transcription"
+        question = instruction("transcribe", transcription.language, transcription.prompt)
         options = Options(NEW_TOKENS, lora_scale=self.options.lora_scale)
         said = ""
         try:
-            [answer] = self.desk.ask(ask([audio], question), [Clip("turn", audio)], [Wish(options)])
+            [answer] = self.async_engine.ask(
+                ask([audio], question), [Clip("turn", audio)], [SamplingParams(options)]
+            )
             async for piece in answer:
                 said += piece.text
-                await self.send(f"{named}.delta", **place, delta=piece.text)
+                await self.send(f"{kind}.delta", **place, delta=piece.text)
         except Exception as error:
-            fault = errors.body_of(errors.status_of(error), errors.sentence_of(error))["error"]
-            await self.send(f"{named}.failed", **place, error=fault)
+            fault = errors.error_body(errors.error_status(error), errors.error_message(error))["error"]
+            await self.send(f"{kind}.failed", **place, error=fault)
             return
         usage = {"type": "duration", "seconds": item.seconds}
-        await self.send(f"{named}.completed", **place, transcript=said, usage=usage)
+        await self.send(f"{kind}.completed", **place, transcript=said, usage=usage)
 
     def to_json(self) -> dict[str, Any]:
-        """OpenAI's form of the session; its id resumes it."""
-        named = {"object": "realtime.session", "id": self.id, "model": self.desk.engine.name}
+        """The session in OpenAI's format; its id resumes it."""
+        named = {"object": "realtime.session", "id": self.id, "model": self.async_engine.engine.name}
         return {**named, **self.options.model_dump()}
 
 
-class Sessions:
-    """All sessions of a server: those of now, and those that may be resumed."""
+class SessionManager:
+    """All sessions of a server: the active ones and those that can be resumed."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.now: dict[str, Session] = {}
-        self.kept: dict[str, tuple[Session, asyncio.TimerHandle]] = {}
+    def __init__(self, async_engine: AsyncEngine) -> None:
+        self.async_engine = async_engine
+        self.active: dict[str, Session] = {}
+        self.resumable: dict[str, tuple[Session, asyncio.TimerHandle]] = {}
 
-    async def welcome(self, socket: WebSocket) -> None:
-        """One connection, from its first byte to its last; ``?session=ID`` resumes one."""
+    async def connect(self, socket: WebSocket) -> None:
+        """Handle one connection from start to end; ``?session=ID`` resumes a session."""
         query = socket.query_params
         try:
-            self.desk.check_model(query.get("model"))
+            self.async_engine.check_model(query.get("model"))
             session = self._session(query.get("session"))
         except ValueError as error:
-            await socket.send_denial_response(errors.answer(errors.status_of(error), str(error)))
+            await socket.send_denial_response(errors.error_response(errors.error_status(error), str(error)))
             return
         offered = [name.strip() for name in socket.headers.get("sec-websocket-protocol", "").split(",")]
-        self.now[session.id] = session
-        self.desk.metrics.sessions.set(len(self.now))
+        self.active[session.id] = session
+        self.async_engine.metrics.sessions.set(len(self.active))
         try:
             await socket.accept("realtime" if "realtime" in offered else None)
-            await session.attend(socket)
+            await session.serve(socket)
         finally:
-            del self.now[session.id]
-            self.desk.metrics.sessions.set(len(self.now))
+            del self.active[session.id]
+            self.async_engine.metrics.sessions.set(len(self.active))
             forget = asyncio.get_running_loop().call_later
-            timer = forget(self.desk.settings.resume_s, self.kept.pop, session.id, None)
-            self.kept[session.id] = session, timer
+            timer = forget(self.async_engine.settings.resume_s, self.resumable.pop, session.id, None)
+            self.resumable[session.id] = session, timer
 
     def _session(self, id: str | None) -> Session:
         if id is not None:
-            if id not in self.kept:
-                raise ValueError("there is no session of that id to resume")
-            session, timer = self.kept.pop(id)
+            if id not in self.resumable:
+                raise ValueError("there is no session with this id to resume")
+            session, timer = self.resumable.pop(id)
             timer.cancel()
             return session
-        if len(self.now) >= self.desk.settings.sessions:
-            raise Busy(f"{len(self.now)} realtime sessions are open already: try again later")
-        while self.kept and len(self.now) + len(self.kept) >= self.desk.settings.sessions:
-            _, timer = self.kept.pop(next(iter(self.kept)))
+        if len(self.active) >= self.async_engine.settings.sessions:
+            raise Busy(f"{len(self.active)} realtime sessions are open already: try again later")
+        while (
+            self.resumable and len(self.active) + len(self.resumable) >= self.async_engine.settings.sessions
+        ):
+            _, timer = self.resumable.pop(next(iter(self.resumable)))
             timer.cancel()
-        return Session(self.desk)
+        return Session(self.async_engine)

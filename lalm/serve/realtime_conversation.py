@@ -1,4 +1,4 @@
-"""The conversation of a realtime session: its items, and what the LLM has read of it already."""
+"""The conversation of a realtime session: its items, their limits, and its prefix cache."""
 
 import base64
 from dataclasses import dataclass, field
@@ -12,18 +12,18 @@ from lalm.audio.vad import Array
 from lalm.data.audio_inputs import Clip
 from lalm.data.messages import Message, Part, json_text, message_text
 from lalm.data.sample import Sample
-from lalm.models.prefill import Memory
+from lalm.models.prefill import PrefixCache
 from lalm.serve.async_engine import new_id
 from lalm.serve.turn_detection import RATE
 
-ITEMS = 200
-CHARACTERS = 100_000
-POSITIONS = 4096  # tokens of a conversation whose keys and values are kept
+MAX_ITEMS = 200
+MAX_CHARACTERS = 100_000
+MAX_POSITIONS = 4096  # tokens of a conversation in the prefix cache
 
 
 @dataclass(eq=False)
 class Item:
-    """A message: text (str) and turns that were heard, (N,) float32 at 16 kHz."""
+    """A message: parts of text (str) and of audio, (N,) float32 at 16 kHz."""
 
     role: Literal["user", "assistant", "system"]
     parts: list[str | Array]
@@ -32,7 +32,7 @@ class Item:
 
     @classmethod
     def from_json(cls, given: Any) -> "Item":
-        """OpenAI's form of a message. Raises ValueError for anything else."""
+        """Read a message in OpenAI's format. Raises ValueError for anything else."""
         if not isinstance(given, dict) or given.get("type") != "message":
             raise ValueError("item must be a message")
         role, content = given.get("role"), given.get("content")
@@ -47,7 +47,7 @@ class Item:
         return made
 
     def to_json(self) -> dict[str, Any]:
-        """OpenAI's form of it, without the audio."""
+        """The message in OpenAI's format, without the audio."""
         kind = "output_text" if self.role == "assistant" else "input_text"
         content = [
             {"type": kind, "text": part} if isinstance(part, str) else {"type": "input_audio"}
@@ -67,60 +67,62 @@ class Item:
         return sum(len(part) for part in self.parts if isinstance(part, str))
 
 
-class Talk:
-    """Items in order, never more than the limits: the oldest are forgotten, and their ids returned."""
+class RealtimeConversation:
+    """Items in order. Beyond the limits the oldest are dropped; methods return their ids."""
 
     def __init__(self, limit_s: float, positions: int) -> None:
         self.limit_s = limit_s
-        self.positions = min(positions, POSITIONS)
+        self.positions = min(positions, MAX_POSITIONS)
         self.items: list[Item] = []
-        self.memory = Memory()
+        self.prefix_cache = PrefixCache()
 
     def add(self, item: Item, after: str | None = None) -> list[str]:
-        """Put ``item`` after the item of that id ("root": first; None: last). Raises ValueError."""
+        """Insert ``item`` after the item with id ``after`` ("root": first; None: last). Raises ValueError."""
         if any(item.id == other.id for other in self.items):
             raise ValueError(f"there is an item '{item.id}' already")
-        if item.seconds > self.limit_s or item.characters > CHARACTERS:
-            raise ValueError(f"an item has {self.limit_s:g} s of audio and {CHARACTERS} characters at most")
+        if item.seconds > self.limit_s or item.characters > MAX_CHARACTERS:
+            raise ValueError(
+                f"an item has {self.limit_s:g} s of audio and {MAX_CHARACTERS} characters at most"
+            )
         place = len(self.items)
         if after is not None:
             place = 0 if after == "root" else self.items.index(self.item(after)) + 1
         self.items.insert(place, item)
-        return self._forget(0)
+        return self._drop_oldest(0)
 
     def item(self, id: str) -> Item:
-        """The item of that id. Raises ValueError."""
+        """The item with that id. Raises ValueError where there is none."""
         for item in self.items:
             if item.id == id:
                 return item
         raise ValueError(f"there is no item '{str(id)[:64]}' in this conversation")
 
     def before(self, item: Item) -> str | None:
-        """The id of the item before ``item``."""
+        """The id of the item before ``item``; None for the first."""
         place = self.items.index(item)
         return self.items[place - 1].id if place else None
 
-    def read(self, tokens: int) -> list[str]:
-        """Note how many tokens the conversation has become; when too many, its older half is forgotten."""
-        return self._forget(len(self.items) // 2 if tokens > self.positions else 0)
+    def trim(self, tokens: int) -> list[str]:
+        """Drop the older half of the items when the conversation has more than ``positions`` tokens."""
+        return self._drop_oldest(len(self.items) // 2 if tokens > self.positions else 0)
 
-    def _forget(self, at_least: int) -> list[str]:
-        forgotten: list[str] = []
-        while len(forgotten) < at_least or self._too_long():
-            forgotten.append(self.items.pop(0).id)
-        while forgotten and self.items and self.items[0].role == "assistant":  # its question is gone
-            forgotten.append(self.items.pop(0).id)
-        return forgotten
+    def _drop_oldest(self, at_least: int) -> list[str]:
+        dropped: list[str] = []
+        while len(dropped) < at_least or self._too_long():
+            dropped.append(self.items.pop(0).id)
+        while dropped and self.items and self.items[0].role == "assistant":  # its question was dropped
+            dropped.append(self.items.pop(0).id)
+        return dropped
 
     def _too_long(self) -> bool:
         return (
-            len(self.items) > ITEMS
+            len(self.items) > MAX_ITEMS
             or sum(item.seconds for item in self.items) > self.limit_s
-            or sum(item.characters for item in self.items) > CHARACTERS
+            or sum(item.characters for item in self.items) > MAX_CHARACTERS
         )
 
     def prompt(self, instructions: str) -> tuple[Sample, list[Clip]]:
-        """The conversation as a sample, its recordings. Raises ValueError where nothing is to be answered."""
+        """The conversation as a sample, and its recordings. Raises ValueError without a user's last turn."""
         messages: list[Message] = []
         clips: list[Clip] = []
         texts = [instructions] if instructions else []
@@ -164,7 +166,7 @@ def _part(given: Any, role: str) -> str | Array:
 
 
 def pcm(text: object) -> bytes:
-    """The bytes of 16-bit samples in base64. Raises ValueError."""
+    """Decode base64 of 16-bit PCM. Raises ValueError."""
     if not isinstance(text, str):
         raise ValueError("audio must be a string of base64")
     try:

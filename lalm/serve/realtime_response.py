@@ -1,83 +1,99 @@
-"""One answer of a realtime session as OpenAI's events."""
+"""One response of a realtime session, sent as OpenAI's events."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias
 
 from lalm.inference.engine import Options
-from lalm.serve.async_engine import Answer, Desk, Gone, Wish, drawn_seed, new_id
-from lalm.serve.error_responses import body_of, sentence_of, status_of
-from lalm.serve.realtime_conversation import Item, Talk
+from lalm.serve.async_engine import (
+    AnswerStream,
+    AsyncEngine,
+    ClientDisconnected,
+    SamplingParams,
+    new_id,
+    seed_for,
+)
+from lalm.serve.error_responses import error_body, error_message, error_status
+from lalm.serve.realtime_conversation import Item, RealtimeConversation
 from lalm.serve.session_options import SessionOptions
 
 Send: TypeAlias = Callable[..., Awaitable[None]]
 Reason: TypeAlias = Literal["turn_detected", "client_cancelled"]
 
 
-class Response:
-    """The model's next message in ``talk``: ``run`` it once; ``cancel`` keeps what was said so far."""
+class RealtimeResponse:
+    """The model's next message in ``conversation``: ``run`` it once; ``cancel`` keeps the text so far."""
 
-    def __init__(self, desk: Desk, talk: Talk, options: SessionOptions, send: Send, metadata: Any) -> None:
+    def __init__(
+        self,
+        async_engine: AsyncEngine,
+        conversation: RealtimeConversation,
+        options: SessionOptions,
+        send: Send,
+        metadata: Any,
+    ) -> None:
         self.id = new_id("resp_")
-        self.desk = desk
-        self.talk = talk
+        self.async_engine = async_engine
+        self.conversation = conversation
         self.options = options
         self.send = send
         self.metadata = metadata
         self.item = Item("assistant", [""], "in_progress")
         self.status = "in_progress"
         self.details: dict[str, Any] | None = None
-        self.answer: Answer | None = None
+        self.answer: AnswerStream | None = None
         self._reason: Reason | None = None
 
-    def ask(self) -> None:
-        """Queue the answer. Raises ValueError where there is nothing to answer, Busy without a place."""
-        sample, clips = self.talk.prompt(self.options.instructions)
-        longest = self.options.max_output_tokens
+    def submit(self) -> None:
+        """Queue the answer. Raises ValueError if there is nothing to answer, Busy if the queue is full."""
+        sample, clips = self.conversation.prompt(self.options.instructions)
+        max_tokens = self.options.max_output_tokens
         options = Options(
-            self.desk.settings.max_new_tokens if longest == "inf" else longest,
+            self.async_engine.settings.max_new_tokens if max_tokens == "inf" else max_tokens,
             temperature=self.options.temperature,
             top_p=self.options.top_p,
-            seed=drawn_seed(self.options.seed, 0),
+            seed=seed_for(self.options.seed, 0),
             lora_scale=self.options.lora_scale,
         )
-        [self.answer] = self.desk.ask(sample, clips, [Wish(options, memory=self.talk.memory)])
-        self.talk.items.append(self.item)
+        [self.answer] = self.async_engine.ask(
+            sample, clips, [SamplingParams(options, prefix_cache=self.conversation.prefix_cache)]
+        )
+        self.conversation.items.append(self.item)
 
     def cancel(self, reason: Reason) -> None:
-        """Say no more."""
+        """Stop generating, for this reason."""
         if self.answer is not None and self._reason is None:
             self._reason = reason
-            self.answer.stop()
+            self.answer.cancel()
 
     async def run(self) -> None:
-        """Send every event of the answer but the last, ``response.done``, whatever becomes of it."""
+        """Send the answer's events, also if it fails or is cancelled; the caller sends ``response.done``."""
         assert self.answer is not None
-        before = self.talk.before(self.item)
+        before = self.conversation.before(self.item)
         await self.send("response.created", response=self.to_json())
         shown = {**self.item.to_json(), "content": []}
-        await self._tell("output_item.added", output_index=0, item=shown)
+        await self._send_event("output_item.added", output_index=0, item=shown)
         for kind in ("added", "created"):
             await self.send(f"conversation.item.{kind}", previous_item_id=before, item=shown)
-        await self._tell("content_part.added", **self._place(), part={"type": "text", "text": ""})
-        said = ""
+        await self._send_event("content_part.added", **self._location(), part={"type": "text", "text": ""})
+        text = ""
         try:
             async for piece in self.answer:
-                said += piece.text
-                self.item.parts = [said]
-                await self._tell("output_text.delta", **self._place(), delta=piece.text)
+                text += piece.text
+                self.item.parts = [text]
+                await self._send_event("output_text.delta", **self._location(), delta=piece.text)
             assert self.answer.end is not None
-            self._ended("completed" if self.answer.end.reason == "stop" else "incomplete")
-        except Gone:
-            self._ended("cancelled")
+            self._finish("completed" if self.answer.end.reason == "stop" else "incomplete")
+        except ClientDisconnected:
+            self._finish("cancelled")
         except Exception as error:
-            fault = body_of(status_of(error), sentence_of(error))["error"]
-            self._ended("failed", error={k: fault[k] for k in ("message", "type", "code")})
-        await self._tell("output_text.done", **self._place(), text=said)
-        await self._tell("content_part.done", **self._place(), part={"type": "text", "text": said})
-        await self._tell("output_item.done", output_index=0, item=self.item.to_json())
+            fault = error_body(error_status(error), error_message(error))["error"]
+            self._finish("failed", error={k: fault[k] for k in ("message", "type", "code")})
+        await self._send_event("output_text.done", **self._location(), text=text)
+        await self._send_event("content_part.done", **self._location(), part={"type": "text", "text": text})
+        await self._send_event("output_item.done", output_index=0, item=self.item.to_json())
         await self.send("conversation.item.done", previous_item_id=before, item=self.item.to_json())
 
-    def _ended(self, status: str, **details: Any) -> None:
+    def _finish(self, status: str, **details: Any) -> None:
         reasons = {"incomplete": "max_output_tokens", "cancelled": self._reason}
         if status in reasons:
             details["reason"] = reasons[status]
@@ -85,14 +101,14 @@ class Response:
         self.details = {"type": status, **details} if status != "completed" else None
         self.item.status = "completed" if status == "completed" else "incomplete"
 
-    def _place(self) -> dict[str, Any]:
+    def _location(self) -> dict[str, Any]:
         return {"item_id": self.item.id, "output_index": 0, "content_index": 0}
 
-    async def _tell(self, kind: str, **fields: Any) -> None:
+    async def _send_event(self, kind: str, **fields: Any) -> None:
         await self.send(f"response.{kind}", response_id=self.id, **fields)
 
     def to_json(self) -> dict[str, Any]:
-        """OpenAI's form of a response."""
+        """The response in OpenAI's format."""
         return {
             "id": self.id,
             "object": "realtime.response",

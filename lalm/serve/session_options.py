@@ -1,4 +1,4 @@
-"""What a realtime client may set about its session, in OpenAI's form; what would be ignored is refused."""
+"""Options of a realtime session in OpenAI's format; options that would have no effect are refused."""
 
 from typing import Any, Literal
 
@@ -8,13 +8,13 @@ from lalm.serve.protocol import DEFAULT_NEW_TOKENS
 
 
 class _Part(BaseModel):
-    """Fields that change nothing here (voice, tracing, ...) are let pass."""
+    """Accepts and ignores fields that change nothing here (voice, tracing, ...)."""
 
     model_config = ConfigDict(extra="ignore")
 
 
-class Detection(_Part):
-    """When a turn begins and ends: silero-vad's threshold, milliseconds of sound before, silence after."""
+class TurnDetection(_Part):
+    """Server-side turn detection: silero-vad's threshold, padding before speech, silence after it."""
 
     type: Literal["server_vad"] = "server_vad"
     threshold: float = Field(default=0.5, ge=0.05, le=1)
@@ -26,7 +26,7 @@ class Detection(_Part):
 
 
 class Format(_Part):
-    """The one form of audio that is taken."""
+    """The only audio format accepted."""
 
     type: Literal["audio/pcm"] = "audio/pcm"
     rate: Literal[24000] = 24000
@@ -45,22 +45,22 @@ class Transcription(_Part):
 
 
 class Input(_Part):
-    """Of the audio that comes in; without ``turn_detection`` the client says when a turn is over."""
+    """Options of the input audio; without ``turn_detection`` the client commits its turns."""
 
     format: Format = Format()
-    turn_detection: Detection | None = Detection()
+    turn_detection: TurnDetection | None = TurnDetection()
     transcription: Transcription | None = None
     noise_reduction: None = None
 
 
 class Audio(_Part):
-    """Audio goes one way only."""
+    """Options of the audio; there is only input audio."""
 
     input: Input = Input()
 
 
 class SessionOptions(_Part):
-    """All that may be set. Additions: temperature (0 unless given), top_p, seed and lora_scale."""
+    """All options of a session. Additions to OpenAI's: temperature (default 0), top_p, seed, lora_scale."""
 
     type: Literal["realtime"] = "realtime"
     instructions: str = Field(default="", max_length=20_000)
@@ -81,14 +81,14 @@ class SessionOptions(_Part):
             raise ValueError("must be 1 or more, or 'inf'")
         return value
 
-    def changed(self, given: dict[str, Any]) -> "SessionOptions":
-        """These options with the given ones in their place. Raises pydantic's ValidationError."""
-        return SessionOptions.model_validate(_merged(self.model_dump(), given, ("audio", "input")))
+    def updated(self, given: dict[str, Any]) -> "SessionOptions":
+        """A copy with the given options replaced. Raises pydantic's ValidationError."""
+        return SessionOptions.model_validate(_merge(self.model_dump(), given, ("audio", "input")))
 
 
-def _merged(old: dict[str, Any], new: dict[str, Any], inner: tuple[str, ...]) -> dict[str, Any]:
-    """``new`` over ``old``; the objects named one within the other by ``inner`` are merged too."""
+def _merge(old: dict[str, Any], new: dict[str, Any], inner: tuple[str, ...]) -> dict[str, Any]:
+    """``old`` updated by ``new``; the nested objects along the path ``inner`` are merged too."""
     made = {**old, **new}
     if inner and isinstance(new.get(inner[0]), dict):
-        made[inner[0]] = _merged(old[inner[0]], new[inner[0]], inner[1:])
+        made[inner[0]] = _merge(old[inner[0]], new[inner[0]], inner[1:])
     return made

@@ -1,4 +1,4 @@
-"""What whoever runs the server decides, and what every request is measured against."""
+"""Settings of the server: limits, permissions, the API key."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Settings:
     """Limits and permissions; sizes in bytes, times in seconds.
 
-    ``audio_s`` is the audio of one request, all clips together. ``origins`` are the web pages that may ask
-    from elsewhere; ``fetch`` allows https addresses as audio. An empty ``api_key`` asks for none.
+    ``audio_s`` is the audio of one request, all clips together. ``origins`` are the other web
+    origins allowed; ``fetch`` allows https addresses as audio. With an empty ``api_key`` none is required.
     """
 
     api_key: str = ""
@@ -16,13 +16,13 @@ class Settings:
     fetch: bool = False
     audio_s: float = 600.0
     body_bytes: int = 25 << 20
-    bodies_bytes: int = 256 << 20  # of all requests that are being read or answered at a time
+    bodies_bytes: int = 256 << 20  # of all requests that are read or answered at a time
     body_s: float = 60.0  # to send a request
     answer_s: float = 300.0
     clips: int = 16
     max_new_tokens: int = 2048
     rows: int = 16
     waiting: int = 64
-    per_minute: int = 0  # requests from one address; 0: as many as it likes
-    sessions: int = 16  # realtime, those that may be resumed included
-    resume_s: float = 120.0  # that a session is kept after its client has left
+    per_minute: int = 0  # requests from one address; 0: no limit
+    sessions: int = 16  # realtime sessions, including those that can be resumed
+    resume_s: float = 120.0  # how long a session is kept after its client disconnects

@@ -1,4 +1,4 @@
-"""Answers that are JSON of a given schema: which tokens may come next, by llguidance."""
+"""Structured output: masks the tokens that would break a JSON schema, using llguidance."""
 
 import json
 from typing import Any
@@ -12,55 +12,55 @@ from torch import Tensor
 from lalm.inference.engine import Engine
 
 SCHEMA_CHARACTERS = 50_000
-# A state takes some 2 kB, and a client could ask for many.
+# A lexer state takes about 2 kB, and a schema can need very many.
 LIMITS = LLParserLimits(max_lexer_states=20_000, verbose_errors=False)
 
 
-class Shape:
-    """One answer's grammar as far as it was said; not to be used by two threads at once."""
+class JsonGrammar:
+    """The state of one answer within its grammar. Not thread-safe."""
 
-    def __init__(self, matcher: LLMatcher, ends: list[int]) -> None:
+    def __init__(self, matcher: LLMatcher, eos_ids: list[int]) -> None:
         self._matcher = matcher
-        self._ends = ends
+        self._eos_ids = eos_ids
 
-    def silence(self, logits: Tensor) -> None:
-        """Set those of (V,) logits to -inf that may not come now; when all is said only the end may."""
+    def mask_logits(self, logits: Tensor) -> None:
+        """Set the logits (V,) of forbidden tokens to -inf; after a complete value only the end is allowed."""
         allowed = torch.zeros(len(logits), dtype=torch.bool)
-        if self._matcher.is_stopped():  # all is said, or the schema asks for too much work
-            allowed[self._ends] = True
+        if self._matcher.is_stopped():  # the value is complete, or the schema exceeds the limits
+            allowed[self._eos_ids] = True
         else:
             bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
             size = min(len(bits), len(allowed))
             allowed[:size] = torch.from_numpy(bits[:size].astype(bool))
             if self._matcher.is_error() or not allowed.any():
                 allowed[:] = False
-                allowed[self._ends] = True
+                allowed[self._eos_ids] = True
         logits.masked_fill_(~allowed.to(logits.device), -torch.inf)
 
-    def said(self, token: int) -> None:
-        """Note the token that was chosen."""
+    def accept_token(self, token: int) -> None:
+        """Advance by the token that was chosen."""
         if not self._matcher.is_stopped():
             self._matcher.consume_token(token)
 
 
-class Shapes:
-    """Schemas -> shapes, for one engine's tokenizer."""
+class GrammarCompiler:
+    """Compiles JSON schemas to grammars over one engine's tokenizer."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._tokenizer: LLTokenizer | None = None
 
-    def shape(self, schema: dict[str, Any]) -> Shape:
-        """A new answer's shape; takes up to a second. Raises ValueError for what is no schema."""
+    def compile(self, schema: dict[str, Any]) -> JsonGrammar:
+        """A grammar for one answer; takes up to a second. Raises ValueError for an invalid schema."""
         text = json.dumps(schema)
         if len(text) > SCHEMA_CHARACTERS:
             raise ValueError(f"the JSON schema has more than {SCHEMA_CHARACTERS} characters")
-        ends = sorted(self.engine.ends())
+        eos_ids = sorted(self.engine.ends())
         if self._tokenizer is None:
-            self._tokenizer = from_tokenizer(self.engine.processor.tokenizer, eos_token=ends)
+            self._tokenizer = from_tokenizer(self.engine.processor.tokenizer, eos_token=eos_ids)
         grammar = LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
         if matcher.is_error():
             reason = " ".join(matcher.get_error().split())
             raise ValueError(f"the JSON schema cannot be used: {reason[:200]}")
-        return Shape(matcher, ends)
+        return JsonGrammar(matcher, eos_ids)

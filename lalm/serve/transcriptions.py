@@ -1,7 +1,7 @@
-"""``/v1/audio/transcriptions`` and ``/translations``: speech as text, with times where they are asked for.
+"""``/v1/audio/transcriptions`` and ``/translations``: speech as text, with times on request.
 
-The model tells no times, so a recording is cut at its pauses (silero-vad), each stretch of speech is a row of
-the batch, and its place in the recording is the time of its text.
+The model writes no times, so a recording is cut at its pauses (silero-vad). Each stretch of speech becomes
+a job of its own, and its place in the recording is the time of its text.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from lalm.audio.vad import FRAME, frames, load_detector
 from lalm.data.audio_inputs import Clip
 from lalm.data.sample import ask
 from lalm.inference.engine import Options
-from lalm.serve.async_engine import Answer, Desk, Wish, drawn_seed
+from lalm.serve.async_engine import AnswerStream, AsyncEngine, SamplingParams, seed_for
 
 Form: TypeAlias = Literal["json", "text", "verbose_json", "srt", "vtt"]
 Task: TypeAlias = Literal["transcribe", "translate"]
@@ -25,9 +25,9 @@ INSTRUCTIONS = {
     "transcribe": "Transcribe the speech word for word.",
     "translate": "Translate the speech into English.",
 }
-WHOLE_S = 30.0  # recordings up to here are put to the model in one piece unless times are asked for
+WHOLE_S = 30.0  # longer recordings, and those whose times are requested, are cut at pauses
 PAUSE_S = 0.4
-BEFORE_S = 0.2  # of sound kept before a stretch of speech
+BEFORE_S = 0.2  # of audio kept before a stretch of speech
 NEW_TOKENS = 448
 
 
@@ -38,29 +38,33 @@ class Segment:
     start_s: float
     end_s: float
     text: str
-    answer: Answer
+    answer: AnswerStream
 
 
-async def transcribe(desk: Desk, clip: Clip, task: Task, form: Form, wish: dict[str, Any]) -> list[Segment]:
-    """The text of ``clip``, stretch by stretch; ``wish`` has language, prompt, temperature and seed."""
+async def transcribe(
+    async_engine: AsyncEngine, clip: Clip, task: Task, form: Form, parameters: dict[str, Any]
+) -> list[Segment]:
+    """The text of ``clip``, stretch by stretch; ``parameters`` has language, prompt, temperature and seed."""
     stretches = [(0, len(clip.audio))]
     if form in ("verbose_json", "srt", "vtt") or clip.seconds > WHOLE_S:
-        stretches = await asyncio.to_thread(speech, clip)
-    question = instruction(task, wish["language"], wish["prompt"])
-    options = Options(NEW_TOKENS, temperature=wish["temperature"], seed=drawn_seed(wish["seed"], 0))
-    answers: list[Answer] = []
+        stretches = await asyncio.to_thread(find_speech, clip)
+    question = instruction(task, parameters["language"], parameters["prompt"])
+    options = Options(NEW_TOKENS, temperature=parameters["temperature"], seed=seed_for(parameters["seed"], 0))
+    answers: list[AnswerStream] = []
     segments: list[Segment] = []
-    width = max(1, min(desk.settings.rows, desk.settings.waiting // 2))
+    width = max(1, min(async_engine.settings.rows, async_engine.settings.waiting // 2))
     try:
         for at in range(0, len(stretches), width):  # a long recording must not fill the queue
             group = stretches[at : at + width]
             new = []
             for first, last in group:
                 part = clip.audio[first:last]
-                new += desk.ask(ask([part], question), [Clip(clip.name, part)], [Wish(options)])
+                new += async_engine.ask(
+                    ask([part], question), [Clip(clip.name, part)], [SamplingParams(options)]
+                )
                 answers += new[-1:]
             for (first, last), answer in zip(group, new, strict=True):
-                text = "".join(piece.text for piece in await answer.whole())
+                text = "".join(piece.text for piece in await answer.collect())
                 segments.append(Segment(first / SAMPLE_RATE, last / SAMPLE_RATE, text, answer))
     finally:
         for answer in answers:
@@ -69,14 +73,14 @@ async def transcribe(desk: Desk, clip: Clip, task: Task, form: Form, wish: dict[
 
 
 def instruction(task: Task, language: str, prompt: str) -> str:
-    """What the model is asked for a transcript."""
+    """The prompt for a transcript or a translation."""
     question = INSTRUCTIONS[task]
     if language:
         question += f" The language is {language}."
     return f"{question} {prompt}" if prompt else question
 
 
-def speech(clip: Clip) -> list[tuple[int, int]]:
+def find_speech(clip: Clip) -> list[tuple[int, int]]:
     """First and last sample of each stretch of speech, none longer than ``WHOLE_S``."""
     detector = load_detector(PAUSE_S)
     found: list[tuple[int, int]] = []
@@ -96,8 +100,10 @@ def speech(clip: Clip) -> list[tuple[int, int]]:
     return found
 
 
-def written(desk: Desk, clip: Clip, segments: Sequence[Segment], form: Form, task: Task) -> Any:
-    """What is sent for a form: text for text, srt and vtt, else JSON."""
+def formatted(
+    async_engine: AsyncEngine, clip: Clip, segments: Sequence[Segment], form: Form, task: Task
+) -> Any:
+    """The response in a format: text for text, srt and vtt, else JSON."""
     text = " ".join(segment.text for segment in segments if segment.text)
     if form == "text":
         return text + "\n"
@@ -116,7 +122,7 @@ def written(desk: Desk, clip: Clip, segments: Sequence[Segment], form: Form, tas
         details = {"audio_tokens": heard, "text_tokens": read - heard}
         tokens = {"input_tokens": read, "output_tokens": said, "total_tokens": read + said}
         usage = {"type": "tokens", **tokens, "input_token_details": details}
-        return {"text": text, "usage": usage, "lalm": {"heard": desk.heard([clip])}}
+        return {"text": text, "usage": usage, "lalm": {"heard": async_engine.audio_heard([clip])}}
     return {
         "task": task,
         "language": "english" if task == "translate" else "unknown",
@@ -124,12 +130,12 @@ def written(desk: Desk, clip: Clip, segments: Sequence[Segment], form: Form, tas
         "text": text,
         "segments": [_segment(n, s) for n, s in enumerate(segments)],
         "usage": {"type": "duration", "seconds": round(clip.seconds, 3)},
-        "lalm": {"heard": desk.heard([clip])},
+        "lalm": {"heard": async_engine.audio_heard([clip])},
     }
 
 
 def _segment(number: int, segment: Segment) -> dict[str, Any]:
-    """OpenAI's form; what this model does not measure is 0."""
+    """A segment in OpenAI's format; values that this model does not measure are 0."""
     return {
         "id": number,
         "seek": 0,

@@ -1,5 +1,7 @@
-"""Audio at https addresses, never at private ones: every name is resolved here and the address that was
-checked is the one connected to, at the first request and at each redirect.
+"""Fetches audio from public https addresses only.
+
+Every host name is resolved here, and the address that was checked is the one connected to, for the first
+request and for each redirect.
 """
 
 import asyncio
@@ -15,15 +17,17 @@ from lalm.errors import LalmError
 
 REDIRECTS = 3
 TIMEOUT_S = 20.0
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses in IPv6's clothes
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses written as IPv6
 
 
 class FetchRefused(LalmError, ValueError):
-    """An address that is not fetched, or does not answer; the text says why."""
+    """An address that may not be fetched or does not answer; the message says why."""
 
 
-async def with_fetched(messages: list[dict[str, Any]], limit: int, client: httpx.AsyncClient) -> list[Any]:
-    """The chat with every https ``audio_url`` as ``input_audio``; at most ``limit`` bytes in all."""
+async def fetch_audio_urls(
+    messages: list[dict[str, Any]], limit: int, client: httpx.AsyncClient
+) -> list[Any]:
+    """The messages with each https ``audio_url`` fetched into ``input_audio``; ``limit`` bytes in all."""
     left = limit
     changed: list[Any] = []
     for message in messages:
@@ -70,7 +74,7 @@ async def fetch(url: str, limit: int, client: httpx.AsyncClient) -> bytes:
 
 
 async def _get(url: str, limit: int, client: httpx.AsyncClient) -> bytes | str:
-    """The bytes, or where a redirect leads."""
+    """The bytes, or the address that a redirect leads to."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or 443
@@ -100,7 +104,7 @@ async def _get(url: str, limit: int, client: httpx.AsyncClient) -> bytes | str:
 
 
 async def public_address(host: str, port: int) -> str:
-    """An address of ``host``; FetchRefused if any of its addresses is not a public one."""
+    """An IP address of ``host``. Raises FetchRefused if any of its addresses is not public."""
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -108,12 +112,12 @@ async def public_address(host: str, port: int) -> str:
         raise FetchRefused("the name of the audio address cannot be resolved") from None
     addresses = [str(place[0]) for *_, place in found]
     if not addresses or not all(is_public(address) for address in addresses):
-        raise FetchRefused("the audio address is not a public one, and others are not fetched")
+        raise FetchRefused("the audio address is not public, and only public addresses are fetched")
     return addresses[0]
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet, whatever it is wrapped in."""
+    """Whether an IP address is on the public internet, also for IPv4 addresses embedded in IPv6."""
     ip = ipaddress.ip_address(address.split("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
@@ -125,5 +129,5 @@ def is_public(address: str) -> bool:
 
 
 def public_client() -> httpx.AsyncClient:
-    """A client that follows no redirects and no proxy settings, so that only checked addresses are asked."""
+    """A client that ignores redirects and proxy settings, so that only checked addresses are contacted."""
     return httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=TIMEOUT_S)

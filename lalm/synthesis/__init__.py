@@ -1,1 +1,1 @@
-"""What an LLM writes: completions, resumable rows, judging, preferences, filters."""
+"""Data written by an LLM: completions, resumable rows, judging, preferences, filters."""

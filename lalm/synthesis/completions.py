@@ -1,4 +1,4 @@
-"""Text replies of an LLM to many chats: a local model in large batches, or an OpenAI-compatible endpoint."""
+"""LLM completions of many chats: by a local model in large batches, or an OpenAI-compatible endpoint."""
 
 import hashlib
 import re

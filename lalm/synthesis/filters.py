@@ -1,4 +1,4 @@
-"""Which samples a run learns from: the quality filters a recipe names (``data.filters``).
+"""Quality filters of training samples, by their names in a recipe's ``data.filters``.
 
 In the order in which they are cheap: duplicates, length, language, and answers that contradict what is known
 of their recording, by an LLM that has not heard it. Its verdicts are kept in a file, so that a resumed run

@@ -1,4 +1,4 @@
-"""An LLM that has not heard the recording judges answers about it, from what is known of it in text.
+"""An LLM judges answers about a recording from text that describes the recording.
 
 Used to make preference pairs (``lalm.synthesis.preferences``) and to sort out training samples
 (``lalm.synthesis.filters``).

@@ -1,4 +1,4 @@
-"""Preference pairs out of a model's own replies: several a prompt, judged, the best against the worst.
+"""Preference pairs from a model's own replies: several per prompt, judged, the best against the worst.
 
 The paper has people choose (section 2, direct preference optimisation); here an LLM that knows what is in
 the recording rates replies, or the number does that the sample's task is evaluated by: word errors of a

@@ -1,7 +1,7 @@
-"""Manifests whose rows an LLM answers, written batch by batch so that a killed run goes on where it stopped.
+"""Resumable writing of manifests whose rows an LLM answers: a killed run continues where it stopped.
 
-``out`` is the manifest; ``<out>.json`` says how it was made, and going on with other settings is refused;
-``<out>.dropped`` lists the ids of rows that no good reply was found for.
+``out`` is the manifest. ``<out>.json`` holds the settings; a run with other settings is refused.
+``<out>.dropped`` lists the ids of rows without an acceptable reply.
 """
 
 import json
@@ -23,94 +23,94 @@ class RowsError(LalmError, ValueError):
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows written now, rows that lay there already, and of all asked now or before, how many replies the
-    token limit cut off and how many rows were dropped because no reply was any good. ``again`` counts the
-    replies of this run that were no good and were asked for anew."""
+    """Rows written by this run, rows that existed before, and, of all rows, how many replies the token limit
+    truncated and how many rows were dropped without an acceptable reply. ``retried`` counts the replies of
+    this run that were unacceptable and requested again."""
 
     written: int
-    already: int
+    existing: int
     truncated: int
     dropped: int = 0
-    again: int = 0
+    retried: int = 0
 
 
 class Request(Protocol):
-    """A row to be."""
+    """A row to write."""
 
     @property
     def row_id(self) -> str:
-        """Its name, which a later run knows it by."""
+        """The row's id, by which a later run recognises it."""
 
 
 R = TypeVar("R", bound=Request)
-T = TypeVar("T")  # what is made of a request: a reply, or several
-# What is made of requests, in order; the number says how often they were asked before.
-Answer = Callable[[Sequence[R], int], list[T]]
-# The row that comes of it, or None if it is no good.
-Row = Callable[[R, T], Sample | None]
+T = TypeVar("T")  # the reply to a request, or several replies
+# Requests and the number of earlier attempts -> their replies, in order.
+MakeReplies = Callable[[Sequence[R], int], list[T]]
+# A request and its reply -> the row, or None if the reply is unacceptable.
+MakeRow = Callable[[R, T], Sample | None]
 
 
 def write_rows(
-    wanted: Sequence[R],
+    requests: Sequence[R],
     out: Path,
-    answer: Answer[R, T],
-    row: Row[R, T],
-    made: Mapping[str, object],
+    make_replies: MakeReplies[R, T],
+    make_row: MakeRow[R, T],
+    settings: Mapping[str, object],
     *,
     batch_size: int,
     tries: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Counts:
-    """Answer the requests that ``out`` lacks, one batch on the disk before the next is begun.
+    """Answer the requests that ``out`` lacks; each batch is on disk before the next begins.
 
-    ``made`` says how, and is kept beside ``out``. A reply that makes no row is asked for ``tries`` times
-    in all.
+    ``settings`` are stored beside ``out``. A request is attempted up to ``tries`` times until a reply makes
+    a row.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{out}.lock", timeout=0):
-            _note(out, made)
-            return _write(wanted, out, answer, row, batch_size, tries, progress)
+            _check_settings(out, settings)
+            return _write(requests, out, make_replies, make_row, batch_size, tries, progress)
     except Timeout:
         raise RowsError(f"another run is writing {out}") from None
 
 
 def _write(
-    wanted: Sequence[R],
+    requests: Sequence[R],
     out: Path,
-    answer: Answer[R, T],
-    row: Row[R, T],
+    make_replies: MakeReplies[R, T],
+    make_row: MakeRow[R, T],
     batch_size: int,
     tries: int,
     progress: Callable[[int, int], None] | None,
 ) -> Counts:
-    lost = out.with_name(out.name + ".dropped")
+    dropped_path = out.with_name(out.name + ".dropped")
     out.touch()
     done, truncated = _resume(out)
-    dropped = set(whole_lines(lost).decode().split("\n")[:-1])
-    requests = [r for r in wanted if r.row_id not in done and r.row_id not in dropped]
-    written = again = 0
+    dropped = set(whole_lines(dropped_path).decode().split("\n")[:-1])
+    requests = [r for r in requests if r.row_id not in done and r.row_id not in dropped]
+    written = retried = 0
     for at in range(0, len(requests), batch_size):
         batch = list(requests[at : at + batch_size])
         left: list[R] = batch
         rows: dict[str, Sample] = {}
         for attempt in range(tries):
-            again += len(left) if attempt else 0
-            for request, reply in zip(left, answer(left, attempt), strict=True):
-                if (sample := row(request, reply)) is not None:
+            retried += len(left) if attempt else 0
+            for request, reply in zip(left, make_replies(left, attempt), strict=True):
+                if (sample := make_row(request, reply)) is not None:
                     rows[request.row_id] = sample
             left = [request for request in left if request.row_id not in rows]
             if not left:
                 break
         samples = [rows[request.row_id] for request in batch if request.row_id in rows]
         append(out, [json.dumps(sample.to_json(out.parent), ensure_ascii=False) for sample in samples])
-        append(lost, [request.row_id for request in left])
+        append(dropped_path, [request.row_id for request in left])
         written += len(samples)
         truncated += sum(sample.truncated for sample in samples)
         dropped.update(request.row_id for request in left)
         if progress:
             progress(at + len(batch), len(requests))
-    return Counts(written, len(done), truncated, len(dropped), again)
+    return Counts(written, len(done), truncated, len(dropped), retried)
 
 
 def append(path: Path, lines: Sequence[str]) -> None:
@@ -123,7 +123,7 @@ def append(path: Path, lines: Sequence[str]) -> None:
 
 
 def whole_lines(path: Path) -> bytes:
-    """What a file holds up to its last line break; a half-written last line is taken away."""
+    """A file's content up to its last line break; an incomplete last line is removed from the file."""
     raw = path.read_bytes() if path.exists() else b""
     whole = raw[: raw.rfind(b"\n") + 1]
     if len(whole) < len(raw):
@@ -133,7 +133,7 @@ def whole_lines(path: Path) -> bytes:
 
 
 def _resume(out: Path) -> tuple[set[str], int]:
-    """Ids already written, and how many of their replies were cut off."""
+    """Ids already written, and how many of their replies were truncated."""
     try:
         rows = [json.loads(line) for line in whole_lines(out).splitlines()]
         return {row["id"] for row in rows}, sum(bool(row.get("truncated")) for row in rows)
@@ -141,13 +141,13 @@ def _resume(out: Path) -> tuple[set[str], int]:
         raise RowsError(f"{out} exists and is not a manifest this command wrote") from None
 
 
-def _note(out: Path, made: Mapping[str, object]) -> None:
-    """``<out>.json``: how the rows were made; going on with other settings is refused."""
+def _check_settings(out: Path, settings: Mapping[str, object]) -> None:
+    """Write the settings to ``<out>.json``. Raises RowsError if it holds other settings."""
     path = out.with_name(out.name + ".json")
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else made
-    for key, value in made.items():
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
+    for key, value in settings.items():
         if before.get(key, value) != value:
             raise RowsError(f"{out} was begun with {key}={before[key]!r}, not {value!r}: choose another file")
     draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     draft.replace(path)

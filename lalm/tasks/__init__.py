@@ -1,4 +1,4 @@
-"""Tasks: what instructions ask of a model, and how corpora become manifests of them.
+"""Tasks: instructions to a model, and readers that turn corpora into manifests.
 
 ``READERS`` says which layouts of which corpora each task can be read from; a reader yields samples without
 instruction, ``build`` gives them one and writes the manifest.

@@ -1,4 +1,4 @@
-"""The published SALMONN annotation files, read as they are.
+"""Reads the published SALMONN annotation files.
 
     {"annotation": [{"path": "a.wav", "text": "...", "task": "asr"},
                     {"path": "a.wav", "text": "No", "task": "speaker_verification", "expand_wav": ["b.wav"]},

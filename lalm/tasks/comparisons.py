@@ -1,4 +1,4 @@
-"""Questions that only two recordings together answer, answered from their events (APT, section 3.4).
+"""Questions that need two recordings, answered from their events (APT, section 3.4).
 
 The paper's NLAR questions were written by ChatGPT and never released. Ours are made of rules, so that no
 answer is wrong: where a sound is, in which recording it comes more often or sooner, whether both have it.

@@ -1,4 +1,4 @@
-"""Few-shot episodes: N ways of K labelled clips, then a clip to be named (APT, sections 3.3 and 4.2).
+"""Few-shot episodes: N classes of K labelled clips each, then a clip to classify (APT, sections 3.3 and 4.2).
 
     [clip] This is a sound of dog. [clip] This is a sound of rain. ... [clip] This is a sound of
 

@@ -1,4 +1,4 @@
-"""Questions about when and how often, from recordings whose events have their times (APT, section 3.3).
+"""Questions about when and how often sounds occur, from recordings with timed events (APT, section 3.3).
 
 Four tasks from the same events: "detect" (when does X sound?), "retrieve" (what sounds between two times?),
 "count" (how often does X sound?) and "presence" (is there X at all?). Sources: any manifest whose samples

@@ -1,4 +1,4 @@
-"""A dataset folder as the Hub hands it out: parquet files (or Arrow files of ``save_to_disk``).
+"""Reads dataset folders of the Hugging Face Hub: parquet files, or Arrow files of ``save_to_disk``.
 
 Columns are found by name, AudioBench's ("context" is audio; "instruction", "answer" are texts, in older
 releases {"text", "audio"}; "choices" a list or, in its listening tests, one text of lettered lines, which

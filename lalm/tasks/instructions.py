@@ -1,4 +1,4 @@
-"""A task's sample without instruction -> the same with one from the prompt bank, drawn by its id."""
+"""Adds an instruction from the prompt bank to a task's samples, drawn by the sample's id."""
 
 import hashlib
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""The clips of a sample in one recording, 0.1 s of silence between, as the released SALMONN heard pairs."""
+"""Joins a sample's clips into one recording with 0.1 s of silence between, as the released SALMONN does."""
 
 from dataclasses import replace
 from pathlib import Path

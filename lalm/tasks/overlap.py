@@ -1,4 +1,4 @@
-"""Overlapped speech: LibriMix as it is laid out, and mixtures of our own from transcribed clips."""
+"""Overlapped speech: reads LibriMix, and mixes transcribed clips."""
 
 from collections.abc import Iterator
 from pathlib import Path

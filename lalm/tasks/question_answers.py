@@ -1,4 +1,4 @@
-"""Questions with answers about clips, written by an LLM from their transcripts or captions (section 4.2).
+"""Question-answer pairs about clips, written by an LLM from transcripts or captions (section 4.2).
 
 The prompts are our wording of what the paper asks its LLM for (appendix E): one question, its answer, as a
 JSON object. Small models often break that form: such replies are asked for again and then dropped.

@@ -1,4 +1,4 @@
-"""Published questions about audio as they are laid out, and VocalSound's test list."""
+"""Reads published question sets about audio, and VocalSound's test list."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

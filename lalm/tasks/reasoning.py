@@ -1,4 +1,4 @@
-"""Questions about two recordings in an LLM's words, each checked against the events (APT, section 3.4).
+"""Questions about two recordings written by an LLM, each checked against the events (APT, section 3.4).
 
 The LLM says of every kind of sound in a few words how it sounds. Then it reads what sounds when in each of a
 pair, and how, and writes questions, one JSON object a line, saying which kind of comparison each is and what

@@ -1,4 +1,4 @@
-"""A folder of ``lalm corpus build`` -> one manifest a task: what to train on, and what to be tested on.
+"""Turns a folder of ``lalm corpus build`` into one manifest per task, for training and for testing.
 
     OUT/{train,valid}/TASK.jsonl                 trained tasks: asr, asr_scenes, caption, tags, language,
                                                  gender, audio_qa

@@ -1,4 +1,4 @@
-"""Corpora of labelled sounds, and of questions about sounds: ESC-50, VocalSound, AudioSet, MACS, Clotho-AQA.
+"""Reads corpora of labelled sounds and sound questions: ESC-50, VocalSound, AudioSet, MACS, Clotho-AQA.
 
 Labels become the task "tags" (names with commas between), questions "audio_qa".
 """

@@ -1,4 +1,4 @@
-"""Captioned corpora of sounds and music as they are laid out -> captioning samples."""
+"""Reads captioned corpora of sounds and music as captioning samples."""
 
 import re
 from collections.abc import Iterator

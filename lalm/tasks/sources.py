@@ -1,4 +1,4 @@
-"""What readers of corpora share: where a corpus lies, its tables, its audio files."""
+"""What readers of corpora share: finding a corpus's folder, its tables, its audio files."""
 
 import csv
 import json

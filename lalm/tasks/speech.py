@@ -1,4 +1,4 @@
-"""Speech corpora as they are laid out -> transcription, translation, emotion, gender and speaker samples."""
+"""Reads speech corpora as transcription, translation, emotion, gender and speaker samples."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Speech corpora kept as tables: Common Voice, FLEURS, AISHELL-2, GigaSpeech, SLURP, MELD."""
+"""Reads speech corpora kept as tables: Common Voice, FLEURS, AISHELL-2, GigaSpeech, SLURP, MELD."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What is asked of spoken commands and abstracts: SLURP's slots and Inspec's keywords."""
+"""Tasks on spoken commands and abstracts: SLURP's slots and Inspec's keywords."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Questions asked by voice: a sound, and after it in the same recording the question about it.
+"""Spoken questions: a recording of a sound followed by the spoken question about it.
 
 Voice chat and audio analysis differ only in this (Qwen2-Audio, section 2): here one manifest of typed
 questions becomes the same questions spoken, so that both can be learned and compared.

@@ -1,1 +1,1 @@
-"""Training: recipe, run, trainer, objectives, several processes, report."""
+"""Training: recipe, run, trainer, objectives, parallelism, report."""

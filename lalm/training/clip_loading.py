@@ -1,4 +1,4 @@
-"""Where batches of a run get their audio: decoded each time, or as frames from the cache, filled first."""
+"""Loads the clips of training batches: decoded each time, or as frames from the frame cache."""
 
 import os
 from collections.abc import Iterator, Sequence

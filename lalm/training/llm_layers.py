@@ -1,7 +1,7 @@
-"""What a run asks of the LLM's layers: compute again instead of keeping, compile, weights in 8 or 4 bits.
+"""Settings of the LLM's layers in training: gradient checkpointing, compilation, 8- or 4-bit weights.
 
-All of it is set on each layer by itself, so that it works with frozen layers, LoRA, and whatever wraps the
-model afterwards, and leaves the names of what trains alone.
+Everything is set on each layer separately, so that it works with frozen layers, LoRA and any wrapper of the
+model, and does not change the names of parameters.
 """
 
 from functools import partial
@@ -13,15 +13,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def layers_of(body: PreTrainedModel) -> list[nn.Module]:
-    """The repeated layers of an LLM. Raises ValueError for a family that transformers does not divide so."""
+    """The repeated layers of an LLM. Raises ValueError for a family without marked layers."""
     found = [module for module in body.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not found:
-        raise ValueError(f"the LLM ({body.config.model_type}) has no layers that could be set apart")
+        raise ValueError(
+            f"the LLM ({body.config.model_type}) has no layers that transformers marks as repeated"
+        )
     return found
 
 
-def recompute(body: PreTrainedModel) -> None:
-    """Gradient checkpointing: of each layer only the input is kept, and the rest computed again going back.
+def enable_gradient_checkpointing(body: PreTrainedModel) -> None:
+    """Keep only the input of each layer and compute the rest again in the backward pass.
 
     transformers' own switch does nothing in a layer that is in eval mode, as frozen layers are here.
     """
@@ -30,13 +32,13 @@ def recompute(body: PreTrainedModel) -> None:
 
 
 def compile_layers(body: PreTrainedModel) -> None:
-    """``torch.compile`` for each layer, with lengths that vary from batch to batch."""
+    """Compile each layer with ``torch.compile``, for lengths that vary from batch to batch."""
     for layer in layers_of(body):
         layer.compile(dynamic=True)
 
 
 def quantize(body: PreTrainedModel, kind: str) -> None:
-    """Put bitsandbytes' layers in the place of the frozen linear ones: "int8" or "nf4".
+    """Replace the frozen linear layers by bitsandbytes': "int8" or "nf4".
 
     Weights are rounded when they are next moved to a device. Raises ValueError without bitsandbytes.
     """

@@ -1,7 +1,7 @@
-"""Memory that training frees stays with the process: glibc's malloc is told not to hand it back.
+"""Tells glibc's malloc to keep freed memory, which training allocates again at every step.
 
-A training step allocates and frees the same large tensors each time. By default glibc maps such blocks anew,
-and the kernel clears every page again: a fifth of the CPU time of a step of a small LLM.
+A training step allocates and frees the same large tensors each time. By default glibc returns such
+blocks to the kernel, which clears every page again: a fifth of the CPU time of a step of a small LLM.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ GROW = 2**26  # bytes more than asked for, when the heap grows
 
 
 def keep_freed_memory() -> bool:
-    """Set it for this process, which may then hold more memory; False where there is no glibc."""
+    """Apply the setting to this process, which may then hold more memory; False without glibc."""
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)

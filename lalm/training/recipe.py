@@ -1,4 +1,4 @@
-"""A training run as one flat YAML file, read into one strict type.
+"""Recipes: a training run as one flat YAML file, checked against one strict type.
 
 ``load`` opens a file, a shipped recipe ("acdc/train") or a trained folder's own ``recipe.yaml``; ``dump``
 writes the same format back. No inheritance, no interpolation, no class paths: what a file says is the run.

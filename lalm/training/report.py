@@ -1,5 +1,7 @@
-"""What a training run shows and writes down: the first example with its loss mask, the table of parts,
-progress, ``metrics.jsonl``, TensorBoard, and the parts that got no gradient."""
+"""Reports of a training run.
+
+The first example with its loss mask, the table of parts, progress, ``metrics.jsonl``, TensorBoard, and the
+parts that got no gradient."""
 
 import json
 import math
@@ -33,7 +35,7 @@ from transformers import (
 
 from lalm.errors import LalmError
 from lalm.models.modeling import IGNORE_INDEX
-from lalm.training.parallel.fsdp2 import whole_gradient
+from lalm.training.parallel.fsdp2 import full_gradient
 
 PREFERENCE = ("margin", "accuracy", "kl", "chosen_log_prob", "rejected_log_prob")
 RETRIEVAL = tuple(f"{way}_recall_at_{k}" for way in ("audio_to_text", "text_to_audio") for k in (1, 5, 10))
@@ -108,7 +110,7 @@ class GradientCheck(TrainerCallback):
     def __init__(
         self,
         console: Console,
-        gradient: Callable[[nn.Parameter], torch.Tensor | None] = whole_gradient,
+        gradient: Callable[[nn.Parameter], torch.Tensor | None] = full_gradient,
     ) -> None:
         self.silent: list[str] = []
         self._console = console

@@ -1,4 +1,4 @@
-"""Recipe -> trained model folder, on transformers' Trainer.
+"""Runs a recipe with transformers' Trainer; the result is a model folder.
 
 ``run`` assembles the model, freezes what does not learn, shows what it will do, trains, and leaves in
 ``out``: config.json, model.safetensors, recipe.yaml (what ``lalm.models.load`` opens),
@@ -24,7 +24,7 @@ from lalm.data.augment import Augmentation
 from lalm.data.mixture import Mixture, audio_seconds, held_out, open_manifest, subset, text_tokens
 from lalm.data.sample import Sample
 from lalm.data.samplers import Limits, PackedMixture
-from lalm.data.source_batches import SeparateMixture
+from lalm.data.source_batches import PerSourceMixture
 from lalm.models.assemble import build_model
 from lalm.models.load import load_model
 from lalm.models.lora import add_lora
@@ -36,13 +36,13 @@ from lalm.synthesis.filters import Filtering
 from lalm.training import recipe as recipes
 from lalm.training.batches import Batches, Collator
 from lalm.training.clip_loading import reader
-from lalm.training.llm_layers import compile_layers, quantize, recompute
+from lalm.training.llm_layers import compile_layers, enable_gradient_checkpointing, quantize
 from lalm.training.malloc import keep_freed_memory
 from lalm.training.objectives.alignment import AlignmentTrainer, alignment_collator, check_alignable
 from lalm.training.objectives.dpo import PreferenceTrainer, ReferenceTable, check_pairs, pair_collator
 from lalm.training.objectives.warm_start import warm_start
-from lalm.training.parallel.deepspeed import first_moment, zero_arguments
-from lalm.training.parallel.fsdp2 import fsdp_arguments, whole_gradient
+from lalm.training.parallel.deepspeed import deepspeed_arguments, first_moment
+from lalm.training.parallel.fsdp2 import fsdp_arguments, full_gradient
 from lalm.training.recipe import Optim, Recipe
 from lalm.training.report import GradientCheck, Report, TrainError, parts_table, say, show_example
 from lalm.training.trainer import Answers, Interruption, Read, RecipeTrainer, is_slim
@@ -97,7 +97,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     if not recipe.align:
         say(console, "The first example; the loss learns what stands in [[ ]]:", "bold")
         console.print(show_example(first, processor.tokenizer, model.config.audio_token_id))
-    gradient = first_moment if settings.deepspeed else whole_gradient
+    gradient = first_moment if settings.deepspeed else full_gradient
     with Report(out, console, train.steps_per_epoch) as report:
         make: Any = AlignmentTrainer if recipe.align else RecipeTrainer
         make = make if recipe.dpo is None else partial(PreferenceTrainer, recipe.dpo)
@@ -166,7 +166,7 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
             raise TrainError(f"optim.dtype: {learned[0]} trains, so the LLM cannot be {recipe.optim.dtype}")
         quantize(model.model.language_model, recipe.optim.dtype)
     if recipe.optim.gradient_checkpointing:
-        recompute(model.model.language_model)
+        enable_gradient_checkpointing(model.model.language_model)
     if recipe.optim.compile:
         compile_layers(model.model.language_model)
     if model.config.lora and not is_slim(model):
@@ -195,7 +195,7 @@ def mixtures(
     mix: Any = Mixture
     if optim.batch_tokens or optim.batch_s:
         mix = partial(PackedMixture, limits=Limits(optim.batch_tokens, optim.batch_s))
-    training = partial(SeparateMixture, group=optim.batch_size) if recipe.data.separate else mix
+    training = partial(PerSourceMixture, group=optim.batch_size) if recipe.data.separate else mix
     train = training(sources, length, batch_size=batch_size, parts=parts, seed=optim.seed)
     if not recipe.data.valid or not recipe.every.valid:
         return train, None
@@ -287,7 +287,7 @@ def arguments(
         report_to=[],
         disable_tqdm=True,
         log_level="error",
-        **(fsdp_arguments(model) if shard == "fsdp2" else zero_arguments(shard) if shard else {}),
+        **(fsdp_arguments(model) if shard == "fsdp2" else deepspeed_arguments(shard) if shard else {}),
     )
 
 

@@ -1,4 +1,4 @@
-"""What ``run`` adds to transformers' Trainer: checkpoints, answers at validation, Ctrl-C."""
+"""Additions to transformers' Trainer: checkpoints, answers at validation, Ctrl-C."""
 
 import signal
 import threading
@@ -19,8 +19,12 @@ from lalm.models.modeling import AudioLMForConditionalGeneration, name_matches
 from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import has_parts, save_model, trained_names
 from lalm.training import recipe as recipes
-from lalm.training.parallel.deepspeed import divide_states, gathered_states, gathered_weights
-from lalm.training.parallel.fsdp2 import METADATA, gathered, load_shards, save_shards, shard_on_cpus
+from lalm.training.parallel.deepspeed import (
+    gather_optimizer_state,
+    gather_zero_weights,
+    scatter_optimizer_state,
+)
+from lalm.training.parallel.fsdp2 import METADATA, gather_weights, load_shards, save_shards, shard_on_cpus
 from lalm.training.recipe import Recipe
 from lalm.training.report import Report, say
 from lalm.weights import checkpoint
@@ -64,7 +68,7 @@ class RecipeTrainer(Trainer):
         names = trained_names(self.whole) if slim else list(self.whole.state_dict())
         state = None
         if self._recipe.shard:
-            state = (gathered_weights if self.is_deepspeed_enabled else gathered)(self.whole, names)
+            state = (gather_zero_weights if self.is_deepspeed_enabled else gather_weights)(self.whole, names)
         if self.args.should_save:
             save_model(self.whole, self._processor, folder, slim=slim, state=state)
             (folder / "recipe.yaml").write_text(recipes.dump(self._recipe), encoding="utf-8")
@@ -98,7 +102,7 @@ class RecipeTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.is_deepspeed_enabled:
-            states = gathered_states(self.optimizer.optimizer, self._groups)
+            states = gather_optimizer_state(self.optimizer.optimizer, self._groups)
             if self.args.should_save:
                 torch.save(states, Path(output_dir) / OPTIMIZER)
         elif self._recipe.shard == "fsdp2":
@@ -119,7 +123,7 @@ class RecipeTrainer(Trainer):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         folder = Path(resume_from_checkpoint)
         states = torch.load(folder / OPTIMIZER, weights_only=True, mmap=True)
-        divide_states(self.optimizer.optimizer, self._groups, states)
+        scatter_optimizer_state(self.optimizer.optimizer, self._groups, states)
         self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER, weights_only=True))
         return prepared
 

@@ -1,4 +1,4 @@
-"""What lets ``vllm serve FOLDER`` open folders of ``lalm export --to transformers``.
+"""The vLLM plugin: lets ``vllm serve FOLDER`` open folders of ``lalm export --to transformers``.
 
 vLLM finds ``register`` by the entry point ``vllm.general_plugins``. Nothing outside this folder imports vllm.
 """

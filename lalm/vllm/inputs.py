@@ -1,4 +1,4 @@
-"""From vLLM's requests to the tensors of ``lalm.vllm.model``: 16 kHz audio, slots by the system's formula."""
+"""vLLM's requests -> tensors of ``lalm.vllm.model``: 16 kHz audio, slots by the system's formula."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""vLLM's model class for all systems: our encoder and connector as they are, vLLM's own class for the LLM.
+"""vLLM's model class for all systems: our encoder and connector, vLLM's own class for the LLM.
 
 clips --encode, connect of lalm.models.modeling--> audio tokens --> vLLM's Llama, Qwen2, ... --> logits
 """

@@ -1,1 +1,1 @@
-"""Pretrained parts: pinned sources, fetching, converting, checkpoints that verify."""
+"""Pretrained parts: pinned sources, fetching, converting, verified checkpoints."""

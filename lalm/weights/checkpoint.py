@@ -1,4 +1,4 @@
-"""Checkpoint folders that survive a crash: sealed with checksums, renamed into place, verified on use.
+"""Crash-safe checkpoint folders: sealed with checksums, renamed into place, verified when opened.
 
 A folder is written under ``OUT/.writing``, sealed (every file's size and sha256 in ``checksums.json``,
 everything synced to disk) and renamed to ``OUT/checkpoint-STEP``. Whatever carries that name was complete.

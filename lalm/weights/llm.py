@@ -1,4 +1,4 @@
-"""Opening the LLM: any causal language model of transformers, from a folder or one file."""
+"""Opens the LLM: any causal language model of transformers, from a folder or one file."""
 
 from pathlib import Path
 from typing import Any

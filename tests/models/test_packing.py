@@ -13,7 +13,7 @@ from lalm.models import loss
 from lalm.models.assemble import build_model
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.packing import PackingError, check_packable, pack
-from lalm.training.llm_layers import compile_layers, layers_of, recompute
+from lalm.training.llm_layers import compile_layers, enable_gradient_checkpointing, layers_of
 
 LORA = {"rank": 2, "alpha": 4, "targets": ["q_proj", "v_proj"]}
 
@@ -150,7 +150,7 @@ def test_recomputing_keeps_less_and_changes_nothing(parts: Any, monkeypatch: pyt
     whole, expected = kept()
     for layer in layers_of(model.model.language_model):
         monkeypatch.setattr(layer, "forward", layer.forward)  # put back afterwards
-    recompute(model.model.language_model)
+    enable_gradient_checkpointing(model.model.language_model)
     less, found = kept()
     assert less < 0.7 * whole
     assert found[0] == expected[0]

@@ -17,7 +17,7 @@ import soundfile
 
 from lalm.data.sample import ask
 from lalm.inference.engine import Engine, Options
-from lalm.serve.rate_limit import Rates
+from lalm.serve.rate_limit import RateLimiter
 from lalm.serve.transcriptions import instruction
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -120,7 +120,7 @@ def test_concurrent_requests_get_the_answers_they_get_alone(serve, client, engin
 
 @pytest.mark.parametrize("form", ["json", "text", "verbose_json", "srt", "vtt"])
 def test_transcriptions_and_translations(serve, client, engine, form, monkeypatch):
-    monkeypatch.setattr("lalm.serve.transcriptions.speech", lambda clip: [(0, 16_000), (24_000, 40_000)])
+    monkeypatch.setattr("lalm.serve.transcriptions.find_speech", lambda clip: [(0, 16_000), (24_000, 40_000)])
     monkeypatch.setattr("lalm.serve.transcriptions.NEW_TOKENS", 6)
     asked = client(serve()).audio
     for api in (asked.transcriptions, asked.translations):
@@ -275,7 +275,7 @@ def test_an_address_may_ask_so_often_a_minute(serve, monkeypatch):
     assert asking.get("/v1/models").status_code == 200
     now = 0.0
     monkeypatch.setattr("lalm.serve.rate_limit.time", SimpleNamespace(monotonic=lambda: now))
-    rates = Rates(60)
+    rates = RateLimiter(60)
     assert [rates.wait_s("a") for _ in range(61)] == [0] * 60 + [1] and rates.wait_s("b") == 0
     now = 10.0
     assert [rates.wait_s("a") for _ in range(11)] == [0] * 10 + [1]

@@ -29,7 +29,7 @@ def connections(monkeypatch) -> dict[int, asyncio.Transport]:
         made(self, transport)
 
     monkeypatch.setattr(Connection, "connection_made", connection_made)
-    monkeypatch.setattr("lalm.serve.connections.HEAD_S", LOOK_S)
+    monkeypatch.setattr("lalm.serve.connections.REQUEST_HEAD_S", LOOK_S)
     return found
 
 

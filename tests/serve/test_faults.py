@@ -234,7 +234,7 @@ def test_bodies_that_are_not_what_they_say(serve):
 
 
 def test_rude_and_slow_connections_do_not_stay(serve, monkeypatch):
-    monkeypatch.setattr("lalm.serve.connections.HEAD_S", 0.3)
+    monkeypatch.setattr("lalm.serve.connections.REQUEST_HEAD_S", 0.3)
     address = serve(body_s=1.0)
     host, port = address.removeprefix("http://").split(":")
     silent = [socket.create_connection((host, int(port)), timeout=5) for _ in range(20)]
@@ -298,7 +298,7 @@ def test_no_spelling_of_a_private_address_is_asked(monkeypatch):
     async def all_of_them() -> None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(lambda request: 1 / 0)) as client:
             for host in PRIVATE:
-                with pytest.raises(FetchRefused, match=r"not a public one|cannot be resolved"):
+                with pytest.raises(FetchRefused, match=r"address is not public|cannot be resolved"):
                     await fetch(f"https://{host}/a.wav", 1000, client)
             for url in (
                 "http://example.org/a.wav",
@@ -334,13 +334,13 @@ def test_the_address_that_was_checked_is_the_one_that_is_asked(monkeypatch):
 
 
 REDIRECTS = {
-    "https://10.0.0.1/secret": "not a public one",
+    "https://10.0.0.1/secret": "address is not public",
     "http://fine.test/a.wav": "must be a data: or an https: URL",
-    "https://inner.test/": "not a public one",
-    "//169.254.169.254/latest/meta-data": "not a public one",
+    "https://inner.test/": "address is not public",
+    "//169.254.169.254/latest/meta-data": "address is not public",
     "file:///etc/passwd": "must be a data: or an https: URL",
     "/again": "redirects more than 3 times",
-    "https://rebinding.test/x": "not a public one",
+    "https://rebinding.test/x": "address is not public",
 }
 
 
@@ -421,7 +421,7 @@ def test_the_client_that_fetches_follows_nothing_and_uses_no_proxy(monkeypatch):
 
 def test_nothing_of_an_upload_stays_on_the_disk(serve, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("lalm.serve.transcriptions.speech", lambda clip: [])
+    monkeypatch.setattr("lalm.serve.transcriptions.find_speech", lambda clip: [])
     address = serve()
     data = written("WAV", None, np.zeros(16_000 * 40, np.float32))  # large enough to be spooled
     got = httpx.post(f"{address}/v1/audio/transcriptions", files={"file": ("../../x.wav", data)}, timeout=60)

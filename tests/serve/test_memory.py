@@ -5,7 +5,7 @@ import contextlib
 import gc
 import weakref
 
-from lalm.serve import memory as tidy
+from lalm.serve import memory
 
 
 class Ring:
@@ -16,7 +16,7 @@ class Ring:
 
 
 def test_what_refers_to_itself_is_let_go(monkeypatch):
-    monkeypatch.setattr(tidy, "EVERY_S", 0.01)
+    monkeypatch.setattr(memory, "INTERVAL_S", 0.01)
     left = weakref.ref(Ring())
     gc.disable()
     try:
@@ -24,11 +24,11 @@ def test_what_refers_to_itself_is_let_go(monkeypatch):
         async def a_while() -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5):
-                    tidying = asyncio.create_task(tidy.tidied())
+                    releasing = asyncio.create_task(memory.release_memory_periodically())
                     while left() is not None:
                         await asyncio.sleep(0.01)
-            assert not tidying.done()
-            tidying.cancel()
+            assert not releasing.done()
+            releasing.cancel()
 
         asyncio.run(a_while())
     finally:

@@ -27,7 +27,7 @@ from lalm.inference.detection import Found, detect
 from lalm.inference.engine import Options
 from lalm.models.lora import add_lora
 from lalm.serve import detections
-from lalm.serve.running_batch import Rows
+from lalm.serve.running_batch import RunningBatch
 from lalm.serve.transcriptions import instruction
 from lalm.systems.apt.prompts import FEW_SHOT
 
@@ -455,8 +455,8 @@ def test_an_answer_can_be_stopped(page, engine, monkeypatch):
     here = page()
     here.set("max_tokens", 1024)
     monkeypatch.setattr(type(engine), "ends", lambda self: set())
-    step = Rows.step
-    monkeypatch.setattr(Rows, "step", lambda self: (time.sleep(0.02), step(self))[1])  # 20 s
+    step = RunningBatch.step
+    monkeypatch.setattr(RunningBatch, "step", lambda self: (time.sleep(0.02), step(self))[1])  # 20 s
     here.one("#question").send_keys("Talk.", Keys.ENTER)
     here.wait(lambda: len(here.text(".turn.answer .text")) > 5)
     here.one("#question").send_keys(Keys.ESCAPE)

@@ -16,9 +16,9 @@ from websockets.sync.client import connect as websocket
 
 from lalm.data.sample import Sample
 from lalm.inference.engine import Engine, Options
-from lalm.serve.realtime_conversation import Item, Talk
-from lalm.serve.session_options import Detection
-from lalm.serve.turn_detection import Ear, Started, Stopped
+from lalm.serve.realtime_conversation import Item, RealtimeConversation
+from lalm.serve.session_options import TurnDetection
+from lalm.serve.turn_detection import SpeechStarted, SpeechStopped, TurnDetector
 
 RATE = 24_000
 
@@ -103,23 +103,23 @@ def test_push_to_talk_answers_as_the_engine_does_and_reads_nothing_twice(serve, 
     asked = client(serve())
     turns = [tone(1.0), tone(0.7)]
     messages: list[Any] = []
-    with asked.realtime.connect(model="tiny") as talk:
-        first = talk.recv()
+    with asked.realtime.connect(model="tiny") as connection:
+        first = connection.recv()
         assert first.type == "session.created" and first.session.id.startswith("sess_")
         assert first.session.audio.input.turn_detection.type == "server_vad"
-        talk.session.update(session=PUSH)
-        assert talk.recv().session.audio.input.turn_detection is None
+        connection.session.update(session=PUSH)
+        assert connection.recv().session.audio.input.turn_detection is None
         for number, turn in enumerate(turns):
             for block in blocks(turn):
-                talk.input_audio_buffer.append(audio=block)
-            talk.input_audio_buffer.commit()
-            events = until(talk, "input_audio_buffer.committed", "conversation.item.done")
+                connection.input_audio_buffer.append(audio=block)
+            connection.input_audio_buffer.commit()
+            events = until(connection, "input_audio_buffer.committed", "conversation.item.done")
             assert [e.type for e in events[-3:]] == [
                 f"conversation.item.{kind}" for kind in ("added", "created", "done")
             ]
             assert events[-1].item.id == events[0].item_id
-            talk.response.create()
-            events = until(talk, "response.created", "response.done")
+            connection.response.create()
+            events = until(connection, "response.created", "response.done")
             done = events[-1].response
             whole = next(e for e in events if e.type == "response.output_text.done").text
             assert said(events) == whole == done.output[0].content[0].text
@@ -132,7 +132,7 @@ def test_push_to_talk_answers_as_the_engine_does_and_reads_nothing_twice(serve, 
             assert done.usage.input_token_details.audio_tokens > 0
             cached = done.usage.input_token_details.cached_tokens
             assert (cached == 0) if number == 0 else cached > 0.6 * done.usage.input_tokens - 30
-        talk.conversation.item.create(
+        connection.conversation.item.create(
             item={
                 "type": "message",
                 "role": "user",
@@ -142,28 +142,30 @@ def test_push_to_talk_answers_as_the_engine_does_and_reads_nothing_twice(serve, 
                 ],
             }
         )
-        until(talk, "conversation.item.done")
-        talk.response.create(response={"instructions": "Be brief.", "max_output_tokens": 2})
-        done = until(talk, "response.done")[-1].response
+        until(connection, "conversation.item.done")
+        connection.response.create(response={"instructions": "Be brief.", "max_output_tokens": 2})
+        done = until(connection, "response.done")[-1].response
         assert done.usage.output_tokens <= 2 and done.output[0].role == "assistant"
 
 
 def test_hands_free_turns_begin_and_end_by_themselves(serve, client):
     asked = client(serve())
-    with asked.realtime.connect(model="tiny") as talk:
+    with asked.realtime.connect(model="tiny") as connection:
         vad = {"type": "server_vad", "silence_duration_ms": 320, "prefix_padding_ms": 320}
         wish = {"turn_detection": vad, "transcription": {"model": "tiny", "language": "English"}}
-        talk.session.update(session={"type": "realtime", "max_output_tokens": 5, "audio": {"input": wish}})
+        connection.session.update(
+            session={"type": "realtime", "max_output_tokens": 5, "audio": {"input": wish}}
+        )
         for block in blocks(quiet(1.0) + tone(0.8) + quiet(1.0)):
-            talk.input_audio_buffer.append(audio=block)
-        events = until(talk, "input_audio_buffer.speech_stopped")
+            connection.input_audio_buffer.append(audio=block)
+        events = until(connection, "input_audio_buffer.speech_stopped")
         started, stopped = events[-2:]
         assert started.type == "input_audio_buffer.speech_started" and started.item_id == stopped.item_id
         assert abs(started.audio_start_ms - 680) < 70 and abs(stopped.audio_end_ms - 2120) < 70
         wanted = {"response.done", "conversation.item.input_audio_transcription.completed"}
         seen: dict[str, Any] = {}
         while not wanted <= set(seen):
-            event = talk.recv()
+            event = connection.recv()
             seen.setdefault(event.type, event)
             assert event.type != "error"
         assert seen["input_audio_buffer.committed"].item_id == started.item_id
@@ -176,43 +178,43 @@ def test_hands_free_turns_begin_and_end_by_themselves(serve, client):
 
 def test_speech_cuts_an_answer_short_and_the_conversation_goes_on(serve, client, slow):
     address = serve()
-    with client(address).realtime.connect(model="tiny") as talk:
-        talk.session.update(session={"type": "realtime", "max_output_tokens": 150})
+    with client(address).realtime.connect(model="tiny") as connection:
+        connection.session.update(session={"type": "realtime", "max_output_tokens": 150})
         turn = list(blocks(tone(0.5) + quiet(0.7)))
         for block in turn:
-            talk.input_audio_buffer.append(audio=block)
-        until(talk, "response.output_text.delta")
+            connection.input_audio_buffer.append(audio=block)
+        until(connection, "response.output_text.delta")
         for block in turn[:4]:
-            talk.input_audio_buffer.append(audio=block)
-        events = until(talk, "input_audio_buffer.speech_started", "response.done")
+            connection.input_audio_buffer.append(audio=block)
+        events = until(connection, "input_audio_buffer.speech_started", "response.done")
         cut = events[-1].response
         assert cut.status == "cancelled" and cut.status_details.reason == "turn_detected"
         assert cut.output[0].status == "incomplete" and cut.output[0].content[0].text
         assert httpx.get(f"{address}/health").json()["running"] <= 1
         for block in turn[4:]:
-            talk.input_audio_buffer.append(audio=block)
-        until(talk, "input_audio_buffer.speech_stopped", "response.output_text.delta")
-        talk.response.cancel()
-        cut = until(talk, "response.done")[-1].response
+            connection.input_audio_buffer.append(audio=block)
+        until(connection, "input_audio_buffer.speech_stopped", "response.output_text.delta")
+        connection.response.cancel()
+        cut = until(connection, "response.done")[-1].response
         assert cut.status_details.reason == "client_cancelled"
-        talk.response.cancel()
-        error = until(talk, "error")[-1].error
+        connection.response.cancel()
+        error = until(connection, "error")[-1].error
         assert error.code == "response_cancel_not_active"
 
 
 def test_an_interrupted_conversation_is_answered_as_if_read_anew(serve, client, engine, slow):
-    with client(serve()).realtime.connect(model="tiny") as talk:
-        talk.session.update(session={**PUSH, "max_output_tokens": 100})
+    with client(serve()).realtime.connect(model="tiny") as connection:
+        connection.session.update(session={**PUSH, "max_output_tokens": 100})
         for wanted in ("What?", "And now?"):
             part = {"type": "input_text", "text": wanted}
-            talk.conversation.item.create(item={"type": "message", "role": "user", "content": [part]})
-            talk.response.create()
+            connection.conversation.item.create(item={"type": "message", "role": "user", "content": [part]})
+            connection.response.create()
             if wanted == "What?":
-                until(talk, *["response.output_text.delta"] * 3)
-                talk.response.cancel()
-                first = until(talk, "response.done")[-1].response.output[0].content[0].text
-                talk.session.update(session={"type": "realtime", "max_output_tokens": 6})
-        done = until(talk, "response.done")[-1].response
+                until(connection, *["response.output_text.delta"] * 3)
+                connection.response.cancel()
+                first = until(connection, "response.done")[-1].response.output[0].content[0].text
+                connection.session.update(session={"type": "realtime", "max_output_tokens": 6})
+        done = until(connection, "response.done")[-1].response
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "What?"}]},
         {"role": "assistant", "content": first},
@@ -225,14 +227,14 @@ def test_an_interrupted_conversation_is_answered_as_if_read_anew(serve, client, 
 
 def test_a_clip_in_the_place_of_another_is_heard(serve, client, engine):
     sounds = [tone(0.6), np.random.default_rng(0).integers(-9_000, 9_000, 14_400).astype("<i2").tobytes()]
-    with client(serve()).realtime.connect(model="tiny") as talk:
-        talk.session.update(session=PUSH)
+    with client(serve()).realtime.connect(model="tiny") as connection:
+        connection.session.update(session=PUSH)
         for data in sounds:  # of the same length
             part = {"type": "input_audio", "audio": base(data)}
-            talk.conversation.item.create(item={"type": "message", "role": "user", "content": [part]})
-            asked = until(talk, "conversation.item.done")[-1].item
-            talk.response.create()
-            done = until(talk, "response.done")[-1].response
+            connection.conversation.item.create(item={"type": "message", "role": "user", "content": [part]})
+            asked = until(connection, "conversation.item.done")[-1].item
+            connection.response.create()
+            done = until(connection, "response.done")[-1].response
             [answer] = done.output
             read = done.usage.input_token_details  # of what comes before the clip at most
             assert read.cached_tokens < done.usage.input_tokens - read.audio_tokens
@@ -241,29 +243,31 @@ def test_a_clip_in_the_place_of_another_is_heard(serve, client, engine):
             sample = Sample(({"role": "user", "content": [heard]},))
             assert answer.content[0].text == engine.reply([sample], Options(12))[0].text
             for item in (asked, answer):
-                talk.conversation.item.delete(item_id=item.id)
+                connection.conversation.item.delete(item_id=item.id)
 
 
 def test_a_session_is_resumed_where_it_was_left(serve, client, slow):
     asked = client(serve())
-    with asked.realtime.connect(model="tiny") as talk:
-        name = talk.recv().session.id
-        talk.session.update(session={**PUSH, "max_output_tokens": 100})
+    with asked.realtime.connect(model="tiny") as connection:
+        name = connection.recv().session.id
+        connection.session.update(session={**PUSH, "max_output_tokens": 100})
         part = {"type": "input_text", "text": "What?"}
-        talk.conversation.item.create(item={"type": "message", "role": "user", "content": [part]})
-        talk.response.create()
-        until(talk, "response.output_text.delta")  # and is gone within the answer
+        connection.conversation.item.create(item={"type": "message", "role": "user", "content": [part]})
+        connection.response.create()
+        until(connection, "response.output_text.delta")  # and is gone within the answer
     deadline = time.monotonic() + 5
     while True:
         try:
-            with asked.realtime.connect(model="tiny", extra_query={"session": name}) as talk:
-                again = talk.recv()
+            with asked.realtime.connect(model="tiny", extra_query={"session": name}) as connection:
+                again = connection.recv()
                 assert again.session.id == name and again.session.max_output_tokens == 100
-                items = [e.item for e in until(talk, *["conversation.item.done"] * 2)]
+                items = [e.item for e in until(connection, *["conversation.item.done"] * 2)]
                 assert items[0].content[0].text == "What?" and items[-1].status == "incomplete"
-                talk.conversation.item.create(item={"type": "message", "role": "user", "content": [part]})
-                talk.response.create(response={"max_output_tokens": 3})
-                done = until(talk, "response.done")[-1].response
+                connection.conversation.item.create(
+                    item={"type": "message", "role": "user", "content": [part]}
+                )
+                connection.response.create(response={"max_output_tokens": 3})
+                done = until(connection, "response.done")[-1].response
                 assert done.usage.input_token_details.cached_tokens > 10
             break
         except websockets.exceptions.InvalidStatus as error:
@@ -275,7 +279,7 @@ def test_who_may_not_enter_is_told_so(serve, client):
     address = serve(api_key="secret", sessions=1)
     for key, query, status, said_ in (
         ("wrong", {}, 401, "API key is missing or wrong"),
-        ("secret", {"session": "sess_0"}, 400, "no session of that id"),
+        ("secret", {"session": "sess_0"}, 400, "no session with this id"),
     ):
         with pytest.raises(websockets.exceptions.InvalidStatus) as error:
             client(address, key).realtime.connect(model="tiny", extra_query=query).enter()
@@ -401,26 +405,30 @@ def test_a_conversation_never_grows_beyond_its_limits(serve):
 
 
 def test_what_is_forgotten_leaves_a_conversation_that_begins_with_the_user():
-    talk = Talk(limit_s=60.0, positions=1000)
+    conversation = RealtimeConversation(limit_s=60.0, positions=1000)
     for turn in range(3):
-        assert talk.add(Item("user", [f"{turn}?"])) == talk.add(Item("assistant", [f"{turn}."])) == []
-    ids = [item.id for item in talk.items]
-    assert talk.read(1000) == [] and talk.read(1001) == ids[:4]
-    talk.add(Item("user", ["And?"], id="last"))
+        assert (
+            conversation.add(Item("user", [f"{turn}?"]))
+            == conversation.add(Item("assistant", [f"{turn}."]))
+            == []
+        )
+    ids = [item.id for item in conversation.items]
+    assert conversation.trim(1000) == [] and conversation.trim(1001) == ids[:4]
+    conversation.add(Item("user", ["And?"], id="last"))
     with pytest.raises(ValueError, match="an item 'last' already"):
-        talk.add(Item("user", [""], id="last"))
-    sample, clips = talk.prompt("Be brief.")
+        conversation.add(Item("user", [""], id="last"))
+    sample, clips = conversation.prompt("Be brief.")
     assert [m["role"] for m in sample.messages] == ["system", "user", "assistant", "user"] and not clips
 
 
-def test_an_ear_holds_little_while_nobody_speaks_and_ends_endless_speech():
-    ear = Ear(3.0)
-    ear.listen(Detection(prefix_padding_ms=200))
+def test_turn_detection_buffers_little_in_silence_and_splits_endless_speech():
+    turn_detector = TurnDetector(3.0)
+    turn_detector.configure(TurnDetection(prefix_padding_ms=200))
     for _ in range(30):
-        assert ear.hear(quiet(1.0)) == []
-        assert ear.seconds < 0.3
-    heard = [change for _ in range(10) for change in ear.hear(tone(1.0))]
-    assert [type(change) for change in heard] == [Started, Stopped] * 3 + [Started]
-    turns = [change for change in heard if isinstance(change, Stopped)]
+        assert turn_detector.append(quiet(1.0)) == []
+        assert turn_detector.seconds < 0.3
+    heard = [change for _ in range(10) for change in turn_detector.append(tone(1.0))]
+    assert [type(change) for change in heard] == [SpeechStarted, SpeechStopped] * 3 + [SpeechStarted]
+    turns = [change for change in heard if isinstance(change, SpeechStopped)]
     assert all(2.9 < len(turn.audio) / 16_000 < 3.3 for turn in turns)
-    assert abs(len(ear.commit()) / 16_000 + sum(len(t.audio) for t in turns) / 16_000 - 10.2) < 0.1
+    assert abs(len(turn_detector.commit()) / 16_000 + sum(len(t.audio) for t in turns) / 16_000 - 10.2) < 0.1

@@ -99,8 +99,8 @@ def test_two_replicas_share_requests_streams_and_sessions(serve, client, front):
     chunks = asked.chat.completions.create(model="tiny", messages=BODY["messages"], max_tokens=8, stream=True)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == wanted[0]["message"]["content"]
-    with asked.realtime.connect(model="tiny") as talk:
-        assert talk.recv().type == "session.created"
+    with asked.realtime.connect(model="tiny") as connection:
+        assert connection.recv().type == "session.created"
 
 
 def test_a_dead_replica_harms_no_request(serve, front):

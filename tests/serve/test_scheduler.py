@@ -11,9 +11,9 @@ import torch
 from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample, ask
 from lalm.inference.engine import Engine, Options
-from lalm.models.prefill import Memory
-from lalm.serve.detokenizer import Words
-from lalm.serve.jobs import Busy, End, Job, TooSlow
+from lalm.models.prefill import PrefixCache
+from lalm.serve.detokenizer import Detokenizer
+from lalm.serve.jobs import AnswerTimeout, Busy, End, Job
 from lalm.serve.scheduler import Scheduler
 from lalm.systems import SYSTEMS
 
@@ -77,8 +77,8 @@ def test_answers_of_a_batch_that_rows_join_and_leave_equal_the_engines(engine, s
     assert len(set(alone)) > 4
     scheduler = started(engine, max_rows=3)
     sizes = []
-    step = scheduler.rows.step
-    scheduler.rows.step = lambda: (sizes.append(len(scheduler.rows.rows)), step())[1]
+    step = scheduler.batch.step
+    scheduler.batch.step = lambda: (sizes.append(len(scheduler.batch.rows)), step())[1]
     asked = [Asked(engine, s, o) for s, o in zip(samples(), options, strict=True)]
     for one in asked[:4]:
         scheduler.submit(one.job)
@@ -108,7 +108,7 @@ def test_draws_depend_on_their_own_seed_only(acdc, started):
     assert found[0] == acdc.reply([sample], Options(max_new_tokens=5))[0].text
 
 
-def test_a_clip_is_encoded_once_and_the_store_is_bounded(acdc, started, monkeypatch):
+def test_a_clip_is_encoded_once_and_the_cache_is_bounded(acdc, started, monkeypatch):
     encoded = []
     encode = acdc.model.model.encode
     monkeypatch.setattr(acdc.model.model, "encode", lambda *a: (encoded.append(len(a[0])), encode(*a))[1])
@@ -117,11 +117,11 @@ def test_a_clip_is_encoded_once_and_the_store_is_bounded(acdc, started, monkeypa
         asked = Asked(acdc, ask([sound(16_000, seed)], "What?"), Options(max_new_tokens=3))
         scheduler.submit(asked.job)
         asked.answer()
-    assert len(encoded) == 2 and (scheduler.heard.hits, scheduler.heard.misses) == (3, 2)
-    scheduler.heard.limit = scheduler.heard.size
+    assert len(encoded) == 2 and (scheduler.encoder_cache.hits, scheduler.encoder_cache.misses) == (3, 2)
+    scheduler.encoder_cache.limit = scheduler.encoder_cache.size
     for seed in range(2, 9):
-        scheduler.heard.frames([Clip("x", sound(16_000, seed))])
-    assert scheduler.heard.size <= scheduler.heard.limit
+        scheduler.encoder_cache.frames([Clip("x", sound(16_000, seed))])
+    assert scheduler.encoder_cache.size <= scheduler.encoder_cache.limit
 
 
 def test_the_queue_is_bounded_and_a_closing_scheduler_finishes_what_it_has(acdc):
@@ -133,7 +133,7 @@ def test_the_queue_is_bounded_and_a_closing_scheduler_finishes_what_it_has(acdc)
     scheduler.start()
     scheduler.close(20)
     assert [one.answer()[1].reason for one in asked[:2]] != []
-    with pytest.raises(Busy, match="going down"):
+    with pytest.raises(Busy, match="shutting down"):
         scheduler.submit(asked[2].job)
 
 
@@ -145,12 +145,12 @@ def test_cancelled_and_late_jobs_stop_costing(acdc, started, monkeypatch):
     scheduler.submit(gone.job, late.job)
     gone.events.get(timeout=10)
     gone.job.cancelled = True
-    with pytest.raises(TooSlow, match=r"no whole answer within"):
+    with pytest.raises(AnswerTimeout, match=r"answer was not complete within"):
         late.answer()
     deadline = time.monotonic() + 5
-    while scheduler.rows.rows and time.monotonic() < deadline:
+    while scheduler.batch.rows and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not scheduler.rows.rows and scheduler.new_tokens < 1800
+    assert not scheduler.batch.rows and scheduler.new_tokens < 1800
 
 
 def test_one_of_two_same_questions_can_leave_the_queue(acdc):
@@ -174,7 +174,7 @@ def test_a_failing_job_or_step_harms_no_later_one(acdc, started, monkeypatch):
         bad.answer()
     with pytest.raises(ValueError, match="no LoRA"):
         scaled.answer()
-    monkeypatch.setattr(scheduler.rows, "step", lambda: 1 / 0)
+    monkeypatch.setattr(scheduler.batch, "step", lambda: 1 / 0)
     broken = Asked(acdc, samples()[0], Options(5))
     scheduler.submit(broken.job)
     with pytest.raises(ZeroDivisionError):
@@ -185,11 +185,11 @@ def test_a_failing_job_or_step_harms_no_later_one(acdc, started, monkeypatch):
     again.answer()
 
 
-@pytest.mark.parametrize("place", ["rows.join", "rows.step", "rows.leave", "_told", "_drop"])
+@pytest.mark.parametrize("place", ["batch.add", "batch.step", "batch.remove", "_emit", "_drop_finished"])
 def test_whatever_fails_within_an_answer_ends_the_batch_and_not_the_thread(acdc, started, monkeypatch, place):
     monkeypatch.setattr(Engine, "ends", lambda self: {10**6})
-    scheduler, memory = started(acdc), Memory()
-    one = Asked(acdc, samples()[0], Options(1500), memory=memory)
+    scheduler, prefix_cache = started(acdc), PrefixCache()
+    one = Asked(acdc, samples()[0], Options(1500), prefix_cache=prefix_cache)
     scheduler.submit(one.job)
     assert one.events.get(timeout=10).text  # in the middle of its answer
     *owner, name = place.split(".")
@@ -201,27 +201,28 @@ def test_whatever_fails_within_an_answer_ends_the_batch_and_not_the_thread(acdc,
             with pytest.raises(ZeroDivisionError):
                 asked.answer()
             assert asked.events.empty()
-    assert not scheduler.rows.rows and memory.cache.get_seq_length() == len(memory.ids) == 0
-    for sample, known in ((samples()[0], memory), (samples()[1], None)):
-        again = Asked(acdc, sample, Options(5), memory=known)
+    assert not scheduler.batch.rows and prefix_cache.cache.get_seq_length() == len(prefix_cache.ids) == 0
+    for sample, known in ((samples()[0], prefix_cache), (samples()[1], None)):
+        again = Asked(acdc, sample, Options(5), prefix_cache=known)
         scheduler.submit(again.job)
         assert again.answer()[0] == acdc.reply([sample], Options(5))[0].text
 
 
 def test_a_conversation_with_a_memory_is_read_once(engine, started):
-    scheduler, memory = started(engine), Memory()
+    scheduler, prefix_cache = started(engine), PrefixCache()
     messages: list = []
     read = []
-    join = scheduler.rows.join
-    scheduler.rows.join = lambda rows: (read.extend(len(r.embeds) for r in rows if r.job.memory), join(rows))[
-        1
-    ]
+    add = scheduler.batch.add
+    scheduler.batch.add = lambda rows: (
+        read.extend(len(r.embeds) for r in rows if r.job.prefix_cache),
+        add(rows),
+    )[1]
     noise = Asked(engine, samples()[4], Options(max_new_tokens=60))
     scheduler.submit(noise.job)
     for turn, audios in enumerate([[sound(30_000, 1)], [], [sound(20_000, 2)]]):
         messages += ask(audios, f"What now, {turn}?").messages
         sample = Sample(tuple(messages))
-        asked = Asked(engine, sample, Options(max_new_tokens=8), memory=memory)
+        asked = Asked(engine, sample, Options(max_new_tokens=8), prefix_cache=prefix_cache)
         scheduler.submit(asked.job)
         text, end = asked.answer()
         assert text == engine.reply([sample], Options(max_new_tokens=8))[0].text
@@ -249,7 +250,7 @@ def test_stop_sequences_end_an_answer_and_are_not_said(acdc, started):
 
 
 @pytest.mark.parametrize("stop", [(), ("END",), ("a stop", "EN D")])
-def test_words_are_the_decoded_text_stripped(acdc, stop):
+def test_the_detokenizers_text_is_the_decoded_text_stripped(acdc, stop):
     tokenizer = acdc.processor.tokenizer
     ids = tokenizer(" \n ä€ 音声 🐴 E EN END  tail \n", add_special_tokens=False)["input_ids"] + [
         200,
@@ -258,13 +259,13 @@ def test_words_are_the_decoded_text_stripped(acdc, stop):
         64,
         131,
     ]
-    words = Words(tokenizer, stop)
+    detokenizer = Detokenizer(tokenizer, stop)
     said = ""
     for token in ids:
-        said += words.add(token)
-        if words.stopped:
+        said += detokenizer.add(token)
+        if detokenizer.stopped:
             break
-    said += words.end()
+    said += detokenizer.flush()
     whole = tokenizer.decode(ids, skip_special_tokens=True).strip()
     assert said == (whole.split("END")[0].strip() if "END" in stop else whole)
 

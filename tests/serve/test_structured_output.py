@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from lalm.serve.structured_output import Shapes
+from lalm.serve.structured_output import GrammarCompiler
 
 
 class Sound(BaseModel):
@@ -62,17 +62,17 @@ def test_a_schema_that_cannot_be_used_is_refused(serve, client, form, said):
 
 
 def test_nothing_but_the_end_may_follow_a_whole_value(engine):
-    shape = Shapes(engine).shape({"const": 7})
+    grammar = GrammarCompiler(engine).compile({"const": 7})
     ids = engine.processor.tokenizer("7")["input_ids"]
     width = engine.model.config.text_config.vocab_size
     for token in ids:
         logits = torch.zeros(width)
-        shape.silence(logits)
+        grammar.mask_logits(logits)
         assert logits.argmax() == token and logits.isfinite().sum() == 1
-        shape.said(token)
+        grammar.accept_token(token)
     for _ in range(2):
         logits = torch.zeros(width)
-        shape.silence(logits)
+        grammar.mask_logits(logits)
         assert set(logits.isfinite().nonzero()[:, 0].tolist()) <= engine.ends()
-        shape.said(int(logits.argmax()))
+        grammar.accept_token(int(logits.argmax()))
     assert json.loads(engine.processor.tokenizer.decode(ids)) == 7

@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_and_other_settings_are_refused(manifest):
     with pytest.raises(KeyboardInterrupt):
         pairs(manifest, judge_by_metric(), Drawing(stop_after=6), batch_size=1)
     counts, rows = pairs(manifest, judge_by_metric(), batch_size=1)
-    assert (counts.written, counts.already, counts.dropped) == (0, 1, 1) and len(rows) == 1
+    assert (counts.written, counts.existing, counts.dropped) == (0, 1, 1) and len(rows) == 1
     with pytest.raises(RowsError, match=r"was begun with margin=0\.0, not 0\.5"):
         pairs(manifest, judge_by_metric(), margin=0.5)
 

@@ -63,7 +63,7 @@ def rows(path):
 def test_llm_sees_the_bare_caption_and_the_row_keeps_audio_and_caption(manifest, tmp_path):
     writer = Echo()
     counts = respond(manifest, tmp_path / "out.jsonl", writer)
-    assert (counts.written, counts.already) == (4, 0)
+    assert (counts.written, counts.existing) == (4, 0)
     assert sorted(writer.asked, key=str) == sorted(
         ([{"role": "user", "content": c}] for c in CAPTIONS), key=str
     )
@@ -80,7 +80,7 @@ def test_killed_run_goes_on_without_repeating_or_losing(manifest, tmp_path):
         file.write('{"id": "captions-3", "messa')  # killed while writing
     second = Echo()
     counts = respond(manifest, out, second, batch_size=1)
-    assert (counts.written, counts.already) == (2, 2) and len(second.asked) == 2
+    assert (counts.written, counts.existing) == (2, 2) and len(second.asked) == 2
     assert [r.target for r in rows(out)] == [f"Oh! {c}" for c in CAPTIONS]
 
 
@@ -248,7 +248,7 @@ def test_a_run_killed_with_signal_9_goes_on_and_keeps_its_rows(tmp_path):
     before = [json.loads(line)["id"] for line in out.read_text().splitlines()]
     assert 0 < len(before) < 400
     counts = respond(path, out, Echo())
-    assert counts.already == len(before) and counts.written == 400 - len(before)
+    assert counts.existing == len(before) and counts.written == 400 - len(before)
     ids = [row.id for row in read_manifest(out)]
     assert ids[: len(before)] == before and len(set(ids)) == len(ids) == 400
 
@@ -532,5 +532,5 @@ def test_a_run_through_an_endpoint_that_fails_goes_on_later(endpoint, manifest, 
         respond(manifest, out, writer, batch_size=1)
     assert len(rows(out)) == 2
     counts = respond(manifest, out, writer, batch_size=1)
-    assert (counts.already, counts.written, counts.truncated) == (2, 2, 1)
+    assert (counts.existing, counts.written, counts.truncated) == (2, 2, 1)
     assert [r.target for r in rows(out)] == CAPTIONS

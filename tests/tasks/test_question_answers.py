@@ -83,7 +83,7 @@ def test_malformed_replies_are_asked_for_again_and_then_dropped(manifest, tmp_pa
     replies = {"the dog barks": ["what?", "no", GOOD], "A dog barks.": ["never"], "Slow.": [GOOD]}
     writer = Scripted(replies)
     counts = write_questions(manifest, tmp_path / "out.jsonl", writer, tries=3)
-    assert (counts.written, counts.dropped, counts.again) == (2, 1, 4)
+    assert (counts.written, counts.dropped, counts.retried) == (2, 1, 4)
     assert (tmp_path / "out.jsonl.dropped").read_text() == "audio_qa-a\n"
     assert len(set(writer.seeds)) == 7  # another draw at every try
     second = Scripted({})
@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on(manifest, tmp_path):
         file.write('{"id": "speech_qa-s", "mess')  # killed while writing
     second = Scripted(replies)
     counts = write_questions(manifest, out, second, batch_size=1)
-    assert (counts.written, counts.already) == (1, 2) and len(second.asked) == 1
+    assert (counts.written, counts.existing) == (1, 2) and len(second.asked) == 1
     assert len({row.id for row in read_manifest(out)}) == 3
     with pytest.raises(RowsError, match="was begun with long=False, not True"):
         write_questions(manifest, out, second, long=True)

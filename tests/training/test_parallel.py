@@ -16,7 +16,7 @@ from tiny_runs import lines, settings, training_world
 from lalm.models.load import load_model
 from lalm.training import recipe
 from lalm.training import run as train
-from lalm.training.parallel.deepspeed import zero_arguments
+from lalm.training.parallel.deepspeed import deepspeed_arguments
 from lalm.training.recipe import Recipe
 from lalm.weights import checkpoint
 
@@ -152,4 +152,4 @@ def test_one_process_two_and_one_again_share_the_model(
 def test_zero_needs_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(ValueError, match=r"shard: zero2 needs DeepSpeed: pip install 'lalm\[deepspeed\]'"):
-        zero_arguments("zero2")
+        deepspeed_arguments("zero2")

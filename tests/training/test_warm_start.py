@@ -10,14 +10,14 @@ import torch
 from lalm.data.sample import ask
 from lalm.training.objectives.warm_start import warm_start
 from lalm.training.objectives.warm_start_targets import (
-    MARKS,
-    Clips,
-    NamePull,
-    QueryPull,
-    event_groups,
-    marks,
-    name_words,
-    spelt,
+    ACTIVITY_WORDS,
+    EventClips,
+    GroupTokenLoss,
+    QueryTokenLoss,
+    activity,
+    event_frame_groups,
+    mean_embedding,
+    name_targets,
 )
 
 
@@ -60,7 +60,7 @@ def test_tokens_point_to_their_events_names(tiny, tmp_path, system, changes):
 
     frames_of = partial(encoded, model, processor)
     names = {"a whistle blows": 0, "rain falls": 1}
-    groups = event_groups(model, samples, frames_of, names)
+    groups = event_frame_groups(model, samples, frames_of, names)
     assert groups.frames.shape[1] == model.config.token_groups[0]
     assert groups.names.tolist() == ([0] * (len(groups) // 8) + [1] * (len(groups) // 8)) * 4
     before = [p.clone() for p in model.model.connector.parameters()]
@@ -69,11 +69,11 @@ def test_tokens_point_to_their_events_names(tiny, tmp_path, system, changes):
     assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True) if a.ndim == 2)
 
     weights = model.get_input_embeddings().weight.detach()
-    table = torch.stack(
-        [name_words(processor, name, model.config.token_groups[2], weights) for name in names]
+    name_embeddings = torch.stack(
+        [name_targets(processor, name, model.config.token_groups[2], weights) for name in names]
     )
-    pull = NamePull(model.model.connector, table, weights.mean(0)).eval()
-    best = pull(groups.frames, groups.names)["cosines"].argmax(1)
+    loss_model = GroupTokenLoss(model.model.connector, name_embeddings, weights.mean(0)).eval()
+    best = loss_model(groups.frames, groups.names)["cosines"].argmax(1)
     assert (best == groups.names).float().mean() > 0.9
 
 
@@ -85,8 +85,8 @@ def test_queries_that_see_a_whole_clip_point_to_what_sounds_in_their_window(tiny
     samples = [scene(i, f"Question {i}?") for i in range(8)]
 
     frames_of = partial(encoded, model, processor)
-    numbers = {"a whistle blows": 0, "rain falls": 1, "silence": 2}
-    clips = Clips(model, samples, frames_of, numbers)
+    name_ids = {"a whistle blows": 0, "rain falls": 1, "silence": 2}
+    clips = EventClips(model, samples, frames_of, name_ids)
     assert [clips[i]["names"].tolist() for i in range(8)] == [[0, 1, 2]] * 8
     items = [clips[i] for i in range(8)]
     told = [item["instruction"] for item in items]
@@ -97,23 +97,25 @@ def test_queries_that_see_a_whole_clip_point_to_what_sounds_in_their_window(tiny
     warm_start(model, processor, samples, frames_of, epochs=80, learning_rate=3e-3, folder=str(tmp_path))
     assert model.model.connector.frame_mean.abs().sum() > 0
     weights = model.get_input_embeddings().weight.detach()
-    table = torch.stack([name_words(processor, name, 2, weights) for name in numbers])
-    pull = QueryPull(model.model.connector, table, weights.mean(0), *mark_words(model, processor)).eval()
-    best = pull(**batch)["cosines"].argmax(1)
+    name_embeddings = torch.stack([name_targets(processor, name, 2, weights) for name in name_ids])
+    loss_model = QueryTokenLoss(
+        model.model.connector, name_embeddings, weights.mean(0), *activity_embeddings(model, processor)
+    ).eval()
+    best = loss_model(**batch)["cosines"].argmax(1)
     assert (best == batch["names"].flatten()).float().mean() > 0.9
 
 
-def mark_words(model, processor):
+def activity_embeddings(model, processor):
     weights = model.get_input_embeddings().weight.detach()
-    seconds = torch.stack([spelt(processor, str(n), weights) for n in range(30)])
-    return torch.cat([name_words(processor, word, 1, weights) for word in MARKS]), seconds
+    seconds = torch.stack([mean_embedding(processor, str(n), weights) for n in range(30)])
+    return torch.cat([name_targets(processor, word, 1, weights) for word in ACTIVITY_WORDS]), seconds
 
 
 def test_shares_of_the_time_are_filled_and_begun():
-    found = marks(scene(0), "a/noise", 3, 4 / 3)
+    found = activity(scene(0), "a/noise", 3, 4 / 3)
     torch.testing.assert_close(found, torch.tensor([[0.25, 1.0], [0.5, 0.0], [0.0, 0.0]]))
-    assert not marks(scene(0), "a/bell", 3, 4 / 3).any()
-    assert marks(scene(0), "a/noise", 2, 0.5).sum() == 0  # it begins where the pass ends
+    assert not activity(scene(0), "a/bell", 3, 4 / 3).any()
+    assert activity(scene(0), "a/noise", 2, 0.5).sum() == 0  # it begins where the pass ends
 
 
 def test_queries_that_are_asked_about_a_sound_mark_it(tiny, tmp_path):
@@ -126,11 +128,11 @@ def test_queries_that_are_asked_about_a_sound_mark_it(tiny, tmp_path):
     samples.append(replace(scene(9), origin={"asked": "1.0s and 2.0s"}))
 
     frames_of = partial(encoded, model, processor)
-    numbers = {"a whistle blows": 0, "rain falls": 1, "silence": 2}
-    clips = Clips(model, samples, frames_of, numbers)
+    name_ids = {"a whistle blows": 0, "rain falls": 1, "silence": 2}
+    clips = EventClips(model, samples, frames_of, name_ids)
     items = [clips[i] for i in range(len(samples))]
     assert [item["asked"] for item in items] == [True] * 16 + [False]
-    assert items[1]["marks"].tolist() == [[0, 0], [0, 0], [1, 1], [1, 0], [0, 0], [0, 0]]
+    assert items[1]["activity"].tolist() == [[0, 0], [0, 0], [1, 1], [1, 0], [0, 0], [0, 0]]
     batch = clips.collate(processor, items)
     read = processor.instructions.batch_decode(batch["instruction_ids"], skip_special_tokens=True)
     assert read[:16] == ["tone", "noise"] * 8  # a question about a sound stays with its clip
@@ -139,10 +141,10 @@ def test_queries_that_are_asked_about_a_sound_mark_it(tiny, tmp_path):
     tokens = model.model.connector(
         *(batch[name] for name in ("frames", "lengths", "instruction_ids", "instruction_mask"))
     )[0][:, 1:]
-    (no, _), seconds = mark_words(model, processor)
+    (no, _), seconds = activity_embeddings(model, processor)
     words = torch.cat([seconds[:3], no[None]])
     nearest = torch.cdist(tokens[:16, :4], words).argmin(2)  # of the two seconds there are
-    there = batch["marks"][:16, :4, 0] > 0.5
+    there = batch["activity"][:16, :4, 0] > 0.5
     wanted = torch.where(there, torch.tensor([0, 0, 1, 1]), 3)
     assert (nearest == wanted).float().mean() > 0.9
 
@@ -155,7 +157,7 @@ def test_names_leave_out_little_words_and_share_the_rest(tiny):
         return weights[processor.tokenizer(f" {text}", add_special_tokens=False)["input_ids"]]
 
     def words(caption, count):
-        return name_words(processor, caption, count, weights)
+        return name_targets(processor, caption, count, weights)
 
     assert torch.equal(words("a dog barks at the man", 1), words("dog barks man", 1))
     mean = torch.cat([word("dog"), word("barks")]).mean(0)
@@ -185,7 +187,7 @@ def test_overlapping_windows_belong_to_the_event_at_their_start(tiny):
     model, _ = tiny("salmonn")
     model.config.window_s, model.config.stride_s = 0.2, 0.1
     frames = torch.arange(100.0)[:, None].expand(100, 32)
-    groups = event_groups(model, [scene(0)], lambda s: frames, {"a whistle blows": 0, "rain falls": 1})
+    groups = event_frame_groups(model, [scene(0)], lambda s: frames, {"a whistle blows": 0, "rain falls": 1})
     assert groups.frames.shape == (19, 10, 32)
     assert groups.frames[3, :, 0].tolist() == [15.0 + i for i in range(10)]
     assert groups.names.tolist() == [0] * 10 + [1] * 9

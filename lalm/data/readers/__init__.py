@@ -1,4 +1,4 @@
-"""Samples from what people already have: JSONL, Kaldi, Lhotse, WebDataset and Hugging Face folders.
+"""Readers of existing data: JSONL, Kaldi, Lhotse, WebDataset and Hugging Face folders.
 
 ``open_samples`` looks at the path and its rows, never at an option. A reader is a sequence whose rows are
 read when asked for, so a manifest of a million lines costs twelve bytes a line.

@@ -1,4 +1,4 @@
-"""JSONL manifests by line number, plain or gzipped, and files that are one JSON list.
+"""Reads JSONL manifests by line number, plain or gzipped, and files that are one JSON list.
 
 Only where each line begins is kept in memory; lines are read and parsed one by one.
 """

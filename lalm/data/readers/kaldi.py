@@ -1,4 +1,4 @@
-"""Kaldi data folders: ``wav.scp``, ``text``, and where there are ``segments``, ``utt2lang``, ``utt2spk``.
+"""Reads Kaldi data folders: ``wav.scp``, ``text``, and optionally ``segments``, ``utt2lang``, ``utt2spk``.
 
     wav.scp    RECORDING PATH              segments   UTTERANCE RECORDING START_S END_S
     text       UTTERANCE WORDS...          utt2lang   UTTERANCE LANGUAGE

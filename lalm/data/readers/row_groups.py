@@ -1,4 +1,4 @@
-"""Rows of parquet files, read a row group at a time: from this disk, or streamed from the Hugging Face Hub.
+"""Reads parquet files one row group at a time, from disk or streamed from the Hugging Face Hub.
 
 Nothing is downloaded or converted beforehand. A row is cheap when its group was read lately, so whoever
 draws rows should draw them from near one another (``Samples.in_order``).

@@ -1,4 +1,4 @@
-"""What every reader is: a sequence of samples that are read when asked for."""
+"""The base class of readers: a sequence of samples that are read when they are indexed."""
 
 from abc import abstractmethod
 from collections.abc import Sequence

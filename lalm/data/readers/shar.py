@@ -1,4 +1,4 @@
-"""Lhotse Shar folders: ``cuts.000000.jsonl.gz`` beside ``recording.000000.tar``, read without Lhotse."""
+"""Reads Lhotse Shar folders: ``cuts.000000.jsonl.gz`` beside ``recording.000000.tar``, without Lhotse."""
 
 import bisect
 from pathlib import Path

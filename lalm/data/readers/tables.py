@@ -1,6 +1,6 @@
-"""Hugging Face data sets (``pip install 'lalm[hf]'``): ``save_to_disk`` folders, arrow, and parquet, which
-may also be streamed from the Hub (``hf://datasets/USER/NAME/FOLDER``).
+"""Reads Hugging Face data sets: ``save_to_disk`` folders, Arrow files, and parquet on disk or from the Hub.
 
+Needs ``pip install 'lalm[hf]'``; addresses on the Hub are ``hf://datasets/USER/NAME/FOLDER``.
 The audio column is ``audio`` (bytes or a path); the answer is the first of ``TEXT_COLUMNS`` that is there,
 or a row has ``messages`` or ``conversations`` and is read as a manifest row. Rows are read when asked for.
 """

@@ -1,4 +1,4 @@
-"""WebDataset tars: files of one name make a sample, ``0001.flac`` with ``0001.txt`` or ``0001.json``.
+"""Reads WebDataset tars: ``0001.flac`` with ``0001.txt`` or ``0001.json`` makes one sample.
 
 The JSON may be a whole manifest row whose audio is the member's name, or an object with the text under one
 of ``TEXT_KEYS``. Audio stays in the tar and is read from there.

@@ -1,4 +1,4 @@
-"""The metrics by name: each makes a ``Measured`` of a run's answers, so each has an interval."""
+"""The metrics by name: each computes a ``Measured`` from a run's answers, from which intervals follow."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Corpus BLEU with sacreBLEU's tokenisers and counts, as sums over items so that it can be resampled."""
+"""Corpus BLEU with sacreBLEU's tokenizers and counts, as sums over items so that it can be resampled."""
 
 from collections.abc import Sequence
 from functools import cache

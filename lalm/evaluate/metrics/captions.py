@@ -1,4 +1,4 @@
-"""Caption metrics in Python: the reference tools' tokens, ROUGE-L, CIDEr-D, and a stand-in for SPICE.
+"""Caption metrics: the reference tools' tokens, ROUGE-L, CIDEr-D, and a substitute for SPICE.
 
 Scores are those of the COCO caption tools (checked against them in tests/evaluate/test_captions.py): one
 score an item, the metric is their mean. CIDEr-D's word weights come from the references of all items.

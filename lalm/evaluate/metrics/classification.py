@@ -1,4 +1,4 @@
-"""Scores of labels: accuracy, macro-F1, mean average precision."""
+"""Classification metrics: accuracy, macro-F1, mean average precision; and finding labels in answers."""
 
 from collections.abc import Sequence
 

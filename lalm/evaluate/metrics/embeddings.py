@@ -1,4 +1,4 @@
-"""Metrics that take a model's folder: sentence similarity and FENSE (Zhou et al. 2022), tagging by text."""
+"""Metrics that need an embedding model: sentence similarity and FENSE (Zhou et al. 2022), tagging by text."""
 
 from collections.abc import Sequence
 from pathlib import Path

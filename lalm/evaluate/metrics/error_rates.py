@@ -1,4 +1,4 @@
-"""Error rates of transcripts: words, characters, phones; each item's share of corpus-level edits."""
+"""Error rates of transcripts by word, character or phone, as sums over items."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""When sounds happen: event-based and segment-based F1, overlap.
+"""Sound event detection: time ranges in answers, event-based and segment-based F1, overlap.
 
 The F1 scores are those of sed_eval's defaults: an event is found when its onset is within 0.2 s and its
 offset within 0.2 s or half its length; segments are 1 s long.

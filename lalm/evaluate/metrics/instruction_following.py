@@ -1,4 +1,4 @@
-"""SALMONN's appendix C: does an answer follow the instruction, how rich is it, does it repeat itself?"""
+"""Instruction following, diversity and repetition of answers (SALMONN's appendix C)."""
 
 from collections import Counter
 from collections.abc import Sequence

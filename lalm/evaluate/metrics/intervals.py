@@ -1,4 +1,4 @@
-"""95 % intervals for any metric, by bootstrap over recordings: items about one recording are drawn together.
+"""95 % intervals for any metric, by bootstrap over recordings: items of one recording are drawn together.
 
 A metric is ``Measured`` on the items of a run: something that can be computed again when each item counts
 0, 1, 2 ... times. Where the metric is a function of sums over items (means, error rates, corpus BLEU),

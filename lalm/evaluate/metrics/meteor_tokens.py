@@ -1,4 +1,4 @@
-"""METEOR's own words: what ``-norm`` makes of a caption's tokens before words are matched.
+"""METEOR's tokenizer: what ``-norm`` makes of a caption before words are matched.
 
 Beside the caption tokens of ``evaluate.metrics.captions``: hyphenated words apart ("hi-hat" is two words),
 the apostrophe with what follows it ("n 't"), alone before a clitic that stands apart (" 's" is "'" and "s"),

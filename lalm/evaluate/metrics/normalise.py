@@ -1,4 +1,4 @@
-"""Texts before they are compared: Whisper's normalisers, of transformers, by language."""
+"""Text normalisation before scoring: Whisper's normalisers from transformers, by language."""
 
 import json
 import re

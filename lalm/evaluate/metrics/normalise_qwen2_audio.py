@@ -1,4 +1,4 @@
-"""Texts as Qwen2-Audio's released evaluation compares them; errors and oddities are part of the protocol.
+"""Text normalisation as in Qwen2-Audio's released evaluation, including its errors.
 
 English goes through two normalisers, Cantonese is first written as Mandarin, Mandarin has its numbers read
 out, all is lower-cased, and words of punctuation alone are dropped. Of Mandarin and Cantonese the characters

@@ -1,4 +1,4 @@
-"""SPICE (Anderson et al. 2016) by its own Java program, where somebody has it and Java.
+"""SPICE (Anderson et al. 2016) by its own Java program, where it and Java are installed.
 
 ``folder`` is the ``spice`` part of an unpacked ``pycocoevalcap`` wheel, with the two files of Stanford
 CoreNLP 3.6.0 that the wheel lacks put into its ``lib``. Nothing here stands in for SPICE: ``content_f1`` of

@@ -1,4 +1,4 @@
-"""Stage 0 of APT (sections 3.3 and A.1): the aligner learns what sounds are called, without an LLM.
+"""Stage 0 of APT (sections 3.3 and A.1): trains the aligner on captions, without an LLM.
 
 Three losses of equal weight, of a batch of clips and their captions, in two passes of the aligner::
 

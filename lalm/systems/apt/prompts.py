@@ -1,4 +1,4 @@
-"""How a conversation is put to APT: audio and text in the order in which they were given.
+"""APT's prompt format: audio and text in the order in which they were given.
 
 The paper puts its instructions without role markers, and the answer goes on where they end: the option
 ``role_markers: false``, which the recipes have. Else the LLM's own turns stand around them.

@@ -1,4 +1,4 @@
-"""APT-BLIP-2 (section 4.4): a vision-language model that hears, with nothing trained for it.
+"""APT-BLIP-2 (section 4.4): a vision-language model given audio tokens, without further training.
 
     image, or each frame of a video --vision encoder, Q-Former--> 32 tokens x D --+
     clip --Audio-MAE, APT's connector--> [AUDIO] [32 tokens] x D -----------------+--> frozen LLM --> answer

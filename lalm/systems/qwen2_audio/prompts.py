@@ -1,4 +1,4 @@
-"""How a conversation is put to Qwen2-Audio, and the prompts of the base model's tasks.
+"""Qwen2-Audio's prompt format, and the prompts of the base model's tasks.
 
 ``QUESTION_PROMPT`` is for new models: the released chat format where the LLM speaks ChatML, else the LLM's
 own turns with numbered audio. The paper has no system prompt to switch between its modes (section 2).

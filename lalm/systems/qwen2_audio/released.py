@@ -1,4 +1,4 @@
-"""Qwen2-Audio's released layout (Qwen/Qwen2-Audio-7B and -Instruct on the Hub), read and written.
+"""Reads and writes Qwen2-Audio's released layout (Qwen/Qwen2-Audio-7B and -Instruct on the Hub).
 
 On disk: ``audio_tower.*``, ``multi_modal_projector.linear.*``, ``language_model.{model.*,lm_head.weight}`` in
 sharded safetensors, config.json with model_type qwen2_audio, the tokenizer, and the chat template of the

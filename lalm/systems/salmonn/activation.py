@@ -1,4 +1,4 @@
-"""Activation tuning (section 3.2): a model writes stories with LoRA turned down, then learns a dozen of them.
+"""Activation tuning (section 3.2): a model writes stories at a low LoRA scale, then learns a dozen of them.
 
 Stages 1 and 2 leave a model that transcribes and captions whatever it is asked (task over-fitting). With a
 smaller LoRA scale it follows instructions again, but hears worse; training a few steps on what it wrote then

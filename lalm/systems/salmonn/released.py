@@ -1,5 +1,4 @@
-"""SALMONN's released checkpoints (salmonn_v1.pth: 13B, salmonn_7b_v0.pth), read safely into our names,
-and written from them.
+"""Reads and writes SALMONN's released checkpoints (salmonn_v1.pth: 13B, salmonn_7b_v0.pth), safely.
 
 On disk: a pickled dict whose ``model`` holds what was trained (layer norms, queries, Q-Former, projection,
 LoRA) and some buffers; optimizer, scaler, epoch and ``config`` may stand beside it. Encoders and LLM are not

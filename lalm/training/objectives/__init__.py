@@ -1,1 +1,1 @@
-"""What a run minimises beside cross-entropy: alignment, DPO, the warm start."""
+"""Training objectives besides cross-entropy: alignment, DPO, the warm start."""

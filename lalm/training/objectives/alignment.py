@@ -1,4 +1,4 @@
-"""Stage 0 of APT in a run: a connector learns from clips and captions alone, the LLM stands by.
+"""The training objective of APT's stage 0: the connector learns from clips and captions, without the LLM.
 
 The losses are ``lalm.systems.apt.alignment``'s; validation adds how often clip and caption find each other.
 """

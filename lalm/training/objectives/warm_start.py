@@ -1,14 +1,14 @@
-"""A start for a connector that needs no pass through the LLM (ours; the papers train from scratch).
+"""The warm start: trains a connector towards embeddings of event names, without running the LLM (ours).
 
-Manifests with ``events`` tell what sounds when. Each audio token is pulled to the LLM's input embeddings
+Manifests with ``events`` tell what sounds when. Each audio token is moved to the LLM's input embeddings
 of the words that name the event at its time: by contrast with all other names, and by distance, so that
 direction and scale are both those of words. Two tokens a group share the words: the last one (mostly the
 verb) goes to the second token, the mean of the others to the first, because an LLM reads a single word
 better than a mean of words. An epoch takes seconds on a CPU.
 
 A connector of queries that see a whole clip and hear instructions (APT) has no tokens of a time of their own:
-there the time a pass hears is shared out evenly, two queries a window. Windows behind the clip's end are
-pulled to silence. Instructions are those of other clips, so that names come from hearing, not from reading.
+there the time of a segment is divided evenly, two queries a window. Windows after the clip's end are
+moved to silence. Instructions are those of other clips, so that names come from hearing, not from reading.
 Where a sample asks about one sound (``origin["asked"]`` names an event, as in manifests of detection,
 counting and presence), its own instruction is read, and each query says of its share of the time how much
 of it that sound fills, from the LLM's word "no" to the digits of its second, and whether it begins there,
@@ -35,18 +35,18 @@ from lalm.data.sample import Sample
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
 from lalm.training.objectives.warm_start_targets import (
-    LONGEST_S,
-    MARKS,
+    ACTIVITY_WORDS,
+    MAX_CLIP_S,
     QUERIES_A_WINDOW,
     SILENCE,
-    Clips,
-    Groups,
-    NamePull,
-    Pull,
-    QueryPull,
-    event_groups,
-    name_words,
-    spelt,
+    EventClips,
+    FrameGroups,
+    GroupTokenLoss,
+    QueryTokenLoss,
+    WarmStartLoss,
+    event_frame_groups,
+    mean_embedding,
+    name_targets,
 )
 
 BATCH_TOKENS = 1024
@@ -97,27 +97,30 @@ def warm_start(
     embedding: Any = model.get_input_embeddings()
     weights: Tensor = embedding.weight.detach().float()  # (V, D)
     connector: Any = model.model.connector.train()
-    data: Groups | Clips
+    data: FrameGroups | EventClips
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]] = default_collate
-    make: Callable[..., Pull] = NamePull
+    build_loss: Callable[..., WarmStartLoss] = GroupTokenLoss
     count, batch_size = QUERIES_A_WINDOW, BATCH_TOKENS
     if model.config.hears_instructions:
         if model.config.num_queries % QUERIES_A_WINDOW:
             raise ValueError(f"warm_start: {model.config.num_queries} queries cannot be shared out in twos")
         captions = sorted({*captions, SILENCE})
-        data = Clips(model, samples, frames_of, {name: i for i, name in enumerate(captions)})
+        data = EventClips(model, samples, frames_of, {name: i for i, name in enumerate(captions)})
         drawn = [data[i]["frames"] for i in range(0, len(data), max(1, len(data) // 300))]
         connector.standardise(*channel_scales(torch.cat(drawn)[:, None]))
-        words = torch.cat([name_words(processor, word, 1, weights) for word in MARKS])
-        digits = torch.stack([spelt(processor, str(n), weights) for n in range(LONGEST_S)])
-        make, collate = partial(QueryPull, marks=words, seconds=digits), partial(data.collate, processor)
+        words = torch.cat([name_targets(processor, word, 1, weights) for word in ACTIVITY_WORDS])
+        digits = torch.stack([mean_embedding(processor, str(n), weights) for n in range(MAX_CLIP_S)])
+        build_loss, collate = (
+            partial(QueryTokenLoss, activity=words, seconds=digits),
+            partial(data.collate, processor),
+        )
         batch_size = BATCH_CLIPS
     else:
-        data = event_groups(model, samples, frames_of, {name: i for i, name in enumerate(captions)})
+        data = event_frame_groups(model, samples, frames_of, {name: i for i, name in enumerate(captions)})
         connector.standardise(*channel_scales(data.frames))
         _, _, count = model.config.token_groups
-    table = torch.stack([name_words(processor, name, count, weights) for name in captions])
-    pull = make(connector, table, weights.mean(0))
+    name_embeddings = torch.stack([name_targets(processor, name, count, weights) for name in captions])
+    loss_model = build_loss(connector, name_embeddings, weights.mean(0))
     arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=epochs,
@@ -136,7 +139,7 @@ def warm_start(
         log_level="error",
         remove_unused_columns=False,
     )
-    trainer = Trainer(model=pull, args=arguments, train_dataset=data, data_collator=collate)
+    trainer = Trainer(model=loss_model, args=arguments, train_dataset=data, data_collator=collate)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress(progress))
     mean = trainer.train().training_loss

@@ -1,1 +1,1 @@
-"""One model over several processes: FSDP2 and DeepSpeed."""
+"""Training one model on several processes: FSDP2 and DeepSpeed ZeRO."""

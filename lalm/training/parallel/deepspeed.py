@@ -1,8 +1,8 @@
-"""A model divided over processes by DeepSpeed: gradients and AdamW's states (ZeRO-2), weights too (ZeRO-3).
+"""DeepSpeed ZeRO: shards gradients and AdamW's states (ZeRO-2), and weights too (ZeRO-3).
 
-Checkpoints are those of a run that divides nothing: the first process puts them together, a tensor at a
-time, so they open on any number of processes, without DeepSpeed too; it needs main memory for all that
-trains and AdamW's states (12 bytes a number). Trained weights stay float32, frozen ones what they are.
+Checkpoints are those of a run without sharding: the first process gathers them one tensor at a time, so they
+open on any number of processes, also without DeepSpeed. It needs main memory for all trained weights and
+AdamW's states (12 bytes a parameter). Trained weights stay float32, frozen ones keep their dtype.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,8 +15,8 @@ from torch.distributed import get_rank, get_world_size
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def zero_arguments(shard: Literal["zero2", "zero3"]) -> dict[str, Any]:
-    """The Trainer's words for ZeRO of stage 2 or 3. Raises ValueError without DeepSpeed."""
+def deepspeed_arguments(shard: Literal["zero2", "zero3"]) -> dict[str, Any]:
+    """The Trainer's arguments for ZeRO stage 2 or 3. Raises ValueError without DeepSpeed."""
     try:
         import deepspeed
     except ImportError:
@@ -36,7 +36,7 @@ def zero_arguments(shard: Literal["zero2", "zero3"]) -> dict[str, Any]:
     }
 
 
-def gathered_weights(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+def gather_zero_weights(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     """Whole tensors of a model's state by name, on the CPU of the first process; all call it together."""
     from deepspeed.runtime.zero import GatheredParameters
 
@@ -49,14 +49,14 @@ def gathered_weights(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor
     return whole
 
 
-def gathered_states(divided: Any, groups: Sequence[Sequence[nn.Parameter]]) -> dict[str, Any]:
-    """AdamW's ``state_dict``, as if nothing were divided; of use on the first process, all call it together.
+def gather_optimizer_state(zero_optimizer: Any, groups: Sequence[Sequence[nn.Parameter]]) -> dict[str, Any]:
+    """AdamW's full ``state_dict``; complete on the first process, all call it together.
 
-    ``divided`` is DeepSpeed's optimizer, ``groups`` the parameters that AdamW was made with.
+    ``zero_optimizer`` is DeepSpeed's optimizer, ``groups`` the parameters that AdamW was made with.
     """
     from deepspeed.utils import safe_get_full_optimizer_state as gather
 
-    adamw = divided.optimizer
+    adamw = zero_optimizer.optimizer
     step = next(iter(adamw.state.values()))["step"]
     states: dict[int, dict[str, Tensor]] = {}
     packed = []
@@ -71,24 +71,30 @@ def gathered_states(divided: Any, groups: Sequence[Sequence[nn.Parameter]]) -> d
     return {"state": states, "param_groups": packed}
 
 
-def divide_states(divided: Any, groups: Sequence[Sequence[nn.Parameter]], saved: dict[str, Any]) -> None:
-    """Give every process its part of AdamW's states; ``saved`` is a ``state_dict`` of the whole."""
+def scatter_optimizer_state(
+    zero_optimizer: Any, groups: Sequence[Sequence[nn.Parameter]], saved: dict[str, Any]
+) -> None:
+    """Give every process its part of AdamW's states; ``saved`` is the full ``state_dict``."""
     from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
     from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
-    adamw, stage_3 = divided.optimizer, isinstance(divided, DeepSpeedZeroOptimizer_Stage3)
+    adamw, stage_3 = zero_optimizer.optimizer, isinstance(zero_optimizer, DeepSpeedZeroOptimizer_Stage3)
     step = next(iter(saved["state"].values()))["step"]
-    parts = divided.fp32_partitioned_groups_flat if stage_3 else divided.single_partition_of_fp32_groups
+    parts = (
+        zero_optimizer.fp32_partitioned_groups_flat
+        if stage_3
+        else zero_optimizer.single_partition_of_fp32_groups
+    )
     for part in parts:  # AdamW would make them at its first step
         adamw.state[part] = {"step": step.clone(), **{key: torch.zeros_like(part) for key in MOMENTS}}
     if not stage_3:
-        divided._lazy_init_hp_params_optimizer_state()
+        zero_optimizer._lazy_init_hp_params_optimizer_state()
     parameters = [parameter for group in groups for parameter in group]
     for number, states in saved["state"].items():
         parameter = parameters[number]
         for key in MOMENTS:
             if stage_3:
-                safe_set_local_optimizer_state(parameter, _own_part(states[key], parameter), key)
+                safe_set_local_optimizer_state(parameter, _own_partition(states[key], parameter), key)
             else:
                 safe_set_full_optimizer_state(parameter, states[key], key)
     for settings, group in zip(saved["param_groups"], adamw.param_groups, strict=True):
@@ -102,8 +108,8 @@ def first_moment(parameter: nn.Parameter) -> Tensor:
     return safe_get_full_optimizer_state(parameter, MOMENTS[0])
 
 
-def _own_part(whole: Tensor, parameter: Any) -> Tensor:
-    """This process's part of a tensor as ZeRO-3 cuts it: flat, equal parts, zeros behind the last."""
+def _own_partition(whole: Tensor, parameter: Any) -> Tensor:
+    """This process's part of a tensor as ZeRO-3 partitions it: flat, equal parts, zero-padded at the end."""
     size = parameter.ds_tensor.numel()
     padded = nn.functional.pad(whole.flatten(), (0, size * get_world_size() - whole.numel()))
     return padded[size * get_rank() :][:size]

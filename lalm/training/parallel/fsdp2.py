@@ -1,4 +1,4 @@
-"""A model's weights, gradients and optimizer states divided over processes, by FSDP2.
+"""FSDP2: shards a model's weights, gradients and optimizer states over processes.
 
 That is torch's ``fully_shard`` as accelerate applies it, layer by layer. Checkpoints hold what trains and
 the optimizer in torch's distributed format, a file a process, and open on any number of processes, one
@@ -27,7 +27,7 @@ TRAINED = StateDictOptions(ignore_frozen_params=True)
 
 
 def fsdp_arguments(model: nn.Module) -> dict[str, Any]:
-    """The Trainer's words for FSDP2: each layer of encoder and LLM is gathered when it is computed."""
+    """The Trainer's arguments for FSDP2: each layer of encoder and LLM is gathered when it is computed."""
     layers = {type(m).__name__ for m in model.modules() if isinstance(m, GradientCheckpointingLayer)}
     return {
         "fsdp": True,
@@ -44,8 +44,8 @@ def fsdp_arguments(model: nn.Module) -> dict[str, Any]:
 def shard_on_cpus(accelerator: Accelerator, plugin: Any) -> None:
     """Make accelerate shard on CPUs too, as it does on every kind of accelerator.
 
-    Its list of them leaves out processes on CPUs (``AcceleratorState``, accelerate 1.15), which would then
-    hold the whole model each, without a word. gloo can do what FSDP2 asks.
+    accelerate 1.15 (``AcceleratorState``) leaves out CPUs, so each process would silently hold the whole
+    model. gloo supports what FSDP2 needs.
     """
     if accelerator.distributed_type == DistributedType.MULTI_CPU:
         state = AcceleratorState._shared_state
@@ -73,17 +73,17 @@ def load_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path
     )
 
 
-def gathered(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+def gather_weights(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     """Whole tensors of a model's state by name, on the CPU; all processes call it together."""
     state = model.state_dict()
-    return {name: whole(state[name]).detach().cpu() for name in names}
+    return {name: full_tensor_of(state[name]).detach().cpu() for name in names}
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor, put together from all processes when it is sharded."""
+def full_tensor_of(tensor: Tensor) -> Tensor:
+    """The full tensor, gathered from all processes if it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_gradient(parameter: nn.Parameter) -> Tensor | None:
+def full_gradient(parameter: nn.Parameter) -> Tensor | None:
     """A parameter's gradient, if it has one; all processes call it together."""
-    return None if parameter.grad is None else whole(parameter.grad)
+    return None if parameter.grad is None else full_tensor_of(parameter.grad)
