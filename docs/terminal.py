@@ -1,6 +1,6 @@
 """Write docs/pictures/terminal.svg: commands of the README's tour, run here, and what they print.
 
-    python docs/terminal.py
+python docs/terminal.py
 """
 
 import io
