@@ -31,6 +31,7 @@ from lalm.models.modeling import IGNORE_INDEX, AudioLMConfig
 
 AUDIO_TOKEN = "<|audio|>"
 INSTRUCTIONS = "instructions"  # folder of the connector's own tokenizer in a checkpoint
+OTHER_END = "<|endoftext|>"  # what a template ends answers with that names it; else the tokenizer's own end
 VICUNA = "ASSISTANT:"  # in a chat template: the family that talks as USER and ASSISTANT
 
 
@@ -49,6 +50,23 @@ def bare_template(tokenizer: PreTrainedTokenizerBase) -> str:
     if not template:
         raise ValueError(f"the tokenizer of '{tokenizer.name_or_path}' has no chat template")
     return template
+
+
+def _template_of(
+    tokenizer: PreTrainedTokenizerBase, prompt: dict[str, str], *, markers: bool
+) -> tuple[str, bool]:
+    """A new model's chat template, and whether it writes audio parts itself; its keys leave ``prompt``."""
+    written = {name: prompt.pop(name, "") for name in ("template", "plain", "marks")}
+    template, vocabulary = written["template" if markers else "plain"], tokenizer.get_vocab()
+    for mark in written["marks"].split():
+        template = template if mark in vocabulary else template.replace(mark, "")
+    if OTHER_END not in vocabulary:
+        template = template.replace(f'"{OTHER_END}"', "eos_token")
+    if template and ("<|im_start|>" in vocabulary or not markers):
+        return template, True
+    if markers:
+        return bare_template(tokenizer), False
+    return (resources.files("lalm.models") / "templates" / "plain.jinja").read_text(), False
 
 
 def waveforms() -> Wav2Vec2FeatureExtractor:
@@ -91,6 +109,7 @@ class AudioLMProcessor(ProcessorMixin):
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
         self.config = config
         self.instructions: PreTrainedTokenizerBase | None = None
+        self.template_from = "the model's own"  # where its chat template was found, for people
 
     @classmethod
     def build(
@@ -103,16 +122,13 @@ class AudioLMProcessor(ProcessorMixin):
         """A processor for a new model: adds the audio token to the tokenizer and notes it in ``config``.
 
         Beside the turns, ``question_prompt`` may name the "audio_token", and a "template" that writes audio
-        parts itself and takes the place of the bare one for ChatML tokenizers, with its "marks" left out
-        where they are no tokens. ``instruction_tokenizer`` is for what a connector reads beside each clip.
+        parts itself and takes the place of the bare one for ChatML tokenizers; "plain" is such a one for a
+        config without role markers. Their "marks" are left out where they are no tokens.
+        ``instruction_tokenizer`` is for what a connector reads beside each clip.
         """
         prompt = dict(question_prompt or {})
-        audio_token, template = prompt.pop("audio_token", AUDIO_TOKEN), prompt.pop("template", "")
-        for mark in prompt.pop("marks", "").split():
-            template = template if mark in tokenizer.get_vocab() else template.replace(mark, "")
-        parts = bool(template) and "<|im_start|>" in tokenizer.get_vocab()
-        if not config.role_markers:
-            template = (resources.files("lalm.models") / "templates" / "plain.jinja").read_text()
+        audio_token = prompt.pop("audio_token", AUDIO_TOKEN)
+        template, parts = _template_of(tokenizer, prompt, markers=config.role_markers)
         if audio_token not in tokenizer.get_vocab():
             tokenizer.add_tokens([audio_token], special_tokens=True)
         if tokenizer.pad_token is None:
@@ -121,7 +137,7 @@ class AudioLMProcessor(ProcessorMixin):
         processor = cls(
             waveforms(),
             tokenizer,
-            chat_template=template if parts or not config.role_markers else bare_template(tokenizer),
+            chat_template=template,
             audio_token=audio_token,
             question_prompt={} if parts else prompt,
             parts=parts,
@@ -146,7 +162,7 @@ class AudioLMProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         fields = super().to_dict()
-        for name in ("config", "instructions"):  # they lie in files beside this one
+        for name in ("config", "instructions", "template_from"):  # they are known from files beside this one
             fields.pop(name, None)
         return fields
 
@@ -292,7 +308,7 @@ class AudioLMProcessor(ProcessorMixin):
         With ``self.parts`` the parts stay, for the chat template to write.
         """
         if self.parts:
-            return [{"role": m["role"], "content": _bare_parts(m["content"])} for m in sample.messages]
+            return [{"role": m["role"], "content": bare_parts(m["content"])} for m in sample.messages]
         messages: list[dict[str, Any]] = []
         slots = itertools.count(1)
         bare = not any(m["role"] == "system" for m in sample.messages)
@@ -344,14 +360,15 @@ class AudioLMProcessor(ProcessorMixin):
         return [text.strip() for text in texts]
 
 
-def _bare_parts(content: str | list[Any]) -> str | list[dict[str, str]]:
-    """A turn's content as chat templates take it: audio parts without their audio."""
+def bare_parts(content: str | list[Any]) -> str | list[dict[str, str]]:
+    """A turn's content as chat templates take it: audio parts without their audio.
+
+    Templates know an audio part by its type or by one of two keys, according to their age.
+    """
     if isinstance(content, str):
         return content
-    return [
-        {"type": "audio"} if part["type"] == "audio" else {"type": "text", "text": part["text"]}
-        for part in content
-    ]
+    audio = {"type": "audio", "audio": "", "audio_url": ""}
+    return [audio if part["type"] == "audio" else {"type": "text", "text": part["text"]} for part in content]
 
 
 def _shifted(position: int, shifts: list[tuple[int, int]]) -> int:
