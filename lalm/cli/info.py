@@ -14,7 +14,8 @@ import typer
 from lalm.cli.options import Json
 
 if TYPE_CHECKING:
-    from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration
+    from lalm.models.config import AudioLMConfig
+    from lalm.models.modeling import AudioLMForConditionalGeneration
     from lalm.training.recipe import Recipe
 
 

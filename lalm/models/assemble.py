@@ -9,8 +9,9 @@ from transformers import AutoTokenizer
 from lalm.encoders import load_encoder, load_pair
 from lalm.models.answer_end import settle_ends
 from lalm.models.classes import ModelError, classes_of
+from lalm.models.config import AudioLMConfig
 from lalm.models.lora import add_lora
-from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration
+from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
 from lalm.weights import fetch as weights
 from lalm.weights.llm import load_causal_lm, load_tokenizer

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoProcessor
 
 from lalm.errors import LalmError
-from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
+from lalm.models.config import AudioLMConfig
+from lalm.models.modeling import AudioLMForConditionalGeneration, AudioLMModel
 from lalm.models.processing import AudioLMProcessor
 from lalm.systems import SYSTEMS, find
 

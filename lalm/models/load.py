@@ -14,8 +14,9 @@ from lalm.models.adapter import base_of, is_adapter
 from lalm.models.answer_end import settle_ends
 from lalm.models.assemble import ENCODER_OPTIONS, build_processor, load_tower
 from lalm.models.classes import ModelError, ReleasedFormat, classes_of
+from lalm.models.config import AudioLMConfig
 from lalm.models.lora import add_lora, merge_lora
-from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
+from lalm.models.modeling import AudioLMForConditionalGeneration, AudioLMModel
 from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import trained_names
 from lalm.systems import System, UnknownSystemError, of_model_type

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lalm.models.classes import ModelError
-from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration
+from lalm.models.config import AudioLMConfig
+from lalm.models.modeling import AudioLMForConditionalGeneration
 
 
 def add_lora(model: AudioLMForConditionalGeneration, lora: Mapping[str, Any]) -> None:

@@ -6,17 +6,16 @@ B conversations, L row tokens, A audios of the batch in reading order, N samples
 K audio tokens of the batch, D LLM width, V vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     GenerationMixin,
-    PreTrainedConfig,
+    LogitsProcessorList,
     PreTrainedModel,
 )
 from transformers.cache_utils import Cache
@@ -26,70 +25,13 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
 )
 
+from lalm.models.alone import NearTies, each_clip
+from lalm.models.config import AudioLMConfig
 from lalm.models.loss import summed_cross_entropy
 from lalm.models.prefill import read_prompts
+from lalm.models.sampling import RowDraws
 
 IGNORE_INDEX = -100
-
-
-class AudioLMConfig(PreTrainedConfig):
-    """What a checkpoint needs to be rebuilt: the LLM's config, the slot token, and named frozen parts.
-
-    ``parts`` maps "encoder" and "llm" to a pinned name or folder; a slim checkpoint is loaded from them.
-    ``lora`` holds the LoRA settings ({"rank", "alpha", "dropout", "targets"}) when the LLM carries one.
-    ``trained_encoder``: the encoder's weights are no longer those of the part it is named after.
-    ``encoder_options`` are what a system asks of any encoder it is given; ``hears_instructions`` says that
-    its connector also reads the text that goes with each clip. Without ``role_markers`` a conversation is put
-    as plain text, and the answer goes on where it ends.
-    """
-
-    model_type = "lalm"
-    hears_instructions: ClassVar[bool] = False
-    role_markers = True
-    encoder_options: ClassVar[Mapping[str, Any]] = {}
-    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012
-    has_no_defaults_at_init = True
-
-    def __init__(
-        self,
-        text_config: PreTrainedConfig | dict[str, Any] | None = None,
-        audio_token_id: int | None = None,
-        parts: dict[str, str] | None = None,
-        lora: dict[str, Any] | None = None,
-        trained_encoder: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        if isinstance(text_config, dict):
-            text_config = AutoConfig.for_model(**text_config)
-        self.text_config: Any = text_config if text_config is not None else AutoConfig.for_model("llama")
-        self.audio_token_id = audio_token_id
-        self.parts = dict(parts or {})
-        self.lora = lora
-        self.trained_encoder = trained_encoder
-        tied: Any = self.text_config
-        kwargs.setdefault("tie_word_embeddings", tied.tie_word_embeddings)
-        super().__init__(**kwargs)
-
-    def num_frames(self, num_samples: int) -> int:
-        """Encoder frames of one clip of ``num_samples`` samples at 16 kHz."""
-        raise TypeError(f"{type(self).__name__} is not a system: it has no encoder")
-
-    def num_tokens(self, num_frames: int) -> int:
-        """Audio tokens the connector makes of ``num_frames`` encoder frames of one clip."""
-        raise TypeError(f"{type(self).__name__} is not a system: it has no connector")
-
-    def num_audio_tokens(self, num_samples: int) -> int:
-        """Audio tokens of one clip: the one formula that the processor and the model both use."""
-        return self.num_tokens(self.num_frames(num_samples))
-
-    @property
-    def token_groups(self) -> tuple[int, int, int]:
-        """How the connector groups frames: frames of a group, frames from one to the next, tokens of each."""
-        raise TypeError(f"the connector of {type(self).__name__} makes no tokens of groups of frames")
-
-    def samples_heard(self, num_samples: int) -> int:
-        """Samples of the clip that reach the LLM (fewer only where a system cuts or drops, by option)."""
-        return num_samples
 
 
 class AudioLMModel(PreTrainedModel):
@@ -180,19 +122,36 @@ class AudioLMModel(PreTrainedModel):
         slots = input_ids == self.config.audio_token_id  # (B, L)
         # The slot token may lie outside the LLM's embedding table: look up any valid id in its place.
         embeds = self.get_input_embeddings()(input_ids.masked_fill(slots, 0))  # (B, L, D)
-        if frames is None and input_values is not None and len(input_values):
-            frames, frame_lengths = self.encode(input_values, audio_lengths)
+        audio = (input_values, audio_lengths, frames, frame_lengths, instruction_ids, instruction_mask)
         num_slots = int(slots.sum())
-        tokens = embeds.new_zeros(0, embeds.shape[-1])
-        if frames is not None and len(frames):
-            tokens = self.connect(frames, frame_lengths, instruction_ids, instruction_mask)
-            tokens = tokens.to(embeds.dtype)  # (K, D)
+        if torch.is_grad_enabled() or embeds.device.type != "cpu":
+            tokens = self._audio_tokens(*audio)
+        else:  # alone, a clip's tokens do not depend on the clips beside it to the last bit
+            clips = [self._audio_tokens(*clip) for clip in each_clip(*audio)]
+            tokens = torch.cat([clip for clip in clips if clip is not None]) if clips else None
+        tokens = embeds.new_zeros(0, embeds.shape[-1]) if tokens is None else tokens.to(embeds.dtype)
         if num_slots != len(tokens):
             raise ValueError(
                 f"the text has {num_slots} audio slots but the audio gives {len(tokens)} audio tokens: "
                 "processor and model disagree, or an audio was left out"
             )
         return embeds.masked_scatter(slots[..., None].expand_as(embeds), tokens)
+
+    def _audio_tokens(
+        self,
+        input_values: Tensor | None,
+        audio_lengths: Tensor | None,
+        frames: Tensor | None,
+        frame_lengths: Tensor | None,
+        instruction_ids: Tensor | None,
+        instruction_mask: Tensor | None,
+    ) -> Tensor | None:
+        """The tokens of all clips, (K, D); None without a clip. Arguments as for ``embed``."""
+        if frames is None and input_values is not None and len(input_values):
+            frames, frame_lengths = self.encode(input_values, audio_lengths)
+        if frames is None or not len(frames):
+            return None
+        return self.connect(frames, frame_lengths, instruction_ids, instruction_mask)
 
     def forward(
         self,
@@ -388,6 +347,15 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             kwargs["past_key_values"] = past_key_values
         if self.config.audio_token_id < self.config.text_config.vocab_size:  # an LLM never says a slot
             kwargs.setdefault("suppress_tokens", [self.config.audio_token_id])
+        processors = list(kwargs.get("logits_processor") or ())
+        drawn = (
+            settings.do_sample or kwargs.get("do_sample") or any(isinstance(p, RowDraws) for p in processors)
+        )
+        if beams == 1 and not known and not drawn:
+            mask = attention_mask if attention_mask is not None else torch.ones_like(input_ids)
+            kwargs["logits_processor"] = LogitsProcessorList(
+                [NearTies(self, embeds, mask, processors, settings)]
+            )
         return super().generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
 
 

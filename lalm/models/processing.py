@@ -27,7 +27,8 @@ from lalm.audio.load import SAMPLE_RATE, audio_name, load_audio
 from lalm.data.audio_inputs import CachedFrames, Clip
 from lalm.data.sample import Sample
 from lalm.models.conditioning import instructions, tokenised
-from lalm.models.modeling import IGNORE_INDEX, AudioLMConfig
+from lalm.models.config import AudioLMConfig
+from lalm.models.modeling import IGNORE_INDEX
 
 AUDIO_TOKEN = "<|audio|>"
 INSTRUCTIONS = "instructions"  # folder of the connector's own tokenizer in a checkpoint

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from lalm.models.classes import ModelError
-from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration
+from lalm.models.config import AudioLMConfig
+from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
 
 

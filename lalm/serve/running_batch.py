@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lalm.inference.engine import Engine
+from lalm.models.alone import LoneRow, settled, tolerance_of
 from lalm.models.prefill import keeps_every_position, length_groups, preallocated_cache
 from lalm.models.sampling import draw
 from lalm.serve.detokenizer import Detokenizer
@@ -36,6 +37,7 @@ class BatchRow:
     generator: torch.Generator = field(init=False)
     tokens: list[int] = field(default_factory=list)
     scores: list[TokenLogprob] = field(default_factory=list)
+    alone: LoneRow | None = None
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.job.options.seed)
@@ -133,11 +135,12 @@ class RunningBatch:
             use_cache=True,
         ).last_hidden_state
         logits = self.model.logits(hidden[:, -1])  # (B, V)
-        if self._audio_token_id is not None and self._audio_token_id < logits.shape[1]:
-            logits[:, self._audio_token_id] = -torch.inf
-        for row, scores in zip(self.rows, logits, strict=True):
-            if row.job.grammar is not None:
-                row.job.grammar.mask_logits(scores)
+        greedy = [
+            number
+            for number, row in enumerate(self.rows)
+            if row.job.options.temperature <= 0 and row.job.prefix_cache is None
+        ]
+        logits = settled(logits, self._allowed, self._alone, greedy, tolerance_of(self._next.dtype))
         tokens = self._sample(logits)
         for row, token, scores in zip(self.rows, tokens.tolist(), logits, strict=True):
             row.tokens.append(token)
@@ -147,6 +150,23 @@ class RunningBatch:
                 row.scores.append(_token_logprob(scores, token, row.job.top_logprobs))
         self._next = self.model.get_input_embeddings()(tokens)
         return list(tokens.tolist())
+
+    def _allowed(self, logits: Tensor) -> Tensor:
+        """logits: (B, V) -> the same with -inf where a row's next token may not be."""
+        logits = logits.clone()
+        if self._audio_token_id is not None and self._audio_token_id < logits.shape[1]:
+            logits[:, self._audio_token_id] = -torch.inf
+        for row, scores in zip(self.rows, logits, strict=True):
+            if row.job.grammar is not None:
+                row.job.grammar.mask_logits(scores)
+        return logits
+
+    def _alone(self, number: int) -> Tensor:
+        """The next token's logits of one row, (V,), read without the others."""
+        row = self.rows[number]
+        if row.alone is None:
+            row.alone = LoneRow(self.model, row.embeds)
+        return row.alone.logits(torch.tensor(row.tokens, dtype=torch.long, device=row.embeds.device))
 
     def _sample(self, logits: Tensor) -> Tensor:
         """logits: (B, V) -> tokens (B,); every row by its own options and generator."""

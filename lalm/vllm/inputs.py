@@ -18,7 +18,7 @@ from vllm.multimodal.processing import (
 
 from lalm.audio.load import SAMPLE_RATE, load_audio
 from lalm.models.conditioning import instructions_in, tokenised
-from lalm.models.modeling import AudioLMConfig
+from lalm.models.config import AudioLMConfig
 
 TOLD = "told"  # in the settings of a request: what the connector reads beside each clip
 MARK = "\N{CURRENCY SIGN}"  # a user's turn, to see what a template puts around it

@@ -17,7 +17,8 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from lalm.encoders import build_encoder
 from lalm.models.classes import classes_of
-from lalm.models.modeling import AudioLMConfig, AudioLMModel
+from lalm.models.config import AudioLMConfig
+from lalm.models.modeling import AudioLMModel
 from lalm.systems import of_model_type
 from lalm.vllm.inputs import Dummies, Info, Processor
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from lalm.data.mixture import DataError, Mixture, audio_seconds, open_manifest, subset, text_tokens
 from lalm.data.readers import ReaderError, Samples
 from lalm.data.sample import Message, Sample
-from lalm.models.modeling import AudioLMConfig
+from lalm.models.config import AudioLMConfig
 from lalm.models.processing import AudioLMProcessor
 from lalm.training.batches import Batches, Collator
 

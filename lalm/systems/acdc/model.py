@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from lalm.encoders import build_encoder, encoder_config
-from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
+from lalm.models.config import AudioLMConfig
+from lalm.models.modeling import AudioLMForConditionalGeneration, AudioLMModel
 
 
 class ACDCConfig(AudioLMConfig):

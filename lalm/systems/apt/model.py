@@ -33,7 +33,8 @@ from transformers import (
 
 from lalm.encoders import build_encoder, encoder_config
 from lalm.encoders.eat import EATConfig
-from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
+from lalm.models.config import AudioLMConfig
+from lalm.models.modeling import AudioLMForConditionalGeneration, AudioLMModel
 
 BERT_MINI = {
     "vocab_size": 30_523,  # BERT's 30,522 and the [DEC] that opens a generated text

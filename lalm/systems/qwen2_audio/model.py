@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from lalm.encoders import build_encoder, encoder_config
-from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
+from lalm.models.config import AudioLMConfig
+from lalm.models.modeling import AudioLMForConditionalGeneration, AudioLMModel
 
 WHISPER_LARGE_V3 = {  # section 2: "based on the Whisper-large-v3 model"
     "model_type": "lalm_whisper",

@@ -25,7 +25,8 @@ from transformers import AutoConfig, Blip2QFormerConfig, Blip2QFormerModel, PreT
 
 from lalm.encoders import build_encoder, encoder_config
 from lalm.encoders.pair import present, widths
-from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
+from lalm.models.config import AudioLMConfig
+from lalm.models.modeling import AudioLMForConditionalGeneration, AudioLMModel
 
 WHISPER_LARGE_V2 = {
     "model_type": "lalm_whisper",

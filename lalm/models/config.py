@@ -1,0 +1,66 @@
+"""What a checkpoint needs to be rebuilt, and the formula of how many audio tokens a clip becomes."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+
+
+class AudioLMConfig(PreTrainedConfig):
+    """What a checkpoint needs to be rebuilt: the LLM's config, the slot token, and named frozen parts.
+
+    ``parts`` maps "encoder" and "llm" to a pinned name or folder; a slim checkpoint is loaded from them.
+    ``lora`` holds the LoRA settings ({"rank", "alpha", "dropout", "targets"}) when the LLM carries one.
+    ``trained_encoder``: the encoder's weights are no longer those of the part it is named after.
+    ``encoder_options`` are what a system asks of any encoder it is given; ``hears_instructions`` says that
+    its connector also reads the text that goes with each clip. Without ``role_markers`` a conversation is put
+    as plain text, and the answer goes on where it ends.
+    """
+
+    model_type = "lalm"
+    hears_instructions: ClassVar[bool] = False
+    role_markers = True
+    encoder_options: ClassVar[Mapping[str, Any]] = {}
+    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012
+    has_no_defaults_at_init = True
+
+    def __init__(
+        self,
+        text_config: PreTrainedConfig | dict[str, Any] | None = None,
+        audio_token_id: int | None = None,
+        parts: dict[str, str] | None = None,
+        lora: dict[str, Any] | None = None,
+        trained_encoder: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(text_config, dict):
+            text_config = AutoConfig.for_model(**text_config)
+        self.text_config: Any = text_config if text_config is not None else AutoConfig.for_model("llama")
+        self.audio_token_id = audio_token_id
+        self.parts = dict(parts or {})
+        self.lora = lora
+        self.trained_encoder = trained_encoder
+        tied: Any = self.text_config
+        kwargs.setdefault("tie_word_embeddings", tied.tie_word_embeddings)
+        super().__init__(**kwargs)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Encoder frames of one clip of ``num_samples`` samples at 16 kHz."""
+        raise TypeError(f"{type(self).__name__} is not a system: it has no encoder")
+
+    def num_tokens(self, num_frames: int) -> int:
+        """Audio tokens the connector makes of ``num_frames`` encoder frames of one clip."""
+        raise TypeError(f"{type(self).__name__} is not a system: it has no connector")
+
+    def num_audio_tokens(self, num_samples: int) -> int:
+        """Audio tokens of one clip: the one formula that the processor and the model both use."""
+        return self.num_tokens(self.num_frames(num_samples))
+
+    @property
+    def token_groups(self) -> tuple[int, int, int]:
+        """How the connector groups frames: frames of a group, frames from one to the next, tokens of each."""
+        raise TypeError(f"the connector of {type(self).__name__} makes no tokens of groups of frames")
+
+    def samples_heard(self, num_samples: int) -> int:
+        """Samples of the clip that reach the LLM (fewer only where a system cuts or drops, by option)."""
+        return num_samples
