@@ -219,7 +219,7 @@ def test_an_empty_shard_is_an_empty_manifest(tmp_path):
 SLOW_RUN = """
 import sys, time
 from pathlib import Path
-from lalm.completions import Completion
+from lalm.synthesis.completions import Completion
 from lalm.systems.acdc.continuation import respond
 
 class Slow:
