@@ -40,20 +40,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, ChatML markers, an audio token."""
+def byte_tokenizer(end: str = "<|im_end|>") -> PreTrainedTokenizerFast:
+    """One token a byte, ChatML markers, an audio token; ``end`` is the LLM's own end of text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|pad|>")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token="<|pad|>")
     fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|audio|>"]})
     return fast
 
 
-def llama_folder(folder: Path, *, dropout: float = 0.0) -> Path:
+def llama_folder(folder: Path, *, dropout: float = 0.0, end: str = "<|im_end|>") -> Path:
     """A two-layer Llama with the byte tokenizer, in the Hub's layout."""
-    tokenizer = byte_tokenizer()
+    tokenizer = byte_tokenizer(end)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer) - 1,  # all but the audio token, which no LLM knows

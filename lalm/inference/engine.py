@@ -22,6 +22,7 @@ from transformers import (
 
 from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
+from lalm.models.answer_end import answer_ends
 from lalm.models.load import load_model
 from lalm.models.lora import set_lora_scale
 from lalm.models.modeling import AudioLMForConditionalGeneration
@@ -100,6 +101,8 @@ class Engine:
         self.processor = processor
         self.name = name
         self._lock = threading.Lock()
+        template = str(processor.chat_template)
+        self._ends = answer_ends(processor.tokenizer, template, model.generation_config)
 
     @classmethod
     def load(cls, model: str | None = None, device: str | None = None) -> "Engine":
@@ -253,10 +256,8 @@ class Engine:
         )
 
     def ends(self) -> set[int]:
-        """Tokens that end an answer."""
-        ends = self.model.generation_config.eos_token_id
-        listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
-        return {*listed, self.processor.tokenizer.eos_token_id}
+        """Tokens that end an answer: the chat template's, and the LLM's own."""
+        return self._ends
 
     def _num_tokens(self, ids: list[int]) -> int:
         """Tokens of an answer, its end included and what pads it left out."""

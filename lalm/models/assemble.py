@@ -7,6 +7,7 @@ import torch
 from transformers import AutoTokenizer
 
 from lalm.encoders import load_encoder, load_pair
+from lalm.models.answer_end import settle_ends
 from lalm.models.classes import ModelError, classes_of
 from lalm.models.lora import add_lora
 from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration
@@ -58,6 +59,7 @@ def build_model(
         model.model.connector.start(weights.resolve(aligner))
     if lora:
         add_lora(model, lora)
+    settle_ends(model, processor)
     return model.eval(), processor
 
 

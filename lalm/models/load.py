@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lalm.encoders.pair import PairConfig
+from lalm.models.answer_end import settle_ends
 from lalm.models.assemble import ENCODER_OPTIONS, build_processor, load_tower
 from lalm.models.classes import ModelError, ReleasedFormat, classes_of
 from lalm.models.lora import add_lora
@@ -36,6 +37,7 @@ def load_model(
     system, fields = _read_config(folder)
     if fields.get("lalm_slim"):
         model, processor = _load_slim(folder, dtype, options or {})
+        settle_ends(model, processor)
         return model.to(device or "cpu").eval(), processor
     if options:
         raise ModelError(f"'{folder}' is not a slim checkpoint, whose options could be changed")
@@ -46,6 +48,7 @@ def load_model(
         model = classes.model.from_pretrained(folder, dtype=dtype)
         processor = AudioLMProcessor.from_pretrained(folder)
         processor.config = model.config
+    settle_ends(model, processor)
     model.config.parts = {"model": str(folder.resolve())}  # what LoRA and a new connector would be added to
     return model.to(device or "cpu").eval(), processor
 

@@ -31,6 +31,7 @@ from lalm.models.modeling import IGNORE_INDEX, AudioLMConfig
 
 AUDIO_TOKEN = "<|audio|>"
 INSTRUCTIONS = "instructions"  # folder of the connector's own tokenizer in a checkpoint
+OTHER_END = "<|endoftext|>"  # what a template ends answers with that names it; else the tokenizer's own end
 VICUNA = "ASSISTANT:"  # in a chat template: the family that talks as USER and ASSISTANT
 
 
@@ -49,6 +50,23 @@ def bare_template(tokenizer: PreTrainedTokenizerBase) -> str:
     if not template:
         raise ValueError(f"the tokenizer of '{tokenizer.name_or_path}' has no chat template")
     return template
+
+
+def _template_of(
+    tokenizer: PreTrainedTokenizerBase, prompt: dict[str, str], *, markers: bool
+) -> tuple[str, bool]:
+    """A new model's chat template, and whether it writes audio parts itself; its keys leave ``prompt``."""
+    written = {name: prompt.pop(name, "") for name in ("template", "plain", "marks")}
+    template, vocabulary = written["template" if markers else "plain"], tokenizer.get_vocab()
+    for mark in written["marks"].split():
+        template = template if mark in vocabulary else template.replace(mark, "")
+    if OTHER_END not in vocabulary:
+        template = template.replace(f'"{OTHER_END}"', "eos_token")
+    if template and ("<|im_start|>" in vocabulary or not markers):
+        return template, True
+    if markers:
+        return bare_template(tokenizer), False
+    return (resources.files("lalm.models") / "templates" / "plain.jinja").read_text(), False
 
 
 def waveforms() -> Wav2Vec2FeatureExtractor:
@@ -103,16 +121,13 @@ class AudioLMProcessor(ProcessorMixin):
         """A processor for a new model: adds the audio token to the tokenizer and notes it in ``config``.
 
         Beside the turns, ``question_prompt`` may name the "audio_token", and a "template" that writes audio
-        parts itself and takes the place of the bare one for ChatML tokenizers, with its "marks" left out
-        where they are no tokens. ``instruction_tokenizer`` is for what a connector reads beside each clip.
+        parts itself and takes the place of the bare one for ChatML tokenizers; "plain" is such a one for a
+        config without role markers. Their "marks" are left out where they are no tokens.
+        ``instruction_tokenizer`` is for what a connector reads beside each clip.
         """
         prompt = dict(question_prompt or {})
-        audio_token, template = prompt.pop("audio_token", AUDIO_TOKEN), prompt.pop("template", "")
-        for mark in prompt.pop("marks", "").split():
-            template = template if mark in tokenizer.get_vocab() else template.replace(mark, "")
-        parts = bool(template) and "<|im_start|>" in tokenizer.get_vocab()
-        if not config.role_markers:
-            template = (resources.files("lalm.models") / "templates" / "plain.jinja").read_text()
+        audio_token = prompt.pop("audio_token", AUDIO_TOKEN)
+        template, parts = _template_of(tokenizer, prompt, markers=config.role_markers)
         if audio_token not in tokenizer.get_vocab():
             tokenizer.add_tokens([audio_token], special_tokens=True)
         if tokenizer.pad_token is None:
@@ -121,7 +136,7 @@ class AudioLMProcessor(ProcessorMixin):
         processor = cls(
             waveforms(),
             tokenizer,
-            chat_template=template if parts or not config.role_markers else bare_template(tokenizer),
+            chat_template=template,
             audio_token=audio_token,
             question_prompt={} if parts else prompt,
             parts=parts,

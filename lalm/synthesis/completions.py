@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from lalm.errors import LalmError
+from lalm.models.answer_end import answer_ends
 from lalm.models.processing import bare_template
 from lalm.weights.llm import load_causal_lm, load_tokenizer
 
@@ -85,8 +86,7 @@ class LocalWriter:
         self._jinja = bare_template(self.tokenizer)
         self.template = hashlib.sha256(self._jinja.encode()).hexdigest()[:16]
         self.model: Any = load_causal_lm(str(folder), dtype=dtype).eval().to(self.device)
-        ends = self.model.generation_config.eos_token_id
-        self.ends = set(ends if isinstance(ends, list) else [ends]) | {self.tokenizer.eos_token_id}
+        self.ends = answer_ends(self.tokenizer, self._jinja, self.model.generation_config)
 
     def render(self, chat: Chat) -> str:
         """The prompt text of a chat. Raises CompletionError if it holds more than the chat and markers."""

@@ -256,8 +256,8 @@ class Recipe(_Section):
             raise ValueError(f"'shard' goes with no weights in {self.optim.dtype}")
         if self.shard is not None and (self.dpo is not None or self.align or self.warm_start is not None):
             raise ValueError("'shard' goes with no 'dpo', 'align' or 'warm_start'")
-        if self.optim.packing and (self.dpo is not None or self.align):
-            raise ValueError("'optim.packing' is for answers, and goes with no 'dpo' or 'align'")
+        if self.optim.packing and self.align:
+            raise ValueError("'optim.packing' is for answers, and goes with no 'align'")
         if self.data.separate and (self.optim.batch_tokens or self.optim.batch_s):
             raise ValueError(
                 "'data.separate' needs a fixed 'batch_size': take out 'batch_tokens' and 'batch_s'"

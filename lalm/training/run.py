@@ -25,6 +25,7 @@ from lalm.data.mixture import Mixture, audio_seconds, held_out, open_manifest, s
 from lalm.data.sample import Sample
 from lalm.data.samplers import Limits, PackedMixture
 from lalm.data.source_batches import PerSourceMixture
+from lalm.models.answer_end import check_learned
 from lalm.models.assemble import build_model
 from lalm.models.load import load_model
 from lalm.models.lora import add_lora
@@ -159,6 +160,8 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
     model.config.trained_encoder |= any(name.startswith("model.audio_tower.") for name in names)
     if recipe.align:
         check_alignable(model)
+    else:
+        check_learned(processor)
     if recipe.optim.packing:
         check_packable(model.model.language_model)
     if recipe.optim.dtype in ("int8", "nf4"):
@@ -351,7 +354,7 @@ def _collator(
     if recipe.dpo.reference == "precomputed":
         table = ReferenceTable(Path(recipe.out) / "reference.json")
         table.fill(model, processor, sources, read, recipe.optim.batch_size)
-    return pair_collator(processor, read, table)
+    return pair_collator(processor, read, table, packing=recipe.optim.packing)
 
 
 def _warm_start(

@@ -182,8 +182,9 @@ class Answers(TrainerCallback):
                 continue
             ids = model.generate(**batch.to(model.device), max_new_tokens=ANSWER_TOKENS, do_sample=False)
             (answer,) = self._processor.decode_new(ids)
-            answers.append({"id": sample.id, "target": sample.target, "answer": answer})
-            for name, text in (("target", sample.target), ("answer", answer)):
+            target = sample.target or sample.chosen
+            answers.append({"id": sample.id, "target": target, "answer": answer})
+            for name, text in (("target", target), ("answer", answer)):
                 line = "".join(c if c.isprintable() else " " for c in text)
                 say(self._console, f"  {name} {sample.id}: {line}")
         if answers and state.is_world_process_zero:

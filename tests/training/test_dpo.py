@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from lalm.data.sample import Sample, write_manifest
 from lalm.models.assemble import build_model
 from lalm.models.lora import add_lora
+from lalm.models.packing import pack
 from lalm.training import recipe
 from lalm.training import run as train
 from lalm.training.objectives import dpo
@@ -73,6 +74,17 @@ def test_earlier_answers_do_not_count(setup):
     batch = dpo.pair_batch(setup[1], [sample])
     learned = [setup[1].tokenizer.decode(row[row != -100]) for row in batch["labels"]]
     assert learned == ["yes<|im_end|>", "no way<|im_end|>"]
+
+
+def test_packed_rows_give_the_log_probabilities_of_padded_ones(setup):
+    """Chosen and rejected answers behind one another in a single row, each with its own clip."""
+    model, processor = setup
+    plain = log_probs(model, dpo.pair_batch(processor, PAIRS))
+    packed = pack(dpo.pair_batch(processor, PAIRS))
+    assert len(packed["labels"]) == 1 and dpo.row_numbers(packed).max() == 3
+    with torch.no_grad():
+        found = dpo.response_logits(model, dpo.encoded_once(model, packed))
+    torch.testing.assert_close(dpo.row_log_probs(*found, 4), plain, atol=1e-3, rtol=1e-4)
 
 
 def test_each_audio_is_encoded_once(setup, monkeypatch):
@@ -256,6 +268,10 @@ def test_runs_learn_the_preference_whatever_the_reference(world, tmp_path):
         if reference != "precomputed":
             assert rows[0]["kl"] == pytest.approx(0, abs=1e-5) and rows[-1]["kl"] > 1e-4
     assert steps["copy"] == pytest.approx(steps["precomputed"], abs=1e-4)
+    packed = settings(world, tmp_path / "packed", "copy")
+    optim = packed.optim.model_copy(update={"packing": True})
+    rows = lines(train.run(packed.model_copy(update={"optim": optim})))
+    assert [r["loss"] for r in rows if "loss" in r] == pytest.approx(steps["copy"], abs=1e-4)
     tensors = load_file(tmp_path / "adapter" / "model.safetensors")
     assert all("lora_" in name or "connector" in name for name in tensors)
 

@@ -38,7 +38,10 @@ WHISPER_LARGE_V3 = {  # section 2: "based on the Whisper-large-v3 model"
 
 
 class Qwen2AudioLMConfig(AudioLMConfig):
-    """The paper's encoder by default; it has no other numbers of its own."""
+    """The paper's encoder by default; it has no other numbers of its own.
+
+    ``role_markers: false`` is the base model of stage 1, asked in plain text; a chat model has them.
+    """
 
     model_type = "lalm_qwen2_audio"
     sub_configs = {"text_config": AutoConfig, "audio_config": AutoConfig}  # noqa: RUF012
@@ -47,8 +50,14 @@ class Qwen2AudioLMConfig(AudioLMConfig):
         "pool": 2,
     }  # section 2: "stride of two"
 
-    def __init__(self, audio_config: PreTrainedConfig | dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        audio_config: PreTrainedConfig | dict[str, Any] | None = None,
+        role_markers: bool = True,
+        **kwargs: Any,
+    ) -> None:
         self.audio_config = encoder_config(audio_config or WHISPER_LARGE_V3 | dict(self.encoder_options))
+        self.role_markers = role_markers
         super().__init__(**kwargs)
 
     def num_frames(self, num_samples: int) -> int:

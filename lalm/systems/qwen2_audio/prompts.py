@@ -1,7 +1,8 @@
 """Qwen2-Audio's prompt format, and the prompts of the base model's tasks.
 
 ``QUESTION_PROMPT`` is for new models: the released chat format where the LLM speaks ChatML, else the LLM's
-own turns with numbered audio. The paper has no system prompt to switch between its modes (section 2).
+own turns with numbered audio; with ``role_markers: false`` the released base format, for stage 1. The paper
+has no system prompt to switch between its modes (section 2).
 """
 
 from importlib import resources
@@ -14,6 +15,7 @@ AUDIO_TOKEN = "<|AUDIO|>"
 QUESTION_PROMPT = {
     "audio_token": AUDIO_TOKEN,
     "template": CHAT,
+    "plain": PRETRAIN,  # with ``role_markers: false``: the format of stage 1
     "marks": "<|audio_bos|> <|audio_eos|>",  # left out where the LLM's tokenizer has no such tokens
     "slot": "Audio {number}: {audio}\n",
 }

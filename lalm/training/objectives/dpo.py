@@ -60,7 +60,15 @@ def response_logits(
     hidden = model.model(**inputs, use_cache=False).last_hidden_state  # (2n, L, D)
     targets = batch["labels"][:, 1:]
     keep = targets != IGNORE_INDEX
-    return model.logits(hidden[:, :-1][keep]), targets[keep], keep.nonzero()[:, 0]
+    return model.logits(hidden[:, :-1][keep]), targets[keep], row_numbers(batch)[:, 1:][keep]
+
+
+def row_numbers(batch: Mapping[str, Tensor]) -> Tensor:
+    """Which of the 2n rows each position belongs to, (B, L); packed rows stand behind one another in one."""
+    if "position_ids" in batch:
+        return (batch["position_ids"] == 0).cumsum(1) - 1
+    labels = batch["labels"]
+    return torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
 
 
 def row_log_probs(logits: Tensor, targets: Tensor, rows: Tensor, num_rows: int) -> Tensor:
@@ -141,7 +149,7 @@ class PreferenceTrainer(RecipeTrainer):
         shared = not any(p.requires_grad for p in plain.model.audio_tower.parameters())
         own = encoded_once(plain, batch)
         logits, targets, rows = response_logits(model, own)
-        num_rows = len(batch["labels"])
+        num_rows = int(row_numbers(batch).max()) + 1
         policy = row_log_probs(logits, targets, rows, num_rows)
         found: dict[str, Tensor] = {}
         if self._dpo.reference == "precomputed":
@@ -272,7 +280,9 @@ class ReferenceTable:
         return torch.tensor([chosen for chosen, _ in rows] + [rejected for _, rejected in rows])
 
 
-def pair_collator(processor: AudioLMProcessor, read: Read, table: ReferenceTable | None) -> Collator:
+def pair_collator(
+    processor: AudioLMProcessor, read: Read, table: ReferenceTable | None, *, packing: bool = False
+) -> Collator:
     """Batches of pairs for the trainer, with the reference's numbers where they are precomputed."""
 
     def render(samples: Sequence[Sample], audios: Sequence[Audios]) -> BatchFeature:
@@ -281,4 +291,4 @@ def pair_collator(processor: AudioLMProcessor, read: Read, table: ReferenceTable
             batch["reference"] = table.of(samples)
         return batch
 
-    return Collator(processor, read, render)
+    return Collator(processor, read, render, packing=packing)
