@@ -109,6 +109,7 @@ class AudioLMProcessor(ProcessorMixin):
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
         self.config = config
         self.instructions: PreTrainedTokenizerBase | None = None
+        self.template_from = "the model's own"  # where its chat template was found, for people
 
     @classmethod
     def build(
@@ -161,7 +162,7 @@ class AudioLMProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         fields = super().to_dict()
-        for name in ("config", "instructions"):  # they lie in files beside this one
+        for name in ("config", "instructions", "template_from"):  # they are known from files beside this one
             fields.pop(name, None)
         return fields
 
@@ -307,7 +308,7 @@ class AudioLMProcessor(ProcessorMixin):
         With ``self.parts`` the parts stay, for the chat template to write.
         """
         if self.parts:
-            return [{"role": m["role"], "content": _bare_parts(m["content"])} for m in sample.messages]
+            return [{"role": m["role"], "content": bare_parts(m["content"])} for m in sample.messages]
         messages: list[dict[str, Any]] = []
         slots = itertools.count(1)
         bare = not any(m["role"] == "system" for m in sample.messages)
@@ -359,14 +360,15 @@ class AudioLMProcessor(ProcessorMixin):
         return [text.strip() for text in texts]
 
 
-def _bare_parts(content: str | list[Any]) -> str | list[dict[str, str]]:
-    """A turn's content as chat templates take it: audio parts without their audio."""
+def bare_parts(content: str | list[Any]) -> str | list[dict[str, str]]:
+    """A turn's content as chat templates take it: audio parts without their audio.
+
+    Templates know an audio part by its type or by one of two keys, according to their age.
+    """
     if isinstance(content, str):
         return content
-    return [
-        {"type": "audio"} if part["type"] == "audio" else {"type": "text", "text": part["text"]}
-        for part in content
-    ]
+    audio = {"type": "audio", "audio": "", "audio_url": ""}
+    return [audio if part["type"] == "audio" else {"type": "text", "text": part["text"]} for part in content]
 
 
 def _shifted(position: int, shifts: list[tuple[int, int]]) -> int:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_parts import byte_tokenizer
 from transformers import (
     AutoProcessor,
+    AutoTokenizer,
     GenerationConfig,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
@@ -268,21 +269,74 @@ def test_the_prompt_in_full(small):
     )
 
 
-def test_a_folder_without_a_chat_template_is_the_base_model(small, tmp_path):
-    _, _, folder = small
+def without_template(folder: Path, out: Path, ends: list[str]) -> Path:
+    """A copy of a released folder that holds no template anywhere and whose answers stop at ``ends``."""
+    out.mkdir(parents=True)
     for file in folder.iterdir():
         if "template" not in file.name:
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-    model, processor = load_model(tmp_path)
+            (out / file.name).write_bytes(file.read_bytes())
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    GenerationConfig(eos_token_id=tokenizer.convert_tokens_to_ids(ends)).save_pretrained(out)
+    return out
+
+
+def test_a_folder_without_a_chat_template_is_told_by_where_its_answers_end(small, tmp_path):
+    base = without_template(small[2], tmp_path / "base", ["<|endoftext|>"])
+    model, processor = load_model(base)
     parts: list[Any] = [{"type": "audio", "audio": "a.wav"}, {"type": "text", "text": TASKS["caption"]}]
     asked = Sample(({"role": "user", "content": parts},))
     prompt = "<|audio_bos|><|AUDIO|><|audio_eos|>Generate the caption in English:"
-    assert processor.render(asked)[0] == prompt
+    assert processor.render(asked)[0] == prompt and not model.config.role_markers
+    assert processor.template_from.endswith("answers do not end with <|im_end|>")
     text, spans = processor.render(asked.with_target(" Glass breaks."), labels=True)
     assert text == prompt + " Glass breaks.<|endoftext|>"
     assert [text[a:b] for a, b in spans] == [" Glass breaks.<|endoftext|>"]
-    released.export(model, processor, tmp_path / "out")
-    assert not list((tmp_path / "out").glob("chat_template*"))
+    released.export(model, processor, tmp_path / "out")  # says itself how it is asked, to transformers too
+    theirs = AutoProcessor.from_pretrained(tmp_path / "out")
+    assert theirs.apply_chat_template(CHATS["a question"], tokenize=False).startswith("<|audio_bos|>")
+    again, opened = load_model(tmp_path / "out")
+    assert opened.render(asked)[0] == prompt and not again.config.role_markers
+    chat = without_template(small[2], tmp_path / "chat", ["<|endoftext|>", "<|im_end|>"])
+    model, processor = load_model(chat)
+    assert model.config.role_markers and processor.template_from.endswith("transformers' default")
+    theirs = AutoProcessor.from_pretrained(chat)
+    wanted = theirs.apply_chat_template(CHATS["turns"], tokenize=False, add_generation_prompt=True)
+    assert processor.render(Sample(tuple(CHATS["turns"])))[0] == wanted
+
+
+TEXT_ALONE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+def test_a_template_that_lies_with_the_tokenizer_is_read(small, tmp_path):
+    """One, several by name, and an LLM's that has no place for audio, where transformers' default holds."""
+    mine = small[1].chat_template.replace("helpful", "terse")
+    several = [{"name": "tool_use", "template": TEXT_ALONE}, {"name": "default", "template": mine}]
+    for number, (given, says, origin) in enumerate(
+        [
+            (mine, "a terse assistant", "tokenizer_config.json"),
+            (several, "a terse assistant", "tokenizer_config.json"),
+            (TEXT_ALONE, "a helpful assistant", "transformers' default"),
+        ]
+    ):
+        folder = without_template(small[2], tmp_path / str(number), ["<|im_end|>"])
+        fields = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps(fields | {"chat_template": given}))
+        _, processor = load_model(folder)
+        assert says in processor.render(question(16_000))[0]
+        assert processor.template_from.endswith(origin)
+
+
+@pytest.mark.parametrize("file", ["chat_template.jinja", "chat_template.json"])
+def test_a_template_without_a_place_for_audio_is_refused_at_load(small, tmp_path, file):
+    folder = without_template(small[2], tmp_path / "deaf", ["<|im_end|>"])
+    text = TEXT_ALONE.replace("m.content", "m.content if m.content is string else 'hm'")
+    (folder / file).write_text(text if file.endswith("jinja") else json.dumps({"chat_template": text}))
+    with pytest.raises(ValueError, match=rf"\({file}\) writes 0 places for one recording"):
+        load_model(folder)
+    (folder / "chat_template.json").write_text("{")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=r"chat_template.json' is damaged"):
+        load_model(folder)
 
 
 def test_answers_of_all_turns_are_learned_with_their_ends(small):

@@ -2,7 +2,8 @@
 
 On disk: ``audio_tower.*``, ``multi_modal_projector.linear.*``, ``language_model.{model.*,lm_head.weight}`` in
 sharded safetensors, config.json with model_type qwen2_audio, the tokenizer, and the chat template of the
-Instruct model. A folder without a chat template is the base model: audio, then the task's sentence.
+Instruct model, in one of four places (``find_template``). The base model is asked in plain text: audio, then
+the task's sentence.
 """
 
 import copy
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
@@ -24,11 +26,12 @@ from transformers import (
 )
 
 from lalm.encoders.whisper import WhisperEncoderConfig
-from lalm.models.processing import AudioLMProcessor, waveforms
+from lalm.models.processing import AudioLMProcessor, bare_parts, waveforms
 from lalm.systems.qwen2_audio.model import Qwen2AudioLM, Qwen2AudioLMConfig
-from lalm.systems.qwen2_audio.prompts import AUDIO_TOKEN, PRETRAIN
+from lalm.systems.qwen2_audio.prompts import AUDIO_TOKEN, CHAT, PRETRAIN
 
 MODEL_TYPE = "qwen2_audio"
+PROCESSOR = "Qwen2AudioProcessor"
 FROM_DISK = {  # a name on disk, as a regular expression -> ours
     r"^audio_tower\.": "model.audio_tower.whisper.",
     r"^multi_modal_projector\.": "model.connector.",
@@ -83,35 +86,89 @@ def load(
                 f"the weights in '{folder}' do not fit its config.json: "
                 f"{len(odd)} {kind.replace('_', ' ')}, e.g. {odd[0]}"
             )
-    return model, read_processor(folder, config)
+    return model, read_processor(folder, model.config)
 
 
 def read_processor(folder: Path, config: Qwen2AudioLMConfig) -> AudioLMProcessor:
-    """The folder's tokenizer and chat template over the same slot formula."""
+    """The folder's tokenizer and chat template over the same slot formula.
+
+    Notes in ``config.role_markers`` whether the folder is the base model, and in ``template_from`` of the
+    result how that is known. Raises ValueError for a template that gives a recording no place.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.convert_tokens_to_ids(AUDIO_TOKEN) != config.audio_token_id:
         raise ValueError(f"the tokenizer in '{folder}' does not have {AUDIO_TOKEN} as its config.json says")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return AudioLMProcessor(
-        waveforms(),
-        tokenizer,
-        chat_template=_template(folder),
-        audio_token=AUDIO_TOKEN,
-        parts=True,
-        config=config,
+    template, origin = find_template(folder, tokenizer)
+    config.role_markers = "<|im_start|>" in template
+    processor = AudioLMProcessor(
+        waveforms(), tokenizer, chat_template=template, audio_token=AUDIO_TOKEN, parts=True, config=config
     )
+    processor.template_from = origin
+    if (slots := written_slots(tokenizer, template)) != 1:
+        raise ValueError(
+            f"the chat template of '{folder}' ({origin}) writes {slots} places for one recording: "
+            f"it must write {AUDIO_TOKEN} once for a part of the type 'audio'"
+        )
+    return processor
 
 
-def _template(folder: Path) -> str:
-    """The folder's chat template, in either of the files that transformers has kept it in."""
+def find_template(folder: Path, tokenizer: Any) -> tuple[str, str]:
+    """A released folder's chat template, and where it was found, for people.
+
+    Releases of transformers have kept it in a file of its own, in JSON, or with the tokenizer. Where none of
+    them has one, transformers puts questions in its default, the Instruct model's format; a folder whose
+    answers end at the LLM's end of text, and not at ChatML's, is the base model's.
+    """
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
-    file = folder / "chat_template.json"
-    if file.is_file():
-        return str(json.loads(file.read_text(encoding="utf-8"))["chat_template"])
-    return PRETRAIN
+        return file.read_text(encoding="utf-8"), file.name
+    for name in ("chat_template.json", "processor_config.json"):
+        if template := _read_fields(folder / name).get("chat_template"):
+            return _one(template), name
+    if tokenizer.chat_template:
+        template = _one(tokenizer.chat_template)
+        if written_slots(tokenizer, template) == 1:  # else it is an LLM's, made for text alone
+            return template, "tokenizer_config.json"
+    ends = _read_fields(folder / "generation_config.json").get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
+    if tokenizer.convert_tokens_to_ids("<|im_end|>") in ends:
+        found = "the folder has no template, and its answers end with <|im_end|>: transformers' default"
+        return CHAT, found
+    return PRETRAIN, "the folder has no template, and its answers do not end with <|im_end|>"
+
+
+def written_slots(tokenizer: Any, template: str) -> int:
+    """How many places for audio ``template`` writes for a turn of one recording and a question."""
+    turn = bare_parts([{"type": "audio", "audio": ""}, {"type": "text", "text": "What is it?"}])
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": turn}], chat_template=template, tokenize=False
+        )
+    except (TemplateError, TypeError):
+        return 0
+    return str(text).count(AUDIO_TOKEN)
+
+
+def _one(template: str | Mapping[str, str] | list[Mapping[str, str]]) -> str:
+    """The default of several named templates, or the only one."""
+    if isinstance(template, list):
+        template = {row["name"]: row["template"] for row in template}
+    if isinstance(template, str):
+        return template
+    return template.get("default") or next(iter(template.values()))
+
+
+def _read_fields(file: Path) -> dict[str, Any]:
+    """A JSON object in a file; empty when there is no such file. Raises ValueError naming a damaged one."""
+    if not file.is_file():
+        return {}
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{file}' is damaged: {error}") from None
+    return fields if isinstance(fields, dict) else {}
 
 
 def export(
@@ -153,17 +210,20 @@ def export(
     config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     tokenizer = copy.deepcopy(processor.tokenizer)
-    tokenizer.chat_template = None if processor.chat_template == PRETRAIN else processor.chat_template
+    tokenizer.chat_template = processor.chat_template
+    tokenizer.init_kwargs.pop("processor_class", None)
+    tokenizer._set_processor_class(PROCESSOR)  # what AutoProcessor goes by, before the feature extractor
     tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(
         feature_size=audio_config.num_mel_bins,
         chunk_length=audio_config.window_samples // 16_000,
         return_attention_mask=True,
-        processor_class="Qwen2AudioProcessor",
+        processor_class=PROCESSOR,
     ).save_pretrained(folder)
-    if tokenizer.chat_template:  # where releases before 4.57 look for it
-        written = json.dumps({"chat_template": tokenizer.chat_template}, indent=2, ensure_ascii=False)
-        (folder / "chat_template.json").write_text(written + "\n", encoding="utf-8")
+    # Where releases before 4.57 look for it. A base model has one too: without, transformers would take
+    # its own default, the Instruct model's.
+    written = json.dumps({"chat_template": tokenizer.chat_template}, indent=2, ensure_ascii=False)
+    (folder / "chat_template.json").write_text(written + "\n", encoding="utf-8")
 
 
 def _on_disk(name: str) -> str:
