@@ -14,9 +14,10 @@ from transformers import DynamicCache
 
 from lalm.inference.engine import Engine
 from lalm.models.prefill import keeps_every_position, length_groups, preallocated_cache
+from lalm.models.sampling import draw
 from lalm.serve.detokenizer import Detokenizer
 from lalm.serve.jobs import Job, TokenLogprob
-from lalm.synthesis.completions import Sampling, draw
+from lalm.synthesis.completions import Sampling
 
 
 @dataclass

@@ -13,17 +13,16 @@ from typing import Any, Protocol, TypeAlias
 import httpx
 import torch
 from jinja2 import TemplateError
-from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from lalm.errors import LalmError
 from lalm.models.answer_end import answer_ends
 from lalm.models.processing import bare_template
+from lalm.models.sampling import draw
 from lalm.weights.llm import load_causal_lm, load_tokenizer
 
 Chat: TypeAlias = Sequence[dict[str, Any]]
 
-DRAW_BLOCK = 128  # vocabulary entries that are summed together before a token is looked for among them
 BARE_TOKENS = 20  # more than any template's markers around one letter; a system text takes more
 LONGEST_PAUSE_S = 60.0
 _AGAIN = (408, 409, 425, 429)  # refusals that may pass; so may every 5xx
@@ -159,43 +158,6 @@ def text_beside(rendered: str, chat: Chat, tokenizer: PreTrainedTokenizerBase) -
         rendered = rendered.replace(token, " ")
     left = _MARKUP.sub(" ", rendered).split()
     return " ".join(left) if any(word.strip(":#").lower() not in {*_ROLES, ""} for word in left) else ""
-
-
-def draw(logits: Tensor, draws: Sequence[torch.Generator], sampling: Sampling) -> Tensor:
-    """logits: (B, V) -> one token a row, (B,) int64, by inverse transform with each row's own generator."""
-    if sampling.temperature <= 0:
-        return logits.argmax(1)
-    weights = (logits.float() / sampling.temperature).softmax(1)
-    uniform = torch.cat([torch.rand(1, generator=row, dtype=torch.float64) for row in draws])  # (B,)
-    uniform = uniform.to(logits.device)[:, None]
-    if sampling.top_p >= 1:
-        return _inverse(weights, uniform)[:, 0]
-    ordered, order = weights.sort(dim=1, descending=True)
-    before = ordered.cumsum(1, dtype=torch.float64) - ordered  # the first is always kept
-    ordered = ordered.masked_fill(before > sampling.top_p * ordered.sum(1, keepdim=True), 0.0)
-    return order.gather(1, _inverse(ordered, uniform))[:, 0]
-
-
-def _inverse(weights: Tensor, uniform: Tensor) -> Tensor:
-    """The index at which each row's running sum passes ``uniform`` of the whole; (B, V), (B, 1) -> (B, 1).
-
-    Block by block: a running sum over a whole vocabulary is slow, and coarse in float32.
-    """
-    entries = weights.shape[1]
-    if entries % DRAW_BLOCK:
-        weights = torch.nn.functional.pad(weights, (0, -entries % DRAW_BLOCK))
-    blocks = weights.unflatten(1, (-1, DRAW_BLOCK))
-    sums = blocks.sum(2).double()  # (B, V / block)
-    ends = sums.cumsum(1)
-    target = uniform * ends[:, -1:]
-    block = torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[1] - 1)  # (B, 1)
-    within = blocks.gather(1, block[:, :, None].expand(-1, 1, DRAW_BLOCK))[:, 0]  # (B, block)
-    running = within.cumsum(1, dtype=torch.float64)
-    starts = ends.gather(1, block) - sums.gather(1, block)
-    # Rounding must not lead past the last entry that has any weight.
-    passed = torch.minimum(target - starts, running[:, -1:] * (1 - 1e-12))
-    place = torch.searchsorted(running, passed, right=True).clamp(max=DRAW_BLOCK - 1)
-    return (block * DRAW_BLOCK + place).clamp(max=entries - 1)
 
 
 @dataclass
