@@ -6,7 +6,7 @@ seconds of each clip were given and heard, and how long it took.
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import (
     GenerationConfig,
+    LogitsProcessorList,
     StoppingCriteria,
     StoppingCriteriaList,
     TextIteratorStreamer,
@@ -28,6 +29,7 @@ from lalm.models.lora import set_lora_scale
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.prefill import PrefixCache, content_ids
 from lalm.models.processing import AudioLMProcessor
+from lalm.models.sampling import RepetitionPenalty, RowDraws
 
 SMALL = Path(__file__).parents[1] / "models" / "small"
 BATCH_SIZE = 32
@@ -39,6 +41,9 @@ POOL_SIZE = 256  # samples decoded at a time, and sorted by length within
 class Options:
     """How to answer. Temperature 0 takes the likeliest token; above 0 answers are drawn, from ``seed``.
 
+    Each answer has a generator of its own with that seed, so it is the same alone and in any batch.
+    ``top_k`` and ``top_p`` say which likely tokens are drawn from (0 and 1: all). A ``repetition_penalty``
+    above 1 makes tokens that stand in prompt or answer less likely.
     ``lora_scale`` (None: as trained) turns LoRA up or down, see ``lalm.models.lora.set_lora_scale``.
     """
 
@@ -48,6 +53,8 @@ class Options:
     top_p: float = 1.0
     seed: int = 0
     lora_scale: float | None = None
+    top_k: int = 0
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -58,6 +65,10 @@ class Options:
             raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be 0 (all tokens) or more, not {self.top_k}")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise ValueError(f"repetition_penalty must be above 0, not {self.repetition_penalty}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be 0 or more and below 2^63, not {self.seed}")
         if self.lora_scale is not None and not 0 <= self.lora_scale < float("inf"):
@@ -128,7 +139,9 @@ class Engine:
                 (i, self._prepare(samples[i])) for i in range(start, min(start + POOL_SIZE, len(samples)))
             ]
             pool.sort(key=lambda item: item[1].seconds, reverse=True)
-            for batch in _batches(pool):
+            # Beams that are drawn share one generator, so each sample has them to itself.
+            alone = options.beams > 1 and options.temperature > 0
+            for batch in ([item] for item in pool) if alone else _batches(pool):
                 answers = self._answer([question for _, question in batch], options)
                 replies |= zip([i for i, _ in batch], answers, strict=True)
         return [replies[i] for i in range(len(samples))]
@@ -213,6 +226,7 @@ class Engine:
             set_lora_scale(self.model, options.lora_scale)
             torch.manual_seed(options.seed)
             inputs: dict[str, Any] = dict(batch.to(self.model.device))
+            processors = self._processors(inputs, options)
             if prefix_cache is not None:
                 config, sounds = self.model.config, [clip.audio for clip in questions[0].clips]
                 tokens = [config.num_audio_tokens(len(sound)) for sound in sounds]
@@ -221,6 +235,7 @@ class Engine:
             ids = self.model.generate(
                 **inputs,
                 generation_config=self._settings(options),
+                logits_processor=processors,
                 stopping_criteria=StoppingCriteriaList([clock]),
                 streamer=streamer,
             )
@@ -241,19 +256,30 @@ class Engine:
 
     def _settings(self, options: Options) -> GenerationConfig:
         """Everything that shapes an answer, so that nothing of the LLM's own defaults does."""
-        sampled = options.temperature > 0
+        sampled = options.temperature > 0 and options.beams > 1  # single answers: see ``_processors``
         return GenerationConfig(
             max_new_tokens=options.max_new_tokens,
             num_beams=options.beams,
             do_sample=sampled,
             temperature=options.temperature if sampled else 1.0,
             top_p=options.top_p if sampled else 1.0,
-            top_k=0 if sampled else 50,  # 50 is transformers' own default and unused without sampling
+            top_k=options.top_k if sampled else 50,  # transformers' own default, unused without sampling
             repetition_penalty=1.0,
             no_repeat_ngram_size=0,
             eos_token_id=sorted(self.ends()),
             pad_token_id=self.processor.tokenizer.pad_token_id,
         )
+
+    def _processors(self, inputs: Mapping[str, Tensor], options: Options) -> LogitsProcessorList:
+        """What is done to the logits of a batch: a penalty, and drawing with one generator a row."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]  # (B, L)
+        found = LogitsProcessorList()
+        if options.repetition_penalty != 1:
+            vocabulary = int(self.model.config.text_config.vocab_size)
+            found.append(RepetitionPenalty(ids, mask, vocabulary, options.repetition_penalty))
+        if options.temperature > 0 and options.beams == 1:
+            found.append(RowDraws(len(ids), options.seed, options, options.top_k))
+        return found
 
     def ends(self) -> set[int]:
         """Tokens that end an answer: the chat template's, and the LLM's own."""

@@ -1,7 +1,7 @@
 """Drawing an answer's next token: one generator a row, so an answer does not depend on its batch mates."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class RowDraws(LogitsProcessor):
         self._generators = [torch.Generator().manual_seed(seed) for _ in range(num_rows)]
         self._drawing, self._top_k = drawing, top_k
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
         """scores: (B, V) -> the same shape, 0 at the drawn tokens and -inf elsewhere."""
         tokens = draw(scores, self._generators, self._drawing, self._top_k)
         return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
@@ -72,12 +72,11 @@ class RepetitionPenalty(LogitsProcessor):
         )  # the last: outside the table
         self._seen = seen.scatter(1, known, True)[:, :-1]  # (B, V)
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        """scores: (B, V), the new ids (B, new) -> scores."""
-        if input_ids.shape[1]:
-            self._seen.scatter_(1, input_ids[:, -1:], True)
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        """input_ids: the new ids of each row or beam, (B * beams, new); scores (B * beams, V) -> scores."""
+        seen = self._seen.repeat_interleave(len(scores) // len(self._seen), 0).scatter(1, input_ids, True)
         weakened = torch.where(scores < 0, scores * self._penalty, scores / self._penalty)
-        return torch.where(self._seen, weakened, scores)
+        return torch.where(seen, weakened, scores)
 
 
 def _inverse(weights: Tensor, uniform: Tensor) -> Tensor:

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from lalm.data.sample import Sample, ask
 from lalm.inference.engine import Engine, Options, _stripped, pick_device
+from lalm.models.sampling import RepetitionPenalty
 from lalm.models.save import save_model
 
 
@@ -112,6 +114,35 @@ def test_drawn_answers_follow_the_seed_and_leave_the_global_one_alone(engine):
     assert answer(1) == answer(1)
     assert len({answer(seed) for seed in range(5)}) > 1
     assert torch.equal(before[1], torch.get_rng_state())
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_drawn_answer_does_not_depend_on_its_batch_mates(engine, monkeypatch, beams):
+    """One generator a row: the same alone, in a batch, in another order, and streamed."""
+    options = Options(max_new_tokens=8, temperature=1.5, top_p=0.95, top_k=40, seed=7, beams=beams)
+    together = [reply.text for reply in engine.reply(rows(), options)]
+    assert len(set(together)) > 1
+    assert [engine.reply([row], options)[0].text for row in rows()] == together
+    assert [reply.text for reply in engine.reply(rows()[::-1], options)] == together[::-1]
+    assert ["".join(engine.stream(row, options)) for row in rows()] == together
+    others = Options(max_new_tokens=8, temperature=1.5, top_p=0.95, top_k=40, seed=8, beams=beams)
+    assert [reply.text for reply in engine.reply(rows(), others)] != together
+
+
+def test_the_repetition_penalty_is_transformers_over_prompt_and_answer(engine):
+    """Padding is no text: a row in a batch is weakened as it is alone."""
+    ids, scores = torch.tensor([[5, 6, 6, 9]]), torch.randn(1, 12)
+    wanted = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([[5, 6, 6, 9, 2]]), scores.clone())
+    found = RepetitionPenalty(ids, torch.ones_like(ids), 12, 1.3)(torch.tensor([[2]]), scores.clone())
+    torch.testing.assert_close(found, wanted)
+    beams = RepetitionPenalty(ids, torch.ones_like(ids), 12, 1.3)(
+        torch.tensor([[2], [3]]), scores.repeat(2, 1)
+    )
+    torch.testing.assert_close(beams[0], wanted[0])
+    strong = Options(max_new_tokens=8, repetition_penalty=1.8)
+    plain = [reply.text for reply in engine.reply(rows(), Options(max_new_tokens=8))]
+    together = [reply.text for reply in engine.reply(rows(), strong)]
+    assert together != plain and together == [engine.reply([row], strong)[0].text for row in rows()]
 
 
 def test_the_defaults_of_the_llm_do_not_shape_answers(engine):
