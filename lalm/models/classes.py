@@ -34,6 +34,9 @@ class ReleasedFormat(Protocol):
     ) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
         """The model and its processor."""
 
+    def put_adapter(self, model: Any, folder: Path) -> bool:
+        """Apply a PEFT adapter; see ``lalm.models.adapter.put_in``."""
+
 
 @dataclass(frozen=True)
 class Classes:

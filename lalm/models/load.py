@@ -10,10 +10,11 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lalm.encoders.pair import PairConfig
+from lalm.models.adapter import base_of, is_adapter
 from lalm.models.answer_end import settle_ends
 from lalm.models.assemble import ENCODER_OPTIONS, build_processor, load_tower
 from lalm.models.classes import ModelError, ReleasedFormat, classes_of
-from lalm.models.lora import add_lora
+from lalm.models.lora import add_lora, merge_lora
 from lalm.models.modeling import AudioLMConfig, AudioLMForConditionalGeneration, AudioLMModel
 from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import trained_names
@@ -29,16 +30,40 @@ def load_model(
     device: str | torch.device | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
-    """Open a whole, slim or released checkpoint folder. Raises ModelError naming what is wrong with it.
+    """Open a whole, slim or released checkpoint folder, a PEFT adapter, or a Hub id with one of them.
 
     ``options`` take the place of fields of a slim checkpoint's config; its tensors must fit them still.
+    ``role_markers`` can be changed in any: a base model becomes one that is asked in a chat, or back.
+    Raises ModelError naming what is wrong with the folder.
     """
-    folder = Path(folder)
+    name, folder, options = str(folder), model_folder(folder), dict(options or {})
+    markers = options.pop("role_markers", None)
+    model, processor = _open(folder, dtype, options)
+    if markers is not None and markers != model.config.role_markers:
+        model.config.role_markers = markers
+        processor = _asked_otherwise(model.config, processor)
+    if model.config.parts == {"model": str(folder.resolve())} and not Path(name).exists():
+        model.config.parts = {"model": name}  # a Hub id means the same elsewhere
+    settle_ends(model, processor)
+    return model.to(device or "cpu").eval(), processor
+
+
+def model_folder(name: str | Path) -> Path:
+    """A model's folder: itself, or the snapshot of a Hub id ("org/name"), from the cache when offline."""
+    pieces = str(name).split("/")
+    is_id = len(pieces) == 2 and all(pieces) and not str(name).startswith((".", "~"))
+    return weights.resolve(str(name)) if is_id and not Path(name).exists() else Path(name).expanduser()
+
+
+def _open(
+    folder: Path, dtype: torch.dtype, options: Mapping[str, Any]
+) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
+    """The model and its processor as the folder has them; ``options`` as for ``load_model``."""
+    if is_adapter(folder):
+        return _load_adapter(folder, dtype)
     system, fields = _read_config(folder)
     if fields.get("lalm_slim"):
-        model, processor = _load_slim(folder, dtype, options or {})
-        settle_ends(model, processor)
-        return model.to(device or "cpu").eval(), processor
+        return _load_slim(folder, dtype, options)
     if options:
         raise ModelError(f"'{folder}' is not a slim checkpoint, whose options could be changed")
     classes = classes_of(system.name)
@@ -48,20 +73,44 @@ def load_model(
         model = classes.model.from_pretrained(folder, dtype=dtype)
         processor = AudioLMProcessor.from_pretrained(folder)
         processor.config = model.config
-    settle_ends(model, processor)
     model.config.parts = {"model": str(folder.resolve())}  # what LoRA and a new connector would be added to
-    return model.to(device or "cpu").eval(), processor
+    return model, processor
+
+
+def _asked_otherwise(config: AudioLMConfig, processor: AudioLMProcessor) -> AudioLMProcessor:
+    """The processor that a new model of this config would have, over the same tokenizer."""
+    name = of_model_type(config.model_type).name
+    prompt = classes_of(name).question_prompt
+    return AudioLMProcessor.build(processor.tokenizer, config, prompt, processor.instructions)
+
+
+def _load_adapter(
+    folder: Path, dtype: torch.dtype
+) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
+    base = model_folder(base_of(folder))
+    model, processor = load_model(base, dtype=dtype)
+    if model.config.lora or not (
+        released := classes_of(of_model_type(model.config.model_type).name).released
+    ):
+        raise ModelError(f"the adapter in '{folder}' is for '{base}', and only Qwen2-Audio's can be opened")
+    if not released.put_adapter(model, folder):
+        model.config.parts = {"model": str(folder.resolve())}
+    return model, processor
 
 
 def open_processor(folder: str | Path) -> AudioLMProcessor:
     """The processor of a model folder, without reading its weights. Raises ModelError as ``load`` does."""
-    folder = Path(folder)
+    folder = model_folder(folder)
+    if is_adapter(folder):
+        return open_processor(base_of(folder))
     system, fields = _read_config(folder)
     classes = classes_of(system.name)
     if fields.get("lalm_slim"):
         _, config = read_config(folder)
         if "model" in config.parts:
-            return open_processor(weights.resolve(config.parts["model"]))
+            processor = open_processor(weights.resolve(config.parts["model"]))
+            same = processor.config.role_markers == config.role_markers
+            return processor if same else _asked_otherwise(config, processor)
         tokenizer = load_tokenizer(weights.resolve(config.parts["llm"]))
         return AudioLMProcessor.build(tokenizer, config, classes.question_prompt)
     if released := _released(system, fields):
@@ -71,6 +120,9 @@ def open_processor(folder: str | Path) -> AudioLMProcessor:
 
 def read_config(folder: Path) -> tuple[str, AudioLMConfig]:
     """The system of a model folder and its config; no weights are read."""
+    folder = model_folder(folder)
+    if is_adapter(folder):
+        return read_config(model_folder(base_of(folder)))
     system, fields = _read_config(folder)
     if released := _released(system, fields):
         return system.name, released.read_config(fields)
@@ -164,7 +216,10 @@ def _load_slim(
         setattr(config, key, value)
     classes = classes_of(name)
     if "model" in config.parts:
-        model, processor = load_model(weights.resolve(config.parts["model"]), dtype=dtype)
+        base = weights.resolve(config.parts["model"])
+        model, processor = load_model(base, dtype=dtype, options={"role_markers": config.role_markers})
+        if model.config.lora:
+            merge_lora(model)  # of an earlier run, to which this one's was added
         model.config.parts = config.parts
         if config.lora:
             add_lora(model, config.lora)

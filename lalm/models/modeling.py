@@ -283,17 +283,17 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def set_trainable(self, patterns: Sequence[str]) -> list[str]:
         """Train the parameters whose name matches one of the patterns (``*`` wildcard), freeze the rest.
 
-        Returns the trainable names; raises ValueError for a pattern that matches nothing.
+        A tied head has both names. Returns what trains; ValueError for a pattern that matches nothing.
         """
-        names = [name for name, _ in self.named_parameters()]
+        named = list(self.named_parameters(remove_duplicate=False))
         for pattern in patterns:
-            if not any(name_matches(name, pattern) for name in names):
+            if not any(name_matches(name, pattern) for name, _ in named):
                 raise ValueError(f"trainable: no parameter is called '{pattern}' (try 'connector')")
-        trainable = {name for name in names if any(name_matches(name, p) for p in patterns)}
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name in trainable)
+        learning = {id(p) for name, p in named if any(name_matches(name, pattern) for pattern in patterns)}
+        for parameter in self.parameters():
+            parameter.requires_grad_(id(parameter) in learning)
         self.train(self.training)
-        return sorted(trainable)
+        return sorted(name for name, p in self.named_parameters() if p.requires_grad)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: (..., D) -> logits (..., V) in float32."""

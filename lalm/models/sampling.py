@@ -50,7 +50,7 @@ class RowDraws(LogitsProcessor):
         self._generators = [torch.Generator().manual_seed(seed) for _ in range(num_rows)]
         self._drawing, self._top_k = drawing, top_k
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """scores: (B, V) -> the same shape, 0 at the drawn tokens and -inf elsewhere."""
         tokens = draw(scores, self._generators, self._drawing, self._top_k)
         return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
@@ -72,7 +72,7 @@ class RepetitionPenalty(LogitsProcessor):
         )  # the last: outside the table
         self._seen = seen.scatter(1, known, True)[:, :-1]  # (B, V)
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """input_ids: the new ids of each row or beam, (B * beams, new); scores (B * beams, V) -> scores."""
         seen = self._seen.repeat_interleave(len(scores) // len(self._seen), 0).scatter(1, input_ids, True)
         weakened = torch.where(scores < 0, scores * self._penalty, scores / self._penalty)

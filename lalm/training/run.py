@@ -28,13 +28,12 @@ from lalm.data.source_batches import PerSourceMixture
 from lalm.models.answer_end import check_learned
 from lalm.models.assemble import build_model
 from lalm.models.load import load_model
-from lalm.models.lora import add_lora
+from lalm.models.lora import add_lora, merge_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.packing import check_packable
 from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import trained_names
 from lalm.synthesis.filters import Filtering
-from lalm.training import recipe as recipes
 from lalm.training.batches import Batches, Collator
 from lalm.training.clip_loading import reader
 from lalm.training.llm_layers import compile_layers, enable_gradient_checkpointing, quantize
@@ -46,21 +45,9 @@ from lalm.training.parallel.deepspeed import deepspeed_arguments, first_moment
 from lalm.training.parallel.fsdp2 import fsdp_arguments, full_gradient
 from lalm.training.recipe import Optim, Recipe
 from lalm.training.report import GradientCheck, Report, TrainError, parts_table, say, show_example
+from lalm.training.resuming import check_fresh, starting_point
 from lalm.training.trainer import Answers, Interruption, Read, RecipeTrainer, is_slim
 from lalm.weights import checkpoint
-
-# A run may be resumed under a recipe that differs in these; anything else would be another run.
-MAY_CHANGE = (
-    "every",
-    "valid",
-    "data.valid",
-    "data.workers",
-    "optim.max_steps",
-    "optim.epochs",
-    "cache",
-    "cache_gb",
-    "out",
-)
 
 
 def run(recipe: Recipe, *, resume: bool = True) -> Path:
@@ -74,8 +61,8 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     console = Console(quiet=not main_process)
     out = Path(recipe.out)
     if not resume:
-        _check_fresh(out)
-    start = _starting_point(recipe, out, console)
+        check_fresh(out)
+    start = starting_point(recipe, out, console)
     if main_process:
         out.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(checkpoint.staging(out), ignore_errors=True)
@@ -149,6 +136,9 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
         )
     else:
         model, processor = load_model(recipe.init.from_, dtype=dtype, options=recipe.init.options)
+        if model.config.lora and recipe.dpo is not None and recipe.dpo.reference == "adapter":
+            merge_lora(model)  # the reference is the model as it is, the new LoRA beside it is what learns
+            model.config.parts = {"model": str(Path(recipe.init.from_).resolve())}
         if lora and not model.config.lora:
             add_lora(model, lora)
         elif lora and lora != model.config.lora:
@@ -292,43 +282,6 @@ def arguments(
         log_level="error",
         **(fsdp_arguments(model) if shard == "fsdp2" else deepspeed_arguments(shard) if shard else {}),
     )
-
-
-def _check_fresh(out: Path) -> None:
-    if found := checkpoint.checkpoints(out):
-        raise TrainError(f"'{out}' already holds {found[0].name}: resume that run, or name another 'out'")
-
-
-def _starting_point(recipe: Recipe, out: Path, console: Console) -> Path | None:
-    """The checkpoint to resume from, if any; it must be of the same run."""
-    folder, remarks = checkpoint.newest_good(out)
-    for remark in remarks:
-        say(console, remark, "yellow")
-    if folder is None:
-        if remarks:
-            say(console, "No good checkpoint is left; the run starts again.", "yellow")
-        return None
-    earlier = _flat(recipes.load(folder / "recipe.yaml").model_dump(by_alias=True))
-    now = _flat(recipe.model_dump(by_alias=True))
-    for key in sorted(earlier.keys() | now.keys()):
-        free = any(key == name or key.startswith(name + ".") for name in MAY_CHANGE)
-        if not free and earlier.get(key) != now.get(key):
-            raise TrainError(
-                f"{folder} was trained with {key} = {earlier.get(key)}, the recipe says {now.get(key)}: "
-                "resume with the same value, or name another 'out'"
-            )
-    say(console, f"Resuming from {folder}.")
-    return folder
-
-
-def _flat(fields: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one level of dotted keys."""
-    if not isinstance(fields, dict):
-        return {prefix: fields}
-    flat: dict[str, Any] = {}
-    for key, value in fields.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def _collator(

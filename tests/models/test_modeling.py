@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, MistralConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma3TextConfig,
+    MistralConfig,
+    Qwen2Config,
+)
 
 from lalm.data.sample import Sample, ask
 from lalm.models.assemble import build_model
@@ -113,6 +120,19 @@ def test_unknown_pattern_and_option_are_named(tiny, tiny_folders):
         model.set_trainable(["conector"])
     with pytest.raises(ValueError, match="acdc has no option 'group'"):
         build_model("acdc", encoder=str(tiny_folders[0]), llm=str(tiny_folders[1]), options={"group": 5})
+
+
+def test_a_head_that_is_tied_to_the_embeddings_trains_under_either_name(tiny_folders, tmp_path):
+    """The recipes say lm_head, and small LLMs have none of their own."""
+    llm = AutoModelForCausalLM.from_config(Qwen2Config(vocab_size=300, tie_word_embeddings=True, **SHAPE))
+    llm.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_folders[1]).save_pretrained(tmp_path)
+    model, _ = build_model("qwen2-audio", encoder=str(tiny_folders[0]), llm=str(tmp_path))
+    names = model.set_trainable(["connector", "lm_head"])
+    assert "model.language_model.embed_tokens.weight" in names and "lm_head.weight" not in names
+    assert model.lm_head.weight is model.get_input_embeddings().weight and model.lm_head.weight.requires_grad
+    assert not model.model.language_model.layers[0].mlp.up_proj.weight.requires_grad
+    assert model.set_trainable(["language_model", "lm_head"]) == model.set_trainable(["language_model"])
 
 
 def test_paper_shapes():

@@ -13,9 +13,10 @@ from tiny_parts import byte_tokenizer, llama_folder, noise, whisper_folder
 from torch.nn.functional import log_softmax
 from transformers import AutoModelForCausalLM
 
-from lalm.data.sample import Sample, write_manifest
+from lalm.data.sample import Sample, read_manifest, write_manifest
 from lalm.models.assemble import build_model
-from lalm.models.lora import add_lora
+from lalm.models.load import load_model
+from lalm.models.lora import add_lora, set_lora_scale
 from lalm.models.packing import pack
 from lalm.training import recipe
 from lalm.training import run as train
@@ -281,3 +282,46 @@ def test_a_manifest_without_pairs_is_refused(world, tmp_path):
     with pytest.raises(ValueError, match=r"plain\.jsonl: a has no 'chosen' answer"):
         data = {"train": [{"path": str(tmp_path / "plain.jsonl")}]}
         train.run(settings(world, tmp_path / "out", "copy", data=data))
+
+
+def test_a_run_with_lora_is_the_reference_of_a_fresh_one(world, tmp_path):
+    """2_sft_small -> 3_dpo_lora: what the first LoRA learned is merged, in the run and when opened again."""
+    first = settings(
+        world, tmp_path / "sft", "copy", trainable=["connector"], dpo=None, lora={"rank": 4, "alpha": 8}
+    )
+    data = {"train": [{"path": str(tmp_path / "sft.jsonl")}], "valid": []}
+    samples = [s.with_target("maybe") for s in read_manifest(world / "pairs.jsonl")]
+    write_manifest(tmp_path / "sft.jsonl", samples)
+    train.run(first.model_copy(update={"data": recipe.Data.model_validate(data)}))
+    learned, processor = load_model(tmp_path / "sft")
+    out = train.run(settings(world, tmp_path / "dpo", "adapter", init={"from": str(tmp_path / "sft")}))
+    rows = [line for line in lines(out) if "loss" in line]
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-4) and rows[-1]["margin"] > 0.05
+    both, _ = load_model(out)
+    assert both.config.lora == {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
+    batch = processor.batch([samples[0].prompt()])
+    wanted = learned(**batch).logits
+    set_lora_scale(both, 0.0)
+    torch.testing.assert_close(both(**batch).logits, wanted, atol=1e-4, rtol=1e-4)
+    set_lora_scale(both, None)
+    assert float((both(**batch).logits - wanted).abs().max()) > 1e-3
+
+
+def test_the_base_models_format_is_followed_by_the_chat(world, tmp_path):
+    """1_pretrain -> 2_sft by ``role_markers``, whole and slim, as the options of ``from``."""
+    write_manifest(tmp_path / "a.jsonl", [s.with_target("yes") for s in read_manifest(world / "pairs.jsonl")])
+    data = {"train": [{"path": str(tmp_path / "a.jsonl")}], "valid": []}
+    parts = {"encoder": str(world / "encoder"), "llm": str(world / "llm"), "options": {"role_markers": False}}
+    for kind, trainable in (("whole", ["connector", "language_model"]), ("slim", ["connector"])):
+        first = {"trainable": trainable, "dpo": None, "data": data}
+        base = train.run(settings(world, tmp_path / kind, "copy", **first, init=parts))
+        asked = next(iter(read_manifest(tmp_path / "a.jsonl"))).prompt()
+        model, processor = load_model(base)
+        assert not model.config.role_markers and processor.render(asked)[0] == "<|AUDIO|>"
+        text, _ = processor.render(asked.with_target("yes"), labels=True)
+        assert text == "<|AUDIO|>yes<|im_end|>"  # this LLM's own end, as it has no <|endoftext|>
+        onward = {"from": str(base), "options": {"role_markers": True}}
+        chat = train.run(settings(world, tmp_path / f"{kind}-chat", "copy", **first, init=onward))
+        model, processor = load_model(chat)
+        assert model.config.role_markers
+        assert processor.render(asked)[0].endswith("Audio 1: <|AUDIO|>\n<|im_end|>\n<|im_start|>assistant\n")

@@ -26,9 +26,11 @@ from transformers import (
 )
 
 from lalm.encoders.whisper import WhisperEncoderConfig
+from lalm.models import adapter
 from lalm.models.processing import AudioLMProcessor, bare_parts, waveforms
 from lalm.systems.qwen2_audio.model import Qwen2AudioLM, Qwen2AudioLMConfig
 from lalm.systems.qwen2_audio.prompts import AUDIO_TOKEN, CHAT, PRETRAIN
+from lalm.weights import fetch as weights
 
 MODEL_TYPE = "qwen2_audio"
 PROCESSOR = "Qwen2AudioProcessor"
@@ -44,6 +46,16 @@ TO_DISK = {
     "model.language_model.": "language_model.model.",
     "lm_head.": "language_model.lm_head.",
 }
+FROM_TREE = (  # a module's name in the trees that transformers has built, as a regular expression -> ours
+    (r"^(?:model\.)?audio_tower\.", "model.audio_tower.whisper."),
+    (r"^(?:model\.)?multi_modal_projector\.", "model.connector."),
+    (r"^(?:language_model\.)?lm_head(?=\.|$)", "lm_head"),
+    (r"^(?:language_model\.model|model\.language_model)\.", "model.language_model."),
+)
+TO_TREE = (  # ours -> the tree of transformers 5, which is what PEFT names its tensors after
+    ("model.language_model.", "model.language_model."),
+    ("model.connector.", "model.multi_modal_projector."),
+)
 ENCODER_FIELDS = (
     *("num_mel_bins", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "encoder_layerdrop"),
     *("d_model", "dropout", "attention_dropout", "activation_function", "activation_dropout"),
@@ -169,6 +181,26 @@ def _read_fields(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"'{file}' is damaged: {error}") from None
     return fields if isinstance(fields, dict) else {}
+
+
+def put_adapter(model: Qwen2AudioLM, folder: Path) -> bool:
+    """Apply a PEFT adapter; see ``lalm.models.adapter.put_in``."""
+    return adapter.put_in(model, folder, FROM_TREE)
+
+
+def export_adapter(model: Qwen2AudioLM, folder: Path) -> None:
+    """Write LoRA and connector as a PEFT adapter to the folder or Hub id that the model began as.
+
+    Raises AdapterError for a model that did not begin as one in the released layout, for which there is no
+    class of transformers that an adapter could be put into.
+    """
+    base = model.config.parts.get("model", "")
+    if not base or _read_fields(weights.resolve(base) / "config.json").get("model_type") != MODEL_TYPE:
+        raise adapter.AdapterError(
+            "an adapter needs a base in the released layout, and this model did not begin as one: "
+            "write it whole with --to qwen2-audio"
+        )
+    adapter.write(model, folder, base, TO_TREE)
 
 
 def export(

@@ -1,0 +1,62 @@
+"""Where a run goes on: the newest good checkpoint of the same run in its folder."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lalm.training import recipe as recipes
+from lalm.training.recipe import Recipe
+from lalm.training.report import TrainError, say
+from lalm.weights import checkpoint
+
+# A run may be resumed under a recipe that differs in these; anything else would be another run.
+MAY_CHANGE = (
+    "every",
+    "valid",
+    "data.valid",
+    "data.workers",
+    "optim.max_steps",
+    "optim.epochs",
+    "cache",
+    "cache_gb",
+    "out",
+)
+
+
+def check_fresh(out: Path) -> None:
+    """Raises TrainError for a folder that holds checkpoints."""
+    if found := checkpoint.checkpoints(out):
+        raise TrainError(f"'{out}' already holds {found[0].name}: resume that run, or name another 'out'")
+
+
+def starting_point(recipe: Recipe, out: Path, console: Console) -> Path | None:
+    """The checkpoint to resume from, if any; it must be of the same run."""
+    folder, remarks = checkpoint.newest_good(out)
+    for remark in remarks:
+        say(console, remark, "yellow")
+    if folder is None:
+        if remarks:
+            say(console, "No good checkpoint is left; the run starts again.", "yellow")
+        return None
+    earlier = _flat(recipes.load(folder / "recipe.yaml").model_dump(by_alias=True))
+    now = _flat(recipe.model_dump(by_alias=True))
+    for key in sorted(earlier.keys() | now.keys()):
+        free = any(key == name or key.startswith(name + ".") for name in MAY_CHANGE)
+        if not free and earlier.get(key) != now.get(key):
+            raise TrainError(
+                f"{folder} was trained with {key} = {earlier.get(key)}, the recipe says {now.get(key)}: "
+                "resume with the same value, or name another 'out'"
+            )
+    say(console, f"Resuming from {folder}.")
+    return folder
+
+
+def _flat(fields: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level of dotted keys."""
+    if not isinstance(fields, dict):
+        return {prefix: fields}
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
