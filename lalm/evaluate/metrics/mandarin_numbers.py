@@ -53,7 +53,7 @@ def read_numbers(text: str) -> str:
 def cardinal(written: str) -> str:
     """A number with or without decimals: "210.5" is 两百一十点五, "10" is 十, "05" is 零五."""
     whole, _, decimals = written.partition(".")
-    symbols = list(_symbols(whole)) if len(whole) > 1 else [int(digit) for digit in whole]
+    symbols: list[int | str] = list(_symbols(whole)) if len(whole) > 1 else [int(digit) for digit in whole]
     said = "".join(_character(symbols, place) for place in range(len(symbols)))
     if decimals:
         said += f"点{by_digits(decimals)}"
