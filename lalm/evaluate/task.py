@@ -62,7 +62,7 @@ class Task(BaseModel):
     choices: tuple[Text, ...] = ()
     language: str = ""
     target_language: str = ""
-    judge: Literal["", "quality", "chat", "yes_no"] = ""
+    judge: Literal["", "quality", "chat", "yes_no", "spoken_question", "co_reasoning"] = ""
     max_new_tokens: Annotated[int, Field(ge=1)] = 128
 
     @field_validator("parser", "layout")
