@@ -24,6 +24,7 @@ from lalm.encoders.eat_import import EATImportError, import_eat
 from lalm.encoders.pair import PairConfig, PairEncoder
 from lalm.encoders.released import folder_tensors
 from lalm.encoders.whisper import WhisperEncoder, WhisperEncoderConfig
+from lalm.errors import LalmError
 
 EncoderConfig: TypeAlias = (
     WhisperEncoderConfig | EATConfig | AudioMAEConfig | BEATsConfig | AISFXConfig | PairConfig
@@ -44,7 +45,7 @@ for _name, (_config, _) in ENCODERS.items():
         AutoConfig.register(_name, _config)
 
 
-class EncoderError(ValueError):
+class EncoderError(LalmError, ValueError):
     """A folder holds no encoder, or not a whole one; the text says why in one sentence."""
 
 

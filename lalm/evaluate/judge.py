@@ -18,11 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-<<<<<<< HEAD
-from lalm.errors import LalmError
-=======
 from lalm.data.sample import Sample
->>>>>>> f158499 (SALMONN's judging: spoken questions with their question, co-reasoning by two verdicts without a reference)
+from lalm.errors import LalmError
 from lalm.evaluate.metrics import Answer
 from lalm.evaluate.task import Task, question_of
 from lalm.synthesis.completions import Chat, Sampling, Writer

@@ -15,11 +15,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lalm.errors import LalmError
+
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
-class LLMError(ValueError):
+class LLMError(LalmError, ValueError):
     """A folder holds no LLM, or not a whole one; the text says what is missing."""
 
 
