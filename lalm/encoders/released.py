@@ -50,7 +50,7 @@ def folder_tensors(folder: Path, error: type[ValueError]) -> dict[str, Tensor]:
     """
     for whole in ("model.safetensors", "pytorch_model.bin"):
         if (folder / whole).is_file():
-            return dict(tensors_by_name(folder / whole, error))
+            return _tensors_of(folder, [whole], error)
         index = folder / f"{whole}.index.json"
         if index.is_file():
             break
@@ -63,7 +63,14 @@ def folder_tensors(folder: Path, error: type[ValueError]) -> dict[str, Tensor]:
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
         raise error(f"'{folder}' is not whole: it lacks {missing[0]}, which {index.name} names")
-    return {key: value for name in shards for key, value in tensors_by_name(folder / name, error).items()}
+    return _tensors_of(folder, shards, error)
+
+
+def _tensors_of(folder: Path, names: Sequence[str], error: type[ValueError]) -> dict[str, Tensor]:
+    try:
+        return {key: value for name in names for key, value in tensors_by_name(folder / name, error).items()}
+    except error as problem:
+        raise error(f"'{folder}' is damaged: {problem}") from None
 
 
 def tensors_by_name(path: Path, error: type[ValueError]) -> Mapping[str, Any]:
