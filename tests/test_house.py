@@ -37,7 +37,7 @@ MAY_USE = {
     "procedures": [
         *["audio", "data", "evaluate", "inference", "models", "papers", "synthesis", "tasks", "training"],
     ],
-    "doctor": ["audio", "data", "encoders", "inference", "weights"],
+    "doctor": ["audio", "data", "encoders", "inference", "models", "weights"],
     "serve": ["audio", "data", "inference", "models", "synthesis"],
     "vllm": ["audio", "data", "encoders", "models", "systems"],
     "cli": ["*"],

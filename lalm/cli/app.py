@@ -85,6 +85,14 @@ ClickException: Any = typer.BadParameter.__mro__[2]  # typer's own click or the 
 class Sections(TyperGroup):
     """Lists the commands in the help by section."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All options; flags that are not given are False, since for None typer imports pydantic."""
+        options: list[Any] = super().get_params(ctx)
+        for option in options:
+            if option.default is None and getattr(option, "is_flag", False):
+                option.default = False
+        return options
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write every section's commands, each with the first line of its help."""
         width = max(len(name) for section in COMMANDS.values() for name in section)

@@ -30,7 +30,8 @@ def import_released(
 def _import_salmonn(file: Path, out: Path, *, llm: str, whisper: str, beats: str) -> None:
     """Write a released SALMONN as a slim model folder; print what was read, left out and assumed.
 
-    Short clips are padded to 30 s for Whisper and cost 88 tokens each, as the released model was trained.
+    Clips are padded to 1 s for BEATs and to 30 s for Whisper, and cost 88 tokens each, as the released model
+    was trained.
     Raises ValueError when file and parts do not fit each other.
     """
     import torch
@@ -51,6 +52,7 @@ def _import_salmonn(file: Path, out: Path, *, llm: str, whisper: str, beats: str
         audio_config=_encoders_of(file, found, whisper, beats),
         text_config=text,
         parts={"encoder": whisper, "encoder_2": beats, "llm": llm},
+        shortest_s=released.SHORTEST_S,
         **found.options,
     )
     processor = AudioLMProcessor.build(load_tokenizer(llm_folder), config, classes.question_prompt)
@@ -61,8 +63,9 @@ def _import_salmonn(file: Path, out: Path, *, llm: str, whisper: str, beats: str
     released.check(file, found.tensors, {name: state[name] for name in trained_names(model)})
     model.load_state_dict(found.tensors, strict=False, assign=True)
     save_model(model, processor, out, slim=True)
-    buffers = f", {len(found.skipped)} buffers left out" if found.skipped else ""
-    print(f"{out}: {len(found.tensors) - 2} tensors read{buffers}, LoRA scale {released.LORA_SCALE:g}")
+    tables = f", {len(found.beats_tables)} of them BEATs' own" if found.beats_tables else ""
+    left = f", {len(found.skipped)} left out{tables}" if found.skipped else ""
+    print(f"{out}: {len(found.tensors) - 2} tensors read{left}, LoRA scale {released.LORA_SCALE:g}")
     print(f"The file does not say which LLM {found.llm_width} wide it is for: you said '{llm}'.")
 
 
@@ -71,8 +74,10 @@ def _llm_of(file: Path, found: "Released", llm: str) -> tuple[Path, Any]:
     from transformers import AutoConfig
 
     from lalm.weights import fetch as weights
+    from lalm.weights.llm import check_llm
 
     folder = weights.resolve(llm)
+    check_llm(folder)
     try:
         text = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError):
@@ -87,17 +92,23 @@ def _llm_of(file: Path, found: "Released", llm: str) -> tuple[Path, Any]:
 
 
 def _encoders_of(file: Path, found: "Released", whisper: str, beats: str) -> "PairConfig":
-    """Both encoders' config. Raises ValueError when the file is for encoders of another width."""
-    from lalm.encoders import read_config
+    """Both encoders' config. Raises ValueError when the file is for other encoders.
+
+    They are opened, so that one that is not whole is refused before any question.
+    """
+    from lalm.encoders import load_encoder
     from lalm.encoders.pair import PairConfig
+    from lalm.systems.salmonn import released
     from lalm.weights import fetch as weights
 
-    first = read_config(weights.resolve(whisper), {"pad_to_window": True})
-    second = read_config(weights.resolve(beats))
+    first: Any = load_encoder(weights.resolve(whisper), {"pad_to_window": True})
+    second: Any = load_encoder(weights.resolve(beats))
     for name, width, due in (
         (whisper, first.width, found.speech_width),
         (beats, second.width, found.audio_width),
     ):
         if width != due:
             raise ValueError(f"'{file.name}' belongs to an encoder {due} wide, and '{name}' is {width} wide")
-    return PairConfig(first, second)
+    if found.beats_tables:
+        released.check_beats(file, found, second.state_dict()["relative_bias.weight"])
+    return PairConfig(first.config, second.config)

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -22,7 +22,9 @@ from lalm.encoders.beats_import import import_beats, is_beats
 from lalm.encoders.eat import EATConfig, EATEncoder
 from lalm.encoders.eat_import import EATImportError, import_eat
 from lalm.encoders.pair import PairConfig, PairEncoder
+from lalm.encoders.released import folder_tensors
 from lalm.encoders.whisper import WhisperEncoder, WhisperEncoderConfig
+from lalm.errors import LalmError
 
 EncoderConfig: TypeAlias = (
     WhisperEncoderConfig | EATConfig | AudioMAEConfig | BEATsConfig | AISFXConfig | PairConfig
@@ -41,6 +43,10 @@ ENCODERS["whisper"] = ENCODERS[WhisperEncoderConfig.model_type]  # a Whisper fol
 for _name, (_config, _) in ENCODERS.items():
     if _name == _config.model_type:
         AutoConfig.register(_name, _config)
+
+
+class EncoderError(LalmError, ValueError):
+    """A folder holds no encoder, or not a whole one; the text says why in one sentence."""
 
 
 def encoder_config(config: PreTrainedConfig | Mapping[str, Any] | None) -> EncoderConfig:
@@ -74,9 +80,10 @@ def read_config(folder: Path, options: Mapping[str, Any] | None = None) -> Encod
 def load_encoder(folder: Path, options: Mapping[str, Any] | None = None) -> nn.Module:
     """An encoder with the weights of ``folder``, float32, in eval mode.
 
-    ``folder`` holds config.json and model.safetensors: ours, a Whisper as the Hub has it (of its tensors
-    only the encoder's are read), a released EAT, or an Audio-MAE in timm's format. A released ``.pt`` of EAT
-    (fairseq) or BEATs or ``.pth`` of Audio-MAE, alone in its folder or named itself, is read as it is.
+    ``folder`` holds config.json and weights: ours, a Whisper as the Hub has it (safetensors or ``.bin``,
+    whole or in shards; of its tensors only the encoder's are taken), a released EAT, or an Audio-MAE in
+    timm's format. A released ``.pt`` of EAT (fairseq) or BEATs or ``.pth`` of Audio-MAE, alone in its folder
+    or named itself, is read as it is.
     ``options`` override fields of the config that change
     no weight (``layers``, ``pool``, ``keep_cls``, ...). Raises ValueError.
     """
@@ -132,11 +139,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         name = fields["model_type"]
         if name == "eat" or any(str(c).startswith("EAT") for c in fields.get("architectures") or ()):
             return _released_eat(folder)
-        state = load_file(folder / "model.safetensors")
+        state = folder_tensors(folder, EncoderError)
     except FileNotFoundError as error:
         raise ValueError(f"'{folder}' is not an encoder folder: it has no {_missing(folder)}") from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, EATImportError):
+        if isinstance(error, (EATImportError, EncoderError)):
             raise
         raise ValueError(f"the encoder in '{folder}' is damaged: {error}") from None
     if name == "whisper":
@@ -151,7 +158,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _missing(folder: Path) -> str:
-    return next((n for n in ("config.json", "model.safetensors") if not (folder / n).is_file()), "weights")
+    names = ("config.json", "model.safetensors or pytorch_model.bin")
+    return next((name for name in names if not (folder / name).is_file()), "weights")
 
 
 def _released_eat(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

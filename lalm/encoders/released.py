@@ -1,5 +1,6 @@
 """Opens checkpoints released by others without running any code in them."""
 
+import json
 import pickle
 import re
 from argparse import Namespace
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 
 def read_released(path: Path, error: type[ValueError], allowed: Sequence[type] = ()) -> Any:
@@ -39,6 +41,36 @@ def weights_file(path: Path, names: Sequence[str], suffix: str, error: type[Valu
     if not found:
         raise error(f"'{path}' holds no {', '.join(names)} or {suffix} file")
     return found[0]
+
+
+def folder_tensors(folder: Path, error: type[ValueError]) -> dict[str, Tensor]:
+    """The tensors of a folder in the Hub's layout: safetensors or ``.bin``, in one file or in shards.
+
+    Raises ``error`` naming the file that is not there, FileNotFoundError when there is none of them.
+    """
+    for whole in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / whole).is_file():
+            return _tensors_of(folder, [whole], error)
+        index = folder / f"{whole}.index.json"
+        if index.is_file():
+            break
+    else:
+        raise FileNotFoundError(f"{folder / 'model.safetensors'}")
+    try:
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise error(f"'{index}' is damaged: it has no weight_map") from None
+    missing = [name for name in shards if not (folder / name).is_file()]
+    if missing:
+        raise error(f"'{folder}' is not whole: it lacks {missing[0]}, which {index.name} names")
+    return _tensors_of(folder, shards, error)
+
+
+def _tensors_of(folder: Path, names: Sequence[str], error: type[ValueError]) -> dict[str, Tensor]:
+    try:
+        return {key: value for name in names for key, value in tensors_by_name(folder / name, error).items()}
+    except error as problem:
+        raise error(f"'{folder}' is damaged: {problem}") from None
 
 
 def tensors_by_name(path: Path, error: type[ValueError]) -> Mapping[str, Any]:

@@ -1,8 +1,11 @@
-"""An LLM as judge, by three published protocols in our own words.
+"""An LLM as judge, by published protocols in our own words.
 
 ``quality``: 0 to 5 against the reference (AudioBench, arXiv 2406.16020; its score is this times 20).
 ``chat``: 1 to 10 each for the reference and the answer, in both orders (AIR-Bench, arXiv 2402.07729); the
-answer's mean counts. ``yes_no``: right or not (SALMONN, arXiv 2310.13289, appendix C). All become 0 to 1.
+answer's mean counts. ``yes_no``: the same thing or not. ``spoken_question`` and ``co_reasoning`` (SALMONN,
+arXiv 2310.13289, appendix E): the first asks whether an answer to a question is right by its reference; the
+second has no reference and two verdicts, from the question, what is heard in the background, and the answer:
+does it try to answer (the following rate), and is it right? All become 0 to 1.
 
 Every reply is kept in SQLite under the hash of judge and prompt, so that a run can be scored again without
 the judge. A reply that cannot be read is None, counted and shown, and counts 0.
@@ -15,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.evaluate.metrics import Answer
 from lalm.evaluate.task import Task, question_of
@@ -54,6 +58,30 @@ Text B: {answer}
 
 Do A and B name the same thing? Reply with one word, "Same" or "Different"."""  # small judges see most so
 
+SPOKEN_QUESTION = """Question: {question}
+Reference answer: {reference}
+Answer: {answer}
+
+Is the answer to the question right, going by the reference? Reply with one word, "Yes" or "No"."""
+
+TRIES = """In a recording someone asks a question while other sounds are heard.
+Question: {question}
+Background sounds: {described}
+A listener's answer: {answer}
+
+Does the listener try to answer the question? Writing the question down or only describing the sounds is no
+try; whether the answer is right does not matter. Reply with one word, "Yes" or "No"."""
+
+REASONS = """In a recording someone asks a question while other sounds are heard.
+Question: {question}
+Background sounds: {described}
+A listener's answer: {answer}
+
+Is the answer to the question right, going by the background sounds? Reply with one word, "Yes" or "No"."""
+
+WORDINGS = (SYSTEM, QUALITY, CHAT, YES_NO, SPOKEN_QUESTION, TRIES, REASONS)
+UNREFERENCED = ("co_reasoning",)  # protocols that need no reference
+
 
 class JudgeError(LalmError, ValueError):
     """A cache that is not one, or a judgment that is not there."""
@@ -81,6 +109,12 @@ def read_verdict(reply: str) -> float | None:
     return float(word[1].lower() == "same") if word else None
 
 
+def read_yes_no(reply: str) -> float | None:
+    """1 for a reply that begins with "yes" (also as {"Response": "Yes", ...}), 0 with "no"."""
+    word = re.match(r"""\W*(?:(?:response|correct)\W+)?(yes|no|true|false)\b""", reply.strip(), re.I)
+    return float(word[1].lower() in ("yes", "true")) if word else None
+
+
 class Judge:
     """A judge by name, with its cache. ``load`` is called at the first judgment that is not cached.
 
@@ -89,7 +123,7 @@ class Judge:
     """
 
     def __init__(self, name: str, load: Callable[[], Writer], cache: Path, weights: str = "") -> None:
-        wording = hashlib.sha256("".join([SYSTEM, QUALITY, CHAT, YES_NO]).encode()).hexdigest()[:8]
+        wording = hashlib.sha256("".join(WORDINGS).encode()).hexdigest()[:8]
         self._load = load
         self._writer: Writer | None = None
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +153,8 @@ class Judge:
         scored = []
         for answer, own in zip(answers, prompts, strict=True):
             mine = [next(replies) for _ in own]
-            scored.append(replace(answer, judged=_score(task.judge, mine)))
+            tried = read_yes_no(mine[0]) if task.judge == "co_reasoning" and mine else None
+            scored.append(replace(answer, judged=_score(task.judge, mine), tried=tried))
         return scored
 
     def replies(self, prompts: Sequence[str]) -> list[str]:
@@ -147,20 +182,43 @@ class Judge:
         return row
 
 
+def heard_question(sample: Sample) -> str:
+    """What is asked in a recording: ``origin.question``, or its transcript; else the typed question."""
+    return sample.origin.get("question") or sample.origin.get("transcript") or question_of(sample)
+
+
 def _prompts(task: Task, answer: Answer) -> list[str]:
-    question, said = question_of(answer.sample), answer.text.strip() or "(nothing)"
-    reference = " / ".join(answer.sample.references)
+    """What the judge is asked about an answer; nothing where it could not know what was asked or heard."""
+    sample, said = answer.sample, answer.text.strip() or "(nothing)"
+    reference = " / ".join(sample.references)
+    described = sample.origin.get("caption") or sample.origin.get("transcript") or reference
     if task.judge == "chat":
-        described = answer.sample.origin.get("caption") or answer.sample.origin.get("transcript") or reference
         orders = ((reference, said), (said, reference))
+        question = question_of(sample)
         return [CHAT.format(described=described, question=question, first=a, second=b) for a, b in orders]
+    if task.judge == "co_reasoning":
+        background, question = sample.origin.get("caption", ""), heard_question(sample)
+        if not background or not question:
+            return []
+        return [
+            form.format(question=question, described=background, answer=said) for form in (TRIES, REASONS)
+        ]
+    if task.judge == "spoken_question":
+        question = heard_question(sample)
+        return (
+            [SPOKEN_QUESTION.format(question=question, reference=reference, answer=said)] if question else []
+        )
     form = YES_NO if task.judge == "yes_no" else QUALITY
-    return [form.format(question=question, reference=reference, answer=said)]
+    return [form.format(question=question_of(sample), reference=reference, answer=said)]
 
 
 def _score(protocol: str, replies: Sequence[str]) -> float | None:
     """None when any of an answer's replies is not readable."""
+    if not replies:
+        return None
     if protocol == "chat":
         first, second = (read_pair(reply) for reply in replies)
         return None if first is None or second is None else (first[1] + second[0]) / 2
+    if protocol in ("co_reasoning", "spoken_question"):
+        return read_yes_no(replies[-1])
     return read_verdict(replies[0]) if protocol == "yes_no" else read_points(replies[0])

@@ -242,6 +242,8 @@ def _write_rows(
                 del row["likelihood"]
             if answer.judged is not None:
                 row["judged"] = answer.judged
+            if answer.tried is not None:
+                row["tried"] = answer.tried
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     draft = log.with_name(log.name + ".partial")
     draft.write_text("".join(lines), encoding="utf-8")
@@ -279,7 +281,9 @@ def read_answers(folder: Path) -> dict[str, list[Answer]]:
                 events=tuple(row["events"]),
                 origin=row["origin"],
             )
-            answer = Answer(sample, row["text"], row["read"], row.get("judged"), likelihood_of(row))
+            answer = Answer(
+                sample, row["text"], row["read"], row.get("judged"), likelihood_of(row), row.get("tried")
+            )
         except (KeyError, TypeError):
             raise RunError(f"{place}: not a row of a finished run") from None
         found.setdefault(row["task"], []).append(answer)

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from lalm.evaluate.judge import UNREFERENCED
 from lalm.evaluate.metrics import METRICS, Answer, Resources, unreadable
 from lalm.evaluate.metrics.intervals import Array, Difference, Interval, Measured, difference, interval
 from lalm.evaluate.task import Task
 
 MAX_CATEGORIES = 30
+JUDGED = ("judge", "judge_following")
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,12 @@ def score(task: Task, answers: Sequence[Answer], resources: Resources, *, judged
     skipped: dict[str, str] = {}
     resources.used = {}
     for name in task.metrics:
-        if name == "judge" and not judged:
+        if name in JUDGED and not judged:
             skipped[name] = "no judge was given (--judge)"
             continue
         bare = next((a for a in answers if not a.sample.references), None)
-        if METRICS[name].compares and bare is not None:
+        free = name == "judge" and task.judge in UNREFERENCED
+        if METRICS[name].compares and not free and bare is not None:
             skipped[name] = f"'{bare.sample.id}' has no references to score by"
             continue
         try:

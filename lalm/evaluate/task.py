@@ -29,7 +29,7 @@ from lalm.data.sample import Message, Part, Sample, read_manifest
 from lalm.errors import LalmError
 from lalm.evaluate.metrics import METRICS
 from lalm.evaluate.parsers import PARSERS
-from lalm.evaluate.task_data import LAYOUTS
+from lalm.evaluate.task_data import LAYOUTS, found_below
 from lalm.tasks import Source
 
 FOLDER = Path(__file__).parent / "tasks"
@@ -62,7 +62,7 @@ class Task(BaseModel):
     choices: tuple[Text, ...] = ()
     language: str = ""
     target_language: str = ""
-    judge: Literal["", "quality", "chat", "yes_no"] = ""
+    judge: Literal["", "quality", "chat", "yes_no", "spoken_question", "co_reasoning"] = ""
     max_new_tokens: Annotated[int, Field(ge=1)] = 128
 
     @field_validator("parser", "layout")
@@ -149,7 +149,7 @@ def open_task(spec: str, data: Path, *, limit: int = 0, seed: int = 0) -> list[A
         task = tasks[name]
     if not given and not task.path:
         raise TaskError(f"the task '{task.name}' needs its file: --task {name}=FILE.jsonl")
-    path = Path(given) if given else data / task.path
+    path = Path(given) if given else found_below(data, task.path)
     if not path.exists():
         hint = "" if given else f" (say --data FOLDER, or --task {name}=PATH)"
         raise TaskError(f"{task.name}: there is no '{path}'{hint}")

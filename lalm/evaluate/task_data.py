@@ -3,7 +3,8 @@
 Each reader yields samples with references and, where the corpus asks them, questions and choices.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from lalm.data.sample import Sample, read_manifest
 from lalm.tasks import (
@@ -63,3 +64,37 @@ LAYOUTS: Mapping[str, Reader] = {
     "audioset": sound_labels.audioset,
     "hub": hub.hub,
 }
+
+# The folder in a task's path -> what else releases and mirrors call it.
+OTHER_NAMES: Mapping[str, Sequence[str]] = {
+    "AIR-Bench": ("AIR-Bench-Dataset", "airbench"),
+    "AISHELL-DEV-TEST-SET": ("AISHELL2/AISHELL-DEV-TEST-SET", "AISHELL-2/AISHELL-DEV-TEST-SET", "aishell2"),
+    "AudioCaps": ("audiocaps", "audiocaps/dataset", "AudioCaps/dataset", "audiocaps-*/dataset"),
+    "AudioSet": ("audioset",),
+    "AVQA": ("avqa", "AVQA_dataset"),
+    "Clotho": ("clotho", "clotho_dataset", "clotho-v2.1"),
+    "ClothoAQA": ("Clotho-AQA", "clotho_aqa"),
+    "cv-corpus-15.0": ("cv-corpus-15.0-2023-09-08", "cv-corpus-15.0-*", "common_voice_15", "CommonVoice15"),
+    "covost2": ("covost", "CoVoST2", "covost_v2"),
+    "ESC-50": ("ESC-50-master", "esc50", "esc-50"),
+    "fleurs": ("FLEURS", "fleurs/data"),
+    "GigaSpeech": ("gigaspeech",),
+    "IEMOCAP_full_release": ("IEMOCAP", "iemocap", "IEMOCAP/IEMOCAP_full_release"),
+    "Inspec": ("inspec", "Hulth2003"),
+    "LibriMix": ("Libri2Mix", "librimix"),
+    "LibriSpeech": ("librispeech", "librispeech/LibriSpeech", "LibriSpeech/LibriSpeech"),
+    "MELD.Raw": ("MELD/MELD.Raw", "MELD.Raw/MELD.Raw", "MELD", "meld", "meld/MELD.Raw", "MELD.Raw/test", "."),
+    "MMAU": ("mmau", "MMAU-mini"),
+    "MusicCaps": ("musiccaps",),
+    "slurp": ("slurp/dataset/slurp", "slurp-master/dataset/slurp", "SLURP"),
+    "VocalSound": ("vs_release_16k", "VocalSound/vs_release_16k", "vocalsound_release_16k", "vocalsound"),
+    "VoxCeleb1": ("voxceleb1", "VoxCeleb", "vox1"),
+    "WikiQA": ("WikiQACorpus", "wikiqa"),
+}
+
+
+def found_below(data: Path, path: str) -> Path:
+    """A task's corpus below ``data``: at its path, or under another name that its folder may have."""
+    folder, _, rest = path.partition("/")
+    names = (folder, *OTHER_NAMES.get(folder, ()))
+    return next((found for name in names for found in sorted(data.glob(f"{name}/{rest}"))), data / path)

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lalm.audio.load import SAMPLE_RATE
 from lalm.data.sample import ask
+from lalm.errors import LalmError
 from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
 
@@ -21,7 +22,7 @@ QUESTION = "What do you hear?"
 ANSWER = "Someone knocks twice."
 
 
-class AnswerEndError(ValueError):
+class AnswerEndError(LalmError, ValueError):
     """A chat template that ends no answer; the text says what it writes."""
 
 

@@ -18,7 +18,7 @@ from lalm.models.config import AudioLMConfig
 from lalm.models.lora import add_lora, merge_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration, AudioLMModel
 from lalm.models.processing import AudioLMProcessor
-from lalm.models.save import trained_names
+from lalm.models.save import found_name, trained_names
 from lalm.systems import System, UnknownSystemError, of_model_type
 from lalm.weights import fetch as weights
 from lalm.weights.llm import load_causal_lm, load_tokenizer
@@ -128,6 +128,8 @@ def read_config(folder: Path) -> tuple[str, AudioLMConfig]:
     if released := _released(system, fields):
         return system.name, released.read_config(fields)
     own = {key: value for key, value in fields.items() if key not in ("lalm_slim", "transformers_version")}
+    if isinstance(own.get("parts"), dict):
+        own["parts"] = {role: found_name(str(name), folder) for role, name in own["parts"].items()}
     return system.name, classes_of(system.name).config.from_dict(own)
 
 

@@ -11,11 +11,34 @@ from lalm.models.classes import ModelError
 from lalm.models.config import AudioLMConfig
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
+from lalm.weights.pins import PARTS
 
 
 def has_parts(config: AudioLMConfig) -> bool:
     """True when everything but connector and LoRA can be found again by name."""
     return {"encoder", "llm"} <= set(config.parts) or "model" in config.parts
+
+
+def lasting_name(name: str, folder: Path) -> str:
+    """A part's name such that the model in ``folder`` opens from any working folder.
+
+    A path becomes absolute, or relative to ``folder`` where it lies inside; pinned names and Hub ids stay.
+    """
+    path = Path(name).expanduser()
+    if name in PARTS or not path.exists():
+        return name
+    path = path.resolve()
+    inside = path.is_relative_to(folder.resolve())
+    return f"./{path.relative_to(folder.resolve())}" if inside else str(path)
+
+
+def found_name(name: str, folder: Path) -> str:
+    """The name of a part of the model in ``folder`` as ``resolve`` takes it: relative paths from there.
+
+    Folders of older versions hold paths that are relative to where they were written; those stay.
+    """
+    path = folder / name
+    return str(path.resolve()) if name not in PARTS and path.exists() else name
 
 
 def trained_names(model: AudioLMForConditionalGeneration) -> list[str]:
@@ -50,4 +73,5 @@ def save_model(
     save_file({name: state[name].detach().contiguous() for name in trained_names(model)}, path)
     path.chmod(0o644)  # safetensors makes files that only their owner may read
     config = {"lalm_slim": True, **json.loads(model.config.to_json_string(use_diff=False))}
+    config["parts"] = {role: lasting_name(name, folder) for role, name in model.config.parts.items()}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -27,7 +27,7 @@ def librimix(source: Source) -> Iterator[Sample]:
             unknown = [part for part in name.split("_") if part not in said]
             if unknown:
                 raise SourceError(f"{place}: LibriSpeech's transcripts have no {unknown[0]}")
-            audio = path.parents[1] / subset / kind / f"{name}.wav"
+            audio = source.moved(path.parents[1] / subset / kind / f"{name}.wav")
             yield _mixture(f"{kind}-{name}", audio, [said[part] for part in name.split("_")])
 
 

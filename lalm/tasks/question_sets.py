@@ -55,7 +55,7 @@ def airbench_chat(source: Source) -> Iterator[Sample]:
         name, path, task, dataset, question, answer = _of(
             row, place, "uniq_id", "path", "task_name", "dataset_name", "question", "answer_gt"
         )
-        audio = (source.audio or source.folder) / f"{task}_{dataset}" / str(path)
+        audio = source.clip(str(path), f"{task}_{dataset}")
         told = str(row.get("meta_info") or "")
         yield _question(
             "audio_chat", str(name), audio, str(question), [str(answer)], caption=told, category=str(task)
@@ -64,7 +64,7 @@ def airbench_chat(source: Source) -> Iterator[Sample]:
 
 def airbench_foundation(source: Source) -> Iterator[Sample]:
     """AIR-Bench foundation: ``Foundation_meta.json`` with ``choice_a`` to ``choice_d``, audio as for chat
-    but for Audio_Grounding, whose rows say .wav and whose files are FLAC."""
+    (rows of Audio_Grounding say .wav, and the files are FLAC)."""
     for number, row in enumerate(_rows(source.path)):
         place = f"{source.path.name}:{number}"
         name, path, task, dataset, question, answer = _of(
@@ -74,9 +74,7 @@ def airbench_foundation(source: Source) -> Iterator[Sample]:
         choices, right = [option for option in options if option], str(answer).strip()
         if right not in choices:
             raise SourceError(f"{place}: the answer '{answer}' is not among the choices")
-        audio = (source.audio or source.folder) / f"{task}_{dataset}" / str(path)
-        if task == "Audio_Grounding":
-            audio = audio.with_suffix(".flac")
+        audio = source.clip(str(path), f"{task}_{dataset}")
         yield _question("audio_choice", str(name), audio, str(question), [right], choices, category=str(task))
 
 
@@ -90,7 +88,7 @@ def mmau(source: Source) -> Iterator[Sample]:
         )
         if not isinstance(choices, list) or answer not in choices:
             raise SourceError(f"{place}: the answer '{answer}' is not among the choices")
-        audio = (source.audio or source.folder) / str(path)
+        audio = source.clip(str(path), ".", others=[Path(str(path)).name])
         category = str(row.get("task") or "")
         yield _question("audio_choice", str(name), audio, str(question), [answer], choices, category=category)
 

@@ -33,7 +33,7 @@ def esc50(source: Source) -> Iterator[Sample]:
     names = tuple(sorted({_plain(row["category"]) for _, row in rows}))
     for _, row in rows:
         label = _plain(row["category"])
-        path = (source.audio or root / "audio") / row["filename"]
+        path = replace(source, path=root).clip(row["filename"], "audio")
         made = heard("tags", path.stem, [path], label, choices=names)
         origin = {
             **made.origin,

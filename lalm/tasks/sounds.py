@@ -96,7 +96,8 @@ def millionsong(source: Source) -> Iterator[Sample]:
         known += [f"from the year {row['year']}"] if row["year"].isdigit() and row["year"] != "0" else []
         known += [f"at {float(row['tempo']):.0f} beats a minute"] if _is_number(row["tempo"]) else []
         caption = ", ".join(known) + "."
-        path = source.find(row["track_id"], row["spotify_id"])
+        shown = f"{row['genre'].strip()}-{row['track_id']}"  # as in Kaggle's folder MP3-Example
+        path = source.find(row["track_id"], row["spotify_id"], shown)
         yield heard("music_caption", row["track_id"], [path], caption, caption=caption)
 
 

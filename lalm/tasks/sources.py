@@ -13,6 +13,7 @@ from lalm.audio.load import AUDIO_SUFFIXES
 from lalm.data.sample import AudioPart, Message, Part, Sample, ask
 from lalm.errors import LalmError
 
+FILM_SUFFIXES = (".mp4", ".mkv", ".webm")  # whose sound can be read as well
 MAX_JSON_BYTES = 8 << 30  # GigaSpeech names ten million segments in one file
 
 
@@ -55,6 +56,33 @@ class Source:
         return next(
             (self._by_stem[stem] for stem in stems if stem in self._by_stem), self.folder / f"{stems[0]}.wav"
         )
+
+    def clip(self, name: str, *folders: str, others: Sequence[str] = ()) -> Path:
+        """The audio file ``name`` ("en_1.mp3", "P0/a.opus") of a corpus whose releases and mirrors keep audio
+        in one of these ``folders`` beside the table; in the audio folder or below it, if one was given.
+
+        The same names with another suffix (a corpus that was converted) and the ``others`` count too. Of none
+        that is there the first that was looked for, which whoever builds the manifest counts as missing.
+        """
+        given = self.audio
+        roots = [self.folder / folder for folder in folders or (".",)]
+        if given is not None:
+            roots = [given, *(given / folder for folder in folders if folder not in ("", "."))]
+        for wanted in (*others, name):
+            for root in roots:
+                if (root / wanted).is_file():
+                    return root / wanted
+        for root in roots:
+            for wanted in (*others, name):
+                for suffix in (*AUDIO_SUFFIXES, *FILM_SUFFIXES):
+                    if (path := (root / wanted).with_suffix(suffix)).is_file():
+                        return path
+        return roots[0] / name
+
+    def moved(self, path: Path) -> Path:
+        """A file that a corpus keeps beside its texts: in the same place below the audio folder if one was
+        given."""
+        return self.audio / path.relative_to(self.folder) if self.audio is not None else path
 
     def files(self, pattern: str) -> list[Path]:
         """Files below the source that match; SourceError if there is none."""

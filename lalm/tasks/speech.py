@@ -35,7 +35,7 @@ def librispeech(source: Source) -> Iterator[Sample]:
             yield heard(
                 "asr",
                 name,
-                [path.with_name(f"{name}.flac")],
+                [source.moved(path.with_name(f"{name}.flac"))],
                 text,
                 transcript=text,
                 speaker=name.split("-")[0],
@@ -82,20 +82,21 @@ def _about(
 
 
 def covost(source: Source) -> Iterator[Sample]:
-    """CoVoST 2: ``covost_v2.en_zh-CN.train.tsv`` (path, sentence, translation), ``clips/`` beside."""
+    """CoVoST 2: ``covost_v2.en_zh-CN.train.tsv`` (path, sentence, translation), as ``get_covost_splits.py``
+    writes it; Common Voice 4's ``clips/`` beside, or ``en/clips/``."""
     found = re.search(r"\.([A-Za-z-]+)_([a-z]+)", source.path.name)
     if found is None:
         raise SourceError(
             f"{source.path.name} does not name its languages, as covost_v2.en_zh-CN.train.tsv does"
         )
-    clips = source.audio or source.folder / "clips"
+    spoken = found[1].split("_")[0]
     for place, row in table(source.path, ["path", "sentence", "translation"], "\t"):
         if not row["translation"].strip():
             raise SourceError(f"{place}: the translation is empty")
         yield heard(
             f"translate_{found[2]}",
             Path(row["path"]).stem,
-            [clips / row["path"]],
+            [source.clip(row["path"], "clips", f"{spoken}/clips", f"../{spoken}/clips")],
             row["translation"].strip(),
             transcript=row["sentence"].strip(),
             speaker=row.get("client_id") or "",
@@ -114,7 +115,7 @@ def iemocap(source: Source) -> Iterator[Sample]:
             if found is None or found[2] not in EMOTIONS:
                 continue
             name, emotion = found[1], EMOTIONS[found[2]]
-            audio = session / "sentences" / "wav" / name.rpartition("_")[0] / f"{name}.wav"
+            audio = source.moved(session / "sentences" / "wav" / name.rpartition("_")[0] / f"{name}.wav")
             choices = tuple(dict.fromkeys(EMOTIONS.values()))
             made = heard(
                 "emotion", name, [audio], f"{emotion.capitalize()}.", references=(emotion,), choices=choices
@@ -123,14 +124,16 @@ def iemocap(source: Source) -> Iterator[Sample]:
 
 
 def voxceleb(source: Source) -> Iterator[Sample]:
-    """VoxCeleb trials: lines ``1 id1/video/00001.wav id2/video/00002.wav``, 1 for one speaker; audio in
-    ``wav/`` beside the file."""
-    root = source.audio or source.folder / "wav"
+    """VoxCeleb trials (``veri_test.txt``, ``veri_test2.txt``, ``list_test_all2.txt``): lines
+    ``1 id10270/5r0dWxy17C8/00001.wav id10270/.../00002.wav``, 1 for one speaker; audio in ``wav/`` beside, as
+    vox1_dev_wav.zip and vox1_test_wav.zip unpack, together or apart."""
+    folders = ("wav", "test/wav", "dev/wav", "vox1_test_wav/wav", "vox1_dev_wav/wav", ".")
     for number, (place, line) in enumerate(lines(source.path), 1):
         fields = line.split()
         if len(fields) != 3 or fields[0] not in ("0", "1"):
             raise SourceError(f"{place}: not '1 FILE FILE' or '0 FILE FILE'")
-        yield _pair(f"{source.path.stem}-{number}", root / fields[1], root / fields[2], fields[0] == "1")
+        first, second = (source.clip(field, *folders) for field in fields[1:])
+        yield _pair(f"{source.path.stem}-{number}", first, second, fields[0] == "1")
 
 
 def speakers(source: Source) -> Iterator[Sample]:

@@ -1,27 +1,114 @@
 """Opens the LLM: any causal language model of transformers, from a folder or one file."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from tokenizers import normalizers
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lalm.errors import LalmError
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+
+class LLMError(LalmError, ValueError):
+    """A folder holds no LLM, or not a whole one; the text says what is missing."""
 
 
 def load_causal_lm(folder: str, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Open any transformers causal LM: a folder in the Hub's layout, or one ``.gguf`` file."""
-    if folder.endswith(".gguf"):
-        path = Path(folder)
+    """Open any transformers causal LM: a folder in the Hub's layout, or one ``.gguf`` file.
+
+    Weights may be safetensors or ``.bin``, whole or in shards. Raises LLMError.
+    """
+    path = Path(folder)
+    if path.suffix == ".gguf":
         return AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=dtype or torch.float32, **_dequantize()
         )
+    check_llm(path)
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto")
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of an LLM folder or ``.gguf`` file."""
+    """The tokenizer of an LLM folder (``tokenizer.json``, or SentencePiece's ``tokenizer.model``) or of a
+    ``.gguf`` file. Raises LLMError."""
     if folder.suffix == ".gguf":
         return AutoTokenizer.from_pretrained(folder.parent, gguf_file=folder.name)
-    return AutoTokenizer.from_pretrained(folder)
+    if (folder / "config.json").is_file():
+        _config(folder)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise LLMError(f"'{folder}' has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is in it")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, ImportError) as error:
+        raise LLMError(f"the tokenizer in '{folder}' cannot be read: {str(error).splitlines()[0]}") from None
+    if not (folder / "tokenizer.json").is_file() and isinstance(tokenizer, LlamaTokenizer):
+        _as_sentencepiece(folder, tokenizer)
+    return tokenizer
+
+
+def check_llm(folder: Path) -> None:
+    """Refuse a folder whose config.json or weights are not those of an LLM that can be opened: LLMError.
+
+    The weights' files are looked for, not read.
+    """
+    _config(folder)
+    for whole in WEIGHT_FILES:
+        if (folder / whole).is_file():
+            return
+        index = folder / f"{whole}.index.json"
+        if index.is_file():
+            try:
+                shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise LLMError(f"'{index}' is damaged: it has no weight_map") from None
+            missing = [name for name in shards if not (folder / name).is_file()]
+            if missing:
+                raise LLMError(f"'{folder}' is not whole: it lacks {missing[0]}, which {index.name} names")
+            return
+    raise LLMError(f"'{folder}' has no weights: neither {' nor '.join(WEIGHT_FILES)}, whole or in shards")
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The fields of config.json, of a kind of model that transformers itself has."""
+    try:
+        fields = json.loads((folder / "config.json").read_text())
+        kind = str(fields["model_type"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise LLMError(f"'{folder}' is no LLM folder: its config.json cannot be read") from None
+    if kind not in CONFIG_MAPPING:
+        way = "; convert it to the qwen2 format, or take a Qwen1.5" if kind == "qwen" else ""
+        raise LLMError(
+            f"the model in '{folder}' is a '{kind}', which only code beside its weights can open, and such "
+            f"code is not run{way}"
+        )
+    return dict(fields)
+
+
+def _as_sentencepiece(folder: Path, tokenizer: Any) -> None:
+    """Let every text between special tokens begin with a space, as SentencePiece's own program has it.
+
+    Folders that hold tokenizer.model alone are of the time when transformers ran that program; a folder
+    whose tokenizer_config.json says "legacy": false is not.
+    """
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+    except (OSError, ValueError):
+        settings = {}
+    if settings.get("legacy", True):
+        backend = tokenizer.backend_tokenizer
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        backend.pre_tokenizer = None
 
 
 def _dequantize() -> dict[str, Any]:

@@ -62,13 +62,28 @@ def from_hub(part: Part, folder: Path, progress: Progress) -> Path | None:
     return folder
 
 
+# What is taken of a repository on the Hub: its weights once, as safetensors where it has them, and no second
+# copy in another precision (whisper-large-v3) or in the format of the model's authors (Llama-3's original/).
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken", "BEATs*.pt"]
+HUB_OLDER = ["pytorch_model*.bin"]  # whole, or in shards as Vicuna's
+HUB_TWINS = ["*.fp32*", "*fp32-*", "original/*", "onnx/*", "coreml/*"]
+
+
 def hub_snapshot(repository: str) -> Path:
     """The local snapshot of a Hub repository, brought here if need be. Raises WeightsError."""
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "BEATs*.pt"]
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=patterns, etag_timeout=HUB_PATIENCE_S))
+        folder = Path(
+            snapshot_download(
+                repository,
+                allow_patterns=HUB_FILES,
+                ignore_patterns=HUB_TWINS,
+                etag_timeout=HUB_PATIENCE_S,
+            )
+        )
         if not any(folder.rglob("*.safetensors")) and not any(folder.rglob("*.pt")):
-            snapshot_download(repository, allow_patterns=["pytorch_model.bin"], etag_timeout=HUB_PATIENCE_S)
+            snapshot_download(
+                repository, allow_patterns=HUB_OLDER, ignore_patterns=HUB_TWINS, etag_timeout=HUB_PATIENCE_S
+            )
         return folder
     except (*HUB_ERRORS, HFValidationError):
         raise WeightsError(

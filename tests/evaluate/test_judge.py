@@ -7,11 +7,11 @@ import pytest
 
 from lalm.data.sample import Sample, ask
 from lalm.evaluate.agreement import agreement, kappa, read_judgments, spearman
-from lalm.evaluate.judge import Judge, JudgeError, read_pair, read_points, read_verdict
+from lalm.evaluate.judge import Judge, JudgeError, read_pair, read_points, read_verdict, read_yes_no
 from lalm.evaluate.metrics import Answer, Resources
 from lalm.evaluate.metrics.intervals import interval
 from lalm.evaluate.scores import numbers, score
-from lalm.evaluate.task import Task
+from lalm.evaluate.task import Task, known_tasks
 from lalm.synthesis.completions import Completion
 
 
@@ -129,3 +129,50 @@ def test_agreement_with_people(tmp_path):
     people.write_text('{"id": "1"}\n')
     with pytest.raises(ValueError, match="holds no judgments"):
         read_judgments(people)
+
+
+def spoken(text: str, *references: str, **origin: str) -> Answer:
+    asked = ask([], "Answer the speaker.").messages
+    return Answer(Sample(asked, id="s", task="sac", references=references, origin=origin), text, text)
+
+
+def test_yes_and_no_are_read_also_from_the_papers_dictionary():
+    assert read_yes_no("Yes.") == 1 and read_yes_no('{"Response": "No", "Reason": "x"}') == 0
+    assert read_yes_no("{'Correct': True}") == 1 and read_yes_no("Maybe yes") is None
+
+
+def test_a_spoken_question_is_judged_with_what_was_asked(tmp_path):
+    model = Replies("Yes")
+    item = spoken("In 1953.", "1953", transcript="when was it founded")
+    (judged,) = Judge("m", lambda: model, tmp_path / "j.sqlite").judged(task("spoken_question"), [item])
+    assert judged.judged == 1.0 and judged.tried is None
+    assert "Question: when was it founded\nReference answer: 1953\nAnswer: In 1953." in model.prompts[0]
+
+
+def test_co_reasoning_has_two_verdicts_and_needs_no_reference(tmp_path):
+    """SALMONN's appendix E: a caption in place of an answer does not follow, whatever its word errors are."""
+    asked = {"transcript": "what should I bring outside", "caption": "rain and thunder"}
+    items = [spoken("Take an umbrella.", **asked), spoken("Rain falls and thunder rolls.", **asked)]
+    model = Replies("Yes", "Yes", "No", "No")
+    judged = Judge("m", lambda: model, tmp_path / "j.sqlite").judged(task("co_reasoning"), items)
+    assert [(a.tried, a.judged) for a in judged] == [(1.0, 1.0), (0.0, 0.0)]
+    for prompt in model.prompts:
+        assert "Question: what should I bring outside\nBackground sounds: rain and thunder" in prompt
+        assert "Reference" not in prompt
+    own = known_tasks()["sac"]
+    found = numbers(score(own, judged, Resources(), judged=True))
+    assert {name: metric["mean"] for name, metric in found["metrics"].items()} == {
+        "judge": pytest.approx(0.5),
+        "judge_following": pytest.approx(0.5),
+    }
+    assert not score(own, judged, Resources(), judged=False).measured
+
+
+def test_what_is_not_known_is_unknown_and_never_right(tmp_path):
+    unheard = spoken("Take an umbrella.", transcript="what should I bring")
+    judge = Judge("m", lambda: Replies(), tmp_path / "j.sqlite")
+    (judged,) = judge.judged(task("co_reasoning"), [unheard])
+    assert judged.judged is None and judged.tried is None
+    scored = score(known_tasks()["sqqa"], [spoken("In 1953.", "1953")], Resources(), judged=False)
+    wanted = "following needs the words that are spoken, and 's' has no origin.transcript"
+    assert scored.skipped["following"] == wanted

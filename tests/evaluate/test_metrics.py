@@ -166,8 +166,8 @@ def test_every_metric_says_what_it_lacks_or_gives_an_interval():
     ]
     for name, metric in METRICS.items():
         resources = Resources()
-        if name in ("spice", "spider", "spider_fl", *FOLDERS, "perplexity", "count_error"):
-            with pytest.raises(LookupError, match=r"needs (Java|a folder|a local model|a number)"):
+        if name in ("spice", "spider", "spider_fl", *FOLDERS, "perplexity", "count_error", "following"):
+            with pytest.raises(LookupError, match=r"needs (Java|a folder|a local model|a number|the words)"):
                 metric.measure(items, resources)
             continue
         found = interval(metric.measure(items, resources), [item.recording for item in items])

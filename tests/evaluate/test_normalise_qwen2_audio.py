@@ -1,10 +1,13 @@
 """Texts as Qwen2-Audio's released evaluation compares them, and its tasks."""
 
+from pathlib import Path
+
 import pytest
 
 from lalm.data.sample import ask
 from lalm.evaluate.metrics import METRICS, Answer, Resources, normalise
-from lalm.evaluate.metrics.normalise_qwen2_audio import normalised, read_numbers
+from lalm.evaluate.metrics.mandarin_numbers import read_numbers
+from lalm.evaluate.metrics.normalise_qwen2_audio import normalised
 from lalm.evaluate.task import known_tasks
 
 
@@ -30,7 +33,8 @@ def test_english_goes_through_both_of_whispers_normalisers():
 @pytest.mark.parametrize(
     ("text", "read"),
     [
-        ("2024年99年", "二零二四年九九年"),
+        ("2024年和98年", "二零二四年和九八年"),
+        ("2024年99年", "二零二四年九十九年"),  # as released: a year right after a year is a number
         ("78.5%", "百分之七十八点五"),
         ("3/4", "四分之三"),
         ("12345", "一二三四五"),
@@ -38,11 +42,25 @@ def test_english_goes_through_both_of_whispers_normalisers():
         ("105和110和100", "一百零五和一百一十和一百"),
         ("3.14", "三点一四"),
         ("0.5", "零点五"),
+        ("20000个200元, 编号1234567", "两万个两百元, 编号一二三四五六七"),
+        ("100,000", "一百,"),
+        ("电话13912345678或010-62345678。", "电话一三九一二三四五六七八或零一零六二三四五六七八。"),
+        ("2024年10月5日", "二零二四年十月五日"),
+        ("10%~20%", "百分之十~百分之二十"),
+        ("P2P和B2C2", "P2P和B2C二"),
         ("没有", "没有"),
     ],
 )
 def test_mandarin_numbers(text, read):
     assert read_numbers(text) == read
+
+
+def test_texts_compare_as_the_released_evaluation_compares_them():
+    # Made by the released script itself: benchmarks/mandarin_numbers.py --keep.
+    rows = (Path(__file__).parent / "mandarin_numbers.tsv").read_text("utf-8").splitlines()
+    assert len(rows) == 400
+    for text, compared in (row.split("\t") for row in rows):
+        assert normalised(text, "zh") == compared, text
 
 
 def test_released_and_strict_scores_differ_where_they_should():

@@ -182,7 +182,7 @@ def test_replies_that_miss_the_caption_can_be_dropped(manifest, tmp_path):
     counts = respond(manifest, tmp_path / "out.jsonl", Deaf(), keep_mentioning=True)
     assert (counts.written, counts.dropped) == (3, 1) and len(rows(tmp_path / "out.jsonl")) == 3
     again = respond(manifest, tmp_path / "out.jsonl", Echo(fail_after=0), keep_mentioning=True)
-    assert (again.written, again.already, again.dropped) == (0, 3, 1)  # nothing is asked twice
+    assert (again.written, again.existing, again.dropped) == (0, 3, 1)  # nothing is asked twice
 
 
 def test_mentions_wants_a_content_word():

@@ -188,7 +188,7 @@ def plain_logits(tokens, question, folder, state, scale):
 def test_imported_model_equals_the_second_computation(imported, parts, tmp_path, default, others):
     code, out, err = imported(container(released(default), **others))
     assert code == 0, err
-    assert "73 tensors read, 4 buffers left out, LoRA scale 4" in out
+    assert "73 tensors read, 4 left out, LoRA scale 4" in out
     assert f"you said '{parts[0]}'" in out
     state = released()  # the same values
     model, processor = load_model(tmp_path / "out")

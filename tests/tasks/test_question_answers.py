@@ -88,7 +88,7 @@ def test_malformed_replies_are_asked_for_again_and_then_dropped(manifest, tmp_pa
     assert len(set(writer.seeds)) == 7  # another draw at every try
     second = Scripted({})
     again = write_questions(manifest, tmp_path / "out.jsonl", second, tries=3)
-    assert (again.written, again.already, again.dropped, second.asked) == (0, 2, 1, [])
+    assert (again.written, again.existing, again.dropped, second.asked) == (0, 2, 1, [])
 
 
 def test_a_killed_run_goes_on(manifest, tmp_path):

@@ -24,14 +24,15 @@ from lalm.weights import checkpoint
 KILLED_RUN = """
 import os, signal, sys
 import torch
-from lalm import recipe, train, train_report
+from lalm.training import recipe, report
+from lalm.training import run as train
 torch.set_num_threads(1)
-log = train_report.Report.on_log
+log = report.Report.on_log
 def then_die(self, args, state, control, logs, **kwargs):
     log(self, args, state, control, logs, **kwargs)
     if state.global_step == 7:
         os.kill(os.getpid(), signal.SIGKILL)
-train_report.Report.on_log = then_die
+report.Report.on_log = then_die
 train.run(recipe.load(sys.argv[1]))
 """
 

@@ -25,6 +25,7 @@ from lalm.inference import reading
 class Answer:
     """One answered item. ``read`` is what the task's parser made of the text; None: nothing readable.
     ``judged`` is a judge's score, from 0 to 1; None: the judge's reply was not readable, or nobody judged.
+    ``tried``: the judge's verdict whether it tries to answer, where that is asked apart.
     ``likelihood``: what the known answer costs the model, in nats, and its tokens."""
 
     sample: Sample
@@ -32,6 +33,7 @@ class Answer:
     read: str | None
     judged: float | None = None
     likelihood: tuple[float, int] | None = None
+    tried: float | None = None
 
     @property
     def recording(self) -> str:
@@ -153,6 +155,11 @@ def _judged(answers: Sequence[Answer], resources: Resources) -> Measured:
     return mean_of([answer.judged or 0.0 for answer in answers])
 
 
+def _tried(answers: Sequence[Answer], resources: Resources) -> Measured:
+    """SAC's following rate: how many answers the judge takes for a try to answer."""
+    return mean_of([answer.tried or 0.0 for answer in answers])
+
+
 def _macro_f1(answers: Sequence[Answer], resources: Resources) -> Measured:
     return labels.macro_f1([a.read for a in answers], [a.sample.references[0] for a in answers])
 
@@ -182,7 +189,15 @@ def _spans(answers: Sequence[Answer]) -> tuple[list[list[reading.Span]], list[li
 
 
 def _question_following(answers: Sequence[Answer], resources: Resources) -> Measured:
+    """Following rate of SQQA and slot filling; LookupError where a recording's words are unknown."""
     spoken = [a.sample.origin.get("transcript", "") for a in answers]
+    unknown = next(
+        (a.sample.id for a, words_ in zip(answers, spoken, strict=True) if not words_.strip()), None
+    )
+    if unknown is not None:
+        raise LookupError(
+            f"following needs the words that are spoken, and '{unknown}' has no origin.transcript"
+        )
     return following.question_following([a.text for a in answers], spoken)
 
 
@@ -305,7 +320,8 @@ METRICS: Mapping[str, Metric] = {
     ),
     "keywords": Metric(_keywords),
     "perplexity": Metric(_perplexity, lower_is_better=True, percent=False),
-    "following": Metric(_question_following),
+    "following": Metric(_question_following, compares=False),
+    "judge_following": Metric(_tried, compares=False),
     "story_following": _on_each(lambda answer: following.follows_story(answer.text)),
     "diversity": Metric(
         lambda answers, _: following.diversity([a.text for a in answers]), percent=False, compares=False

@@ -17,7 +17,9 @@ REPEATED_WORDS, REPEATED_TIMES = 4, 3  # "generated responses repeatedly", which
 def follows_question(answer: str, spoken: str) -> bool:
     """SQQA and slot filling: False when the answer transcribes the speech (WER below 30 %)."""
     wrong, count = edits(normalised(answer, "en"), normalised(spoken, "en"))
-    return count == 0 or wrong / count >= TRANSCRIBED_BELOW
+    if not count:
+        raise ValueError("whether an answer follows cannot be told without the words that are spoken")
+    return wrong / count >= TRANSCRIBED_BELOW
 
 
 def follows_story(answer: str) -> bool:

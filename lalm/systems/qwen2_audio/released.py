@@ -27,10 +27,10 @@ from transformers import (
 
 from lalm.encoders.whisper import WhisperEncoderConfig
 from lalm.models import adapter
+from lalm.models.load import model_folder
 from lalm.models.processing import AudioLMProcessor, bare_parts, waveforms
 from lalm.systems.qwen2_audio.model import Qwen2AudioLM, Qwen2AudioLMConfig
 from lalm.systems.qwen2_audio.prompts import AUDIO_TOKEN, CHAT, PRETRAIN
-from lalm.weights import fetch as weights
 
 MODEL_TYPE = "qwen2_audio"
 PROCESSOR = "Qwen2AudioProcessor"
@@ -195,7 +195,7 @@ def export_adapter(model: Qwen2AudioLM, folder: Path) -> None:
     class of transformers that an adapter could be put into.
     """
     base = model.config.parts.get("model", "")
-    if not base or _read_fields(weights.resolve(base) / "config.json").get("model_type") != MODEL_TYPE:
+    if not base or _read_fields(model_folder(base) / "config.json").get("model_type") != MODEL_TYPE:
         raise adapter.AdapterError(
             "an adapter needs a base in the released layout, and this model did not begin as one: "
             "write it whole with --to qwen2-audio"

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, Blip2QFormerConfig, Blip2QFormerModel, PreTrainedConfig
 
+from lalm.audio.features import SAMPLE_RATE
 from lalm.encoders import build_encoder, encoder_config
 from lalm.encoders.pair import present, widths
 from lalm.models.config import AudioLMConfig
@@ -38,6 +39,7 @@ WHISPER_LARGE_V2 = {
     "decoder_attention_heads": 20,
     "decoder_ffn_dim": 5120,
 }
+LONGEST_SILENCE_S = 30
 ENCODERS = {"model_type": "lalm_pair", "first": WHISPER_LARGE_V2, "second": {"model_type": "lalm_beats"}}
 
 
@@ -47,7 +49,8 @@ class SALMONNConfig(AudioLMConfig):
     ``window_s`` and ``stride_s`` are rounded to frames: 17 of 50 a second. ``remainder`` says what happens to
     frames after the last whole window: "drop" (the released code: 88 tokens for 30 s) or "pad" with zeros
     (section 3.1: 89). A clip shorter than one window is padded in both cases. For the original's fixed 88
-    tokens for any clip, give Whisper the option ``pad_to_window``.
+    tokens for any clip, give Whisper the option ``pad_to_window``. A clip shorter than ``shortest_s`` is
+    followed by silence up to there, as the released code does with 1.
     """
 
     model_type = "lalm_salmonn"
@@ -65,6 +68,7 @@ class SALMONNConfig(AudioLMConfig):
         qformer_inner: int = 3072,
         qformer_dropout: float = 0.1,
         remainder: str = "drop",
+        shortest_s: float = 0.0,
         **kwargs: Any,
     ) -> None:
         self.audio_config = encoder_config(audio_config or ENCODERS)
@@ -82,6 +86,9 @@ class SALMONNConfig(AudioLMConfig):
         self.qformer_inner = qformer_inner
         self.qformer_dropout = qformer_dropout
         self.remainder = remainder
+        if not 0 <= shortest_s <= LONGEST_SILENCE_S:
+            raise ValueError(f"shortest_s must be 0 to {LONGEST_SILENCE_S}, not {shortest_s}")
+        self.shortest_s = shortest_s
         super().__init__(**kwargs)
 
     @property
@@ -95,8 +102,13 @@ class SALMONNConfig(AudioLMConfig):
         return max(1, round(self.stride_s * self.audio_config.frames_per_second))
 
     def num_frames(self, num_samples: int) -> int:
-        """Encoder frames of one clip."""
-        return int(self.audio_config.num_frames(num_samples))
+        """Encoder frames of one clip, silence after a short one included."""
+        return int(self.audio_config.num_frames(max(num_samples, self.fewest_samples)))
+
+    @property
+    def fewest_samples(self) -> int:
+        """Samples that a clip is padded to."""
+        return round(self.shortest_s * SAMPLE_RATE)
 
     def num_windows(self, num_frames: int) -> int:
         """(1,500 - 17) // 17 + 1 = 88 for 30 s."""
@@ -203,6 +215,16 @@ class SALMONNModel(AudioLMModel):
 
     def build_connector(self) -> WindowQFormer:
         return WindowQFormer(self.config)
+
+    def encode(self, input_values: Tensor, audio_lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """input_values: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, W), lengths (A,)."""
+        fewest = self.config.fewest_samples
+        if fewest and audio_lengths is not None:
+            inside = torch.arange(input_values.shape[1], device=input_values.device) < audio_lengths[:, None]
+            missing = max(0, fewest - input_values.shape[1])
+            input_values = nn.functional.pad(input_values * inside, (0, missing))  # (A, N or more)
+            audio_lengths = audio_lengths.clamp(min=fewest)
+        return super().encode(input_values, audio_lengths)
 
 
 class SALMONNForConditionalGeneration(AudioLMForConditionalGeneration):

@@ -2,8 +2,10 @@
 
 On disk: a pickled dict whose ``model`` holds what was trained (layer norms, queries, Q-Former, projection,
 LoRA) and some buffers; optimizer, scaler, epoch and ``config`` may stand beside it. Encoders and LLM are not
-in it. Nothing in a file is run: it is read as tensors and plain containers only, and every key of ``model``
-is either mapped, a known buffer, or an error that names it.
+in it, but for one thing: BEATs' layers share the first one's table of relative positions, and the authors'
+``save_checkpoint`` knows the table as frozen under the first layer's name only, so that it writes those of
+all others. Nothing in a file is run: it is read as tensors and plain containers only, and every key of
+``model`` is either mapped, a known buffer, such a table, or an error that names it.
 """
 
 import pickle
@@ -19,6 +21,7 @@ from torch import Tensor
 from lalm.errors import LalmError
 
 HEAD_WIDTH = 64  # of the Q-Former, BERT's
+SHORTEST_S = 1.0  # the released loader adds silence to shorter clips
 LORA_SCALE = 4.0  # section 4.1; the files' config says it as alpha 32 at rank 8
 
 # A released name -> ours, below "model.".
@@ -60,6 +63,7 @@ RELEASED = (
         r"llama_model.base_model.model.model.\1",
     ),
 )
+BEATS_TABLES = re.compile(r"beats\.encoder\.layers\.\d+\.self_attn\.relative_attention_bias\.weight")
 BUFFERS = re.compile(r"speech_Qformer\.bert\.embeddings\.position_ids|llama_model\..*\.rotary_emb\.inv_freq")
 
 
@@ -69,14 +73,16 @@ class SALMONNImportError(LalmError, ValueError):
 
 @dataclass(frozen=True)
 class Released:
-    """A checkpoint's trained tensors (float32, our names), the buffers left out, and what the shapes tell.
+    """A checkpoint's trained tensors (float32, our names), the names left out, and what the shapes tell.
 
+    ``beats_tables`` are copies of BEATs' table of relative positions, by their names in the file.
     ``speech_width`` and ``audio_width`` are those of the two encoders' frames, ``llm_width`` and
     ``llm_layers`` those of the LLM; ``options`` are fields of ``SALMONNConfig``.
     """
 
     tensors: dict[str, Tensor]
     skipped: list[str]
+    beats_tables: dict[str, Tensor]
     speech_width: int
     audio_width: int
     llm_width: int
@@ -90,12 +96,16 @@ def read(path: Path) -> Released:
     content = _content(path)
     tensors: dict[str, Tensor] = {}
     skipped: list[str] = []
+    beats_tables: dict[str, Tensor] = {}
     unknown: list[str] = []
     for key, value in content["model"].items():
         ours = next((re.sub(p, r, key) for p, r in RENAMED if re.fullmatch(p, key)), None)
         if ours and isinstance(value, Tensor) and f"model.{ours}" not in tensors:
             tensors[f"model.{ours}"] = value.float().contiguous()
         elif BUFFERS.fullmatch(key):
+            skipped.append(key)
+        elif BEATS_TABLES.fullmatch(key) and isinstance(value, Tensor):
+            beats_tables[key] = value.float()
             skipped.append(key)
         else:
             unknown.append(str(key))
@@ -134,7 +144,14 @@ def read(path: Path) -> Released:
     tensors["model.connector.frame_mean"] = torch.zeros(speech + audio)
     tensors["model.connector.frame_scale"] = torch.ones(speech + audio)
     layers = _count(tensors, "model.language_model.layers")
-    return Released(tensors, skipped, speech, audio, llm_width, layers, options, lora)
+    return Released(tensors, skipped, beats_tables, speech, audio, llm_width, layers, options, lora)
+
+
+def check_beats(path: Path, found: Released, table: Tensor) -> None:
+    """Refuse a file whose copies of BEATs' table of relative positions are not the given one's."""
+    for name, copy in found.beats_tables.items():
+        if copy.shape != table.shape or not torch.equal(copy, table.float()):
+            raise SALMONNImportError(f"'{path.name}' was trained with another BEATs: its '{name}' differs")
 
 
 def write(
