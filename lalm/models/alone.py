@@ -72,7 +72,7 @@ class LoneRow:
             hidden = body(
                 inputs_embeds=answer[None], past_key_values=self._cache, use_cache=True
             ).last_hidden_state
-            self._cache.crop(len(self._prompt))
+            self._cache.crop(-len(said))
         logits: Tensor = self._model.logits(hidden[:, -1])[0]
         return logits
 

@@ -11,6 +11,7 @@ import torch
 from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample, ask
 from lalm.inference.engine import Engine, Options
+from lalm.models.alone import TOLERANCE
 from lalm.models.prefill import PrefixCache
 from lalm.serve.detokenizer import Detokenizer
 from lalm.serve.jobs import AnswerTimeout, Busy, End, Job
@@ -89,6 +90,32 @@ def test_answers_of_a_batch_that_rows_join_and_leave_equal_the_engines(engine, s
     assert max(sizes) == 3 and sum(sizes) == sum(end.new_tokens for _, end in answers)
     for sample, (_, end) in zip(samples(), answers, strict=True):
         assert end.prompt_tokens == engine.processor.batch([sample])["input_ids"].shape[1]
+
+
+def test_rounding_beside_other_rows_changes_no_answer(acdc, started, monkeypatch):
+    """Logits of several rows are off by up to 0.4 of what counts as nearly tied; see lalm.models.alone."""
+    exact, noise = acdc.model.logits, torch.Generator().manual_seed(0)
+
+    def rough(hidden):
+        logits = exact(hidden)
+        if len(logits) == 1:
+            return logits
+        return logits + 0.16 * (2 * torch.rand(logits.shape, generator=noise) - 1)
+
+    monkeypatch.setattr(acdc.model, "logits", rough)
+    monkeypatch.setitem(TOLERANCE, torch.float32, 0.4)
+    options = Options(max_new_tokens=24)
+    alone = [acdc.reply([sample], options)[0].text for sample in samples()]
+
+    def together() -> list[str]:
+        scheduler = started(acdc)
+        asked = [Asked(acdc, sample, options) for sample in samples()]
+        scheduler.submit(*[one.job for one in asked])
+        return [one.answer()[0] for one in asked]
+
+    assert together() == alone
+    monkeypatch.setitem(TOLERANCE, torch.float32, 0.0)  # without it the same rounding does change answers
+    assert together() != alone
 
 
 def test_draws_depend_on_their_own_seed_only(acdc, started):
