@@ -34,12 +34,11 @@ def reader(
     processes encodes its share. Clips that cannot be read are left out, so that the collator names them.
     Alignment (``align``) hears the first segment of a longer clip, and that is said.
     """
+    shorten: Callable[[Sample], Sample] = _whole
     if recipe.align:
         limit_s = float(model.config.segment_s)
         say(console, f"Alignment hears one segment: of a longer clip the first {limit_s:g} s.")
         shorten = partial(first_seconds, limit_s=limit_s)
-    else:
-        shorten = _whole
     if recipe.cache is None:
         return lambda sample: processor.clips(shorten(sample))
     tower = model.model.audio_tower
