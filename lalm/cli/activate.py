@@ -82,6 +82,7 @@ def activate(
     Options(temperature=temperature, seed=seed, lora_scale=lora_scale)  # refuses what cannot be
     recordings = open_manifest(clips)
     asked = [sample for path in measured for sample in _of_each_task(path, per_task)]
+    _begin(job)
     engine = open_engine(str(model), device)
     if not engine.model.config.lora:
         raise ValueError(f"'{model}' has no LoRA, so there is nothing to activate")
@@ -106,6 +107,31 @@ def activate(
     print(f"The activated model is in {out}.")
 
 
+def _begin(job: Job) -> None:
+    """Note in ``out`` what is activated how. Refuses a folder of anything else, before anything is written;
+    the same job goes on where it stopped."""
+    import hashlib
+
+    note = job.out / "activation_job.json"
+    own = {key: value for key, value in job._asdict().items() if key not in ("measure", "per_task", "device")}
+    own["clips_sha256"] = hashlib.sha256(job.clips.read_bytes()).hexdigest()
+    own["model"], own["out"] = job.model.resolve(), job.out.resolve()
+    settings = json.loads(json.dumps(own, default=str))
+    if job.out.exists() and any(job.out.iterdir()):
+        try:
+            same = json.loads(note.read_text()) == settings
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            raise ValueError(
+                f"'{job.out}' is not empty and not from this very command: give --out a new folder"
+            )
+        if (job.out / "activation.json").is_file():
+            raise ValueError(f"'{job.out}' holds the finished model of this very command")
+    job.out.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
+
+
 def _stories(job: Job, engine: "Engine", clips: "Sequence[Sample]") -> "tuple[list[Sample], dict[str, Any]]":
     """What is trained on, and where it comes from."""
     from lalm.systems.salmonn.activation import longest, without_audio, write_stories
@@ -126,6 +152,7 @@ def _stories(job: Job, engine: "Engine", clips: "Sequence[Sample]") -> "tuple[li
         temperature=job.temperature,
         seed=job.seed,
         progress=progress,
+        draft=job.out / "stories.draft.jsonl",
     )
     kept = list(without_audio(made.kept)) if job.way == "text" else list(made.kept)
     return kept, {"lora_scale": scale, "stories_written": made.written}

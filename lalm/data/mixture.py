@@ -14,6 +14,7 @@ import soundfile
 import torch
 
 from lalm.audio import archives
+from lalm.audio.load import SAMPLE_RATE, load_audio, seconds
 from lalm.data.readers import Samples, open_samples
 from lalm.data.sample import AudioPart, Sample
 from lalm.errors import LalmError
@@ -193,19 +194,30 @@ def audio_seconds(part: AudioPart) -> float:
     """Roughly how long an audio part is, in seconds, from the manifest or the file's header."""
     if "duration_s" in part:
         return float(part["duration_s"])
+    whole = _header_seconds(part)
+    return max(0.0, (UNKNOWN_SECONDS if whole is None else whole) - float(part.get("offset_s", 0.0)))
+
+
+def known_seconds(part: AudioPart) -> float:
+    """How long an audio part is, in seconds; decoded where neither the manifest nor a header tells.
+
+    Raises AudioError for a recording that cannot be read.
+    """
+    if "duration_s" in part or _header_seconds(part) is not None:
+        return audio_seconds(part)
+    return seconds(load_audio(part["audio"], rate=part.get("rate"), offset_s=part.get("offset_s", 0.0)))
+
+
+def _header_seconds(part: AudioPart) -> float | None:
+    """Length in seconds of a part's whole recording; None where no header tells."""
     source = part["audio"]
     if isinstance(source, np.ndarray):
-        seconds = len(source) / float(part.get("rate", 16_000))
-    elif isinstance(source, str | Path) and (inside := archives.split(source)):
-        try:
-            seconds = float(soundfile.info(io.BytesIO(archives.read(*inside))).duration)
-        except (soundfile.LibsndfileError, ValueError):
-            seconds = UNKNOWN_SECONDS
-    elif isinstance(source, str | Path) and not str(source).startswith("data:"):
-        try:
-            seconds = float(soundfile.info(str(source)).duration)
-        except (soundfile.LibsndfileError, OSError):
-            seconds = UNKNOWN_SECONDS
-    else:
-        seconds = UNKNOWN_SECONDS
-    return max(0.0, seconds - float(part.get("offset_s", 0.0)))
+        return len(source) / float(part.get("rate", SAMPLE_RATE))
+    try:
+        if isinstance(source, str | Path) and (inside := archives.split(source)):
+            return float(soundfile.info(io.BytesIO(archives.read(*inside))).duration)
+        if isinstance(source, str | Path) and not str(source).startswith("data:"):
+            return float(soundfile.info(str(source)).duration)
+    except (soundfile.LibsndfileError, ValueError, OSError):
+        pass
+    return None

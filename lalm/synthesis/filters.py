@@ -1,6 +1,6 @@
 """Quality filters of training samples, by their names in a recipe's ``data.filters``.
 
-In the order in which they are cheap: duplicates, length, language, and answers that contradict what is known
+In the order in which they are cheap: duplicates, lengths, language, and answers that contradict what is known
 of their recording, by an LLM that has not heard it. Its verdicts are kept in a file, so that a resumed run
 asks nothing twice.
 """
@@ -17,7 +17,8 @@ from typing import Any
 from filelock import FileLock
 
 from lalm.data.english import words
-from lalm.data.sample import Sample
+from lalm.data.mixture import known_seconds
+from lalm.data.sample import AudioPart, Sample
 from lalm.synthesis.completions import EndpointWriter, LocalWriter, Sampling, Writer
 from lalm.synthesis.judging import contradiction_chat, known, read_yes_no
 from lalm.synthesis.resumable_rows import append, whole_lines
@@ -32,7 +33,8 @@ VERDICT = Sampling(temperature=0.0, max_new_tokens=4)
 class Filtering:
     """The filters of one run; call it with the samples of each source in turn.
 
-    ``duplicates``: the same turns again; ``words``: answers outside [fewest, most]; ``languages``: answers in
+    ``duplicates``: the same turns again; ``words``: answers outside [fewest, most]; ``duration_s``: samples
+    with a recording outside [shortest, longest] seconds; ``languages``: answers in
     other ones (ISO codes); ``contradictions``: the LLM (a name, or with ``url`` an endpoint's) that finds
     answers which what is known of the recording contradicts; ``folder`` holds its verdicts.
     ``dropped`` counts what each filter took away, ``unjudged`` the samples of which nothing is known that an
@@ -46,11 +48,13 @@ class Filtering:
         *,
         duplicates: bool = False,
         words: tuple[int, int] | None = None,
+        duration_s: tuple[float, float] | None = None,
         languages: Sequence[str] = (),
         contradictions: str | None = None,
         url: str | None = None,
     ) -> None:
         self.duplicates, self.words, self.languages = duplicates, words, languages
+        self.duration_s = duration_s
         self.contradictions, self.url = contradictions, url
         self.dropped: Counter[str] = Counter()
         self.unjudged = 0
@@ -82,7 +86,7 @@ class Filtering:
         return f"Filters took away {', '.join(parts)}{unjudged}."
 
     def _plain(self, sample: Sample) -> str:
-        """The filter that takes a sample away by its text alone; empty if none does."""
+        """The filter that takes a sample away by its text and lengths alone; empty if none does."""
         if self.duplicates:
             key = digest(sample)
             if key in self._seen:
@@ -93,9 +97,19 @@ class Filtering:
             fewest, most = self.words
             if not fewest <= len(answer.split()) <= most:
                 return "words"
+        if self.duration_s is not None and not all(map(self._lasts, sample.audios)):
+            return "duration_s"
         if self.languages and is_foreign(answer, self.languages):
             return "languages"
         return ""
+
+    def _lasts(self, part: AudioPart) -> bool:
+        """Is a recording within the bounds? One that cannot be read stays, for training to name it."""
+        assert self.duration_s is not None
+        try:
+            return self.duration_s[0] <= known_seconds(part) <= self.duration_s[1]
+        except ValueError:
+            return True
 
     def _judged(self, samples: Sequence[Sample]) -> dict[str, bool | None]:
         """Question -> does the answer contradict its recording? None where the judge did not say."""

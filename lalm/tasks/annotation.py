@@ -47,7 +47,9 @@ TASKS: Mapping[str, str] = {
     "speech_audio_query": "coreason",
     "lyrics_recognition": "lyrics",
     "audio_speech_description": "speech_and_sounds",
+    "fluent_speech_audio": "speech_and_sounds",
 }
+LANGUAGES = {"asr_zh": "zh", "asr_de": "de"}  # of transcripts, for their error rates
 
 
 def annotation(source: Source) -> Iterator[Sample]:
@@ -86,6 +88,8 @@ def _sample(entry: Any, name: str, root: Path) -> Sample:
         raise SourceError(f"task '{theirs}' needs a question in Q")
     asked = ask([root / p for p in (path, *more)], question if takes_question else "").with_target(text)
     origin = {"recording": path, "annotated_task": theirs}
+    if theirs in LANGUAGES:
+        origin["language"] = LANGUAGES[theirs]
     return Sample(asked.messages, id=name, task=TASKS[theirs], references=(text,), origin=origin)
 
 

@@ -1,7 +1,9 @@
 """Loads the clips of training batches: decoded each time, or as frames from the frame cache."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -10,8 +12,8 @@ from rich.console import Console
 
 from lalm.data import frame_cache as cache
 from lalm.data.audio_inputs import CachedFrames
-from lalm.data.mixture import DataError, Mixture
-from lalm.data.sample import AudioPart, Sample
+from lalm.data.mixture import DataError, Mixture, audio_seconds
+from lalm.data.sample import AudioPart, Message, Part, Sample
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
 from lalm.training.recipe import Recipe
@@ -30,9 +32,15 @@ def reader(
 
     The cache is off, and that is said, where frames would not be the same every time. Each of several
     processes encodes its share. Clips that cannot be read are left out, so that the collator names them.
+    Alignment (``align``) hears the first segment of a longer clip, and that is said.
     """
+    shorten: Callable[[Sample], Sample] = _whole
+    if recipe.align:
+        limit_s = float(model.config.segment_s)
+        say(console, f"Alignment hears one segment: of a longer clip the first {limit_s:g} s.")
+        shorten = partial(first_seconds, limit_s=limit_s)
     if recipe.cache is None:
-        return processor.clips
+        return lambda sample: processor.clips(shorten(sample))
     tower = model.model.audio_tower
     if recipe.augment is not None:
         say(console, "The frame cache is off: augmentation changes the waveform.", "yellow")
@@ -48,7 +56,7 @@ def reader(
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     with console.status("Encoding clips into the frame cache") as status:
         count = frames.fill(
-            islice(_parts(mixed), rank, None, processes),
+            islice(_parts(mixed, shorten), rank, None, processes),
             progress=lambda done, seen: status.update(
                 f"Encoding clips into the frame cache: {done} encoded, {seen} looked at"
             ),
@@ -60,21 +68,43 @@ def reader(
     say(console, f"Frame cache: {count} clips encoded now, {len(frames)} there.")
 
     def read(sample: Sample) -> list[CachedFrames]:
-        for part in sample.audios:
+        parts = shorten(sample).audios
+        for part in parts:
             if part not in frames:
                 name = str(part["audio"])
                 raise DataError(unread.get(name, f"{Path(name).name} could not be encoded"))
-        return [CachedFrames(frames[part]) for part in sample.audios]
+        return [CachedFrames(frames[part]) for part in parts]
 
     return read
 
 
-def _parts(mixed: Sequence[Mixture | None]) -> Iterator[AudioPart]:
+def first_seconds(sample: Sample, limit_s: float) -> Sample:
+    """The sample with the first ``limit_s`` seconds of each recording that is longer, in its user turns."""
+    messages: list[Message] = []
+    for message in sample.messages:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [_first_seconds(part, limit_s) for part in content]
+        messages.append({"role": message["role"], "content": content})
+    return replace(sample, messages=tuple(messages))
+
+
+def _first_seconds(part: Part, limit_s: float) -> Part:
+    if part["type"] == "audio" and audio_seconds(part) > limit_s:
+        return {**part, "duration_s": limit_s}
+    return part
+
+
+def _whole(sample: Sample) -> Sample:
+    return sample
+
+
+def _parts(mixed: Sequence[Mixture | None], shorten: Callable[[Sample], Sample]) -> Iterator[AudioPart]:
     """The audio of every sample of the mixtures; rows that are no samples are for the collator to name."""
     for source in (source for m in mixed if m is not None for source in m.sources):
         for number in range(len(source)):
             try:
-                parts = source[number].audios
+                parts = shorten(source[number]).audios
             except ValueError:
                 continue
             yield from parts

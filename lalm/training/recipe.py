@@ -29,6 +29,9 @@ def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+Bounds = Annotated[tuple[float, float], AfterValidator(_rising)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
@@ -79,13 +82,15 @@ class Source(_Section):
 class Filters(_Section):
     """Which training samples are left out; see ``lalm.synthesis.filters``.
 
-    ``duplicates``: the same turns again; ``words``: answers outside [fewest, most]; ``languages``: answers in
+    ``duplicates``: the same turns again; ``words``: answers outside [fewest, most]; ``duration_s``: samples
+    with a recording outside [shortest, longest] seconds; ``languages``: answers in
     other ones (ISO codes); ``contradictions``: an LLM (a name, or with ``url`` an endpoint's) that finds
     answers which what is known of the recording contradicts.
     """
 
     duplicates: bool = False
     words: tuple[Count, Positive] | None = None
+    duration_s: Bounds | None = None
     languages: list[Name] = []
     contradictions: Name | None = None
     url: Name | None = None
@@ -94,6 +99,8 @@ class Filters(_Section):
     def _sensible(self) -> Self:
         if self.words is not None and self.words[0] > self.words[1]:
             raise ValueError(f"'words' is [fewest, most], not {list(self.words)}")
+        if self.duration_s is not None and self.duration_s[0] < 0:
+            raise ValueError(f"'duration_s' is [shortest, longest] in seconds, not {list(self.duration_s)}")
         if self.url is not None and self.contradictions is None:
             raise ValueError("'url' is that of the LLM in 'contradictions', which is missing")
         if self.url is not None and not self.url.startswith(("http://", "https://")):
@@ -156,9 +163,6 @@ class WarmStart(_Section):
 
     epochs: float = Field(gt=0)
     learning_rate: float = Field(gt=0)
-
-
-Bounds = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 
 class Augment(_Section):

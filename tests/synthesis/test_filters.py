@@ -3,7 +3,10 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import soundfile
+from tiny_parts import noise
 
 from lalm.data.sample import ask
 from lalm.synthesis import judging
@@ -34,6 +37,18 @@ def test_the_same_turns_are_learned_once_whatever_else_a_sample_says(tmp_path):
 def test_answers_too_short_or_too_long(tmp_path):
     answers, filtering = left([says("A"), says("A dog."), says("A dog barks.")], tmp_path, words=[2, 2])
     assert answers == ["A dog."] and filtering.dropped == {"words": 2}
+
+
+def test_recordings_too_short_or_too_long(tmp_path):
+    clips = {f"{s}": str(noise(tmp_path / f"{s}.wav", s)) for s in (0.5, 1, 3)}
+    samples = [says(name, clip) for name, clip in clips.items()]
+    soundfile.write(tmp_path / "2.wav", np.zeros(32_000, np.float32), 16_000)
+    # Of bytes no header is looked at: they are decoded. What cannot be read stays for training to name.
+    samples += [says("bytes", (tmp_path / "2.wav").read_bytes()), says("absent", "nowhere.wav")]
+    answers, filtering = left(samples, tmp_path, duration_s=[1, 2])
+    assert answers == ["1", "bytes", "absent"] and filtering.dropped == {"duration_s": 2}
+    with pytest.raises(ValueError, match="wrong way round"):
+        recipe.Filters(duration_s=[2, 1])
 
 
 def test_answers_in_another_language(tmp_path):

@@ -66,6 +66,19 @@ def test_long_stories_that_do_not_repeat_are_kept():
         write_stories(Teller([LONG, "no", "no"]), clips(3), lora_scale=2.0, count=2)
 
 
+def test_an_interrupted_writing_goes_on(tmp_path):
+    draft = tmp_path / "stories.draft.jsonl"
+    texts = [LONG, "no", LONG, "no", LONG, "no"]
+    whole = write_stories(Teller(list(texts)), clips(6), lora_scale=1.0, count=3)
+    with pytest.raises(IndexError):  # it dies while writing the second batch
+        write_stories(Teller(texts[:4]), clips(6), lora_scale=1.0, count=3, draft=draft)
+    rest = Teller(texts[3:])
+    again = write_stories(rest, clips(6), lora_scale=1.0, count=3, draft=draft)
+    assert [s.id for s in again.kept] == [s.id for s in whole.kept] and again.written == whole.written == 6
+    finished = write_stories(Teller([]), clips(6), lora_scale=1.0, count=3, draft=draft)
+    assert [s.id for s in finished.kept] == [s.id for s in whole.kept]
+
+
 def test_other_ways_of_table_5():
     rows = [clip.with_target("a " * n) for n, clip in enumerate(clips(5))]
     assert [len(row.target.split()) for row in longest(rows, 2)] == [4, 3]
@@ -162,6 +175,27 @@ def test_what_cannot_be_is_refused_in_a_sentence(stage, tmp_path, capsys):
         (["perplexity", str(stage), "--data", rows, "--lora-scale", "inf"], "lora_scale must be 0 or more"),
     ):
         assert run(words) == 2 and said in (error := capsys.readouterr().err) and error.count("\n") == 1
+
+
+def test_a_used_folder_is_refused_before_anything_is_written(stage, tmp_path, capsys):
+    rows, out = str(tmp_path / "rows.jsonl"), tmp_path / "used"
+    out.mkdir()
+    (out / "stories.jsonl").write_text("mine\n")
+    words = [
+        "activate",
+        str(stage),
+        "--clips",
+        str(rows),
+        "--out",
+        str(out),
+        "--way",
+        "given",
+        "--steps",
+        "2",
+    ]
+    assert run(words) == 2
+    assert "is not empty and not from this very command" in capsys.readouterr().err
+    assert (out / "stories.jsonl").read_text() == "mine\n" and len(list(out.iterdir())) == 1
 
 
 def test_perplexity_is_that_of_the_answer_and_the_scale_is_put_back(stage, tmp_path):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 from tiny_parts import noise
@@ -72,6 +73,29 @@ def test_alignment_learns_and_is_measured_by_recall(aligned):
     assert lines(aligned, "valid_text_to_audio_recall_at_5")[16] > 0.8
     names = set(load_file(aligned / "model.safetensors"))
     assert "model.connector.heads.temperature" in names and not any("audio_tower" in name for name in names)
+
+
+def test_of_longer_clips_alignment_hears_the_first_segment(world, tmp_path, capsys):
+    """Clotho's clips are 15 to 30 s, WavCaps' minutes: the lineage cuts all of them to 10.24 s."""
+    samples = []
+    for i, caption in enumerate(["a dog barks", "rain", "a bell", "wind blows"]):
+        long = noise(tmp_path / f"long{i}.wav", 12.0 + i, seed=i)
+        start, _ = soundfile.read(long, frames=int(10.24 * 16_000), dtype="float32")
+        soundfile.write(tmp_path / f"start{i}.wav", start, 16_000, subtype="FLOAT")
+        for name in ("long", "start"):
+            user = {"role": "user", "content": [{"type": "audio", "audio": str(tmp_path / f"{name}{i}.wav")}]}
+            samples.append((name, Sample((user, {"role": "assistant", "content": caption}), id=f"{name}{i}")))
+    curves = {}
+    for name, cache in (("long", "frames"), ("start", "frames"), ("long", None)):
+        write_manifest(tmp_path / f"{name}.jsonl", [s for kind, s in samples if kind == name])
+        data = {"train": [{"path": str(tmp_path / f"{name}.jsonl")}]}
+        optim = {"learning_rate": 1e-3, "batch_size": 4, "max_steps": 2}
+        out = f"{name}-{cache}"
+        place = str(tmp_path / cache) if cache else None
+        made = train.run(settings(world, out, data=data, optim=optim, cache=place))
+        curves[out] = [pytest.approx(v, abs=2e-3) for v in lines(made, "loss").values()]
+    assert "of a longer clip the first 10.24 s" in " ".join(capsys.readouterr().out.split())
+    assert [v.expected for v in curves["long-frames"]] == curves["start-frames"] == curves["long-None"]
 
 
 def test_a_stopped_alignment_goes_on_as_if_it_had_not_stopped(world, aligned):

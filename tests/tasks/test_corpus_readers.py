@@ -219,11 +219,23 @@ def test_annotation_files_as_published(tmp_path):
         {"path": "a.wav", "text": "No", "task": "speaker_verification", "expand_wav": ["b.wav", "c.wav"]},
         {"path": "b.wav", "text": "A dog.", "task": "QA", "Q": "What barks?"},
         {"path": "b.wav", "text": "A dog barks.", "task": "audiocaption", "Q": "", "expand_wav": []},
+        {"path": "a.wav", "text": "Someone speaks while a dog barks.", "task": "fluent_speech_audio"},
+        {"path": "a.wav", "text": "你好", "task": "asr_zh"},
+        {"path": "a.wav", "text": "Guten Tag", "task": "asr_de"},
     ]
     path = put(tmp_path / "train.json", json.dumps({"annotation": rows}))
     samples = made("annotation", path, tmp_path)
-    assert [s.task for s in samples] == ["asr", "speaker", "audio_qa", "caption"]
-    assert [len(s.audios) for s in samples] == [1, 3, 1, 1] and samples[1].target == "No"
+    assert [s.task for s in samples] == [
+        "asr",
+        "speaker",
+        "audio_qa",
+        "caption",
+        "speech_and_sounds",
+        "asr",
+        "asr",
+    ]
+    assert [s.origin.get("language") for s in samples] == [None] * 5 + ["zh", "de"]
+    assert [len(s.audios) for s in samples][:4] == [1, 3, 1, 1] and samples[1].target == "No"
     assert "What barks?" in message_text(samples[2].messages[0])
 
 

@@ -75,7 +75,7 @@ class Alignment(nn.Module):
             assert input_values is not None, "give frames or input_values"
             with torch.no_grad():
                 frames, frame_lengths = self._encode(input_values, audio_lengths)
-        heard, inside = one_segment(self.connector, frames, frame_lengths)
+        heard, inside = first_segment(self.connector, frames, frame_lengths)
         queries, text, generated = self.pass_1(heard, inside, captions, caption_mask)
         audio_vectors, text_vectors = self.embeddings(queries, text)
         sides = self.similarities(audio_vectors, text_vectors)
@@ -197,15 +197,12 @@ def gathered(own: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def one_segment(connector: APTConnector, frames: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The clips' frames as the aligner hears them, (B, T, W), and where there are any, (B, T)."""
+def first_segment(connector: APTConnector, frames: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The clips' frames as the aligner hears them, (B, T, W), and where there are any, (B, T).
+
+    Of a longer clip the first segment counts: the code of the lineage cuts every clip to 1,024 mel frames.
+    """
     segments, inside = connector.segments(frames, frame_lengths)
-    if segments.shape[1] != 1:
-        raise ValueError(
-            f"a clip of {int(frame_lengths.max())} frames is longer than one segment of "
-            f"{connector.config.segment_frames}: alignment takes clips of up to "
-            f"{connector.config.segment_s:g} s"
-        )
     return segments[:, 0], inside[:, 0]
 
 

@@ -6,6 +6,7 @@ brings the first without the second. Table 5's other ways are here too: long ans
 of stories (``longest``), stories without audio (``without_audio``), and LoRA alone.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lalm.data.english import words
-from lalm.data.sample import Message, Sample, message_text
+from lalm.data.sample import Message, Sample, message_text, read_manifest, write_manifest
 from lalm.errors import LalmError
 from lalm.evaluate.metrics.instruction_following import STORY_TOKENS, STORY_WORDS, follows_story, repeats
 from lalm.inference.engine import Engine, Options, pick_device, pick_dtype
@@ -46,19 +47,23 @@ def write_stories(
     temperature: float = 0.7,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda kept, written: None,
+    draft: Path | None = None,
 ) -> Stories:
     """Stories about clips by the model itself at ``lora_scale``: the first ``count`` that are long and do
     not repeat, of clips in an order drawn with ``seed``.
 
     Prompts are drawn from the task's own. A story that ran into the token limit is marked truncated, so that
     its end is not taught. ``progress`` is told after every ``count`` stories how many are kept of how many.
-    The temperature is ours. Raises ActivationError when the clips run out.
+    The temperature is ours. With ``draft`` what was kept so far is written to that manifest after each of
+    these batches, and a call with the same arguments goes on after the last one. Raises ActivationError when
+    the clips run out.
     """
     bare = [_bare(clip) for clip in clips]
     order = [bare[i] for i in np.random.default_rng(seed).permutation(len(bare))]
-    kept: list[Sample] = []
-    written = 0
-    for start in range(0, len(order), count):
+    kept, written = _drafted(draft)
+    if len(kept) >= count:
+        return Stories(tuple(kept[:count]), written)
+    for start in range(written, len(order), count):
         asked = list(instruct(order[start : start + count], seed=seed))
         options = Options(STORY_TOKENS, temperature=temperature, seed=seed + start, lora_scale=lora_scale)
         for sample, reply in zip(asked, engine.reply(asked, options), strict=True):
@@ -66,6 +71,10 @@ def write_stories(
             if good(reply.text):
                 story = sample.with_target(reply.text)
                 kept.append(replace(story, truncated=reply.num_tokens >= STORY_TOKENS))
+        if draft is not None:
+            write_manifest(draft, kept)
+            state = {"written": written, "kept": len(kept)}
+            draft.with_suffix(".state.json").write_text(json.dumps(state) + "\n")
         progress(len(kept), written)
         if len(kept) >= count:
             return Stories(tuple(kept[:count]), written)
@@ -73,6 +82,15 @@ def write_stories(
         f"of {written} stories at LoRA scale {lora_scale:g}, {len(kept)} had {STORY_WORDS} words without "
         f"repeating; {count} are needed: give more clips or another scale"
     )
+
+
+def _drafted(draft: Path | None) -> tuple[list[Sample], int]:
+    """Stories that an interrupted call has kept, and how many it had written."""
+    if draft is None or not draft.with_suffix(".state.json").is_file():
+        return [], 0
+    state = json.loads(draft.with_suffix(".state.json").read_text())
+    kept = list(read_manifest(draft))[: state["kept"]] if state["kept"] else []
+    return kept, int(state["written"])
 
 
 def good(story: str) -> bool:
@@ -106,7 +124,8 @@ def learn(
 ) -> Path:
     """Train ``steps`` steps of one sample each from ``model``'s folder; returns ``out``.
 
-    LoRA goes on training at full scale, and the connector with it unless ``connector`` is false.
+    LoRA goes on training at full scale, and the connector with it unless ``connector`` is false. A run that
+    was interrupted in ``out`` goes on.
     """
     system, config = read_config(model)
     if not config.lora:
@@ -129,7 +148,7 @@ def learn(
         "every": {"log": 1, "save": steps, "valid": 0},
         "out": str(out),
     }
-    return train.run(Recipe.model_validate(fields), resume=False)
+    return train.run(Recipe.model_validate(fields))
 
 
 def _bare(clip: Sample) -> Sample:
