@@ -53,6 +53,9 @@ def evaluate(
         ),
     ] = None,
     data: Annotated[Path, typer.Option(help="Folder in which tasks look for their data.")] = Path("data"),
+    audio: Annotated[
+        Path | None, typer.Option(help="Folder of the tasks' audio, if not beside their tables.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results (default: eval/MODEL); a killed run goes on.")
     ] = None,
@@ -96,7 +99,9 @@ def evaluate(
     from lalm.evaluate.run import Job, run
     from lalm.evaluate.task import open_task
 
-    opened = [asked for spec in specs for asked in open_task(spec, data, limit=samples, seed=seed)]
+    opened = [
+        asked for spec in specs for asked in open_task(spec, data, limit=samples, seed=seed, audio=audio)
+    ]
     share, own_device = _share(device)
     answerer, folder = _answerer(Asked(model, url, vision, lora_scale, seed, own_device))
     out = out or Path("eval") / answerer.name
