@@ -48,7 +48,9 @@ def write_page(
         ],
         whole=json.dumps(card, indent=1, ensure_ascii=False),
     )
-    path.write_text(page, encoding="utf-8")
+    draft = path.with_name(path.name + ".partial")
+    draft.write_text(page, encoding="utf-8")
+    draft.replace(path)
 
 
 def shown_number(value: float | None, metric: str) -> str:
@@ -109,6 +111,8 @@ def _controls(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
             rows.append({"control": control, "impossible": found["impossible"]})
             continue
         for metric, numbers in found["metrics"].items():
+            if metric not in found["minus"]:
+                continue
             minus = found["minus"][metric]
             low, high = shown_number(minus["low"], metric), shown_number(minus["high"], metric)
             rows.append(

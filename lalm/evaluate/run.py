@@ -83,8 +83,9 @@ def run(
                 scored[name, control] = score(tasks[name].task, answers, resources, judged=judge is not None)
             _finish(card, job, scored, said, impossible, judge)
             _write_rows(log, scored, said, shown)
-            _write_json(job.out / "card.json", card)
+            card["finished"] = True
             write_page(job.out / "report.html", card, scored, said, shown)
+            _write_json(job.out / "card.json", card)  # last: a run whose page failed is not finished
     except Timeout:
         raise RunError(f"another run is writing {job.out}") from None
     return Result(card, scored)
@@ -204,10 +205,10 @@ def _finish(
                 entry["controls"][control] = {"impossible": impossible[name, control]}
                 continue
             other = scored[name, control]
-            minus = {m: plain(gap(mine, other, m)) for m in mine.measured}
-            entry["controls"][control] = {**numbers(other), "minus": minus}
+            found = numbers(other)
+            minus = {m: plain(gap(mine, other, m)) for m in mine.measured if m in other.measured}
+            entry["controls"][control] = {**found, "minus": minus}
         entry["spread"] = _spread(entry)
-    card["finished"] = True
 
 
 def _spread(entry: dict[str, Any]) -> dict[str, float]:
@@ -219,7 +220,8 @@ def _spread(entry: dict[str, Any]) -> dict[str, float]:
     ]
     if len(found) < 2:
         return {}
-    means = {metric: [own["metrics"][metric]["mean"] for own in found] for metric in entry["metrics"]}
+    shared = [metric for metric in entry["metrics"] if all(metric in own["metrics"] for own in found)]
+    means = {metric: [own["metrics"][metric]["mean"] for own in found] for metric in shared}
     return {metric: max(values) - min(values) for metric, values in means.items()}
 
 

@@ -14,7 +14,7 @@ from lalm.evaluate.metrics import classification as labels
 from lalm.evaluate.metrics import error_rates as errors
 from lalm.evaluate.metrics import event_detection as events
 from lalm.evaluate.metrics import instruction_following as following
-from lalm.evaluate.metrics.intervals import Array, Measured, additive, each, mean_of, ratio
+from lalm.evaluate.metrics.intervals import Array, Lacking, Measured, additive, each, mean_of, ratio
 from lalm.evaluate.metrics.meteor import meteor
 from lalm.evaluate.metrics.spice import NEEDS, spice
 from lalm.evaluate.parsers import speaks
@@ -48,9 +48,9 @@ class Resources:
     used: dict[str, str] = field(default_factory=dict)
 
     def folder(self, name: str, metric: str) -> Path:
-        """The folder given for ``name``. Raises LookupError when there is none."""
+        """The folder given for ``name``. Raises Lacking when there is none."""
         if name not in self.folders:
-            raise LookupError(f"{metric} needs a folder: say --resource {name}=FOLDER (docs/evaluate.md)")
+            raise Lacking(f"{metric} needs a folder: say --resource {name}=FOLDER (docs/evaluate.md)")
         self.used[metric] = self.named(name)
         return self.folders[name]
 
@@ -136,7 +136,7 @@ def _count_error(answer: Answer) -> float:
     """How far the number read is from the right one; an answer without a number counts as zero."""
     right = next((int(text) for text in answer.sample.references if text.isdigit()), None)
     if right is None:
-        raise LookupError("count_error needs a number in digits among the references")
+        raise Lacking("count_error needs a number in digits among the references")
     return abs(int(answer.read or 0) - right)
 
 
@@ -230,7 +230,7 @@ def _fense(answers: Sequence[Answer], resources: Resources) -> Measured:
 
 def _spice_of_items(answers: Sequence[Answer], resources: Resources, metric: str) -> Array:
     if "spice" not in resources.folders:
-        raise LookupError(f"{NEEDS}: say --resource spice=FOLDER")
+        raise Lacking(f"{NEEDS}: say --resource spice=FOLDER")
     scores = spice(resources.folder("spice", metric), *_texts(answers))
     resources.used[metric] = "spice-1.0.jar"
     return scores
@@ -271,9 +271,7 @@ def _perplexity(answers: Sequence[Answer], resources: Resources) -> Measured:
     """Of all known answers' tokens together."""
     rows = [answer.likelihood for answer in answers if answer.likelihood is not None]
     if len(rows) < len(answers):
-        raise LookupError(
-            "perplexity needs a local model: endpoints and files do not say how likely a text is"
-        )
+        raise Lacking("perplexity needs a local model: endpoints and files do not say how likely a text is")
     resources.used["perplexity"] = (
         "all tokens of the first references together, the end of the answer included"
     )

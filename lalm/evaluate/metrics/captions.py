@@ -5,9 +5,9 @@ score an item, the metric is their mean. CIDEr-D's word weights come from the re
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from lalm.data.english import stems
 from lalm.evaluate.metrics.bleu import corpus_bleu
 from lalm.evaluate.metrics.intervals import Measured, mean_of
+from lalm.evaluate.metrics.treebank_tokens import treebank_tokens
 
 ROUGE_BETA = 1.2
 CIDER_ORDER = 4
@@ -22,22 +23,11 @@ CIDER_SIGMA = 6.0  # of the length penalty, in words
 
 Grams: TypeAlias = Counter[tuple[str, ...]]
 
-# Penn Treebank tokens of lower-case English: contractions apart, hyphenated words whole.
-_CONTRACTION = re.compile(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))(?!\w)")
-_TOKEN = re.compile(
-    r"\d+(?:[.,:]\d+)*(?:st|nd|rd|th)?(?![\w'-])"  # 3.5, 1,000, 10:30, 4th
-    r"|(?:[a-z]\.){2,}"  # p.m.
-    r"|(?:mr|mrs|ms|dr|st|vs)\."
-    r"|\w+(?:[-/']\w+)*"
-    r"|n't|'(?:s|re|ve|ll|d|m)\b"
-)
-_SPLIT = {"cannot": "can not", "gonna": "gon na", "gotta": "got ta", "wanna": "wan na", "gimme": "gim me"}
 
-
+@cache
 def caption_tokens(text: str) -> list[str]:
     """A caption's words as the COCO tools see them: Penn Treebank tokens, lower case, no punctuation."""
-    lower = " ".join(_SPLIT.get(word, word) for word in text.lower().split())
-    return _TOKEN.findall(_CONTRACTION.sub(r" \1 ", lower))
+    return treebank_tokens(text)
 
 
 def caption_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Measured:

@@ -41,6 +41,8 @@ def mean_average_precision(scores: Array, wanted: Array) -> Measured:
         times = np.ascontiguousarray(counts.T, dtype=np.float32)  # (items, draws): whole numbers, so exact
         drawn: Array = np.asarray(counts.any(0))
         for order, positive, ends in ranked:
+            if not len(positive):
+                continue
             if drawn.all():
                 kept, places, stops = times[order], positive, ends
             else:  # items that no draw has are left out

@@ -20,6 +20,10 @@ BLOCK = 256  # items scored one by one at a time
 Z = 1.959964  # of the normal distribution, two-sided 95 %
 
 
+class Lacking(LookupError):
+    """Something that a metric needs was not given; the text says what, and how to give it."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """A metric with its 95 % bootstrap interval and what it rests on."""
