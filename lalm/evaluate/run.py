@@ -24,6 +24,7 @@ from lalm.evaluate.page import write_page
 from lalm.evaluate.parsers import PARSERS
 from lalm.evaluate.scores import Scored, gap, numbers, plain, score
 from lalm.evaluate.task import Asked, question_of
+from lalm.inference.final_answer import without_reasoning
 
 Progress = Callable[[int, int], None]
 
@@ -169,7 +170,7 @@ def _answers(
         own = said[Key(opened.task.name, control, sample.id)]
         shown = Sample(item.messages, **_known(sample)) if control != "reordered" else item
         read = PARSERS[opened.task.parser](shown, own.text)
-        answers.append(Answer(shown, own.text, read, likelihood=own.likelihood))
+        answers.append(Answer(shown, without_reasoning(own.text), read, likelihood=own.likelihood))
     if judge is not None and "judge" in opened.task.metrics:
         return judge.judged(opened.task, answers)
     return answers
@@ -283,9 +284,8 @@ def read_answers(folder: Path) -> dict[str, list[Answer]]:
                 events=tuple(row["events"]),
                 origin=row["origin"],
             )
-            answer = Answer(
-                sample, row["text"], row["read"], row.get("judged"), likelihood_of(row), row.get("tried")
-            )
+            text, judged = without_reasoning(row["text"]), row.get("judged")
+            answer = Answer(sample, text, row["read"], judged, likelihood_of(row), row.get("tried"))
         except (KeyError, TypeError):
             raise RunError(f"{place}: not a row of a finished run") from None
         found.setdefault(row["task"], []).append(answer)

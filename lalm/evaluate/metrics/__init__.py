@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lalm.data.english import stems, words
+from lalm.data.english import words
 from lalm.data.sample import Sample
 from lalm.evaluate.metrics import bleu, captions, embeddings, normalise_qwen2_audio
 from lalm.evaluate.metrics import classification as labels
@@ -18,7 +18,9 @@ from lalm.evaluate.metrics.intervals import Array, Lacking, Measured, additive, 
 from lalm.evaluate.metrics.meteor import meteor
 from lalm.evaluate.metrics.spice import NEEDS, spice
 from lalm.evaluate.parsers import speaks
-from lalm.inference import reading
+from lalm.inference.choices import read_choice
+from lalm.inference.naming import names_it
+from lalm.inference.times import Span, read_ranges
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,8 @@ def _count_error(answer: Answer) -> float:
 
 
 def _names(answer: Answer) -> float:
-    """1 when the answer names all content words of any reference."""
-    named = stems(answer.text)
-    return float(any(own <= named for own in map(stems, answer.sample.references) if own))
+    """1 when the answer names all content words of any reference, undenied and not as one of many guesses."""
+    return float(names_it(answer.text, answer.sample.references))
 
 
 def _on_each(score: Callable[[Answer], bool | float], *, compares: bool = False) -> Metric:
@@ -173,17 +174,19 @@ def _tagging(answers: Sequence[Answer], resources: Resources) -> Measured:
         scores = encoder([a.text or " " for a in answers]) @ encoder(classes).T
     else:
         resources.used["map"] = "a class scores 1 when the answer names it, else 0"
-        scores = np.array([[float(reading.read_label(a.text, [c]) == c) for c in classes] for a in answers])
+        scores = np.array(
+            [[float(read_choice(a.text, [c], letters=False) == c) for c in classes] for a in answers]
+        )
     return labels.mean_average_precision(scores, wanted)
 
 
-def _spans(answers: Sequence[Answer]) -> tuple[list[list[reading.Span]], list[list[reading.Span]]]:
+def _spans(answers: Sequence[Answer]) -> tuple[list[list[Span]], list[list[Span]]]:
     said, wanted = [], []
     for answer in answers:
         asked = answer.sample.origin.get("asked", "")  # the one sound that the question is about
         events_of = [e for e in answer.sample.events if not asked or e["label"] == asked]
         own = [(e["label"], e["onset_s"], e["offset_s"]) for e in events_of]
-        said.append(reading.read_ranges(answer.text, own[0][0] if own else ""))
+        said.append(read_ranges(answer.text, own[0][0] if own else ""))
         wanted.append(own)
     return said, wanted
 

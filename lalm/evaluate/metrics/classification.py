@@ -1,4 +1,4 @@
-"""Classification metrics: accuracy, macro-F1, mean average precision; and finding labels in answers."""
+"""Classification metrics: accuracy, macro-F1, mean average precision."""
 
 from collections.abc import Sequence
 

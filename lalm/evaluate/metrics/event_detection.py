@@ -1,4 +1,4 @@
-"""Sound event detection: time ranges in answers, event-based and segment-based F1, overlap.
+"""Sound event detection: event-based and segment-based F1, overlap.
 
 The F1 scores are those of sed_eval's defaults: an event is found when its onset is within 0.2 s and its
 offset within 0.2 s or half its length; segments are 1 s long. Limits are compared as sed_eval compares them:
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lalm.evaluate.metrics.intervals import Array, Measured, additive, mean_of
-from lalm.inference.reading import Span
+from lalm.inference.times import Span
 
 COLLAR_S = 0.2
 OFFSET_SHARE = 0.5
