@@ -248,6 +248,7 @@ def _print(card: dict[str, Any]) -> None:
             value = shown_number(found["mean"], metric)
             table.add_row(name, metric, value, f"{low} to {high}", str(found["num_items"]), share)
         notes += [f"{name}: {metric} is not there: {why}" for metric, why in entry["skipped"].items()]
+        notes += [f"{name}: {metric} failed: {why}" for metric, why in entry["failed"].items()]
         if entry.get("judge_unreadable"):
             notes.append(f"{name}: {entry['judge_unreadable']} judgments could not be read and count 0")
         if entry["missing"]:

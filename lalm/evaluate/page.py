@@ -60,6 +60,11 @@ def shown_number(value: float | None, metric: str) -> str:
     return f"{100 * value:.1f}" if METRICS[metric].percent else f"{value:.2f}"
 
 
+def shown_p(value: float | None) -> str:
+    """A p-value as people read it; "-" where there are too few recordings for one."""
+    return "-" if value is None else f"{value:.3f}"
+
+
 def _rows(name: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     chance, given, heard = entry["chance"], entry["seconds_given"], entry["seconds_heard"]
     return [
@@ -122,7 +127,7 @@ def _controls(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "metric": metric,
                     "value": shown_number(numbers["mean"], metric),
                     "minus": f"{shown_number(minus['mean'], metric)} [{low}, {high}]",
-                    "p": f"{minus['p_value']:.3f}",
+                    "p": shown_p(minus["p_value"]),
                     "unreadable": f"{100 * found['unreadable']['mean']:.1f}",
                 }
             )

@@ -124,7 +124,7 @@ def part_of(measured: Measured, items: Sequence[int]) -> Measured:
         return measured.of_counts(whole)
 
     shares = None if measured.shares is None else measured.shares[places]
-    return Measured(len(places), of_counts, shares=shares)
+    return Measured(len(places), of_counts, shares=shares, proportion=measured.proportion)
 
 
 def groups(scored: Scored, names: Sequence[str]) -> list[tuple[str, Interval]]:

@@ -42,7 +42,8 @@ def caption_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]])
 
 def rouge_l(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Measured:
     """Longest common subsequence: best precision and best recall over the references, F with beta 1.2."""
-    return mean_of([_rouge_l(h, texts) for h, texts in zip(hypotheses, references, strict=True)])
+    scores = [_rouge_l(h, texts) for h, texts in zip(hypotheses, references, strict=True)]
+    return mean_of(scores, proportion=False)
 
 
 def _rouge_l(hypothesis: str, references: Sequence[str]) -> float:
@@ -78,7 +79,7 @@ def cider_d(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> M
     for hypothesis, own in zip(hypotheses, refs, strict=True):
         said = _vector(_grams(hypothesis), weights, log_items)
         scores.append(sum(_similarity(said, _vector(ref, weights, log_items)) for ref in own) / len(own))
-    return mean_of(scores)
+    return mean_of(scores, proportion=False)
 
 
 def _grams(text: str) -> Grams:
@@ -124,4 +125,4 @@ def content_f1(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -
         said, wanted = stems(hypothesis), set().union(*(stems(text) for text in texts))
         shared = len(said & wanted)
         scores.append(2 * shared / (len(said) + len(wanted)) if shared else 0.0)
-    return mean_of(np.asarray(scores))
+    return mean_of(np.asarray(scores), proportion=False)

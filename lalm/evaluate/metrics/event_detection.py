@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lalm.evaluate.metrics.intervals import Array, Measured, additive, mean_of
+from lalm.evaluate.metrics.intervals import Array, Measured, additive, mean_of, proportion
 from lalm.inference.times import Span
 
 COLLAR_S = 0.2
@@ -36,7 +36,8 @@ def segment_f1(said: Sequence[Sequence[Span]], wanted: Sequence[Sequence[Span]])
 
 def mean_iou(said: Sequence[Sequence[Span]], wanted: Sequence[Sequence[Span]]) -> Measured:
     """Mean over items of the time that both say over the time that either says, labels left aside."""
-    return mean_of([_iou(mine, right) for mine, right in zip(said, wanted, strict=True)])
+    scores = [_iou(mine, right) for mine, right in zip(said, wanted, strict=True)]
+    return mean_of(scores, proportion=False)
 
 
 def recall_at_iou(
@@ -44,7 +45,7 @@ def recall_at_iou(
 ) -> Measured:
     """Share of items whose overlap reaches ``threshold`` (R@IoU)."""
     scores = [_iou(mine, right) >= threshold for mine, right in zip(said, wanted, strict=True)]
-    return mean_of(np.asarray(scores, dtype=float))
+    return proportion(np.asarray(scores, dtype=float))
 
 
 def _f1(sums: Array) -> Array:

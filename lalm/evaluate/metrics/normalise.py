@@ -26,10 +26,7 @@ def normalised(text: str, language: str) -> str:
     English one cannot read (thousands); characters apart where a language is written without spaces."""
     code = language_code(language or "en")
     if code == "en":
-        try:
-            return str(english()(text))
-        except ValueError:
-            return " ".join(str(basic()(text)).split())
+        return english_words(text)
     plain = str(basic()(text))
     if code in CHARACTER_LANGUAGES:
         return " ".join(re.sub(r"\s", "", plain))
@@ -42,6 +39,14 @@ def normaliser_name(language: str) -> str:
     if code == "en":
         return "whisper english"
     return "whisper basic, characters" if code in CHARACTER_LANGUAGES else "whisper basic"
+
+
+def english_words(text: str) -> str:
+    """By Whisper's English normaliser, or its basic one where the English one cannot read the digits."""
+    try:
+        return str(english()(text))
+    except ValueError:
+        return " ".join(str(basic()(text)).split())
 
 
 @cache
