@@ -209,9 +209,7 @@ def _question_following(answers: Sequence[Answer], resources: Resources) -> Meas
         (a.sample.id for a, words_ in zip(answers, spoken, strict=True) if not words_.strip()), None
     )
     if unknown is not None:
-        raise LookupError(
-            f"following needs the words that are spoken, and '{unknown}' has no origin.transcript"
-        )
+        raise Lacking(f"following needs the words that are spoken, and '{unknown}' has no origin.transcript")
     return following.question_following([a.text for a in answers], spoken)
 
 
