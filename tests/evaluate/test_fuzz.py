@@ -40,7 +40,17 @@ ODD = {
     "nul": "a\x00b\x07",
     "json": '{"answer": "A", "time": [0.5, 1.2]}',
 }
-NEEDY = ("spice", "spider", "spider_fl", "similarity", "fense", "cider_content_fl", "perplexity", "judge")
+NEEDY = (
+    "spice",
+    "spider",
+    "spider_fl",
+    "similarity",
+    "fense",
+    "cider_content_fl",
+    "perplexity",
+    "judge",
+    "judge_following",
+)
 EVENT = {"label": "dog", "caption": "a dog barks", "onset_s": 0.1, "offset_s": 0.9}
 
 
