@@ -51,7 +51,7 @@ MAY_BE_IMPORTED_BY = {
     "typer": ["cli*"],
     "rich": ["cli*", "training*"],
     "peft": ["models*", "training*"],
-    "yaml": ["training.recipe", "evaluate.task", "tasks.sound_labels"],
+    "yaml": ["training.recipe", "evaluate.task", "inference.answer_words", "tasks.sound_labels"],
     "pydantic": ["training.recipe", "evaluate.task", "serve*"],
     "fastapi": ["cli*", "serve*"],
     "vllm": ["vllm*"],

@@ -8,6 +8,8 @@ import typer
 
 from lalm.cli.options import Json
 
+UNDEFINED = "undefined: a judge gives all answers the same score"
+
 
 def agree(
     a: Annotated[Path, typer.Argument(help="A judged run's predictions.jsonl.", show_default=False)],
@@ -27,9 +29,10 @@ def agree(
     found = agreement(read_judgments(a), read_judgments(b))
     if as_json:
         names = ("kappa", "weighted_kappa", "spearman")
-        print(json.dumps({n: plain(getattr(found, n)) for n in names} | {"only_one": found.only_one}))
+        rows = {n: own and plain(own) for n in names for own in [getattr(found, n)]}
+        print(json.dumps(rows | {"only_one": found.only_one}))
         return
-    print(f"kappa                    {found.kappa}")
-    print(f"kappa, squared distances {found.weighted_kappa}")
-    print(f"Spearman's correlation   {found.spearman}")
+    print(f"kappa                    {found.kappa or UNDEFINED}")
+    print(f"kappa, squared distances {found.weighted_kappa or UNDEFINED}")
+    print(f"Spearman's correlation   {found.spearman or UNDEFINED}")
     print(f"{found.only_one} answers judged by one of the two only")

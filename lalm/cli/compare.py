@@ -23,7 +23,7 @@ def compare(
     from lalm.cli.eval import resource_folders
     from lalm.evaluate.compare import compare as compare_runs
     from lalm.evaluate.metrics import Resources
-    from lalm.evaluate.page import shown_number
+    from lalm.evaluate.page import shown_number, shown_p
     from lalm.evaluate.scores import plain
 
     rows = compare_runs(a, b, Resources(resource_folders(resource or [])))
@@ -42,5 +42,5 @@ def compare(
         found = plain(row.difference)
         numbers = [shown_number(v, row.metric) for v in (row.a, row.b, found["mean"])]
         low, high = (shown_number(found[key], row.metric) for key in ("low", "high"))
-        table.add_row(row.task, row.metric, *numbers, f"{low} to {high}", f"{found['p_value']:.3f}")
+        table.add_row(row.task, row.metric, *numbers, f"{low} to {high}", shown_p(found["p_value"]))
     Console().print(table)

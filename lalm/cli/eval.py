@@ -53,6 +53,9 @@ def evaluate(
         ),
     ] = None,
     data: Annotated[Path, typer.Option(help="Folder in which tasks look for their data.")] = Path("data"),
+    audio: Annotated[
+        Path | None, typer.Option(help="Folder of the tasks' audio, if not beside their tables.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results (default: eval/MODEL); a killed run goes on.")
     ] = None,
@@ -96,7 +99,9 @@ def evaluate(
     from lalm.evaluate.run import Job, run
     from lalm.evaluate.task import open_task
 
-    opened = [asked for spec in specs for asked in open_task(spec, data, limit=samples, seed=seed)]
+    opened = [
+        asked for spec in specs for asked in open_task(spec, data, limit=samples, seed=seed, audio=audio)
+    ]
     share, own_device = _share(device)
     answerer, folder = _answerer(Asked(model, url, vision, lora_scale, seed, own_device))
     out = out or Path("eval") / answerer.name
@@ -243,6 +248,7 @@ def _print(card: dict[str, Any]) -> None:
             value = shown_number(found["mean"], metric)
             table.add_row(name, metric, value, f"{low} to {high}", str(found["num_items"]), share)
         notes += [f"{name}: {metric} is not there: {why}" for metric, why in entry["skipped"].items()]
+        notes += [f"{name}: {metric} failed: {why}" for metric, why in entry["failed"].items()]
         if entry.get("judge_unreadable"):
             notes.append(f"{name}: {entry['judge_unreadable']} judgments could not be read and count 0")
         if entry["missing"]:

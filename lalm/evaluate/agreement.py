@@ -16,11 +16,12 @@ from lalm.evaluate.metrics.intervals import Array, Interval, Measured, additive,
 
 @dataclass(frozen=True)
 class Agreement:
-    """Over the items that both judged; ``only_one`` were judged by one of the two."""
+    """Over the items that both judged; ``only_one`` were judged by one of the two. None: undefined, as where
+    a judge gives all answers the same score."""
 
-    kappa: Interval
-    weighted_kappa: Interval
-    spearman: Interval
+    kappa: Interval | None
+    weighted_kappa: Interval | None
+    spearman: Interval | None
     only_one: int
 
 
@@ -50,16 +51,14 @@ def agreement(mine: Mapping[tuple[str, str], float], other: Mapping[tuple[str, s
         raise ValueError(f"the two judged {len(shared)} answers in common; agreement needs two")
     a, b = (np.array([own[key] for key in shared]) for own in (mine, other))
     names = [f"{task} {name}" for task, name in shared]
-    return Agreement(
-        interval(kappa(a, b), names),
-        interval(kappa(a, b, weighted=True), names),
-        interval(spearman(a, b), names),
-        len(set(mine) ^ set(other)),
-    )
+    found = (kappa(a, b), kappa(a, b, weighted=True), spearman(a, b))
+    plain, weighted, ranks = (interval(own, names) if np.isfinite(own.value) else None for own in found)
+    return Agreement(plain, weighted, ranks, len(set(mine) ^ set(other)))
 
 
 def kappa(a: Array, b: Array, *, weighted: bool = False) -> Measured:
-    """Cohen's kappa of two lists of scores, (items,) each; ``weighted``: by squared distance."""
+    """Cohen's kappa of two lists of scores, (items,) each; ``weighted``: by squared distance. Undefined
+    where both give all items one score."""
     levels = np.unique(np.concatenate([a, b]))
     cost = (levels[:, None] - levels[None, :]) ** 2 if weighted else 1.0 - np.eye(len(levels))
     i, j = np.searchsorted(levels, a), np.searchsorted(levels, b)
@@ -72,13 +71,13 @@ def kappa(a: Array, b: Array, *, weighted: bool = False) -> Measured:
         seen = (counts * cost).sum((-2, -1)) / total
         expected = counts.sum(-1)[..., :, None] * counts.sum(-2)[..., None, :] / total[..., None, None] ** 2
         chance = (expected * cost).sum((-2, -1))
-        return 1 - np.divide(seen, chance, out=np.zeros(np.shape(seen)), where=chance > 0)
+        return 1 - np.divide(seen, chance, out=np.full(np.shape(seen), np.nan), where=chance > 0)
 
     return additive(table.reshape(len(a), -1), finish)
 
 
 def spearman(a: Array, b: Array) -> Measured:
-    """Correlation of ranks, equal scores sharing theirs; 0 where one of the two never varies."""
+    """Correlation of ranks, equal scores sharing theirs; undefined where one of the two never varies."""
 
     def ranks(values: Array) -> Array:
         _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -87,7 +86,7 @@ def spearman(a: Array, b: Array) -> Measured:
         return middle
 
     def of_counts(counts: Array) -> Array:
-        found = np.zeros(len(counts))
+        found = np.full(len(counts), np.nan)
         for row, times in enumerate(counts.astype(int)):
             x, y = ranks(np.repeat(a, times)), ranks(np.repeat(b, times))
             if len(x) > 1 and x.std() > 0 and y.std() > 0:

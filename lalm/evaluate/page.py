@@ -48,7 +48,9 @@ def write_page(
         ],
         whole=json.dumps(card, indent=1, ensure_ascii=False),
     )
-    path.write_text(page, encoding="utf-8")
+    draft = path.with_name(path.name + ".partial")
+    draft.write_text(page, encoding="utf-8")
+    draft.replace(path)
 
 
 def shown_number(value: float | None, metric: str) -> str:
@@ -56,6 +58,11 @@ def shown_number(value: float | None, metric: str) -> str:
     if value is None:
         return "?"
     return f"{100 * value:.1f}" if METRICS[metric].percent else f"{value:.2f}"
+
+
+def shown_p(value: float | None) -> str:
+    """A p-value as people read it; "-" where there are too few recordings for one."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _rows(name: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -109,6 +116,8 @@ def _controls(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
             rows.append({"control": control, "impossible": found["impossible"]})
             continue
         for metric, numbers in found["metrics"].items():
+            if metric not in found["minus"]:
+                continue
             minus = found["minus"][metric]
             low, high = shown_number(minus["low"], metric), shown_number(minus["high"], metric)
             rows.append(
@@ -118,7 +127,7 @@ def _controls(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "metric": metric,
                     "value": shown_number(numbers["mean"], metric),
                     "minus": f"{shown_number(minus['mean'], metric)} [{low}, {high}]",
-                    "p": f"{minus['p_value']:.3f}",
+                    "p": shown_p(minus["p_value"]),
                     "unreadable": f"{100 * found['unreadable']['mean']:.1f}",
                 }
             )

@@ -6,37 +6,34 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
+from types import ModuleType
 from typing import Any
 
-from lalm.data.english import stem, stems, words
+from lalm.data import english
+from lalm.data.english import stems, words
 from lalm.data.sample import Sample
-from lalm.inference import reading
-
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+from lalm.inference import choices, final_answer, naming, times
+from lalm.inference import yes_no as yes_and_no
 
 
 def text(sample: Sample, answer: str) -> str | None:
-    """The answer itself, unless it is empty."""
-    return answer.strip() or None
+    """The answer itself without its reasoning, unless that is empty."""
+    return final_answer.without_reasoning(answer) or None
 
 
 def yes_no(sample: Sample, answer: str) -> str | None:
-    """ "yes" or "no" when the answer says just one of them, or begins with one."""
-    said = words(answer)
-    found = {word for word in said if word in ("yes", "no")}
-    if len(found) == 1:
-        return found.pop()
-    return said[0] if said[:1] in (["yes"], ["no"]) else None
+    """ "yes" or "no", whichever the answer says in the end."""
+    return yes_and_no.read_yes_no(answer)
 
 
 def choice(sample: Sample, answer: str) -> str | None:
-    """The option whose letter the answer gives, or the one option that it holds word by word."""
-    return reading.read_letter(answer, sample.choices)
+    """The option that the answer states last, by its letter or its words."""
+    return choices.read_choice(answer, sample.choices)
 
 
 def label(sample: Sample, answer: str) -> str | None:
-    """The one label that the answer holds; letters mean nothing here."""
-    return reading.read_label(answer, sample.choices)
+    """The label that the answer states last; letters mean nothing here."""
+    return choices.read_choice(answer, sample.choices, letters=False)
 
 
 def first_named(sample: Sample, answer: str) -> str | None:
@@ -45,39 +42,35 @@ def first_named(sample: Sample, answer: str) -> str | None:
 
 
 def nearest_choice(sample: Sample, answer: str) -> str | None:
-    """The choice whose content words the answer names best; None on a tie, as when it repeats them all."""
+    """The choice whose content words the answer names best; on a tie the one it states last, None when it
+    states none, as when it repeats them all."""
     ranks = _named(sample, answer)
     best = min((share for share, _ in ranks.values()), default=0.0)
     found = [option for option, (share, _) in ranks.items() if share == best]
-    return found[0] if len(found) == 1 else None
+    return found[0] if len(found) == 1 else choices.read_choice(answer, found, letters=False)
 
 
 def _named(sample: Sample, answer: str) -> dict[str, tuple[float, int]]:
     """The choices that the answer names: minus the share of their words, and where the first one stands."""
-    said = words(answer)
+    said = naming.held_words(answer)
     positions = {}
     for option in sample.choices:
         own = stems(option)
-        hits = [i for i, word in enumerate(said) if stem(word) in own]
+        hits = [i for i, word in enumerate(said) if word in own]
         if hits:
-            positions[option] = (-len({stem(said[i]) for i in hits}) / len(own), hits[0])
+            positions[option] = (-len({said[i] for i in hits}) / len(own), hits[0])
     return positions
 
 
 def number(sample: Sample, answer: str) -> str | None:
-    """The first number in the answer, as digits, word or "once", "twice"."""
-    spoken = {word: i for i, word in enumerate(NUMBERS)} | {"once": 1, "twice": 2, "thrice": 3}
-    for word in words(answer):
-        if word.isdigit():
-            return str(int(word))
-        if word in spoken:
-            return str(spoken[word])
-    return None
+    """The number that the answer gives, as digits."""
+    return naming.read_number(answer)
 
 
 def ranges(sample: Sample, answer: str) -> str | None:
-    """The answer when it holds a time range."""
-    return answer.strip() if reading.read_ranges(answer) else None
+    """The answer when it holds a time range, or says that nothing is to be heard."""
+    said = final_answer.without_reasoning(answer)
+    return said if times.read_ranges(answer) or yes_and_no.read_yes_no(answer) == "no" else None
 
 
 Parser = Callable[[Sample, str], str | None]
@@ -95,16 +88,9 @@ PARSERS: Mapping[str, Parser] = {
 
 
 def fingerprint(name: str) -> str:
-    """sha256 of a parser's code and of what it reads with, for the card."""
-    used: list[Any] = [
-        PARSERS[name],
-        reading.read_letter,
-        reading.read_label,
-        _named,
-        reading.read_ranges,
-        words,
-        stem,
-    ]
+    """sha256 of a parser's code and of the modules it reads with, for the card."""
+    modules: list[ModuleType] = [choices, english, final_answer, naming, times, yes_and_no]
+    used: list[Any] = [PARSERS[name], _named, *modules]
     return hashlib.sha256("".join(inspect.getsource(code) for code in used).encode()).hexdigest()[:16]
 
 

@@ -24,6 +24,7 @@ from lalm.evaluate.page import write_page
 from lalm.evaluate.parsers import PARSERS
 from lalm.evaluate.scores import Scored, gap, numbers, plain, score
 from lalm.evaluate.task import Asked, question_of
+from lalm.inference.final_answer import without_reasoning
 
 Progress = Callable[[int, int], None]
 
@@ -83,8 +84,9 @@ def run(
                 scored[name, control] = score(tasks[name].task, answers, resources, judged=judge is not None)
             _finish(card, job, scored, said, impossible, judge)
             _write_rows(log, scored, said, shown)
-            _write_json(job.out / "card.json", card)
+            card["finished"] = True
             write_page(job.out / "report.html", card, scored, said, shown)
+            _write_json(job.out / "card.json", card)  # last: a run whose page failed is not finished
     except Timeout:
         raise RunError(f"another run is writing {job.out}") from None
     return Result(card, scored)
@@ -168,7 +170,7 @@ def _answers(
         own = said[Key(opened.task.name, control, sample.id)]
         shown = Sample(item.messages, **_known(sample)) if control != "reordered" else item
         read = PARSERS[opened.task.parser](shown, own.text)
-        answers.append(Answer(shown, own.text, read, likelihood=own.likelihood))
+        answers.append(Answer(shown, without_reasoning(own.text), read, likelihood=own.likelihood))
     if judge is not None and "judge" in opened.task.metrics:
         return judge.judged(opened.task, answers)
     return answers
@@ -204,10 +206,10 @@ def _finish(
                 entry["controls"][control] = {"impossible": impossible[name, control]}
                 continue
             other = scored[name, control]
-            minus = {m: plain(gap(mine, other, m)) for m in mine.measured}
-            entry["controls"][control] = {**numbers(other), "minus": minus}
+            found = numbers(other)
+            minus = {m: plain(gap(mine, other, m)) for m in mine.measured if m in other.measured}
+            entry["controls"][control] = {**found, "minus": minus}
         entry["spread"] = _spread(entry)
-    card["finished"] = True
 
 
 def _spread(entry: dict[str, Any]) -> dict[str, float]:
@@ -219,7 +221,8 @@ def _spread(entry: dict[str, Any]) -> dict[str, float]:
     ]
     if len(found) < 2:
         return {}
-    means = {metric: [own["metrics"][metric]["mean"] for own in found] for metric in entry["metrics"]}
+    shared = [metric for metric in entry["metrics"] if all(metric in own["metrics"] for own in found)]
+    means = {metric: [own["metrics"][metric]["mean"] for own in found] for metric in shared}
     return {metric: max(values) - min(values) for metric, values in means.items()}
 
 
@@ -281,9 +284,8 @@ def read_answers(folder: Path) -> dict[str, list[Answer]]:
                 events=tuple(row["events"]),
                 origin=row["origin"],
             )
-            answer = Answer(
-                sample, row["text"], row["read"], row.get("judged"), likelihood_of(row), row.get("tried")
-            )
+            text, judged = without_reasoning(row["text"]), row.get("judged")
+            answer = Answer(sample, text, row["read"], judged, likelihood_of(row), row.get("tried"))
         except (KeyError, TypeError):
             raise RunError(f"{place}: not a row of a finished run") from None
         found.setdefault(row["task"], []).append(answer)

@@ -3,14 +3,22 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from lalm.evaluate.judge import UNREFERENCED
 from lalm.evaluate.metrics import METRICS, Answer, Resources, unreadable
-from lalm.evaluate.metrics.intervals import Array, Difference, Interval, Measured, difference, interval
+from lalm.evaluate.metrics.intervals import (
+    Array,
+    Difference,
+    Interval,
+    Lacking,
+    Measured,
+    difference,
+    interval,
+)
 from lalm.evaluate.task import Task
 
 MAX_CATEGORIES = 30
@@ -19,13 +27,15 @@ JUDGED = ("judge", "judge_following")
 
 @dataclass(frozen=True)
 class Scored:
-    """A task's answers under one control with their metrics. ``skipped``: metric -> why it is not there."""
+    """A task's answers under one control with their metrics. ``skipped`` and ``failed``: metric -> why it is
+    not there, because something was not given or because it broke on these answers."""
 
     task: Task
     answers: tuple[Answer, ...]
     measured: dict[str, Measured]
     used: dict[str, str]
     skipped: dict[str, str]
+    failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def leading(self) -> str | None:
@@ -38,9 +48,11 @@ class Scored:
 
 
 def score(task: Task, answers: Sequence[Answer], resources: Resources, *, judged: bool) -> Scored:
-    """The task's metrics. One that lacks a judge, a folder or references is skipped and says so."""
+    """The task's metrics. One that lacks a judge, a folder or references is skipped, one that fails on these
+    answers has failed; both say why, and the others stand."""
     measured: dict[str, Measured] = {}
     skipped: dict[str, str] = {}
+    failed: dict[str, str] = {}
     resources.used = {}
     for name in task.metrics:
         if name in JUDGED and not judged:
@@ -52,19 +64,31 @@ def score(task: Task, answers: Sequence[Answer], resources: Resources, *, judged
             skipped[name] = f"'{bare.sample.id}' has no references to score by"
             continue
         try:
-            measured[name] = METRICS[name].measure(answers, resources)
-        except LookupError as error:
-            skipped[name] = str(error.args[0])
-    return Scored(task, tuple(answers), measured, dict(resources.used), skipped)
+            found = METRICS[name].measure(answers, resources)
+            if math.isfinite(found.value):
+                measured[name] = found
+            else:
+                failed[name] = "it is undefined on these answers"
+        except Lacking as error:
+            skipped[name] = str(error)
+        except Exception as error:  # whatever a metric stumbles over, the answers and the other metrics stay
+            failed[name] = f"{type(error).__name__}: {error}"
+    return Scored(task, tuple(answers), measured, dict(resources.used), skipped, failed)
 
 
 def numbers(scored: Scored) -> dict[str, Any]:
     """The metrics with their intervals, as the card has them; what could not be read beside them."""
     found = {}
-    for name, measured in scored.measured.items():
+    for name, measured in list(scored.measured.items()):
         metric = METRICS[name]
+        try:
+            limits = interval(measured, scored.recordings)
+        except Exception as error:  # as in ``score``
+            del scored.measured[name]
+            scored.failed[name] = f"{type(error).__name__}: {error}"
+            continue
         found[name] = {
-            **plain(interval(measured, scored.recordings)),
+            **plain(limits),
             "percent": metric.percent,
             "lower_is_better": metric.lower_is_better,
             **({"by": scored.used[name]} if name in scored.used else {}),
@@ -72,6 +96,7 @@ def numbers(scored: Scored) -> dict[str, Any]:
     return {
         "metrics": found,
         "skipped": scored.skipped,
+        "failed": scored.failed,
         "unreadable": plain(interval(unreadable(scored.answers), scored.recordings)),
     }
 
@@ -99,7 +124,7 @@ def part_of(measured: Measured, items: Sequence[int]) -> Measured:
         return measured.of_counts(whole)
 
     shares = None if measured.shares is None else measured.shares[places]
-    return Measured(len(places), of_counts, shares=shares)
+    return Measured(len(places), of_counts, shares=shares, proportion=measured.proportion)
 
 
 def groups(scored: Scored, names: Sequence[str]) -> list[tuple[str, Interval]]:

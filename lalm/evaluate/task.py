@@ -124,9 +124,12 @@ def known_tasks() -> dict[str, Task]:
     return found
 
 
-def open_task(spec: str, data: Path, *, limit: int = 0, seed: int = 0) -> list[Asked]:
+def open_task(
+    spec: str, data: Path, *, limit: int = 0, seed: int = 0, audio: Path | None = None
+) -> list[Asked]:
     """The items of "NAME", "NAME=PATH", "FILE.yaml=PATH", or "manifest=FILE" (one entry a task in it).
 
+    ``audio`` is where a corpus keeps its audio if not where its archives unpack it.
     At most ``limit`` items a task (0: all), drawn with ``seed``. Items whose audio is not there are left
     out and counted. Raises TaskError for an unknown task or one without any item.
     """
@@ -155,7 +158,7 @@ def open_task(spec: str, data: Path, *, limit: int = 0, seed: int = 0) -> list[A
         raise TaskError(f"{task.name}: there is no '{path}'{hint}")
     own_manifest = path.suffix == ".jsonl" and task.layout != "slurp"
     reader = LAYOUTS["manifest" if own_manifest else task.layout]
-    return [_drawn(_there(task, list(reader(Source(path))), str(path)), limit, seed)]
+    return [_drawn(_there(task, list(reader(Source(path, audio))), str(path)), limit, seed)]
 
 
 def _by_task(path: Path) -> list[Asked]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lalm.data.sample import ask
 from lalm.inference.engine import Engine, Options
-from lalm.inference.reading import read_ranges
+from lalm.inference.times import read_ranges
 from lalm.systems.apt.prompts import prompts
 
 ANSWER_TOKENS = 128

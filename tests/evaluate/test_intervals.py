@@ -37,6 +37,8 @@ def test_items_of_one_recording_are_drawn_together():
 def test_recordings_that_are_all_alike_do_not_make_certain():
     right = interval(mean_of([1.0] * 10), names(10))
     assert (right.low, right.high) == (pytest.approx(0.025**0.1), 1.0)  # Clopper and Pearson's
+    assert np.isinf(interval(mean_of([0.0] * 10, proportion=False), names(10)).high)  # scores of any size
+    assert np.isinf(interval(mean_of([0.4] * 10), names(10)).high)
     wrong = interval(mean_of([0.0] * 10), names(10))
     assert (wrong.low, wrong.high) == (0.0, pytest.approx(1 - 0.025**0.1))
     half = interval(mean_of([1.0, 0.0] * 2), ["a", "a", "b", "b"])
@@ -87,3 +89,74 @@ def test_counts_and_names_must_agree():
         bootstrap([1.0, 2.0], ["a"])
     with pytest.raises(ValueError, match="at least one"):
         interval(Measured(0, lambda counts: counts.sum(1)), [])
+
+
+def test_few_recordings_have_no_p_value():
+    assert difference(mean_of([1.0]), mean_of([0.0]), names(1)).p_value is None
+    for count in (2, 3, 5):
+        found = difference(mean_of([1.0] * count), mean_of([0.0] * count), names(count))
+        assert found.p_value is None and found.low < 0.6
+    five = difference(mean_of([3.0, 4.0, 5.0, 6.0, 7.5]), mean_of([1.0, 1.5, 2.0, 4.0, 5.0]), names(5))
+    assert five.p_value is None and five.low < five.mean < five.high
+
+
+def test_runs_that_differ_alike_everywhere_get_exact_limits():
+    won = difference(mean_of([1.0] * 6), mean_of([0.0] * 6), names(6))
+    assert won.p_value == pytest.approx(2 * 0.5**6)  # the sign test's
+    assert (won.low, won.high) == (pytest.approx(2 * 0.025 ** (1 / 6) - 1), 1.0)
+    same = difference(mean_of([1.0] * 20), mean_of([1.0] * 20), names(20))
+    unlike = 1 - 0.025 ** (1 / 20)
+    assert same.p_value == 1.0 and (same.low, same.high) == (pytest.approx(-unlike), pytest.approx(unlike))
+    scores = mean_of([0.3, 0.5] * 10)  # of no known range: equal runs say nothing of how they may differ
+    equal = difference(scores, scores, names(20))
+    assert equal.mean == 0 and np.isinf(equal.high) and equal.p_value is None
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_p_value_and_interval_agree(seed):
+    rng = np.random.default_rng(seed)
+    right = rng.random((2, 30)) < [[0.8], [0.55]]
+    words = rng.integers(5, 30, 30)
+    errors = rng.binomial(words, [[0.2], [0.12]])
+    for mine, other in (
+        (mean_of(right[0] * 1.0), mean_of(right[1] * 1.0)),
+        (rate(np.stack([errors[0], words], 1)), rate(np.stack([errors[1], words], 1))),
+        (mean_of(rng.gamma(1, 1, 30)), mean_of(rng.gamma(1.6, 1, 30))),
+    ):
+        found = difference(mine, other, names(30))
+        assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
+
+
+def covered(draw, truth: float, trials: int = 300) -> float:
+    """Share of trials whose interval holds the truth; ``draw``: generator -> interval."""
+    found = [draw(np.random.default_rng(seed)) for seed in range(trials)]
+    return sum(own.low <= truth <= own.high for own in found) / trials
+
+
+@pytest.mark.parametrize("recordings", [10, 20])
+def test_shares_near_one_and_rare_differences_are_covered(recordings):
+    """Clustered accuracy of 95 %, and two runs of 99 % that differ in 2 % of the items."""
+
+    def near_one(rng):
+        right = rng.binomial(3, rng.beta(9.5, 0.5, recordings))
+        rows = [float(i < own) for own in right for i in range(3)]
+        return interval(mean_of(rows), [str(i) for i in range(recordings) for _ in range(3)])
+
+    def rarely(rng):
+        mine = rng.random(recordings) < 0.99
+        other = np.where(rng.random(recordings) < 0.02, ~mine, mine)
+        return difference(mean_of(mine * 1.0), mean_of(other * 1.0), names(recordings))
+
+    assert covered(near_one, 0.95) >= 0.93
+    assert covered(rarely, 0.02 * 0.98) >= 0.93
+
+
+def test_error_rates_with_rare_hallucinations_are_covered_at_twelve_speakers(monkeypatch):
+    monkeypatch.setattr("lalm.evaluate.metrics.resampling.NUM_DRAWS", 400)
+
+    def speakers(rng):
+        words = rng.integers(200, 500, 12)
+        wrong = rng.binomial(words, rng.beta(2, 30, 12)) + 60 * rng.binomial(20, 0.01, 12)
+        return interval(rate(np.stack([wrong, words], 1)), names(12))
+
+    assert covered(speakers, 2 / 32 + 12 / 349.5, 200) >= 0.9

@@ -1,10 +1,12 @@
 """Judges: what they are asked, how replies are read, the cache that replays them, and their agreement."""
 
+import json
 import sqlite3
 
 import numpy as np
 import pytest
 
+from lalm.cli.app import run
 from lalm.data.sample import Sample, ask
 from lalm.evaluate.agreement import agreement, kappa, read_judgments, spearman
 from lalm.evaluate.judge import Judge, JudgeError, read_pair, read_points, read_verdict, read_yes_no
@@ -176,3 +178,14 @@ def test_what_is_not_known_is_unknown_and_never_right(tmp_path):
     scored = score(known_tasks()["sqqa"], [spoken("In 1953.", "1953")], Resources(), judged=False)
     wanted = "following needs the words that are spoken, and 's' has no origin.transcript"
     assert scored.skipped["following"] == wanted
+
+
+def test_the_agreement_of_judges_that_never_vary_is_undefined(tmp_path, capsys):
+    for name, scores in (("a", [1, 1, 1]), ("b", [1, 1, 1]), ("c", [1, 0, 1])):
+        rows = [json.dumps({"id": str(i), "judged": score}) for i, score in enumerate(scores)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    assert run(["agree", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]) == 0
+    assert capsys.readouterr().out.count("undefined: a judge gives all answers the same score") == 3
+    assert run(["agree", str(tmp_path / "a.jsonl"), str(tmp_path / "c.jsonl"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["spearman"] is None and found["kappa"]["mean"] == 0

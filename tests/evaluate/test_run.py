@@ -10,6 +10,8 @@ from lalm.data.sample import ask, write_manifest
 from lalm.evaluate.answering import Key, Recorded, Said, Share, Wanted, collect, rows_of
 from lalm.evaluate.compare import CompareError, compare
 from lalm.evaluate.controls import CONTROLS, Impossible, asked
+from lalm.evaluate.metrics import METRICS, Metric
+from lalm.evaluate.metrics.intervals import mean_of
 from lalm.evaluate.run import Job, RunError, read_card, run
 from lalm.evaluate.task import TaskError, known_tasks, open_task, put, question_of, read_tasks
 
@@ -120,6 +122,37 @@ def test_a_killed_run_goes_on_where_it_stopped(manifest, tmp_path, monkeypatch):
     resumed = run(job(manifest, tmp_path), parrot).card
     assert parrot.asked == 6 and resumed["finished"]
     assert resumed["tasks"] == run(job(manifest, tmp_path / "whole"), Parrot()).card["tasks"]
+
+
+def test_a_run_whose_page_fails_is_not_finished(manifest, tmp_path, monkeypatch):
+    def full(*parts):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("lalm.evaluate.run.write_page", full)
+        with pytest.raises(OSError, match="no space left"):
+            run(job(manifest, tmp_path), Parrot())
+    assert not read_card(tmp_path)["finished"]
+    with pytest.raises(CompareError, match="is not finished"):
+        compare(tmp_path, tmp_path)
+    again = Parrot()
+    assert run(job(manifest, tmp_path), again).card["finished"] and again.asked == 0
+
+
+def test_a_metric_that_breaks_does_not_take_the_others_with_it(manifest, tmp_path, monkeypatch):
+    def broken(answers, resources):
+        raise ZeroDivisionError("nothing to divide by")
+
+    monkeypatch.setitem(METRICS, "accuracy", Metric(broken))
+    monkeypatch.setitem(METRICS, "names", Metric(lambda answers, _: mean_of([float("nan")] * len(answers))))
+    task = tmp_path / "mine.yaml"
+    task.write_text("mine: {about: x, metrics: [accuracy, names, rouge_l]}\n")
+    tasks = open_task(f"{task}={manifest}", tmp_path)
+    entry = run(Job(tasks, tmp_path / "out", CONTROLS), Parrot()).card["tasks"]["mine"]
+    assert entry["failed"]["accuracy"] == "ZeroDivisionError: nothing to divide by"
+    assert entry["failed"]["names"] == "it is undefined on these answers"
+    assert set(entry["metrics"]) == {"rouge_l"} == set(entry["controls"]["silent"]["minus"])
+    assert "accuracy failed: ZeroDivisionError" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_another_run_into_the_same_folder_is_refused(manifest, tmp_path):

@@ -214,6 +214,14 @@ def test_a_task_finds_meld_under_its_usual_names(tmp_path, folder):
     assert len(asked.samples) == 2
 
 
+def test_a_task_takes_its_audio_from_the_folder_it_is_given(tmp_path):
+    put(tmp_path / "MELD.Raw" / "test_sent_emo.csv", MELD)
+    for i in (0, 1):
+        sound(tmp_path / "disk" / f"dia0_utt{i}.wav")
+    (asked,) = open_task("meld", tmp_path, audio=tmp_path / "disk")
+    assert len(asked.samples) == 2
+
+
 def test_a_task_finds_common_voice_with_its_date(tmp_path):
     put(tmp_path / "cv-corpus-15.0-2023-09-08" / "en" / "test.tsv", COMMON_VOICE)
     sound(tmp_path / "cv-corpus-15.0-2023-09-08/en/clips/common_voice_en_27710027.mp3")

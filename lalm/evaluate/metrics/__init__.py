@@ -7,18 +7,29 @@ from pathlib import Path
 
 import numpy as np
 
-from lalm.data.english import stems, words
+from lalm.data.english import words
 from lalm.data.sample import Sample
 from lalm.evaluate.metrics import bleu, captions, embeddings, normalise_qwen2_audio
 from lalm.evaluate.metrics import classification as labels
 from lalm.evaluate.metrics import error_rates as errors
 from lalm.evaluate.metrics import event_detection as events
 from lalm.evaluate.metrics import instruction_following as following
-from lalm.evaluate.metrics.intervals import Array, Measured, additive, each, mean_of, ratio
+from lalm.evaluate.metrics.intervals import (
+    Array,
+    Lacking,
+    Measured,
+    additive,
+    each,
+    mean_of,
+    proportion,
+    ratio,
+)
 from lalm.evaluate.metrics.meteor import meteor
 from lalm.evaluate.metrics.spice import NEEDS, spice
 from lalm.evaluate.parsers import speaks
-from lalm.inference import reading
+from lalm.inference.choices import read_choice
+from lalm.inference.naming import names_it, read_number
+from lalm.inference.times import Span, read_ranges
 
 
 @dataclass(frozen=True)
@@ -48,9 +59,9 @@ class Resources:
     used: dict[str, str] = field(default_factory=dict)
 
     def folder(self, name: str, metric: str) -> Path:
-        """The folder given for ``name``. Raises LookupError when there is none."""
+        """The folder given for ``name``. Raises Lacking when there is none."""
         if name not in self.folders:
-            raise LookupError(f"{metric} needs a folder: say --resource {name}=FOLDER (docs/evaluate.md)")
+            raise Lacking(f"{metric} needs a folder: say --resource {name}=FOLDER (docs/evaluate.md)")
         self.used[metric] = self.named(name)
         return self.folders[name]
 
@@ -124,35 +135,36 @@ def _right(answer: Answer) -> float:
 
 
 def _accuracy(answers: Sequence[Answer], resources: Resources) -> Measured:
-    return mean_of([_right(answer) for answer in answers])
+    return proportion([_right(answer) for answer in answers])
 
 
 def unreadable(answers: Sequence[Answer]) -> Measured:
     """Share of the answers that the parser could not read: wrong, and told apart."""
-    return mean_of([float(answer.read is None) for answer in answers])
+    return proportion([float(answer.read is None) for answer in answers])
 
 
 def _count_error(answer: Answer) -> float:
     """How far the number read is from the right one; an answer without a number counts as zero."""
-    right = next((int(text) for text in answer.sample.references if text.isdigit()), None)
+    right = next((int(text) for text in answer.sample.references if text.isdecimal()), None)
     if right is None:
-        raise LookupError("count_error needs a number in digits among the references")
-    return abs(int(answer.read or 0) - right)
+        raise Lacking("count_error needs a number in digits among the references")
+    return abs(int(read_number(answer.read or "") or 0) - right)
 
 
 def _names(answer: Answer) -> float:
-    """1 when the answer names all content words of any reference."""
-    named = stems(answer.text)
-    return float(any(own <= named for own in map(stems, answer.sample.references) if own))
+    """1 when the answer names all content words of any reference, undenied and not as one of many guesses."""
+    return float(names_it(answer.text, answer.sample.references))
 
 
 def _on_each(score: Callable[[Answer], bool | float], *, compares: bool = False) -> Metric:
-    return Metric(lambda answers, _: mean_of([float(score(answer)) for answer in answers]), compares=compares)
+    return Metric(
+        lambda answers, _: proportion([float(score(answer)) for answer in answers]), compares=compares
+    )
 
 
 def _judged(answers: Sequence[Answer], resources: Resources) -> Measured:
     """The judge's mean score; an unreadable judgment counts 0 and is counted apart."""
-    return mean_of([answer.judged or 0.0 for answer in answers])
+    return mean_of([answer.judged or 0.0 for answer in answers], proportion=False)
 
 
 def _tried(answers: Sequence[Answer], resources: Resources) -> Measured:
@@ -173,17 +185,19 @@ def _tagging(answers: Sequence[Answer], resources: Resources) -> Measured:
         scores = encoder([a.text or " " for a in answers]) @ encoder(classes).T
     else:
         resources.used["map"] = "a class scores 1 when the answer names it, else 0"
-        scores = np.array([[float(reading.read_label(a.text, [c]) == c) for c in classes] for a in answers])
+        scores = np.array(
+            [[float(read_choice(a.text, [c], letters=False) == c) for c in classes] for a in answers]
+        )
     return labels.mean_average_precision(scores, wanted)
 
 
-def _spans(answers: Sequence[Answer]) -> tuple[list[list[reading.Span]], list[list[reading.Span]]]:
+def _spans(answers: Sequence[Answer]) -> tuple[list[list[Span]], list[list[Span]]]:
     said, wanted = [], []
     for answer in answers:
         asked = answer.sample.origin.get("asked", "")  # the one sound that the question is about
         events_of = [e for e in answer.sample.events if not asked or e["label"] == asked]
         own = [(e["label"], e["onset_s"], e["offset_s"]) for e in events_of]
-        said.append(reading.read_ranges(answer.text, own[0][0] if own else ""))
+        said.append(read_ranges(answer.text, own[0][0] if own else ""))
         wanted.append(own)
     return said, wanted
 
@@ -195,9 +209,7 @@ def _question_following(answers: Sequence[Answer], resources: Resources) -> Meas
         (a.sample.id for a, words_ in zip(answers, spoken, strict=True) if not words_.strip()), None
     )
     if unknown is not None:
-        raise LookupError(
-            f"following needs the words that are spoken, and '{unknown}' has no origin.transcript"
-        )
+        raise Lacking(f"following needs the words that are spoken, and '{unknown}' has no origin.transcript")
     return following.question_following([a.text for a in answers], spoken)
 
 
@@ -208,12 +220,12 @@ def _keywords(answers: Sequence[Answer], resources: Resources) -> Measured:
         named = [" ".join(words(k)) for k in answer.text.replace("\n", ",").split(",")]
         accepted = {" ".join(words(reference)) for reference in answer.sample.references}
         scores.append(sum(k in accepted for k in dict.fromkeys(k for k in named if k)) / 3 if named else 0.0)
-    return mean_of([min(score, 1.0) for score in scores])
+    return mean_of([min(score, 1.0) for score in scores], proportion=False)
 
 
 def _similarity(answers: Sequence[Answer], resources: Resources) -> Measured:
     encoder = embeddings.SentenceEncoder(resources.folder("sentences", "similarity"))
-    return mean_of(embeddings.similarities(encoder, *_texts(answers)))
+    return mean_of(embeddings.similarities(encoder, *_texts(answers)), proportion=False)
 
 
 def _broken(texts: list[str], resources: Resources, metric: str) -> Array:
@@ -225,19 +237,21 @@ def _fense(answers: Sequence[Answer], resources: Resources) -> Measured:
     error = _broken(texts, resources, "fense")
     encoder = embeddings.SentenceEncoder(resources.folder("sentences", "fense"))
     resources.used["fense"] = f"{resources.named('sentences')}, {resources.named('fluency')}"
-    return mean_of(embeddings.punished(embeddings.similarities(encoder, texts, references), error))
+    return mean_of(
+        embeddings.punished(embeddings.similarities(encoder, texts, references), error), proportion=False
+    )
 
 
 def _spice_of_items(answers: Sequence[Answer], resources: Resources, metric: str) -> Array:
     if "spice" not in resources.folders:
-        raise LookupError(f"{NEEDS}: say --resource spice=FOLDER")
+        raise Lacking(f"{NEEDS}: say --resource spice=FOLDER")
     scores = spice(resources.folder("spice", metric), *_texts(answers))
     resources.used[metric] = "spice-1.0.jar"
     return scores
 
 
 def _spice(answers: Sequence[Answer], resources: Resources) -> Measured:
-    return mean_of(_spice_of_items(answers, resources, "spice"))
+    return mean_of(_spice_of_items(answers, resources, "spice"), proportion=False)
 
 
 def _with_cider(answers: Sequence[Answer], other: Array) -> Array:
@@ -246,34 +260,32 @@ def _with_cider(answers: Sequence[Answer], other: Array) -> Array:
 
 
 def _spider(answers: Sequence[Answer], resources: Resources) -> Measured:
-    return mean_of(_with_cider(answers, _spice_of_items(answers, resources, "spider")))
+    return mean_of(_with_cider(answers, _spice_of_items(answers, resources, "spider")), proportion=False)
 
 
 def _spider_fl(answers: Sequence[Answer], resources: Resources) -> Measured:
     scores = _with_cider(answers, _spice_of_items(answers, resources, "spider_fl"))
     error = _broken(_texts(answers)[0], resources, "spider_fl")
     resources.used["spider_fl"] = f"spice-1.0.jar, {resources.named('fluency')}"
-    return mean_of(embeddings.punished(scores, error))
+    return mean_of(embeddings.punished(scores, error), proportion=False)
 
 
 def _cider_content(answers: Sequence[Answer], resources: Resources) -> Measured:
     """A stand-in for SPIDEr without Java, and not SPIDEr: content F1 in SPICE's place."""
-    return mean_of(_with_cider(answers, each(captions.content_f1(*_texts(answers)))))
+    return mean_of(_with_cider(answers, each(captions.content_f1(*_texts(answers)))), proportion=False)
 
 
 def _cider_content_fl(answers: Sequence[Answer], resources: Resources) -> Measured:
     """The same with SPIDEr-FL's punishment of captions that are not fluent; not SPIDEr-FL."""
     error = _broken(_texts(answers)[0], resources, "cider_content_fl")
-    return mean_of(embeddings.punished(each(_cider_content(answers, resources)), error))
+    return mean_of(embeddings.punished(each(_cider_content(answers, resources)), error), proportion=False)
 
 
 def _perplexity(answers: Sequence[Answer], resources: Resources) -> Measured:
     """Of all known answers' tokens together."""
     rows = [answer.likelihood for answer in answers if answer.likelihood is not None]
     if len(rows) < len(answers):
-        raise LookupError(
-            "perplexity needs a local model: endpoints and files do not say how likely a text is"
-        )
+        raise Lacking("perplexity needs a local model: endpoints and files do not say how likely a text is")
     resources.used["perplexity"] = (
         "all tokens of the first references together, the end of the answer included"
     )
@@ -314,7 +326,7 @@ METRICS: Mapping[str, Metric] = {
     "recall_at_iou_5": Metric(lambda answers, _: events.recall_at_iou(*_spans(answers), 0.5)),
     "recall_at_iou_7": Metric(lambda answers, _: events.recall_at_iou(*_spans(answers), 0.7)),
     "count_error": Metric(
-        lambda answers, _: mean_of([_count_error(answer) for answer in answers]),
+        lambda answers, _: mean_of([_count_error(answer) for answer in answers], proportion=False),
         lower_is_better=True,
         percent=False,
     ),

@@ -5,9 +5,9 @@ score an item, the metric is their mean. CIDEr-D's word weights come from the re
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from lalm.data.english import stems
 from lalm.evaluate.metrics.bleu import corpus_bleu
 from lalm.evaluate.metrics.intervals import Measured, mean_of
+from lalm.evaluate.metrics.treebank_tokens import treebank_tokens
 
 ROUGE_BETA = 1.2
 CIDER_ORDER = 4
@@ -22,22 +23,11 @@ CIDER_SIGMA = 6.0  # of the length penalty, in words
 
 Grams: TypeAlias = Counter[tuple[str, ...]]
 
-# Penn Treebank tokens of lower-case English: contractions apart, hyphenated words whole.
-_CONTRACTION = re.compile(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))(?!\w)")
-_TOKEN = re.compile(
-    r"\d+(?:[.,:]\d+)*(?:st|nd|rd|th)?(?![\w'-])"  # 3.5, 1,000, 10:30, 4th
-    r"|(?:[a-z]\.){2,}"  # p.m.
-    r"|(?:mr|mrs|ms|dr|st|vs)\."
-    r"|\w+(?:[-/']\w+)*"
-    r"|n't|'(?:s|re|ve|ll|d|m)\b"
-)
-_SPLIT = {"cannot": "can not", "gonna": "gon na", "gotta": "got ta", "wanna": "wan na", "gimme": "gim me"}
 
-
+@cache
 def caption_tokens(text: str) -> list[str]:
     """A caption's words as the COCO tools see them: Penn Treebank tokens, lower case, no punctuation."""
-    lower = " ".join(_SPLIT.get(word, word) for word in text.lower().split())
-    return _TOKEN.findall(_CONTRACTION.sub(r" \1 ", lower))
+    return treebank_tokens(text)
 
 
 def caption_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Measured:
@@ -52,7 +42,8 @@ def caption_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]])
 
 def rouge_l(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Measured:
     """Longest common subsequence: best precision and best recall over the references, F with beta 1.2."""
-    return mean_of([_rouge_l(h, texts) for h, texts in zip(hypotheses, references, strict=True)])
+    scores = [_rouge_l(h, texts) for h, texts in zip(hypotheses, references, strict=True)]
+    return mean_of(scores, proportion=False)
 
 
 def _rouge_l(hypothesis: str, references: Sequence[str]) -> float:
@@ -88,7 +79,7 @@ def cider_d(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> M
     for hypothesis, own in zip(hypotheses, refs, strict=True):
         said = _vector(_grams(hypothesis), weights, log_items)
         scores.append(sum(_similarity(said, _vector(ref, weights, log_items)) for ref in own) / len(own))
-    return mean_of(scores)
+    return mean_of(scores, proportion=False)
 
 
 def _grams(text: str) -> Grams:
@@ -134,4 +125,4 @@ def content_f1(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -
         said, wanted = stems(hypothesis), set().union(*(stems(text) for text in texts))
         shared = len(said & wanted)
         scores.append(2 * shared / (len(said) + len(wanted)) if shared else 0.0)
-    return mean_of(np.asarray(scores))
+    return mean_of(np.asarray(scores), proportion=False)

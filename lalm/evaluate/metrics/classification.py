@@ -1,4 +1,4 @@
-"""Classification metrics: accuracy, macro-F1, mean average precision; and finding labels in answers."""
+"""Classification metrics: accuracy, macro-F1, mean average precision."""
 
 from collections.abc import Sequence
 
@@ -41,6 +41,8 @@ def mean_average_precision(scores: Array, wanted: Array) -> Measured:
         times = np.ascontiguousarray(counts.T, dtype=np.float32)  # (items, draws): whole numbers, so exact
         drawn: Array = np.asarray(counts.any(0))
         for order, positive, ends in ranked:
+            if not len(positive):
+                continue
             if drawn.all():
                 kept, places, stops = times[order], positive, ends
             else:  # items that no draw has are left out

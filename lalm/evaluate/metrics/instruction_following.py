@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from lalm.data.english import words
 from lalm.evaluate.metrics.error_rates import edits
-from lalm.evaluate.metrics.intervals import Measured, mean_of
+from lalm.evaluate.metrics.intervals import Measured, mean_of, proportion
 from lalm.evaluate.metrics.normalise import normalised
 
 TRANSCRIBED_BELOW = 0.3  # word error rate against the spoken text: the model wrote it down instead
@@ -29,12 +29,12 @@ def follows_story(answer: str) -> bool:
 
 def question_following(answers: Sequence[str], spoken: Sequence[str]) -> Measured:
     """Following rate of SQQA and slot filling."""
-    return mean_of([float(follows_question(a, s)) for a, s in zip(answers, spoken, strict=True)])
+    return proportion([float(follows_question(a, s)) for a, s in zip(answers, spoken, strict=True)])
 
 
 def diversity(answers: Sequence[str]) -> Measured:
     """Different words in an answer, on average: "counting the number of different words" (section 4.3)."""
-    return mean_of([float(len(set(words(answer)))) for answer in answers])
+    return mean_of([float(len(set(words(answer)))) for answer in answers], proportion=False)
 
 
 def repeats(answer: str) -> bool:
@@ -46,4 +46,4 @@ def repeats(answer: str) -> bool:
 
 def repeat_rate(answers: Sequence[str]) -> Measured:
     """Share of the answers that repeat themselves (Table 5; what counts as repeating is ours)."""
-    return mean_of([float(repeats(answer)) for answer in answers])
+    return proportion([float(repeats(answer)) for answer in answers])

@@ -1,28 +1,36 @@
-"""95 % intervals for any metric, by bootstrap over recordings: items of one recording are drawn together.
+"""95 % intervals and paired differences of any metric; items about one recording are taken together.
 
 A metric is ``Measured`` on the items of a run: something that can be computed again when each item counts
 0, 1, 2 ... times. Where the metric is a function of sums over items (means, error rates, corpus BLEU),
-``additive`` makes it from each item's share of the sums.
+``additive`` makes it from each item's share of the sums. Shares of items get exact limits
+(``lalm.evaluate.metrics.exact_limits``), everything else is resampled (``lalm.evaluate.metrics.resampling``).
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from lalm.errors import LalmError
+from lalm.evaluate.metrics.exact_limits import paired_limits, share_limits
+from lalm.evaluate.metrics.resampling import counts_of, resampled_limits, significance
+
 Array: TypeAlias = np.ndarray[Any, Any]
 
-NUM_DRAWS = 2000
-DRAWS_AT_ONCE = 100
 BLOCK = 256  # items scored one by one at a time
-Z = 1.959964  # of the normal distribution, two-sided 95 %
+ALPHA = 0.05
+FEWEST = 6  # recordings that allow a p-value: of five, not even all on one side make one below 0.05
+
+
+class Lacking(LalmError, LookupError):
+    """Something that a metric needs was not given; the text says what, and how to give it."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric with its 95 % bootstrap interval and what it rests on."""
+    """A metric with its 95 % interval and what it rests on; infinite limits: nothing is known of them."""
 
     mean: float
     low: float
@@ -36,9 +44,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """A metric of one run minus that of another on the same items; ``p_value`` is two-sided."""
+    """A metric of one run minus that of another on the same items. ``p_value`` is two-sided and agrees with
+    the interval; None where there are too few recordings for one, or no draw changes anything."""
 
-    p_value: float
+    p_value: float | None
 
 
 @dataclass(frozen=True)
@@ -46,12 +55,14 @@ class Measured:
     """A metric on ``num_items`` items. ``of_counts``: item counts (draws, items) -> (draws,).
 
     ``of_items`` gives an item's own score, (items,), where the metric of one item says nothing. ``shares``,
-    (items, 2), are what a rate divides: errors and words."""
+    (items, 2), are what a mean or rate divides: scores and ones, errors and words. ``proportion``: it is the
+    share of items that have something, so that each item's score is 0 or 1."""
 
     num_items: int
     of_counts: Callable[[Array], Array]
     of_items: Callable[[], Array] | None = None
     shares: Array | None = None
+    proportion: bool = False
 
     @property
     def value(self) -> float:
@@ -65,15 +76,23 @@ def additive(shares: Sequence[Sequence[float]] | Array, finish: Callable[[Array]
     return Measured(len(table), lambda counts: finish(counts @ table))
 
 
-def mean_of(values: Sequence[float] | Array) -> Measured:
-    """The mean of one number an item."""
-    return additive([(v, 1.0) for v in values], ratio)
-
-
-def rate(shares: Sequence[Sequence[float]]) -> Measured:
-    """The sum of ``shares``' first column over that of the second: errors a word, where items differ much in
-    length and in errors, which makes plain percentiles too narrow."""
+def rate(shares: Sequence[Sequence[float]] | Array) -> Measured:
+    """The sum of ``shares``' first column over that of the second, such as errors a word."""
     return replace(additive(shares, ratio), shares=np.asarray(shares, dtype=float).reshape(-1, 2))
+
+
+def mean_of(values: Sequence[float] | Array, *, proportion: bool | None = None) -> Measured:
+    """The mean of one number an item; where all are 0 or 1 it is taken as a share of items, unless
+    ``proportion`` says that these are scores which happen to be so."""
+    found = rate([(v, 1.0) for v in values])
+    if proportion is None:
+        proportion = all(v in (0, 1) for v in values)
+    return replace(found, proportion=proportion)
+
+
+def proportion(values: Sequence[float] | Array) -> Measured:
+    """The share of items whose value is 1; the others' is 0."""
+    return mean_of(values, proportion=True)
 
 
 def ratio(sums: Array) -> Array:
@@ -85,32 +104,40 @@ def ratio(sums: Array) -> Array:
 def interval(measured: Measured, recordings: Sequence[str], *, seed: int = 0) -> Interval:
     """The metric with its interval; ``recordings`` names each item's recording.
 
-    Where all recordings are alike (all right, all wrong, one of two right in each), no draw changes anything:
-    then the width is what the binomial limit leaves to recordings unlike them, for metrics from 0 to 1.
+    One recording alone has no limits, and no more has a metric that is not a share of items where all
+    recordings are alike.
     """
-    num_recordings, value = len(set(recordings)), measured.value
-    limits = _studentised(measured, recordings, seed)
-    if limits is None:
-        draws = np.concatenate([measured.of_counts(c) for c in _counts(measured, recordings, seed)])
-        limits = _limits(draws, num_recordings)
-    low, high = limits
-    if high - low < 1e-12 and 0 <= value <= 1:
-        unlike = 1 - 0.025 ** (1 / num_recordings)
-        low, high = value * (1 - unlike), value + (1 - value) * unlike
-    return Interval(value, low, high, measured.num_items, num_recordings)
+    which, groups = _numbered(measured, recordings)
+    low, high = -math.inf, math.inf
+    if groups > 1 and measured.proportion:
+        low, high = share_limits(_by_recording(measured, which))
+    elif groups > 1:
+        tables = () if measured.shares is None else (_by_recording(measured, which),)
+        limits = resampled_limits(measured.of_counts, which, tables, seed=seed)
+        if limits:
+            low, high = limits(ALPHA)
+        elif tables and not tables[0][:, 0].any() and not (tables[0][:, 1] == np.bincount(which)).all():
+            low, high = 0.0, 1 - (ALPHA / 2) ** (1 / groups)  # no error: others may be wrong throughout
+    return Interval(measured.value, low, high, measured.num_items, groups)
 
 
 def difference(mine: Measured, other: Measured, recordings: Sequence[str], *, seed: int = 0) -> Difference:
     """``mine`` minus ``other`` on the same items in the same order, paired: both see the same draws."""
     if mine.num_items != other.num_items:
         raise ValueError(f"a paired difference needs the same items: {mine.num_items} and {other.num_items}")
-    counts = _counts(mine, recordings, seed)
-    draws = np.concatenate([mine.of_counts(c) - other.of_counts(c) for c in counts])
-    num_recordings = len(set(recordings))
-    low, high = _limits(draws, num_recordings)
-    beyond = min(np.sum(draws <= 0), np.sum(draws >= 0))
-    p_value = min(1.0, 2 * (float(beyond) + 1) / (len(draws) + 1))
-    return Difference(mine.value - other.value, low, high, mine.num_items, num_recordings, p_value)
+    which, groups = _numbered(mine, recordings)
+    low, high = -math.inf, math.inf
+    p_value: float | None = None
+    if groups > 1 and mine.proportion and other.proportion:
+        low, high, p_value = paired_limits(_by_recording(mine, which), _by_recording(other, which))
+    elif groups > 1:
+        both = mine.shares is not None and other.shares is not None
+        tables = tuple(_by_recording(one, which) for one in (mine, other)) if both else ()
+        limits = resampled_limits(lambda c: mine.of_counts(c) - other.of_counts(c), which, tables, seed=seed)
+        if limits:
+            (low, high), p_value = limits(ALPHA), significance(limits)
+    p_value = p_value if groups >= FEWEST else None
+    return Difference(mine.value - other.value, low, high, mine.num_items, groups, p_value)
 
 
 def bootstrap(values: Sequence[float], recordings: Sequence[str], *, seed: int = 0) -> Interval:
@@ -130,60 +157,23 @@ def each(measured: Measured) -> Array:
     return np.concatenate(rows)
 
 
-def _counts(measured: Measured, recordings: Sequence[str], seed: int) -> Iterator[Array]:
-    """How often each item is drawn, (draws, items), some draws at a time."""
+def draws_of(measured: Measured, recordings: Sequence[str], *, seed: int = 0) -> Array:
+    """The metric on each bootstrap draw of recordings, (draws,)."""
+    which, _ = _numbered(measured, recordings)
+    return np.concatenate([measured.of_counts(counts[:, which]) for counts in counts_of(which, seed)])
+
+
+def _numbered(measured: Measured, recordings: Sequence[str]) -> tuple[Array, int]:
+    """Each item's recording by number, (items,), and how many recordings there are."""
     if measured.num_items != len(recordings) or not measured.num_items:
         raise ValueError(
             f"{measured.num_items} values for {len(recordings)} recordings: need as many, and at least one"
         )
     _, which = np.unique(np.asarray(recordings), return_inverse=True)
-    groups = int(which.max()) + 1
-    rng = np.random.default_rng(seed)
-    for start in range(0, NUM_DRAWS, DRAWS_AT_ONCE):
-        size = min(DRAWS_AT_ONCE, NUM_DRAWS - start)
-        yield rng.multinomial(groups, np.full(groups, 1 / groups), size)[:, which]
+    return which, int(which.max()) + 1
 
 
-def _studentised(measured: Measured, recordings: Sequence[str], seed: int) -> tuple[float, float] | None:
-    """Bootstrap-t limits of a rate; None for other metrics, and where too many draws have no spread.
-
-    Each draw's distance from the value is taken in the draw's own standard errors (of the sums' ratio, by
-    recording), and the limits lie so many of the value's own away (Hesterberg 2015, section 5.3).
-    """
-    if measured.shares is None:
-        return None
-    _, which = np.unique(np.asarray(recordings), return_inverse=True)
-    places = np.zeros(int(which.max()) + 1, dtype=int)
-    places[which] = np.arange(len(which))  # an item of each recording
-    table = np.stack([np.bincount(which, measured.shares[:, k]) for k in (0, 1)], 1)  # (recordings, 2)
-
-    def estimate(counts: Array) -> tuple[Array, Array]:
-        """counts: (draws, recordings) -> the rate and its standard error, (draws,) each."""
-        sums = counts @ table
-        value = ratio(sums)
-        pull = (table[:, 0] - value[:, None] * table[:, 1]) / np.maximum(sums[:, 1:], 1e-300)
-        return value, np.sqrt((counts * pull**2).sum(1))
-
-    value, error = (found[0] for found in estimate(np.ones((1, len(places)))))
-    drawn = [estimate(counts[:, places]) for counts in _counts(measured, recordings, seed)]
-    values, errors = (np.concatenate(column) for column in zip(*drawn, strict=True))
-    there = errors > 1e-9
-    if not error or there.mean() < 0.99:
-        return None
-    low, high = np.quantile((values[there] - value) / errors[there], [0.025, 0.975])
-    return max(0.0, float(value - high * error)), float(value - low * error)
-
-
-def _limits(draws: Array, num_recordings: int) -> tuple[float, float]:
-    """The percentiles that hold 95 %, a little further out for few recordings.
-
-    Plain percentiles are too narrow by what separates n from n - 1 and the normal from Student's t; the tail
-    is that of sqrt(n / (n - 1)) t (Hesterberg 2015, section 3.3, "expanded percentile interval").
-    """
-    if num_recordings < 2:
-        return -math.inf, math.inf
-    free = num_recordings - 1
-    student = Z + (Z**3 + Z) / (4 * free) + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * free**2)
-    tail = 0.5 * math.erfc(math.sqrt(num_recordings / free) * student / math.sqrt(2))
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return float(low), float(high)
+def _by_recording(measured: Measured, which: Array) -> Array:
+    """(recordings, 2): each recording's share of what the metric divides."""
+    assert measured.shares is not None
+    return np.stack([np.bincount(which, measured.shares[:, k]) for k in (0, 1)], 1)

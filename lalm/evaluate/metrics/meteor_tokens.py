@@ -31,7 +31,7 @@ def meteor_tokens(tokens: Sequence[str], abbreviations: Collection[str] = ()) ->
         text = pattern.sub(instead, text)
     words = text.split()
     made = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""][: len(words)], strict=True):
         stem = word[:-1]
         if not stem or not word.endswith("."):
             made.append(word)

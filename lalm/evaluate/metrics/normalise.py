@@ -6,10 +6,11 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-CHARACTER_LANGUAGES = ("zh", "yue", "ja", "th")  # written without spaces: error rates count characters
+CHARACTER_LANGUAGES = ("zh", "yue", "ja", "th", "my", "lo")  # written without spaces
 LANGUAGES = {  # names that corpora use
     **{"cmn": "zh", "english": "en", "chinese": "zh", "mandarin": "zh", "cantonese": "yue", "japanese": "ja"},
     **{"german": "de", "french": "fr", "spanish": "es", "italian": "it", "thai": "th"},
+    **{"burmese": "my", "myanmar": "my", "mya": "my", "lao": "lo", "tha": "th", "jpn": "ja", "zho": "zh"},
 }
 
 
@@ -21,10 +22,11 @@ def language_code(name: str) -> str:
 
 
 def normalised(text: str, language: str) -> str:
-    """Whisper's English normaliser for English, its basic one for others; characters apart for zh and ja."""
+    """Whisper's English normaliser for English, its basic one for others and for rows of digits that the
+    English one cannot read (thousands); characters apart where a language is written without spaces."""
     code = language_code(language or "en")
     if code == "en":
-        return str(english()(text))
+        return english_words(text)
     plain = str(basic()(text))
     if code in CHARACTER_LANGUAGES:
         return " ".join(re.sub(r"\s", "", plain))
@@ -37,6 +39,14 @@ def normaliser_name(language: str) -> str:
     if code == "en":
         return "whisper english"
     return "whisper basic, characters" if code in CHARACTER_LANGUAGES else "whisper basic"
+
+
+def english_words(text: str) -> str:
+    """By Whisper's English normaliser, or its basic one where the English one cannot read the digits."""
+    try:
+        return str(english()(text))
+    except ValueError:
+        return " ".join(str(basic()(text)).split())
 
 
 @cache

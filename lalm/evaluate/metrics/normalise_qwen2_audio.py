@@ -9,7 +9,7 @@ import re
 import unicodedata
 
 from lalm.evaluate.metrics.mandarin_numbers import read_numbers
-from lalm.evaluate.metrics.normalise import basic, english, language_code
+from lalm.evaluate.metrics.normalise import basic, english_words, language_code
 
 PUNCTUATION = "!,.?;:"  # what a space before is removed of
 # What the released Mandarin normaliser takes for punctuation: signs such as $ and ~, but not all that Unicode
@@ -32,7 +32,7 @@ def normalised(text: str, language: str) -> str:
 
         text = str(basic()(zhconv.convert(text, "zh-cn")))
     elif code == "en":
-        text = str(basic()(str(english()(text))))
+        text = str(basic()(english_words(text)))
     else:
         text = str(basic()(text))
     kept = [word for word in text.lower().split() if not all(_is_punctuation(c) for c in word)]

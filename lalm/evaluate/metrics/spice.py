@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lalm.errors import LalmError
-from lalm.evaluate.metrics.intervals import Array
+from lalm.evaluate.metrics.intervals import Array, Lacking
 
 JAR = "spice-1.0.jar"
 PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
@@ -41,9 +41,9 @@ def lacking(folder: Path) -> str | None:
 
 
 def spice(folder: Path, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Array:
-    """SPICE of each caption, (items,). Raises LookupError saying what is lacking, SpiceError on failure."""
+    """SPICE of each caption, (items,). Raises Lacking saying what is lacking, SpiceError on failure."""
     if (why := lacking(folder)) is not None:
-        raise LookupError(why)
+        raise Lacking(why)
     rows = [
         {"image_id": number, "test": said, "refs": list(texts)}
         for number, (said, texts) in enumerate(zip(hypotheses, references, strict=True))

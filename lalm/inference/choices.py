@@ -1,0 +1,326 @@
+"""Which of its options an answer chooses, by letter, by text or by number, in many styles and languages.
+
+    final_answer      reasoning taken away, wrapping opened
+      -> an option's very words, or a letter alone
+      -> echoes of the whole list taken away
+      -> mentions: options' words, and letters that cannot be words; denied ones left out
+      -> what follows the last "the answer is", precedes the last "is correct", else what is mentioned last
+
+``tests/inference/answer_styles.json`` holds the styles that are known to be read.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from lalm.data.english import stem, words
+from lalm.inference.answer_words import alternatives
+from lalm.inference.final_answer import final_answer, negated, plain
+
+ORDINALS = (
+    ("first", "1st", "erste", "premi\u00e8re", "primera", "prima"),
+    ("second", "2nd", "zweite", "deuxi\u00e8me", "segunda", "seconda"),
+    ("third", "3rd", "dritte", "troisi\u00e8me", "tercera", "terza"),
+    ("fourth", "4th", "vierte", "quatri\u00e8me", "cuarta", "quarta"),
+    ("fifth", "5th", "f\u00fcnfte", "cinqui\u00e8me", "quinta"),
+)
+_OPTION = alternatives("option")
+_STRONG = re.compile(alternatives("says"), re.I)
+_WEAK = re.compile(f"{alternatives('says')}|{alternatives('concludes')}", re.I)
+_LINK = r"is|are|was|would be|must be|has to be|seems(?: to be)?|looks|fits|matches|ist|est|es|\u00e8|\u00e9"
+_DEGREE = "clearly|definitely|likely|probably|therefore|thus|also|most|best|the|die|la|a|my|final|single|only"
+_RIGHT = re.compile(  # what follows the option that is chosen
+    rf"[\s\"'.)\]:-]*(?:{_LINK})?\s*(?:(?:{_DEGREE}) )*(?:{alternatives('right')})", re.I
+)
+_WORDS_OR = "or and oder und ou et o y e"
+_SIGNS_OR = r",|/|;|\||\u6216|\u3001|\u548c|\u304b|\ub610\ub294|\u0438\u043b\u0438"
+_OR = rf"{_SIGNS_OR}|\b(?:{_WORDS_OR.replace(' ', '|')})\b"
+_OPENS = r"[\s\"'()\[\]]*"
+_JOINER = re.compile(
+    rf"{_OPENS}(?:{_OR})+{_OPENS}(?:(?:or|and|either|oder|a|an|the|(?:option|choice) )\s*)?{_OPENS}", re.I
+)
+_BETWEEN = re.compile(rf"(?:[\s.)(\[\]:\"'-]|{_OR}|[A-Za-z0-9](?=[).:]))*", re.I)
+_LATIN = r"[A-Za-z0-9'\u00c0-\u024f]"
+_HOMOGLYPHS = str.maketrans("\u0410\u0412\u0421\u0415\u0430\u0432\u0441\u0435", "ABCEabce")
+_IDIOMS = re.compile(r"\b(?:no|without (?:a |any )?|beyond (?:a |any )?)\s*doubt\b", re.I)
+LONGEST = 20_000  # signs of an answer that are looked at, from its end
+
+
+@dataclass(frozen=True)
+class Mention:
+    """Where an option is named, by its ``index``; ``lettered`` by letter or number, not by its words."""
+
+    start: int
+    end: int
+    index: int
+    lettered: bool
+
+
+def read_choice(answer: str, choices: Sequence[str], *, letters: bool = True) -> str | None:
+    """The option that an answer chooses, or None when it chooses none, or several.
+
+    ``letters``: options were shown as "A. ...", so that a letter may stand for one.
+    """
+    said = _IDIOMS.sub("", plain(final_answer(answer))).strip()[-LONGEST:]
+    options = [plain(choice).strip() for choice in choices]
+    if not said or not options:
+        return None
+    if (same := _same(said, options)) is not None:
+        return choices[same]
+    if letters and (found := _letter_alone(said, len(options))) is not None:
+        return choices[found]
+    mentions = _mentions(said, options, letters)
+    mentions = _without_echo(said, mentions, options)
+    standing = _standing(said, mentions)
+    chosen = _chosen(said, mentions, standing)
+    if chosen is None and not mentions:
+        chosen = _by_stems(said, options)
+    return None if chosen is None else choices[chosen]
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip(" \t\n.,;:!?\"'()[]{}<>*_\u3002").casefold()
+
+
+def _same(said: str, options: Sequence[str]) -> int | None:
+    """The option whose very words are said, with its letter before them or without; or begun."""
+    bare = _bare(said)
+    without = _bare(re.sub(r"^\s*[(\[]?[A-Za-z0-9][)\].:]\s+", "", said))
+    without = (
+        re.sub(r"^(?:the )?(?:final |correct )?(?:answer|choice)(?: is)?\s*:?\s+", "", without) or without
+    )
+    for index, option in enumerate(options):
+        if _bare(option) and _bare(option) in (bare, without):
+            return index
+    begun = {_bare(o): i for i, o in enumerate(options) if len(bare) > 14 and _bare(o).startswith(bare)}
+    return next(iter(begun.values())) if len(begun) == 1 else None
+
+
+def _letter_alone(said: str, count: int) -> int | None:
+    found = re.fullmatch(
+        rf"[\s(\[{{<\"'*_#]*(?:(?:{_OPTION})\s*:?\s*)?[(\[]?([A-Za-z\u0410\u0412\u0421\u0415])[\s)\]}}>.:,;!\"'*_]*",
+        said,
+        re.I,
+    )
+    index = ord(found[1].translate(_HOMOGLYPHS).upper()) - ord("A") if found else -1
+    return index if 0 <= index < count else None
+
+
+def _mentions(said: str, options: Sequence[str], letters: bool) -> list[Mention]:
+    """Every place where an option is named, in order; of overlapping ones the longest."""
+    found: list[Mention] = []
+    for index, option in enumerate(options):
+        if not _bare(option):
+            continue
+        edge = r"(?<![\w#])", r"(?![\w#])"
+        pattern = re.sub(r"(?:\\ |\s)+", r"\\s+", re.escape(_bare(option)))
+        if not re.match(r"[\x00-\u024f\u0370-\u1fff]", _bare(option)):
+            edge = "", ""  # written without spaces
+        one = len(_bare(option)) == 1
+        plural = "" if one or not edge[0] else "(?:e?s)?"
+        for hit in re.finditer(edge[0] + pattern + plural + edge[1], said, 0 if one else re.I):
+            if not one or not _called_letter(said, hit.start()):
+                found.append(Mention(*hit.span(), index, False))
+        if one and option != _bare(option):
+            hits = re.finditer(edge[0] + re.escape(option) + edge[1], said)
+            found += [
+                Mention(*hit.span(), index, False) for hit in hits if not _called_letter(said, hit.start())
+            ]
+    if letters:
+        found += _lettered(said, options)
+    found.sort(key=lambda m: (m.start, -(m.end - m.start), m.lettered))
+    kept: list[Mention] = []
+    for mention in found:
+        if kept and mention.start < kept[-1].end:
+            if mention.end - mention.start > kept[-1].end - kept[-1].start and not kept[-1].lettered:
+                kept[-1] = mention
+            continue
+        kept.append(mention)
+    return _with_letters_joined(said, kept)
+
+
+def _called_letter(said: str, start: int) -> bool:
+    """Whether what starts there is said to be an option's letter: "option C"."""
+    return (
+        re.search(r"\b(?:option|choice|letter)\s*:?\s*[(\[\"']?$", said[max(0, start - 12) : start], re.I)
+        is not None
+    )
+
+
+def _lettered(said: str, options: Sequence[str]) -> list[Mention]:
+    """Letters and numbers that stand for options: "(B)", "B.", "option b", "B is right", "the second one"."""
+    last = chr(ord("A") + min(len(options), 26) - 1)
+    upper, lower = f"[A-{last}]", f"[A-{last}a-{last.lower()}]"
+    if last >= "C":
+        upper, lower = f"[A-{last}\u0410\u0412\u0421]", f"[A-{last}a-{last.lower()}\u0410\u0412\u0421]"
+    patterns = [
+        rf"[(\[{{<\"']({lower})[)\]}}>\"'](?!{_LATIN})",
+        rf"(?<!{_LATIN})({lower})[)\]:](?!{_LATIN})",
+        rf"(?<!{_LATIN})(?<!\.)({upper})\.(?=\s|$|[A-Z])",
+        rf"(?<!\w)(?i:{_OPTION})\s*[:#]?\s*[(\[\"']?({lower})(?!{_LATIN})(?!\s+[a-z]{{3,}}\b(?<!is)(?<!was))",
+        rf"(?<!{_LATIN})((?![AI](?!{_LATIN})){upper})(?!{_LATIN}|[#\u266f\u266d])",
+        rf"(?<!{_LATIN})(A)(?=\s*(?:$|[,;!?\u3002\uff0c\u3001/\n]|(?:or|and|oder|und|ou|o)\s+\W?[A-H]\b|is\b|because|since|as\b|seems|would|fits|matches|ist\b|est\b|es\b))",
+        rf"(?:\u662f|\u9009|\u9078|\u62e9|\u4e3a|\u70ba|\u306f|\uc740|\ub294)\s*:?\s*({lower})(?![A-Za-z0-9])",
+    ]
+    found = []
+    for pattern in patterns:
+        for hit in re.finditer(pattern, said):
+            index = ord(hit[1].translate(_HOMOGLYPHS).upper()) - ord("A")
+            found.append(Mention(*hit.span(1), index, True))
+    for index in range(min(len(options), len(ORDINALS))):
+        names = "|".join(ORDINALS[index])
+        forms = (
+            rf"\b(?:{names}) (?:option|choice|one|answer|antwort|m\u00f6glichkeit|opci\u00f3n|r\u00e9ponse)\b"
+        )
+        numbered = rf"\b(?:{_OPTION})\s*(?:number|no\.?|#)?\s*{index + 1}\b(?!\s*[.,:]\d)"
+        for hit in re.finditer(f"{forms}|{numbered}", said, re.I):
+            found.append(Mention(*hit.span(), index, True))
+    return found
+
+
+def _with_letters_joined(said: str, mentions: Sequence[Mention]) -> list[Mention]:
+    """ "B. rain" and "rain (B)" are one mention; where letter and words disagree, the words count."""
+    joined: list[Mention] = []
+    for mention in mentions:
+        before = joined[-1] if joined else None
+        short = before is not None and min(before.end - before.start, mention.end - mention.start) == 1
+        if before is not None and (
+            before.lettered != mention.lettered or (short and before.end < mention.start)
+        ):
+            between = said[before.end : mention.start]
+            letter, text = (before, mention) if before.end - before.start == 1 else (mention, before)
+            named = ord(said[letter.start].upper()) - ord("A")
+            beside = re.fullmatch(r"[\s)\].:\"'(\[-]{0,4}(?:is )?[\"'(\[]?", between)
+            if (
+                beside
+                and not text.lettered
+                and letter.end - letter.start == 1
+                and (letter is before or named == text.index)
+            ):
+                joined[-1] = Mention(before.start, mention.end, text.index, False)
+                continue
+        joined.append(mention)
+    return joined
+
+
+def _without_echo(said: str, mentions: list[Mention], options: Sequence[str]) -> list[Mention]:
+    """The mentions without those of lists that repeat all options in a row."""
+    different = len({_bare(option) for option in options})
+    kept, at = list[Mention](), 0
+    while at < len(mentions):
+        end = at + 1
+        while end < len(mentions) and _list_gap(said[mentions[end - 1].end : mentions[end].start]):
+            end += 1
+        row = mentions[at:end]
+        named = [_bare(options[m.index]) for m in row]
+        if different < 2 or list(dict.fromkeys(named)) != list(dict.fromkeys(map(_bare, options))):
+            kept += row
+        else:  # what follows the list in the same breath is not of it
+            whole = next(n for n in range(1, len(row) + 1) if len(set(named[:n])) == different)
+            while whole < len(row) and row[whole].index not in {m.index for m in row[:whole]}:
+                whole += 1
+            kept += (
+                row[whole:]
+                if len(row) > whole and "\n" in said[row[whole - 1].end : row[whole].start]
+                else []
+            )
+        at = end
+    return kept
+
+
+def _list_gap(text: str) -> bool:
+    """Whether only what separates the entries of a list stands there."""
+    return len(text) < 30 and _BETWEEN.fullmatch(text) is not None
+
+
+def _standing(said: str, mentions: Sequence[Mention]) -> list[Mention]:
+    """The mentions that are not denied; "not A, B or D" denies all three."""
+    denied = [negated(said, mention.start, mention.end) for mention in mentions]
+    gaps = [said[one.end : other.start] for one, other in pairwise(mentions)]
+    for chain in _chains(gaps):
+        affirmed = _RIGHT.match(said, mentions[chain[-1]].end)
+        closed = any(
+            re.search(r"\b(?:or|and|nor|oder|und|ou|et|o|y|e)\b", gaps[at], re.I) for at in chain[:-1]
+        )
+        if (
+            closed
+            and not affirmed
+            and (denied[chain[0]] or (denied[chain[-1]] and not any(denied[i] for i in chain[:-1])))
+        ):
+            for at in chain:
+                denied[at] = True
+    return [mention for mention, no in zip(mentions, denied, strict=True) if not no]
+
+
+def _chains(gaps: Sequence[str]) -> list[list[int]]:
+    """Runs of mentions that commas, "or" and "and" join, by number; ``gaps`` stand between the mentions."""
+    chains: list[list[int]] = []
+    for at, gap in enumerate(gaps):
+        if ";" in gap or not _JOINER.fullmatch(gap):
+            continue
+        if chains and chains[-1][-1] == at:
+            chains[-1].append(at + 1)
+        else:
+            chains.append([at, at + 1])
+    return chains
+
+
+def _chosen(said: str, mentions: Sequence[Mention], standing: Sequence[Mention]) -> int | None:
+    """The option that is stated last."""
+    if not standing:
+        return None
+    if stated := _stated(said, standing, _STRONG):
+        return _single(said, standing, stated[-1])
+    head = re.match(r"[^\n.]*[\n.]\s", said)  # "B. Because ...": said at once, then explained
+    first = standing[0]
+    at_once = first == mentions[0] and not said[: first.start].strip(" \"'([")
+    if head and at_once and first.end >= head.end() - 3:
+        return first.index
+    if stated := _stated(said, standing, _WEAK):
+        return _single(said, standing, stated[-1])
+    return _single(said, standing, standing[-1])
+
+
+def _stated(said: str, standing: Sequence[Mention], cue: re.Pattern[str]) -> list[Mention]:
+    """Mentions that follow a "the answer is" or precede an "is correct", in order."""
+    found = [m for m in standing if _RIGHT.match(said, m.end)]
+    for hit in cue.finditer(said):
+        after = [m for m in standing if m.start >= hit.end() - 2 and m.start - hit.end() < 160]
+        if after and not re.search(r"\n\s*\n|[.!?]\s+[A-Z].*[.!?]\s", said[hit.end() : after[0].start]):
+            found.append(after[0])
+    return sorted(found, key=lambda m: m.start)
+
+
+def _single(said: str, standing: Sequence[Mention], stated: Mention) -> int | None:
+    """The stated mention's option, unless another one is offered beside it: "A or B"."""
+    if _RIGHT.match(said, stated.end):
+        return stated.index
+    place = list(standing).index(stated)
+    for one, other in ((place - 1, place), (place, place + 1)):
+        if one < 0 or other >= len(standing) or standing[one].index == standing[other].index:
+            continue
+        if _JOINER.fullmatch(said[standing[one].end : standing[other].start]):
+            return None
+    return stated.index
+
+
+def _by_stems(said: str, options: Sequence[str]) -> int | None:
+    """The one option all of whose words are said in a row, endings aside: "dogs" for "dog"."""
+    text = [stem(word) for word in words(said)]
+    own = {index: [stem(word) for word in words(option)] for index, option in enumerate(options)}
+    held = [index for index, parts in own.items() if _within(parts, text)]
+    held = [i for i in held if not any(own[j] != own[i] and _within(own[i], own[j]) for j in held)]
+    if len({tuple(own[i]) for i in held}) == 1:
+        return held[0]
+    numbers = [re.findall(r"\d+(?:\.\d+)?", option) for option in options]
+    if held or any(len(own) != 1 for own in numbers):
+        return None
+    found = set(re.findall(r"\d+(?:\.\d+)?", said))
+    hits = {own[0] for own in numbers} & found
+    return next(i for i, own in enumerate(numbers) if own[0] in hits) if len(hits) == 1 else None
+
+
+def _within(inner: Sequence[str], outer: Sequence[str]) -> bool:
+    n = len(inner)
+    return n > 0 and any(list(outer[i : i + n]) == list(inner) for i in range(len(outer) - n + 1))

@@ -1,0 +1,110 @@
+"""What an answer says in the end: its reasoning taken away, its wrapping opened, its negations seen.
+
+Models think aloud in tags, wrap what they mean in ``<answer>``, ``\\boxed{}`` or JSON, or say "the answer
+is". Readers of choices, of yes and no and of numbers start from here.
+"""
+
+import json
+import re
+import unicodedata
+
+from lalm.inference.answer_words import alternatives
+
+_THINK = r"(?:seed:)?(?:think|thinking|thought|thoughts|reasoning|reason|analysis|scratchpad|reflection|cot)"
+_OPEN = (
+    rf"(?:<{_THINK}>|\[{_THINK}\]|\u25c1think\u25b7|<\|begin_of_thought\|>|"
+    r"<\|channel\|>(?:analysis|commentary)(?:<\|message\|>)?)"
+)
+_CLOSE = (
+    rf"(?:</{_THINK}>|\[/{_THINK}\]|\u25c1/think\u25b7|<\|end_of_thought\|>|"
+    r"<\|channel\|>final(?:<\|message\|>)?)"
+)
+_REASONING = re.compile(rf"{_OPEN}.*?(?:{_CLOSE}|\Z)", re.S | re.I)
+_ENDS = re.compile(_CLOSE, re.I)
+_WRAPPED = re.compile(
+    r"<(final[_ ]?answer|answer|final|choice|solution|response|result)>(.*?)(?:</\1>|\Z)", re.S | re.I
+)
+_TOKENS = re.compile(r"<\|[a-z_0-9]{2,24}\|>|</s>|<eos>|<end_of_turn>|<(?:pad|unk|bos)>", re.I)
+_KEYS = ("final_answer", "final answer", "answer", "choice", "option", "selected", "prediction", "result")
+_NEGATION = re.compile(
+    rf"(?<!\w)(?:{alternatives('not')})(?!\w)|(?<=[a-z])n't(?!\w)|{alternatives('not_signs')}", re.I
+)
+_VERB = (
+    r"is|are|was|were|would be|seems?|sounds?|can(?: be)?|could be|does|do|must be|ist|sind|est|sont|es|son"
+)
+_DEGREE = "also|clearly|definitely|probably|likely|very|just|simply"
+_DENIED_AFTER = re.compile(
+    rf"[\s\"'*_)\]]*(?:option |choice )?(?:{_VERB}|\u00e8|\u00e9)?\s*(?:(?:{_DEGREE}) )*"
+    rf"(?:{alternatives('wrong')})",
+    re.I,
+)
+_CLAUSE = re.compile(
+    r"[.;!?\n,:\u3002\uff0c\uff1b\uff01\uff1f\u3001\u060c\u2014]|\u800c\u662f|\u4f46|"
+    r"(?<!\w)(?:but|it['\u2019]s|it is|instead|however|so|therefore|sondern|aber|mais|sino|pero|ma|bensi|mas|"
+    r"sen\u00e3o|maar|\u0430|\u043d\u043e)(?!\w)(?! of)",
+    re.I,
+)
+
+
+def without_reasoning(text: str) -> str:
+    """The text after a model's thinking. Thinking that was cut off leaves nothing."""
+    kept = _REASONING.sub(" ", text)
+    ends = list(_ENDS.finditer(kept))  # some templates open the thinking themselves
+    return _TOKENS.sub(" ", kept[ends[-1].end() :] if ends else kept).strip()
+
+
+def final_answer(text: str) -> str:
+    """What ``text`` answers: the reasoning taken away, the last <answer>, \\boxed{} or JSON answer opened."""
+    said = without_reasoning(text)
+    wrapped = [found[2] for found in _WRAPPED.finditer(said) if found[2].strip()]
+    if wrapped:
+        said = wrapped[-1].strip()
+    if boxed := _boxed(said):
+        said = boxed
+    return _of_json(said).strip()
+
+
+def _boxed(text: str) -> str:
+    """What stands in the last \\boxed{...}, its own braces counted; empty when there is none."""
+    at = text.rfind("\\boxed")
+    if at < 0 or (start := text.find("{", at)) < 0 or text[at + 6 : start].strip():
+        return ""
+    depth, end = 0, len(text)
+    for place in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if not depth:
+            end = place
+            break
+    inner = text[start + 1 : end]
+    return re.sub(r"\\(?:text|textbf|mathrm|mathbf|textit)\s*\{([^{}]*)\}", r"\1", inner).strip()
+
+
+def _of_json(text: str) -> str:
+    """The answer of a JSON object that has one, the text itself otherwise."""
+    found = re.search(r"\{[^{}]*\}", text)
+    if found is None or len(text) > 10_000:
+        return text
+    try:
+        value = json.loads(found[0])
+    except ValueError:
+        return text
+    fields = {str(key).lower(): own for key, own in value.items()} if isinstance(value, dict) else {}
+    for key in _KEYS:
+        if isinstance(fields.get(key), str | int | float):
+            return str(fields[key])
+    return text
+
+
+def plain(text: str) -> str:
+    """One form of writing: full-width signs, curly quotes and Markdown's stars made plain."""
+    text = re.sub(r"(?<=\w) & (?=\w)", " and ", unicodedata.normalize("NFKC", text))
+    return re.sub(r"\*\*|__|`|(?<!\w)\*(?=\S)|(?<=\S)\*(?!\w)", "", text.replace("\u2019", "'"))
+
+
+def negated(text: str, start: int, end: int) -> bool:
+    """Whether what stands there is denied: by a word before it in its clause, or right after it."""
+    before = text[max(0, start - 120) : start]
+    clauses = [found.end() for found in _CLAUSE.finditer(before)]
+    clause = before[clauses[-1] if clauses else 0 :]
+    clause = re.sub(r"\bless \w+ than\b", "", clause, flags=re.I)
+    return bool(_NEGATION.search(clause)) or bool(_DENIED_AFTER.match(text, end))
