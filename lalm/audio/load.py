@@ -40,12 +40,18 @@ __all__ = [
     "AudioError",
     "AudioSource",
     "audio_name",
+    "is_recording",
     "load_audio",
     "seconds",
 ]
 
 SAMPLE_RATE = 16_000  # Hz, of everything load_audio returns
 AUDIO_SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".m4a")  # what is looked for in a folder
+_NAMED_LIKE_RECORDINGS = (
+    *AUDIO_SUFFIXES,
+    *(".aac", ".ac3", ".aif", ".aiff", ".amr", ".au", ".caf", ".m4b", ".mka", ".mp2", ".mp4", ".mkv", ".mov"),
+    *(".oga", ".sph", ".w64", ".wave", ".webm", ".wma"),
+)
 MAX_PIPED_BYTES = 8 << 30  # standard input is spooled to disk up to here
 
 AudioSource: TypeAlias = str | Path | bytes | Array
@@ -91,6 +97,25 @@ def audio_name(source: AudioSource) -> str:
     if isinstance(source, str):
         return "stdin" if source == "-" else "data URL" if _is_data_url(source) else Path(source).name
     return "bytes"
+
+
+def is_recording(word: str) -> bool:
+    """Does a word among recordings and texts stand for a recording, whether it can be read or not?
+
+    Standard input (-), a data URL, what exists as a file or folder, and what is written like a path or named
+    like an audio file; a text that only ends like one ("Is it louder than in a.wav") has spaces.
+    """
+    if word == "-" or _is_data_url(word):
+        return True
+    try:
+        if Path(word).exists():
+            return bool(word)
+    except (OSError, ValueError):  # longer than a file name may be, or not one at all
+        return False
+    if any(character.isspace() for character in word):
+        return False
+    named = word.lower().endswith(_NAMED_LIKE_RECORDINGS)
+    return named or word.startswith(("/", "./", "../", "~/"))
 
 
 def seconds(audio: Array) -> float:

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -20,7 +20,8 @@ def ask(
         list[str] | None,
         typer.Argument(
             metavar="AUDIO... QUESTION",
-            help="Audio files, data: URLs or - (standard input), then the question.",
+            help="Audio files, data: URLs or - (standard input), then the question; texts may also stand "
+            'between recordings. "" asks nothing beside them.',
             show_default=False,
         ),
     ] = None,
@@ -29,6 +30,7 @@ def ask(
     max_new_tokens: Longest = 128,
     beams: Annotated[int, typer.Option(help="Width of the beam search; 1 is greedy.")] = 1,
     temperature: Temperature = 0.0,
+    system: Annotated[str, typer.Option(help="System text.")] = "",
     seed: Seed = 0,
     lora_scale: LoraScale = None,
     orders: Annotated[
@@ -38,10 +40,10 @@ def ask(
     device: Device = None,
 ) -> None:
     """Ask about recordings; with --vision about images and videos."""
-    files, question = split(words or [])
-    if vision is not None and (orders > 1 or lora_scale is not None or "-" in files):
-        raise ValueError("--vision takes files, and no --orders or --lora-scale")
-    sample = _about(files, question, orders) if vision is None else _about_pictures(files, question)
+    pieces = read_words(words or [], pictures=vision is not None)
+    if vision is not None and (orders > 1 or lora_scale is not None or system or Piece("-", True) in pieces):
+        raise ValueError("--vision takes files, and no --orders, --lora-scale or --system")
+    sample = _about(pieces, system, orders) if vision is None else _about_pictures(pieces)
     from lalm.inference.engine import Options
 
     options = Options(max_new_tokens, beams, temperature, seed=seed, lora_scale=lora_scale)
@@ -64,39 +66,71 @@ def ask(
         _print(engine.reply([sample], options)[0], sample, engine.name, as_json=as_json)
 
 
-def split(words: Sequence[str]) -> tuple[list[str], str]:
-    """AUDIO... and QUESTION apart. Raises ValueError when one of them is missing."""
+class Piece(NamedTuple):
+    """One of the things a question is made of: a recording (with --vision also a picture), or a text."""
+
+    word: str
+    is_file: bool
+
+
+def read_words(words: Sequence[str], *, pictures: bool = False) -> list[Piece]:
+    """Recordings and texts in their order. Raises ValueError where one of the two is missing.
+
+    Texts beside one another are one, so a question needs no quotes where the shell leaves it alone. An empty
+    text says that nothing is asked beside the recordings.
+    """
     if not words:
         raise ValueError('there is nothing to ask about: lalm ask AUDIO... "What do you hear?"')
-    *audios, question = words
-    if is_audio(question):
-        raise ValueError(f"there is no question: put one in quotes after '{_short(question)}'")
-    if not question.strip():
-        raise ValueError("the question is empty")
-    if not audios:
-        raise ValueError(f"there is no audio before '{_short(question)}': give a file, then the question")
-    if audios.count("-") > 1:
+    from lalm.audio.load import is_recording
+
+    is_file = _is_file_or_picture if pictures else is_recording
+    pieces: list[Piece] = []
+    for word in words:
+        piece = Piece(word if is_file(word) else " ".join(word.split()), is_file(word))
+        if pieces and not piece.is_file and not pieces[-1].is_file:
+            piece = Piece(f"{pieces.pop().word} {piece.word}".strip(), False)
+        pieces.append(piece)
+    if all(piece.is_file for piece in pieces):
+        raise ValueError(f"there is no question: put one in quotes after '{_short(words[-1])}'")
+    if not any(piece.is_file for piece in pieces):
+        raise ValueError(f"there is no audio beside '{_short(words[-1])}': give a file, then the question")
+    if pieces.count(Piece("-", True)) > 1:
         raise ValueError("standard input (-) can be only one of the recordings")
-    return audios, question.strip()
+    return [piece for piece in pieces if piece.word]
 
 
-def _about(audios: Sequence[str], question: str, orders: int) -> "Sample":
+def _is_file_or_picture(word: str) -> bool:
+    from lalm.audio.load import is_recording
+    from lalm.cli.ask_vision import IMAGES, VIDEOS
+
+    return is_recording(word) or (not set(word) & set(" \n") and word.lower().endswith((*IMAGES, *VIDEOS)))
+
+
+def _about(pieces: Sequence[Piece], system: str, orders: int) -> "Sample":
     """The question as a sample. A bad recording is refused here, before a model is loaded."""
     from lalm.audio.load import load_audio
-    from lalm.data.sample import ask as question_about
+    from lalm.data.sample import Message, Part, Sample
 
+    audios = [piece.word for piece in pieces if piece.is_file]
     if orders > 1 and (len(audios) < 2 or "-" in audios):
         raise ValueError("several orders need at least two recordings, none of them standard input")
+    if orders > 1 and any(piece.is_file for piece in pieces[len(audios) :]):
+        raise ValueError("several orders need the recordings beside one another, then the question")
     for audio in audios:
         if audio != "-":
             load_audio(audio)
-    return question_about(list(audios), question)
+    content: list[Part] = [
+        {"type": "audio", "audio": word} if is_file else {"type": "text", "text": word}
+        for word, is_file in pieces
+    ]
+    turn: Message = {"role": "user", "content": content}
+    return Sample(({"role": "system", "content": system}, turn) if system else (turn,))
 
 
-def _about_pictures(files: Sequence[str], question: str) -> "Sample":
+def _about_pictures(pieces: Sequence[Piece]) -> "Sample":
     from lalm.cli.ask_vision import question_with_pictures
 
-    return question_with_pictures(files, question)
+    return question_with_pictures(pieces)
 
 
 def _vote(engine: "Engine", sample: "Sample", options: "Options", count: int, *, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lalm.cli.ask import Piece
     from lalm.data.sample import Part, Sample
     from lalm.systems.apt.vision import APTBlip2
 
@@ -12,8 +13,8 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg")
 
 
-def question_with_pictures(files: Sequence[str], text: str) -> "Sample":
-    """The files in their order, then the question: images, sounds, and videos with their sound after them.
+def question_with_pictures(pieces: "Sequence[Piece]") -> "Sample":
+    """Files and texts in their order: images, sounds, and videos with their sound after them.
 
     Raises AudioError or PictureError for a file that cannot be used.
     """
@@ -22,7 +23,10 @@ def question_with_pictures(files: Sequence[str], text: str) -> "Sample":
     from lalm.data.sample import Sample
 
     content: list[Part] = []
-    for file in files:
+    for file, is_file in pieces:
+        if not is_file:
+            content.append({"type": "text", "text": file})
+            continue
         kind = Path(file).suffix.lower()
         if kind in IMAGES:
             load_image(file)
@@ -34,7 +38,6 @@ def question_with_pictures(files: Sequence[str], text: str) -> "Sample":
                 continue
         load_audio(file)
         content.append({"type": "audio", "audio": file})
-    content.append({"type": "text", "text": text})
     return Sample(({"role": "user", "content": content},))
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from lalm.audio.load import AudioSource
+from lalm.audio.load import AudioSource, is_recording
 from lalm.data.formats import native
 from lalm.data.messages import (
     AudioPart,
@@ -158,9 +158,18 @@ class Sample:
         return [message_to_openai(message) for message in self.messages]
 
 
-def ask(audios: Sequence[AudioSource], question: str, *, system: str = "") -> Sample:
-    """One user turn: the audios in order, then ``question`` (no text part if empty)."""
-    content: list[Part] = [{"type": "audio", "audio": audio} for audio in audios]
+def ask(audios: Sequence[AudioSource], question: str | None = None, *, system: str = "") -> Sample:
+    """One user turn: the audios in order, then ``question`` (no text part if empty).
+
+    Without ``question`` texts may stand between the audios: ``ask(["a.wav", "This is a bell.", "b.wav", "This
+    is a"])``. A string is then audio where ``lalm.audio.load.is_recording`` says so; a Path always is.
+    """
+    content: list[Part] = []
+    for source in audios:
+        if question is None and isinstance(source, str) and not is_recording(source):
+            content.append({"type": "text", "text": source})
+        else:
+            content.append({"type": "audio", "audio": source})
     if question:
         content.append({"type": "text", "text": question})
     user: Message = {"role": "user", "content": content}

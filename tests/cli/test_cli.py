@@ -15,6 +15,7 @@ import soundfile
 import typer
 
 from lalm.cli import app as cli
+from lalm.data.sample import ask
 from lalm.models.assemble import build_model
 from lalm.models.load import load_model
 from lalm.models.save import save_model
@@ -124,6 +125,7 @@ def test_a_shell_completes_commands_and_options(typed, offered):
 QUIET = """
 import logging, sys
 from lalm.cli import app as cli
+from lalm.data.sample import ask
 code = cli.run(sys.argv[1:])
 logging.getLogger("bitsandbytes.backends.cpu.ops").warning("as processors with AVX-512 and bfloat16 see it")
 sys.exit(code)
@@ -200,10 +202,54 @@ def test_ask_wants_audio_and_a_question(lalm, tmp_path):
     refused(lalm("ask", QUESTION), "audio", "question")
     refused(lalm("ask", HORSE), "question", "horse.ogg")
     refused(lalm("ask", HORSE, HORSE), "question", "horse.ogg")
-    refused(lalm("ask", HORSE, ""), "question is empty")
-    refused(lalm("ask", HORSE, " \n"), "question is empty")
     refused(lalm("ask", HORSE, QUESTION, "--beam", 3), "--beam")
     refused(lalm("ask", HORSE, QUESTION, "--beams", "many"), "--beams")
+
+
+def turn(*words, **options):
+    """What ``lalm ask WORDS`` puts to the model, file names short."""
+    from lalm.cli.ask import _about, read_words
+
+    sample = _about(read_words([str(w) for w in words]), options.get("system", ""), options.get("orders", 1))
+    told = [m["content"] for m in sample.messages]
+    parts = [p.get("text") or Path(p["audio"]).name for p in told[-1]]
+    return [*told[:-1], parts]
+
+
+def test_texts_may_stand_between_recordings():
+    bell = "samples/bell.flac"
+    assert turn(bell, "This is a bell.", HORSE, "This is a") == [
+        ["bell.flac", "This is a bell.", "horse.ogg", "This is a"]
+    ]
+    assert turn(HORSE, bell, "Which is louder?") == [["horse.ogg", "bell.flac", "Which is louder?"]]
+    assert turn("What is it?", HORSE) == [["What is it?", "horse.ogg"]]
+    assert turn(HORSE, "What", "is", "it?") == [["horse.ogg", "What is it?"]]
+    assert turn(HORSE, "") == turn(HORSE, " \n") == [["horse.ogg"]]
+    assert turn(HORSE, "", system="Describe it.") == ["Describe it.", ["horse.ogg"]]
+    assert ask([bell, "This is a bell.", HORSE, "This is a"]).messages[0]["content"] == [
+        {"type": "audio", "audio": bell},
+        {"type": "text", "text": "This is a bell."},
+        {"type": "audio", "audio": HORSE},
+        {"type": "text", "text": "This is a"},
+    ]
+    assert ask(["gone"], "What?").audios and not ask(["gone"]).audios and ask([Path("gone")]).audios
+    with pytest.raises(ValueError, match="beside one another"):
+        turn(HORSE, "a horse", bell, "What?", orders=2)
+
+
+@pytest.mark.parametrize(
+    "missing", ["gone.wav", "GONE.OGG", "/data/gone", "./gone", "gone/x.flac", "gone.mp4"]
+)
+def test_a_missing_recording_is_never_taken_for_text(lalm, missing):
+    refused(lalm("ask", HORSE, missing, QUESTION), Path(missing).name)
+    refused(lalm("ask", missing, QUESTION), Path(missing).name)
+    refused(lalm("ask", HORSE, QUESTION, missing), Path(missing).name)
+
+
+def test_ask_shows_a_system_text_and_may_ask_nothing(lalm, model):
+    words = ["ask", HORSE, "", "--model", model, "--max-new-tokens", 4]
+    bare, told = lalm(*words), lalm(*words, "--system", "Answer in German.")
+    assert bare[0] == told[0] == 0 and bare[1] != told[1]
 
 
 def bad_audio(folder: Path) -> dict[str, tuple[Path, str]]:
@@ -256,7 +302,7 @@ def test_what_is_not_the_users_fault_ends_with_1(lalm, model, monkeypatch):
         def run(*arguments: object, **options: object) -> None:
             raise error
 
-        monkeypatch.setattr("lalm.cli.ask.split", run)
+        monkeypatch.setattr("lalm.cli.ask.read_words", run)
         return lalm("ask", HORSE, QUESTION)
 
     refused(fail(RuntimeError("strange\nlines")), "strange", "--debug shows the traceback", code=1)
