@@ -2,12 +2,11 @@
 
     python outside.py KIND FOLDER CLIPS.npz LOGITS.npy
 
-KIND "transformers" is lalm's own layout, whose classes lalm tells to transformers' Auto classes; for every
-other kind lalm cannot be imported here. The next-token logits of each clip are written, (clips, V) float32.
+KIND is "qwen2-audio" or "peft". lalm cannot be imported here. The next-token logits of each clip are
+written, (clips, V) float32.
 A fault is one line on standard error and the exit code 1.
 """
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -18,10 +17,7 @@ QUESTION = "What do you hear?"
 
 def opened(kind: str, folder: Path) -> tuple[Any, Any]:
     """Model and processor by the library's own classes, as a config.json or an adapter names them."""
-    if kind == "transformers":
-        importlib.import_module("lalm.models.classes").register_all()
-    else:
-        sys.modules["lalm"] = None  # type: ignore[assignment]
+    sys.modules["lalm"] = None  # type: ignore[assignment]
     import transformers
 
     base = folder
@@ -49,21 +45,14 @@ def heard(model: Any, processor: Any, clip: Any) -> Any:
     return model(**inputs).logits[0, -1].float()
 
 
-def heard_by_ours(model: Any, processor: Any, clip: Any) -> Any:
-    """The same through lalm's own processor, which takes samples."""
-    sample = importlib.import_module("lalm.data.sample").ask([clip], QUESTION)
-    return model(**processor.batch([sample])).logits[0, -1].float()
-
-
 def main(kind: str, folder: str, clips: str, logits: str) -> None:
     """Write the logits of each clip, or raise with what is wrong."""
     import numpy as np
     import torch
 
     model, processor = opened(kind, Path(folder))
-    look = heard_by_ours if kind == "transformers" else heard
     with np.load(clips) as given, torch.no_grad():
-        rows = [look(model, processor, given[name]) for name in sorted(given)]
+        rows = [heard(model, processor, given[name]) for name in sorted(given)]
     np.save(logits, torch.stack(rows).numpy())
 
 
