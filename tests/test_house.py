@@ -50,7 +50,7 @@ OF_A_MODEL = ("model", "prompts", "released", "alignment")
 MAY_BE_IMPORTED_BY = {
     "typer": ["cli*"],
     "rich": ["cli*", "training*"],
-    "peft": ["models*", "training*"],
+    "peft": ["models*", "training*", "doctor.outside"],
     "yaml": ["training.recipe", "evaluate.task", "inference.answer_words", "tasks.sound_labels"],
     "pydantic": ["training.recipe", "evaluate.task", "serve*"],
     "fastapi": ["cli*", "serve*"],

@@ -1,21 +1,31 @@
 """``lalm export``: a model folder in the layout of a released model, for other programs to run."""
 
+import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def export(
     model: Annotated[str, typer.Argument(help="Model folder.", show_default=False)],
     to: Annotated[
-        Literal["qwen2-audio", "salmonn", "transformers"],
-        typer.Option(help="Whose released layout; transformers: lalm's own, complete.", show_default=False),
+        Literal["qwen2-audio", "peft", "salmonn", "transformers"],
+        typer.Option(
+            help="Whose layout; peft: LoRA alone; transformers: lalm's own, whole.", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option()] = "bfloat16",
 ) -> None:
-    """Write a model for transformers, vLLM, SGLang and others."""
+    """Write a model for transformers, vLLM, SGLang and others, and check that they can use it.
+
+    For qwen2-audio and peft the result is opened in a process without lalm, by transformers' own classes,
+    and what it hears is compared.
+    """
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"'{out}' is not empty: name a new folder")
     if to == "salmonn":
@@ -24,10 +34,15 @@ def export(
     from lalm.cli.weights import fetch_for
 
     fetch_for(model)
-    if to == "transformers":
-        complete(Path(model), out, dtype)
-    else:
-        _as_qwen2_audio(Path(model), out, dtype)
+    import torch
+
+    from lalm.doctor.exported import check_export
+
+    write = {"transformers": complete, "qwen2-audio": _as_qwen2_audio, "peft": _as_peft}[to]
+    wanted = write(model, out, dtype)
+    precision = torch.float32 if to == "peft" else getattr(torch, dtype)
+    if to != "transformers":  # whose classes are lalm's own: there is no process without lalm to check it in
+        print(check_export(to, out, wanted, precision), file=sys.stderr)
     print(out)
 
 
@@ -57,10 +72,22 @@ def _as_salmonn(model: Path, out: Path) -> Path:
     return out / "salmonn.pth"
 
 
-def _as_qwen2_audio(model: Path, out: Path, dtype: str) -> None:
-    """Write the model as Qwen2-Audio's release is laid out, with LoRA merged in."""
+def _as_peft(model: str, out: Path, dtype: str) -> "Tensor":
+    """Write LoRA and connector as an adapter; what the model makes of the check's sounds, (2, V)."""
+    from lalm.doctor.exported import expected
+    from lalm.models.load import load_model
+    from lalm.systems.qwen2_audio import released
+
+    opened, processor = load_model(model)
+    released.export_adapter(cast(Any, opened), out)
+    return expected(opened, processor)
+
+
+def _as_qwen2_audio(model: str, out: Path, dtype: str) -> "Tensor":
+    """Write the model as Qwen2-Audio's release is laid out, with LoRA merged in; returns as ``_as_peft``."""
     import torch
 
+    from lalm.doctor.exported import expected
     from lalm.models.load import load_model
     from lalm.models.lora import merge_lora
     from lalm.systems.qwen2_audio import released
@@ -69,17 +96,19 @@ def _as_qwen2_audio(model: Path, out: Path, dtype: str) -> None:
     if opened.config.lora:
         merge_lora(opened)
     released.export(opened.to(getattr(torch, dtype)), processor, out)
+    return expected(opened, processor)
 
 
-def complete(folder: Path, out: Path, dtype: str) -> None:
+def complete(folder: str | Path, out: Path, dtype: str) -> "Tensor":
     """All weights of a model folder with LoRA merged in, and one chat template that says everything.
 
     Encoder and LLM are written in ``dtype``, the connector in float32. Of the LLM's own settings of
-    generation only the tokens that end an answer stay.
+    generation only the tokens that end an answer stay. Returns as ``_as_peft``.
     """
     import torch
     from transformers import GenerationConfig
 
+    from lalm.doctor.exported import expected
     from lalm.inference.engine import Engine
     from lalm.models.chat_template import with_parts
     from lalm.models.load import load_model
@@ -94,8 +123,9 @@ def complete(folder: Path, out: Path, dtype: str) -> None:
     opened.config.dtype = getattr(torch, dtype)
     opened.config.text_config.dtype = getattr(torch, dtype)
     opened.config.parts = {}
+    heard = expected(opened, processor)
     opened.generation_config = GenerationConfig(
-        eos_token_id=sorted(Engine(opened, processor, folder.name).ends()),
+        eos_token_id=sorted(Engine(opened, processor, str(folder)).ends()),
         pad_token_id=processor.tokenizer.pad_token_id,
     )
     if not processor.parts:
@@ -105,3 +135,4 @@ def complete(folder: Path, out: Path, dtype: str) -> None:
         processor.parts, processor.question_prompt = True, {}
     processor.tokenizer.chat_template = processor.chat_template
     save_model(opened, processor, out, slim=False)
+    return heard
