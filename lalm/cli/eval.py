@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,11 +98,18 @@ def evaluate(
     from lalm.evaluate.controls import CONTROLS
     from lalm.evaluate.metrics import Resources
     from lalm.evaluate.run import Job, run
-    from lalm.evaluate.task import open_task
+    from lalm.evaluate.task import AbsentData, open_task
 
-    opened = [
-        asked for spec in specs for asked in open_task(spec, data, limit=samples, seed=seed, audio=audio)
-    ]
+    opened, absent = [], list[AbsentData]()
+    for spec in specs:
+        try:
+            opened += open_task(spec, data, limit=samples, seed=seed, audio=audio)
+        except AbsentData as error:
+            absent.append(error)
+    if not opened:
+        raise absent[0]
+    for left_out in absent:
+        print(f"left out: {left_out}", file=sys.stderr)
     share, own_device = _share(device)
     answerer, folder = _answerer(Asked(model, url, vision, lora_scale, seed, own_device))
     out = out or Path("eval") / answerer.name

@@ -41,6 +41,10 @@ class TaskError(LalmError, ValueError):
     """A task that is not there or cannot be asked; the text names it."""
 
 
+class AbsentData(TaskError):
+    """A task whose data is not here; others that are asked in the same call can be."""
+
+
 class Task(BaseModel):
     """How items are asked and scored. ``prompts`` may hold {question}, {choices} ("a, b or c") and
     {options} (lettered lines); without prompts each sample brings its own. ``choices`` are the labels of a
@@ -155,7 +159,7 @@ def open_task(
     path = Path(given) if given else found_below(data, task.path)
     if not path.exists():
         hint = "" if given else f" (say --data FOLDER, or --task {name}=PATH)"
-        raise TaskError(f"{task.name}: there is no '{path}'{hint}")
+        raise AbsentData(f"{task.name}: there is no '{path}'{hint}")
     own_manifest = path.suffix == ".jsonl" and task.layout != "slurp"
     reader = LAYOUTS["manifest" if own_manifest else task.layout]
     return [_drawn(_there(task, list(reader(Source(path, audio))), str(path)), limit, seed)]
@@ -216,7 +220,7 @@ def _there(task: Task, samples: Sequence[Sample], source: str) -> Asked:
         found[name] = replace(sample, id=name, choices=sample.choices or task.choices, origin=origin)
     if not found:
         example = f": there is no '{absent}', for one" if absent else ""
-        raise TaskError(f"{task.name}: '{source}' gives no item whose audio is there{example}")
+        raise AbsentData(f"{task.name}: '{source}' gives no item whose audio is there{example}")
     return Asked(task, tuple(found.values()), source, missing)
 
 

@@ -103,6 +103,19 @@ def test_an_endpoint_is_evaluated(manifest, tmp_path, capsys):
     assert "impossible" in entry["controls"]["cascade"]  # these items have no caption
 
 
+def test_several_tasks_go_on_past_one_whose_data_is_not_there(manifest, tmp_path, capsys):
+    rows = [json.dumps({"id": name, "text": "yes"}) for name in ("bird", "horse", "train")]
+    (tmp_path / "said.jsonl").write_text("\n".join(rows) + "\n")
+    asked = f"mmau,manifest={manifest},clotho"
+    words = ["eval", str(tmp_path / "said.jsonl"), "--data", str(tmp_path), "--out", str(tmp_path / "o")]
+    assert run([*words, "--task", asked, "--json"]) == 0
+    found = capsys.readouterr()
+    assert set(json.loads(found.out)["tasks"]) == {"presence"}
+    assert "left out: mmau: there is no" in found.err and "left out: clotho: there is no" in found.err
+    assert run([*words, "--task", "mmau,clotho"]) == 2
+    assert run([*words, "--task", f"nonsense,manifest={manifest}"]) == 2  # a name that is nowhere is refused
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [
