@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from lalm.audio.decoding import AudioError
+from lalm.audio.asked import AudioError
 
 MAX_MEMBER_BYTES = 4 << 30
 _INSIDE = re.compile(r"^(.*?\.tar)[/\\](.+)$", re.DOTALL)
@@ -16,6 +16,8 @@ _INSIDE = re.compile(r"^(.*?\.tar)[/\\](.+)$", re.DOTALL)
 def split(path: str | Path) -> tuple[Path, str] | None:
     """("shard.tar", "clip.flac") of a path into a tar file; None for any other path."""
     found = _INSIDE.match(str(path))
+    if found and Path(found[1]).is_dir():  # a folder may be called x.tar
+        return None
     return (Path(found[1]), found[2].replace("\\", "/")) if found else None
 
 

@@ -1,154 +1,178 @@
 """Encoded audio -> blocks of float32 samples at the file's own rate, by soundfile or, failing that, PyAV.
 
-The second half of :mod:`lalm.audio.load`: what is asked of a source, the decoders, and how damage is noticed.
-No buffer is sized by what a file header claims.
+The container is recognised by its first bytes and looked through for what it claims and what is damaged;
+then the decoder that reads it exactly gets the bytes of sound. No buffer is sized by what a header claims.
 """
 
 import io
 import re
-from collections.abc import Generator
-from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import BinaryIO
 
-import av
 import numpy as np
 import soundfile
 
-from lalm.errors import LalmError
+from lalm.audio import mpeg_frames, ogg_pages, wave_chunks
+from lalm.audio.asked import TOLERANCE_S, Asked, AudioError, shown_s
+from lalm.audio.blocks import BLOCK_FRAMES, Blocks, narrow_scale
+from lalm.audio.ffmpeg_tracks import bare_blocks, ffmpeg_blocks
+from lalm.audio.leftovers import id3v2_end
+from lalm.audio.windows import Window, read_at, size_of, window
 
-RATES_HZ = (1_000, 768_000)  # source rates that can be resampled
-MAX_CHANNELS = 64
-BLOCK_FRAMES = 1 << 16
-
-Array: TypeAlias = np.ndarray[Any, Any]
-Blocks: TypeAlias = Generator[tuple[int, Array], None, None]  # rate in Hz, (n, C) float32
-
-# Containers ffmpeg may open: media only, so that a playlist can never make it open other files or sites.
-_CONTAINERS = "mov,matroska,aac,mp3,ogg,flac,wav,w64,aiff,au,asf,avi,flv,mpegts,mpeg,ac3,eac3,amr,wv,tta,ape"
-_STATED_LENGTH = ("mov", "matroska")  # containers whose stated length and time stamps can be trusted
-_ROUNDING_S = 1e-3  # a resampled clip may be a sample longer than its source says
-_LENGTH_SLACK_S = 0.25  # codec delay that a stated length may include
 _UNKNOWN_FRAMES = 1 << 40  # libsndfile reports lengths beyond this when a stream does not state one
-_STREAMED_SIZE = 0x7FFF_0000  # data sizes above are what programs write to a pipe: length not known yet
+_MPEG_TAGS = (0x50, 0x55)  # format tags of MPEG audio in a WAV
+_EXACT_TAGS = (1, 3, 6, 7)  # of samples without compression over time
+_MPEG_DECODERS = {"mp3": "mp3float", "mp2": "mp2float", "mp1": "mp1float", "aac": "aac"}
+_RUN_UP = 12  # frames decoded before the first wanted one: MPEG frames lean on those before
+_FOREIGN = (b"fLaC", b"OggS", b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75", b"FLV\x01", b"#!AM", b"wvpk", b"TTA1")
 
-
-class AudioError(LalmError, ValueError):
-    """A source that cannot be used as audio; the text is one sentence naming it."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Which part of which source the caller wants, and the checks that a known length allows."""
-
-    place: str
-    offset_s: float
-    duration_s: float | None
-    max_s: float | None
-
-    def check(self) -> None:
-        """Refuse numbers that select nothing."""
-        if not 0 <= self.offset_s < float("inf"):
-            raise AudioError(f"offset_s of {self.place} must be 0 or more, not {self.offset_s}")
-        if self.duration_s is not None and not 0 < self.duration_s < float("inf"):
-            raise AudioError(f"duration_s of {self.place} must be more than 0, not {self.duration_s}")
-
-    def check_length(self, total_s: float) -> None:
-        """Refuse, before decoding, an offset past the end or a part over the limit."""
-        if self.offset_s and self.offset_s >= total_s:
-            raise AudioError(
-                f"the offset {shown_s(self.offset_s)} s is past the end of {self.place}, "
-                f"which is {shown_s(total_s)} s long"
-            )
-        part_s = min(total_s - self.offset_s, total_s if self.duration_s is None else self.duration_s)
-        if self.max_s is not None and part_s > self.max_s + _ROUNDING_S:
-            raise self.too_long(shown_s(part_s))
-
-    def too_long(self, length: str) -> AudioError:
-        """The refusal of a source of ``length`` seconds."""
-        assert self.max_s is not None
-        return AudioError(f"{self.place} is {length} s long; the limit is {shown_s(self.max_s)} s")
-
-    def truncated(self, heard_s: float, promised_s: float) -> AudioError:
-        """The refusal of a source that ends before it should."""
-        return AudioError(
-            f"{self.place} is truncated: it promises {shown_s(promised_s)} s of audio but ends "
-            f"after {shown_s(heard_s)} s"
-        )
-
-    def damaged(self, heard_s: float) -> AudioError:
-        """The refusal of a source whose decoding fails on the way."""
-        return AudioError(
-            f"{self.place} is damaged or truncated: it cannot be decoded past {shown_s(heard_s)} s"
-        )
-
-    def num_frames(self, rate: int) -> float:
-        """Frames to read at ``rate`` after the offset (infinite when the rest is wanted)."""
-        return float("inf") if self.duration_s is None else max(1, round(self.duration_s * rate))
-
-    def check_stream(self, rate: int, channels: int) -> None:
-        """Refuse rates and channel counts that cannot be read."""
-        if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
-            low, high = RATES_HZ
-            raise AudioError(
-                f"{self.place} has a rate of {rate} Hz; rates from {low} to {high} Hz can be read"
-            )
-        if not 1 <= channels <= MAX_CHANNELS:
-            raise AudioError(f"{self.place} has {channels} channels; 1 to {MAX_CHANNELS} can be read")
+Part = tuple[float, Callable[[Asked], Blocks]]  # seconds, and what decodes it
 
 
 def file_blocks(file: BinaryIO, asked: Asked) -> Blocks:
     """(rate, (n, C) float32) blocks of the asked part of an encoded file."""
+    start, size = id3v2_end(file), size_of(file)
+    head = read_at(file, start, 12)
+    if start and (head[:4] in (b"fLaC", b"OggS", b"RIFF", b"FORM")):
+        file = window(file, start, size)
+    if head[:4] == b"OggS":
+        yield from _ogg_blocks(file, asked)
+    elif head[:4] == b"fLaC":
+        yield from _flac_blocks(file, asked)
+    elif (chunks := wave_chunks.layout(file)) is not None:
+        yield from _wave_blocks(file, chunks, asked)
+    elif _may_be_frames(head) and (frames := mpeg_frames.stream(file)) is not None and _is_mostly(frames):
+        yield from _mpeg_blocks(file, frames, asked)
+    elif late := wave_chunks.late_start(file):
+        if not asked.lenient:
+            raise AudioError(
+                f"{asked.place} is not audio, or in a format that cannot be read: "
+                f"a WAV begins {late} bytes late"
+            )
+        asked.found.note(f"{late} bytes before the WAV were skipped")
+        yield from file_blocks(window(file, late, size), asked)
+    else:
+        yield from ffmpeg_blocks(file, asked)
+
+
+def _may_be_frames(head: bytes) -> bool:
+    return head[:4] not in _FOREIGN and head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide")
+
+
+def _is_mostly(frames: mpeg_frames.Stream) -> bool:
+    sound = sum(sum(link.sizes) for link in frames.links)
+    return sound > frames.junk + sum(count for link in frames.links for _, count in link.holes)
+
+
+def _in_turn(parts: Sequence[Part], asked: Asked) -> Blocks:
+    """Recordings that lie one after the other in a file, as one."""
+    at_s = 0.0
+    for seconds, blocks in parts:
+        last = blocks is parts[-1][1]
+        if at_s >= asked.end_s:
+            return
+        if last or at_s + seconds > asked.offset_s:
+            offset_s = max(0.0, asked.offset_s - at_s)
+            left_s = None if asked.duration_s is None else asked.end_s - at_s - offset_s
+            part = replace(asked, offset_s=offset_s, duration_s=left_s, max_s=None, start_s=at_s)
+            yield from blocks(part)
+        at_s += seconds
+
+
+# --- WAV, RF64, W64, AIFF, AU, CAF ---
+
+
+def _wave_blocks(file: BinaryIO, chunks: wave_chunks.Layout, asked: Asked) -> Blocks:
+    asked.found.container = chunks.container
+    if chunks.rate is not None and chunks.channels is not None:
+        asked.check_stream(chunks.rate, chunks.channels)
+    if chunks.fault:
+        asked.hole(0.0, None, chunks.fault.partition(": ")[2], chunks.fault)
+    for note in chunks.notes:
+        asked.found.note(note)
+    size = size_of(file)
+    if chunks.next_start is None:
+        yield from _one_wave(file, chunks, asked)
+        return
+    first_s = chunks.there / chunks.bytes_per_s if chunks.bytes_per_s else 0.0
+    here = window(file, 0, chunks.next_start, chunks.patches)
+    behind = window(file, chunks.next_start, size)
+    asked.found.note("several recordings lie in it one after the other; all are heard")
+    yield from _in_turn(
+        [(first_s, lambda a: _one_wave(here, chunks, a)), (0.0, lambda a: file_blocks(behind, a))], asked
+    )
+
+
+def _one_wave(file: BinaryIO, chunks: wave_chunks.Layout, asked: Asked) -> Blocks:
+    if chunks.format_tag in _MPEG_TAGS:
+        inside = window(file, chunks.start, chunks.start + chunks.there)
+        frames = mpeg_frames.stream(inside)
+        if frames is not None and _is_mostly(frames):
+            yield from _mpeg_blocks(inside, frames, asked)
+            asked.found.container = chunks.container
+            there_s = sum(link.num_samples / link.head.rate for link in frames.links)
+            if chunks.declared and chunks.there:
+                asked.compare(there_s, there_s * chunks.declared / chunks.there, 2 * TOLERANCE_S)
+            return
+    if chunks.bare:
+        yield from _bare_wave(file, chunks, asked)
+        return
+    if chunks.patches:
+        file = window(file, 0, size_of(file), chunks.patches)
+    sound = _opened(file)
+    if sound is None:
+        count, rate = 0, 1
+        for rate, block in ffmpeg_blocks(file, asked):
+            count += len(block)
+            yield rate, block
+        asked.found.container = chunks.container
+        if chunks.declared and chunks.there and asked.end_s == float("inf") and not asked.offset_s:
+            asked.compare(count / rate, count / rate * chunks.declared / chunks.there, 2 * TOLERANCE_S)
+        return
+    with sound:
+        if chunks.declared and chunks.there:
+            there_s = sound.frames / sound.samplerate
+            exact = chunks.format_tag in (None, *_EXACT_TAGS)
+            asked.compare(
+                there_s, there_s * chunks.declared / chunks.there, TOLERANCE_S if exact else 2 * TOLERANCE_S
+            )
+        yield from _soundfile_blocks(sound, asked)
+
+
+def _bare_wave(file: BinaryIO, chunks: wave_chunks.Layout, asked: Asked) -> Blocks:
+    """The samples of a WAV whose header no decoder reads."""
+    kinds = {(1, 8): "PCM_U8", (1, 16): "PCM_16", (1, 24): "PCM_24", (1, 32): "PCM_32", (3, 32): "FLOAT"}
+    kinds |= {(3, 64): "DOUBLE", (6, 8): "ALAW", (7, 8): "ULAW"}
+    kind = kinds.get((chunks.format_tag or 0, chunks.bits))
+    if kind is None or not chunks.rate or not chunks.channels:
+        raise AudioError(f"{asked.place} is not audio, or in a format that cannot be read")
+    inside = window(file, chunks.start, chunks.start + chunks.there)
+    with soundfile.SoundFile(
+        inside, format="RAW", subtype=kind, samplerate=chunks.rate, channels=chunks.channels, endian="LITTLE"
+    ) as sound:
+        yield from _soundfile_blocks(sound, asked)
+
+
+def _opened(file: BinaryIO) -> soundfile.SoundFile | None:
+    """``file`` in libsndfile, or None when it does not know the format."""
+    file.seek(0)
     try:
         # A descriptor, not a name: soundfile then judges by content alone, whatever the extension says.
-        handle = file if isinstance(file, io.BytesIO) else file.fileno()
-        sound = soundfile.SoundFile(handle, closefd=False)
-    except soundfile.LibsndfileError:
-        sound = None
-    if sound is not None:
-        with sound:
-            if _length_is_known(sound, file):
-                yield from _soundfile_blocks(sound, asked)
-                if sound.format == "OGG" and sound.tell() >= sound.frames:
-                    _check_last_page(file, asked, sound.tell() / sound.samplerate)
-                return
-    file.seek(0)
-    yield from _ffmpeg_blocks(file, asked)
-
-
-def _length_is_known(sound: soundfile.SoundFile, file: BinaryIO) -> bool:
-    """Whether ``sound.frames`` is the recording's true length: libsndfile reads no further than that.
-
-    It is not in a FLAC written to a pipe, an MP3 without the Xing frame that counts its frames (an
-    estimate from the bit rate), or an Ogg of several streams one after the other (the first one's).
-    """
-    if sound.frames >= _UNKNOWN_FRAMES:
-        return False
-    at = file.tell()
-    if sound.format == "MP3":
-        file.seek(0)
-        tag = file.read(10)
-        size = sum((byte & 127) << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=False))
-        file.seek(10 + size if tag[:3] == b"ID3" else 0)
-        head = file.read(8192)
-        file.seek(at)
-        return b"Xing" in head or b"Info" in head
-    if sound.format == "OGG":
-        file.seek(0)
-        first = file.read(18)
-        last = _last_page(file)
-        file.seek(at)
-        return first[14:] == last[14:18] or len(last) < 18  # the stream's serial number
-    return True
+        handle = file if isinstance(file, io.BytesIO | Window) else file.fileno()
+        return soundfile.SoundFile(handle, closefd=False)
+    except (soundfile.LibsndfileError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def _soundfile_blocks(sound: soundfile.SoundFile, asked: Asked) -> Blocks:
     rate = sound.samplerate
+    asked.found.container = asked.found.container or sound.format
+    asked.found.codec = sound.subtype.lower()
     asked.check_stream(rate, sound.channels)
-    promised = sound.frames * _promised_fraction(sound.extra_info)
-    if promised > sound.frames:
-        raise asked.truncated(sound.frames / rate, promised / rate)
     if sound.frames:
         asked.check_length(sound.frames / rate)
+    scale = _narrow_scale(sound, asked)
     first = round(asked.offset_s * rate)
     last = min(sound.frames, first + asked.num_frames(rate))
     at = sound.seek(first) if first else 0
@@ -156,127 +180,177 @@ def _soundfile_blocks(sound: soundfile.SoundFile, asked: Asked) -> Blocks:
         try:
             block = sound.read(int(min(BLOCK_FRAMES, last - at)), dtype="float32", always_2d=True)
         except soundfile.LibsndfileError:
-            raise asked.damaged(at / rate) from None
+            asked.damaged(at / rate)
+            break
         if not len(block):
             break
         at += len(block)
-        yield rate, block
+        yield rate, block if scale == 1 else block * np.float32(scale)
     holes = re.search(r"reports a hole|Corrupted bitstream", sound.extra_info)
     if sound.format == "OGG" and holes and not first:  # a seek leaves the same words in the log
-        raise AudioError(f"{asked.place} is damaged: parts of it cannot be decoded")
+        asked.hole(0.0, None, "parts cannot be decoded", "is damaged: parts of it cannot be decoded")
     if at < last:
-        raise asked.truncated(at / rate, sound.frames / rate)
+        asked.truncated(at / rate, sound.frames / rate)
 
 
-def _promised_fraction(log: str) -> float:
-    """How many times the data present a header promises, from libsndfile's log; 1 when all is there."""
-    worst = 1.0
-    for promised, real in re.findall(
-        r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", log, re.MULTILINE
-    ):
-        if int(real) < int(promised) < _STREAMED_SIZE:
-            worst = max(worst, int(promised) / max(1, int(real)))
-    return worst
+def _narrow_scale(sound: soundfile.SoundFile, asked: Asked) -> int:
+    """What 32-bit samples are multiplied by when all of them would fit into 16 or 24 bits."""
+    if sound.subtype != "PCM_32" or not sound.frames:
+        return 1
+    peak = 0
+    while len(block := sound.read(BLOCK_FRAMES, dtype="int32", always_2d=True)):
+        peak = max(peak, int(block.max()), -int(block.min()))
+    sound.seek(0)
+    scale = narrow_scale(peak, 32)
+    if scale > 1:
+        asked.found.note(f"its 32-bit samples hold {16 if scale > 256 else 24}-bit values and are scaled up")
+    return scale
 
 
-def _check_last_page(file: BinaryIO, asked: Asked, heard_s: float) -> None:
-    """An Ogg file whose last page is incomplete was cut off (its header states no length to compare)."""
-    page = _last_page(file)
-    table = page[27 : 27 + page[26]] if len(page) > 26 else b""
-    if len(page) <= 26 or len(page) < 27 + page[26] + sum(table):
-        raise AudioError(f"{asked.place} is truncated: it breaks off after {shown_s(heard_s)} s of audio")
+# --- Ogg ---
 
 
-def _last_page(file: BinaryIO) -> bytes:
-    """The last page of an Ogg file, with whatever follows it."""
-    size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - 2 * 65_307))  # 65 307 bytes is the largest page
-    tail = file.read()
-    return tail[max(0, tail.rfind(b"OggS")) :]
+def _ogg_blocks(file: BinaryIO, asked: Asked) -> Blocks:
+    links = ogg_pages.links(file)
+    if not links:
+        yield from ffmpeg_blocks(file, asked)
+        return
+    asked.found.container = "OGG"
+    if asked.lenient and not any(link.sounds for link in links):
+        raise AudioError(f"{asked.place} is damaged: it holds no stream that can be heard")
+    lengths = [max((s.seconds(s.highest) for s in link.sounds), default=0.0) for link in links]
+    at_s = 0.0
+    for link, seconds in zip(links, lengths, strict=True):
+        _check_link(link, at_s, replace(asked))
+        at_s += seconds
+    asked.found.declared_s = at_s
+    asked.check_length(at_s)
+    parts: list[Part] = []
+    for link, seconds in zip(links, lengths, strict=True):
+        inside = file if len(links) == 1 else window(file, link.start, link.stop)
+        parts.append((seconds, _link_decoder(inside, link)))
+    if len(parts) == 1:
+        yield from parts[0][1](asked)
+    else:
+        yield from _in_turn(parts, asked)
 
 
-def _ffmpeg_blocks(file: BinaryIO, asked: Asked) -> Blocks:
-    head = file.read(12)
-    file.seek(0)
-    try:
-        container = av.open(
-            file,
-            options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"},
-            metadata_errors="replace",
-        )
-    except av.error.FFmpegError:
-        if head[4:8] == b"ftyp":
-            raise AudioError(
-                f"{asked.place} is truncated: the index of its MP4 container is missing"
-            ) from None
-        raise AudioError(f"{asked.place} is not audio, or in a format that cannot be read") from None
-    with container:
-        if not container.streams.audio:
-            raise AudioError(f"{asked.place} holds no audio track")
-        yield from _track_blocks(container, container.streams.audio[0], asked)
+def _check_link(link: ogg_pages.Link, start_s: float, asked: Asked) -> None:
+    """Tell of wrong checksums, missing pages and a missing end, by what the pages say."""
+    if not link.sounds and link.broken_off:
+        asked.broken_off(start_s)
+    for stream in link.sounds:
+        for granule, what in stream.damage:
+            at_s = start_s + stream.seconds(granule)
+            asked.hole(at_s, None, what, f"is damaged at {shown_s(at_s)} s: {what}")
+        heard_s = stream.seconds(stream.granule)
+        if link.broken_off or not stream.ended:
+            asked.broken_off(start_s + heard_s)
+        elif stream.highest > stream.granule + stream.rate * TOLERANCE_S:
+            asked.found.note(f"its last page promises {shown_s(heard_s)} s, but more are there and are heard")
 
 
-def _track_blocks(container: Any, track: Any, asked: Asked) -> Blocks:
-    trusted = container.format.name.startswith(_STATED_LENGTH)
-    promised_s = _stated_length_s(container, track) if trusted else None
-    if promised_s:
+def _link_decoder(file: BinaryIO, link: ogg_pages.Link) -> Callable[[Asked], Blocks]:
+    def blocks(asked: Asked) -> Blocks:
+        [*sounds] = link.sounds
+        plain = len(link.streams) == 1 and sounds and not sounds[0].damage and sounds[0].ended
+        whole = plain and sounds[0].highest == sounds[0].granule
+        sound = _opened(file) if whole else None
+        if sound is None or sound.frames >= _UNKNOWN_FRAMES:
+            yield from ffmpeg_blocks(file, asked)
+        else:
+            with sound:
+                yield from _soundfile_blocks(sound, asked)
+        asked.found.container = "OGG"
+
+    return blocks
+
+
+# --- FLAC ---
+
+
+def _flac_blocks(file: BinaryIO, asked: Asked) -> Blocks:
+    """A part by libsndfile, which finds its place; the whole by FFmpeg, which reads to the last byte."""
+    asked.found.container = "FLAC"
+    info = read_at(file, 8, 34)
+    rate = int.from_bytes(info[10:13], "big") >> 4
+    total = int.from_bytes(info[13:18], "big") & ((1 << 36) - 1)
+    promised_s = total / rate if rate and total else None
+    if promised_s is not None:
         asked.check_length(promised_s)
-    start_s = float((track.start_time or 0) * track.time_base)
-    seeking = trusted and asked.offset_s > 1
-    at_s, wanted, heard = 0.0, float("inf"), 0
-    try:
-        if seeking:  # one second early, for decoders that need a run-up
-            container.seek(int((start_s + asked.offset_s - 1) / track.time_base), stream=track)
-        for frame in container.decode(track):
-            rate = frame.sample_rate
-            if seeking and frame.time is not None:
-                at_s, seeking = frame.time - start_s, False
-            asked.check_stream(rate, frame.layout.nb_channels)
-            block = _frame_array(frame)
-            skip = max(0, round((asked.offset_s - at_s) * rate))
-            at_s += len(block) / rate
-            wanted = asked.num_frames(rate) - heard
-            block = block[skip:][: int(min(len(block), wanted))]
-            heard += len(block)
-            if len(block):
-                yield rate, block
-            if len(block) >= wanted:
+    if promised_s is not None and (asked.offset_s or asked.end_s < promised_s):
+        sound = _opened(file)
+        if sound is not None and sound.frames < _UNKNOWN_FRAMES:
+            with sound:
+                yield from _soundfile_blocks(sound, asked)
+            return
+    count, last_rate = 0, rate or 1
+    for last_rate, block in ffmpeg_blocks(file, asked):
+        count += len(block)
+        yield last_rate, block
+    asked.found.container = "FLAC"
+    if promised_s is not None and not asked.offset_s:
+        asked.compare(count / last_rate, min(promised_s, asked.end_s))
+
+
+# --- MP3 and AAC without a container ---
+
+
+def _mpeg_blocks(file: BinaryIO, frames: mpeg_frames.Stream, asked: Asked) -> Blocks:
+    links = [link for link in frames.links if link.places]
+    first = links[0]
+    asked.found.container = asked.found.codec = first.head.codec
+    at_s = 0.0
+    for link in links:
+        _check_frames(link, at_s, asked, cut_short=frames.cut_short and link is links[-1])
+        at_s += link.num_samples / link.head.rate
+    if frames.junk > 2 * max(links[-1].sizes):
+        asked.damaged(at_s)
+    counted = [link.declared for link in links if link.declared is not None]
+    if len(counted) != len(links):
+        asked.found.declared_s = None
+    asked.check_length(at_s)
+    yield from _in_turn(
+        [(link.num_samples / link.head.rate, _frame_decoder(file, link)) for link in links], asked
+    )
+
+
+def _check_frames(link: mpeg_frames.Link, start_s: float, asked: Asked, *, cut_short: bool) -> None:
+    """Tell of junk between frames, and of frames that are promised and missing."""
+    frame_s = link.head.samples / link.head.rate
+    mean_size = sum(link.sizes) / len(link.sizes)
+    for number, count in link.holes:
+        at_s, lost_s = start_s + number * frame_s, count / mean_size * frame_s
+        asked.hole(at_s, lost_s, "no frames of sound", f"is damaged at {shown_s(at_s)} s: parts are no sound")
+    there_s = link.num_samples / link.head.rate
+    if link.declared is not None:
+        promised_s = link.promised_samples / link.head.rate
+        asked.compare(start_s + there_s, start_s + promised_s, max(TOLERANCE_S, 2.5 * frame_s))
+    elif cut_short:
+        if link.head.codec == "aac":
+            asked.broken_off(start_s + there_s)
+        asked.found.note(f"it breaks off inside a frame after {shown_s(start_s + there_s)} s")
+
+
+def _frame_decoder(file: BinaryIO, link: mpeg_frames.Link) -> Callable[[Asked], Blocks]:
+    def packets(first: int) -> Iterator[tuple[float, bytes]]:
+        for number in range(first, len(link.places)):
+            at_s = number * link.head.samples / link.head.rate
+            yield at_s, read_at(file, link.places[number], link.sizes[number])
+
+    def blocks(asked: Asked) -> Blocks:
+        skipped_s = link.skipped / link.head.rate
+        end_s = min(asked.end_s, link.num_samples / link.head.rate) + skipped_s
+        begin_s = asked.offset_s + skipped_s
+        frame_s = link.head.samples / link.head.rate
+        first = max(0, int(begin_s / frame_s) - _RUN_UP) if asked.offset_s else 0
+        for at_s, rate, block in bare_blocks(_MPEG_DECODERS[link.head.codec], packets(first), asked):
+            start = max(0, round((begin_s - at_s) * rate))
+            stop = max(0, min(len(block), round((end_s - at_s) * rate)))
+            if start < stop:
+                asked.check_stream(rate, block.shape[1])
+                yield rate, block[start:stop]
+            if stop < len(block):
                 return
-    except av.error.FFmpegError:
-        raise asked.damaged(at_s) from None
-    if promised_s and at_s < promised_s - _LENGTH_SLACK_S:
-        raise asked.truncated(at_s, promised_s)
-    if asked.offset_s and not heard:
-        asked.check_length(at_s)
 
-
-def _stated_length_s(container: Any, track: Any) -> float | None:
-    """Length in seconds that a container states for one track, if it does."""
-    if track.duration:
-        return float(track.duration * track.time_base)
-    if stated := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", track.metadata.get("DURATION", "")):
-        return int(stated[1]) * 3600 + int(stated[2]) * 60 + float(stated[3])
-    if container.duration and len(container.streams) == 1:
-        return float(container.duration / av.time_base)
-    return None
-
-
-def _frame_array(frame: Any) -> Array:
-    """(n, C) float32 samples of one decoded frame, planar or packed."""
-    values = frame.to_ndarray()
-    return as_float(values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels))
-
-
-def as_float(values: Array) -> Array:
-    """float32 copy of ``values``: floats unchanged, integers scaled by their full range to [-1, 1)."""
-    if values.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return values.astype(np.float32)
-    half = float(2 ** (8 * values.dtype.itemsize - 1))
-    middle = half if values.dtype.kind == "u" else 0.0
-    return ((values.astype(np.float64) - middle) / half).astype(np.float32)
-
-
-def shown_s(value: float) -> str:
-    """Seconds as text: at most two decimals and no trailing zeros."""
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+    return blocks

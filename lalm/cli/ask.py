@@ -8,9 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from lalm.cli.options import Device, Json, Longest, LoraScale, Model, Seed, Temperature, Vision
+from lalm.cli.options import (
+    Channel,
+    Device,
+    Json,
+    Lenient,
+    Longest,
+    LoraScale,
+    Model,
+    Seed,
+    Temperature,
+    Track,
+    Vision,
+)
 
 if TYPE_CHECKING:
+    from lalm.audio.load import Recording
     from lalm.data.sample import Sample
     from lalm.inference.engine import Engine, Options, Reply
 
@@ -36,22 +49,37 @@ def ask(
     orders: Annotated[
         int, typer.Option(min=1, help="Ask with the recordings in so many orders; the answers vote.")
     ] = 1,
+    channel: Channel = None,
+    track: Track = None,
+    lenient: Lenient = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Ask about each file, folder or pattern by itself: a row each in this .csv or .jsonl."
+        ),
+    ] = None,
     vision: Vision = None,
     device: Device = None,
 ) -> None:
     """Ask about recordings; with --vision about images and videos."""
     pieces = read_words(words or [], pictures=vision is not None)
-    if vision is not None and (orders > 1 or lora_scale is not None or system or Piece("-", True) in pieces):
-        raise ValueError("--vision takes files, and no --orders, --lora-scale or --system")
-    sample = _about(pieces, system, orders) if vision is None else _about_pictures(pieces)
     from lalm.inference.engine import Options
 
     options = Options(max_new_tokens, beams, temperature, seed=seed, lora_scale=lora_scale)
+    choice = {"channel": channel, "track": track, "lenient": lenient}
+    if out is not None:
+        if vision is not None or orders > 1 or system or Piece("-", True) in pieces:
+            raise ValueError("--out takes files, and no --orders, --system or --vision")
+        _table(pieces, out, model, device, choice, options)
+        return
+    if vision is not None and (orders > 1 or lora_scale is not None or system or Piece("-", True) in pieces):
+        raise ValueError("--vision takes files, and no --orders, --lora-scale or --system")
+    sample = _about(pieces, system, orders, choice) if vision is None else _about_pictures(pieces)
     if vision is not None:
         from lalm.cli.ask_vision import open_vision
 
         vision_model = open_vision(vision, model, device)
-        _print(vision_model.reply([sample], options)[0], sample, vision_model.name, as_json=as_json)
+        _print(vision_model.reply([sample], options)[0], vision_model.name, as_json=as_json)
         return
     from lalm.cli.opening import open_engine
 
@@ -63,7 +91,29 @@ def ask(
             print(piece, end="", flush=True)
         print()
     else:
-        _print(engine.reply([sample], options)[0], sample, engine.name, as_json=as_json)
+        _print(engine.reply([sample], options)[0], engine.name, as_json=as_json)
+
+
+def _table(
+    pieces: "Sequence[Piece]",
+    out: Path,
+    model: str | None,
+    device: str | None,
+    choice: dict[str, Any],
+    options: "Options",
+) -> None:
+    """Write the table of answers; what it holds already is kept."""
+    from lalm.cli.ask_many import ask_many, check_out, recordings
+
+    check_out(out)
+    files = recordings([piece.word for piece in pieces if piece.is_file])
+    question = " ".join(piece.word for piece in pieces if not piece.is_file)
+    from lalm.cli.opening import open_engine
+
+    kept = {name: value for name, value in choice.items() if value is not None and value is not False}
+    failed = ask_many(open_engine(model, device), files, question, options, out, kept)
+    told = f"{len(files)} rows in {out}" + (f", {failed} of them errors" if failed else "")
+    print(f"lalm: {told}", file=sys.stderr)
 
 
 class Piece(NamedTuple):
@@ -106,25 +156,33 @@ def _is_file_or_picture(word: str) -> bool:
     return is_recording(word) or (not set(word) & set(" \n") and word.lower().endswith((*IMAGES, *VIDEOS)))
 
 
-def _about(pieces: Sequence[Piece], system: str, orders: int) -> "Sample":
-    """The question as a sample. A bad recording is refused here, before a model is loaded."""
-    from lalm.audio.load import load_audio
+def _about(pieces: Sequence[Piece], system: str, orders: int, choice: dict[str, Any]) -> "Sample":
+    """The question as a sample, its recordings decoded: a bad one is refused before a model is loaded."""
     from lalm.data.sample import Message, Part, Sample
 
-    audios = [piece.word for piece in pieces if piece.is_file]
-    if orders > 1 and (len(audios) < 2 or "-" in audios):
-        raise ValueError("several orders need at least two recordings, none of them standard input")
-    if orders > 1 and any(piece.is_file for piece in pieces[len(audios) :]):
+    count = sum(piece.is_file for piece in pieces)
+    if orders > 1 and count < 2:
+        raise ValueError("several orders need at least two recordings")
+    if orders > 1 and any(piece.is_file for piece in pieces[count:]):
         raise ValueError("several orders need the recordings beside one another, then the question")
-    for audio in audios:
-        if audio != "-":
-            load_audio(audio)
     content: list[Part] = [
-        {"type": "audio", "audio": word} if is_file else {"type": "text", "text": word}
+        {"type": "audio", "audio": read(word, **choice)} if is_file else {"type": "text", "text": word}
         for word, is_file in pieces
     ]
     turn: Message = {"role": "user", "content": content}
     return Sample(({"role": "system", "content": system}, turn) if system else (turn,))
+
+
+def read(
+    audio: str, channel: int | None = None, track: int | None = None, *, lenient: bool = False
+) -> "Recording":
+    """Decode a recording, the only time; what a listener should know of it goes to standard error."""
+    from lalm.audio.load import read_recording
+
+    recording = read_recording(audio, channel=channel, track=track, lenient=lenient)
+    if recording.account.sentence:
+        print("lalm:", recording.account.sentence, file=sys.stderr)
+    return recording
 
 
 def _about_pictures(pieces: Sequence[Piece]) -> "Sample":
@@ -145,7 +203,7 @@ def _vote(engine: "Engine", sample: "Sample", options: "Options", count: int, *,
         print(answer)
         return
     votes = [{"order": [i + 1 for i in o], "answer": a} for o, a in zip(drawn, answers, strict=True)]
-    told = facts(replies[0], sample, engine.name) | {
+    told = facts(replies[0], engine.name) | {
         "answer": answer,
         "share": round(share, 3),
         "votes": votes,
@@ -153,25 +211,16 @@ def _vote(engine: "Engine", sample: "Sample", options: "Options", count: int, *,
     print(json.dumps(told, indent=2, ensure_ascii=False))
 
 
-def _print(reply: "Reply", sample: "Sample", model: str, *, as_json: bool) -> None:
-    print(json.dumps(facts(reply, sample, model), indent=2, ensure_ascii=False) if as_json else reply.text)
+def _print(reply: "Reply", model: str, *, as_json: bool) -> None:
+    print(json.dumps(facts(reply, model), indent=2, ensure_ascii=False) if as_json else reply.text)
 
 
-def facts(reply: "Reply", sample: "Sample", model: str) -> dict[str, Any]:
+def facts(reply: "Reply", model: str) -> dict[str, Any]:
     """What ``--json`` prints; seconds to the millisecond."""
-    from lalm.audio.load import audio_name
-
     return {
         "answer": reply.text,
         "model": model,
-        "audio": [
-            {
-                "name": audio_name(part["audio"]),
-                "seconds_given": round(heard.seconds_given, 3),
-                "seconds_heard": round(heard.seconds_heard, 3),
-            }
-            for part, heard in zip(sample.audios, reply.heard, strict=True)
-        ],
+        "audio": [heard.to_json() for heard in reply.heard],
         "timing": {
             "first_token_s": round(reply.first_token_s, 3),
             "total_s": round(reply.total_s, 3),
@@ -185,7 +234,8 @@ def is_audio(word: str) -> bool:
     if word == "-" or word.startswith("data:"):
         return True
     try:
-        return Path(word).is_file()
+        path = Path(word)
+        return path.is_file() or path.is_fifo()
     except (OSError, ValueError):  # longer than a file name may be, or not one at all
         return False
 

@@ -90,7 +90,14 @@ def typed_turns(words: Sequence[str]) -> Iterator[Turn]:
 def parse(words: Sequence[str]) -> Turn:
     """Audio files as long as there are any, then text."""
     count = next((i for i, word in enumerate(words) if not is_audio(word)), len(words))
+    if count == 0 and words and _names_a_recording(words[0]):
+        raise ValueError(f"there is no file {words[0]}")
     return Turn(list(words[:count]), " ".join(words[count:]))
+
+
+def _names_a_recording(word: str) -> bool:
+    """Whether a word that is no file ends like the name of one."""
+    return " " not in word and word.lower().endswith((".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a"))
 
 
 def spoken_turns(words: Sequence[str], pause_s: float) -> Iterator[Turn]:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from lalm.cli.ask import read
 from lalm.cli.options import Device, Json, Model, Seed
 
 if TYPE_CHECKING:
+    from lalm.audio.load import Recording
     from lalm.inference.few_shot import Verdict
 
 
@@ -39,7 +41,7 @@ def classify(
     device: Device = None,
 ) -> None:
     """Name recordings after a few labelled ones, without training."""
-    _check(clips or [])
+    recordings = _read(clips or [])
     if sentences and how != "words":
         raise ValueError("--sentences reads answers in words: say --how words with it")
     from lalm.cli.opening import open_engine
@@ -50,9 +52,9 @@ def classify(
     encoder = SentenceEncoder(sentences) if sentences else None
     engine = open_engine(model, device)
     rows = []
-    for clip in clips or []:
+    for clip, recording in zip(clips or [], recordings, strict=True):
         verdict = few_shot.classify(
-            engine, supports, clip, how=how, orders=orders, seed=seed, encoder=encoder
+            engine, supports, recording, how=how, orders=orders, seed=seed, encoder=encoder
         )
         rows.append(_row(clip, verdict))
         if not as_json:
@@ -61,18 +63,11 @@ def classify(
         print(json.dumps(rows, indent=2, ensure_ascii=False))
 
 
-def _check(clips: Sequence[str]) -> None:
-    """Refuse recordings that cannot be used, before a model is loaded."""
-    from lalm.audio.load import load_audio
-
+def _read(clips: Sequence[str]) -> "list[Recording]":
+    """Decode the recordings: one that cannot be used is refused before a model is loaded."""
     if not clips:
         raise ValueError("there is no recording to name: lalm classify --support FOLDER clip.wav")
-    for clip in clips:
-        if clip == "-":
-            raise ValueError(
-                "name a file: standard input can be read only once, and a clip may be asked about repeatedly"
-            )
-        load_audio(clip)
+    return [read(clip) for clip in clips]
 
 
 def _row(clip: str, verdict: "Verdict") -> dict[str, Any]:

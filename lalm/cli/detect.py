@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lalm.cli.options import Device, Json, Model
+from lalm.cli.ask import read
+from lalm.cli.options import Channel, Device, Json, Lenient, Model, Track
 
 if TYPE_CHECKING:
     from lalm.inference.detection import Found
@@ -24,24 +25,25 @@ def detect(
     as_json: Json = False,
     labels: Annotated[Path | None, typer.Option(help="Write an Audacity label track.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Write the spectrogram with the spans, a PNG.")] = None,
+    channel: Channel = None,
+    track: Track = None,
+    lenient: Lenient = False,
     device: Device = None,
 ) -> None:
     """When does a sound occur? Onset and offset in seconds."""
     clip, sounds = _split(words or [])
-    _check_outputs(clip, labels, picture)
-    from lalm.audio.load import load_audio
-
-    audio = load_audio(clip) if clip != "-" else None  # a bad one is refused before a model is loaded
+    _check_outputs(labels, picture)
+    recording = read(clip, channel, track, lenient=lenient)  # a bad one is refused before a model is loaded
     from lalm.audio import spectrogram
     from lalm.cli.opening import open_engine
     from lalm.inference import detection
 
-    found = detection.detect(open_engine(model, device), clip, sounds)
+    found = detection.detect(open_engine(model, device), recording, sounds)
     if labels:
         labels.write_text(detection.audacity(found), encoding="utf-8")
-    if picture and audio is not None:
+    if picture:
         spans = [span for one in found for span in one.spans]
-        spectrogram.draw(audio, spans, f"{Path(clip).name}: {', '.join(sounds)}", picture)
+        spectrogram.draw(recording.audio, spans, f"{recording.account.name}: {', '.join(sounds)}", picture)
     if as_json:
         _print_json(found)
     else:
@@ -58,14 +60,10 @@ def _split(words: Sequence[str]) -> tuple[str, list[str]]:
             raise ValueError("the name of a sound is empty")
         if Path(sound).is_file():
             raise ValueError(f"one recording at a time: '{sound}' is a second file, not the name of a sound")
-    if clip == "-" and len(sounds) > 1:
-        raise ValueError("several sounds need a file, since standard input can be read only once")
     return clip, sounds
 
 
-def _check_outputs(clip: str, labels: Path | None, picture: Path | None) -> None:
-    if clip == "-" and picture:
-        raise ValueError("a picture needs a file, since standard input can be read only once")
+def _check_outputs(labels: Path | None, picture: Path | None) -> None:
     for path in (labels, picture):
         if path and not path.parent.is_dir():
             raise ValueError(f"there is no folder '{path.parent}' to write '{path.name}' to")

@@ -18,6 +18,18 @@ LoraScale = Annotated[
 ]
 Llm = Annotated[str, typer.Option(help="Pinned name, folder, Hub id; with --url the endpoint's model.")]
 Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, such as http://host:8000/v1.")]
+Channel = Annotated[
+    int | None,
+    typer.Option(min=0, help="Hear this channel alone, from 0 (default: the mix)."),
+]
+Track = Annotated[
+    int | None,
+    typer.Option(min=0, help="Hear this audio track of a video, from 0 (default: the default track)."),
+]
+Lenient = Annotated[
+    bool,
+    typer.Option("--lenient", help="Hear what can be heard of damaged recordings instead of refusing them."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")]
 Manifest = Annotated[Path, typer.Argument(help="Manifest (JSONL).", show_default=False)]
 NewManifest = Annotated[Path, typer.Option(help="Manifest to write.", show_default=False)]

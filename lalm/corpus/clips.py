@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from lalm.audio.decoding import AudioError
+from lalm.audio.asked import AudioError
 from lalm.audio.load import SAMPLE_RATE, load_audio
 from lalm.corpus import packages as debs
 from lalm.corpus.catalogue import SPLITS, Row, SoundClass, classes, split_of

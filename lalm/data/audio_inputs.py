@@ -7,15 +7,21 @@ from typing import TypeAlias
 import numpy as np
 from torch import Tensor
 
-from lalm.audio.load import SAMPLE_RATE
+from lalm.audio.load import SAMPLE_RATE, Account, Recording
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One decoded audio part: what was given and how long it is."""
+    """One decoded audio part: what was given, and the account of how it was read, if it was a recording."""
 
     name: str
     audio: np.ndarray  # (N,) float32 16 kHz
+    account: Account | None = None
+
+    @classmethod
+    def of(cls, recording: Recording) -> "Clip":
+        """A recording as a clip of its name."""
+        return cls(recording.account.name, recording.audio, recording.account)
 
     @property
     def seconds(self) -> float:

@@ -14,8 +14,9 @@ from typing import TypeAlias
 import numpy as np
 import soxr
 
-from lalm.audio.load import AUDIO_SUFFIXES, SAMPLE_RATE, load_audio
+from lalm.audio.load import AUDIO_SUFFIXES, SAMPLE_RATE
 from lalm.data.audio_inputs import CachedFrames, Clip
+from lalm.data.messages import part_recording
 from lalm.data.readers import open_samples
 from lalm.data.sample import AudioPart
 
@@ -57,7 +58,9 @@ class Augmentation:
     ) -> list[Clip | CachedFrames]:
         """Each clip changed by itself; ``other`` draws the audio (N,) of another training sample."""
         return [
-            Clip(clip.name, self._changed(clip.audio, rng, other)) if isinstance(clip, Clip) else clip
+            Clip(clip.name, self._changed(clip.audio, rng, other), clip.account)
+            if isinstance(clip, Clip)
+            else clip
             for clip in clips
         ]
 
@@ -79,9 +82,7 @@ class Augmentation:
             audio = add(audio, other(rng), snr_db, rng)
         if (snr_db := happens(self.noise_snr_db if self._noises else None)) is not None:
             part = self._noises[rng.integers(len(self._noises))]
-            noise = load_audio(
-                part["audio"], offset_s=part.get("offset_s", 0.0), duration_s=part.get("duration_s")
-            )
+            noise = part_recording(part).audio
             audio = add(audio, noise, snr_db, rng)
         if (gain_db := happens(self.gain_db)) is not None:
             audio = audio * np.float32(10 ** (gain_db / 20))

@@ -90,18 +90,25 @@ def _slam_llm(row: dict[str, Any]) -> dict[str, Any]:
 def _cut(row: dict[str, Any]) -> dict[str, Any]:
     """A Lhotse MonoCut whose recording is one file; the supervisions' texts, in their order, are the answer.
 
-    Cuts that are mixed, padded, made at run time or have several channels are refused:
+    The cut's channel is the one that is heard. Cuts that are mixed, padded, made at run time or have several
+    channels at once are refused:
     ``CutSet.save_audios`` stores their audio as it is heard.
     """
     advice = "store the cuts' audio with CutSet.save_audios"
     if row.get("type", "MonoCut") != "MonoCut":
         raise SampleError(f"a cut of type {row['type']} cannot be read from its files: {advice}")
     recording = json_object(row["recording"], "recording")
-    sources = json_list(recording.get("sources", []), "recording.sources")
-    source = json_object(sources[0], "recording.sources[0]") if len(sources) == 1 else {}
-    if source.get("type") != "file" or len(source.get("channels", [0])) != 1 or recording.get("transforms"):
-        raise SampleError(f"the cut's recording is not one file of one channel as it lies there: {advice}")
+    sources = [
+        json_object(source, f"recording.sources[{number}]")
+        for number, source in enumerate(json_list(recording.get("sources", []), "recording.sources"))
+    ]
+    number = row.get("channel", sources[0].get("channels", [0])[0] if len(sources) == 1 else 0)
+    source = next((s for s in sources if number in json_list(s.get("channels", [0]), "channels")), {})
+    if source.get("type") != "file" or recording.get("transforms"):
+        raise SampleError(f"the cut's recording is not a file with its channel as it lies there: {advice}")
     audio: dict[str, Any] = {"type": "audio", "audio": json_text(source.get("source"), "source")}
+    channels = source.get("channels", [0])
+    audio |= {"channel": channels.index(number)} if len(channels) > 1 else {}
     start_s = json_seconds(row["start"], "start")
     audio |= {"offset_s": start_s} if start_s else {}
     if "duration" in row:

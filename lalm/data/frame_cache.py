@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lalm.audio import archives
-from lalm.audio.load import SAMPLE_RATE, load_audio
+from lalm.audio.load import SAMPLE_RATE
+from lalm.data.messages import part_choice, part_recording
 from lalm.data.sample import AudioPart
 from lalm.errors import LalmError
 
@@ -58,7 +59,7 @@ def clip_key(part: AudioPart) -> str:
         if isinstance(source, np.ndarray):
             raw = source.tobytes() + str(part.get("rate")).encode()
         digest = hashlib.sha256(raw).hexdigest()[:32]
-    return f"{digest}-{part.get('offset_s', 0.0)}-{part.get('duration_s')}"
+    return f"{digest}-{part_choice(part)}"
 
 
 def encoder_identity(encoder: nn.Module) -> str:
@@ -252,12 +253,7 @@ class FrameCache:
         pool = []
         for key, part in missing.items():
             try:
-                audio = load_audio(
-                    part["audio"],
-                    rate=part.get("rate"),
-                    offset_s=part.get("offset_s", 0.0),
-                    duration_s=part.get("duration_s"),
-                )
+                audio = part_recording(part).audio
             except ValueError as error:
                 if failed is None:
                     raise

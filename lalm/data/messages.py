@@ -12,18 +12,19 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 import numpy as np
 import soundfile
 
-from lalm.audio.load import SAMPLE_RATE, AudioSource, load_audio
+from lalm.audio.load import SAMPLE_RATE, AudioSource, Recording, read_recording
 from lalm.errors import LalmError
 
 _PART_KEYS = {
     "text": ("type", "text"),
-    "audio": ("type", "audio", "offset_s", "duration_s"),
+    "audio": ("type", "audio", "offset_s", "duration_s", "channel", "track", "lenient"),
     "image": ("type", "image"),
     "video": ("type", "video"),
 }
@@ -39,13 +40,21 @@ class TextPart(TypedDict):
 
 
 class AudioPart(TypedDict):
-    """One audio in a message; ``rate`` (Hz) belongs to arrays, the other two (s) select a part of it."""
+    """One audio in a message: ``rate`` (Hz) belongs to arrays, ``offset_s`` and ``duration_s`` select a part.
+
+    ``channel`` and ``track``, from 0, hear one channel or another track than the default; ``lenient`` hears
+    what can be heard of a damaged file. ``name`` is how replies call it.
+    """
 
     type: Literal["audio"]
     audio: AudioSource
     rate: NotRequired[int]
     offset_s: NotRequired[float]
     duration_s: NotRequired[float]
+    channel: NotRequired[int]
+    track: NotRequired[int]
+    lenient: NotRequired[bool]
+    name: NotRequired[str]
 
 
 class ImagePart(TypedDict):
@@ -72,6 +81,29 @@ def message_text(message: Message) -> str:
     if isinstance(content, str):
         return content
     return "\n".join(part["text"] for part in content if part["type"] == "text")
+
+
+def part_recording(part: AudioPart) -> Recording:
+    """Decode what an audio part asks for. Raises AudioError naming the source."""
+    recording = read_recording(
+        part["audio"],
+        rate=part.get("rate"),
+        offset_s=part.get("offset_s", 0.0),
+        duration_s=part.get("duration_s"),
+        channel=part.get("channel"),
+        track=part.get("track"),
+        lenient=part.get("lenient", False),
+    )
+    name = part.get("name")
+    return replace(recording, account=replace(recording.account, name=name)) if name else recording
+
+
+def part_choice(part: AudioPart) -> str:
+    """What of its recording a part chooses, as text that is the same for the same choice only."""
+    others = "".join(
+        f"-{name}={part[name]}" for name in ("channel", "track", "lenient") if part.get(name) is not None
+    )
+    return f"{part.get('offset_s', 0.0)}-{part.get('duration_s')}{others}"
 
 
 def message_from_json(obj: object, where: str, folder: Path | None) -> Message:
@@ -104,6 +136,12 @@ def _part_from_json(obj: object, where: str, folder: Path | None) -> Part:
     for name in ("offset_s", "duration_s"):
         if name in part:
             part[name] = json_seconds(part[name], f"{where} {name}")
+    for name in ("channel", "track"):
+        number = part.get(name, 0)
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            raise SampleError(f"{where} {name} must be a whole number from 0 on, not {json.dumps(number)}")
+    if not isinstance(part.get("lenient", False), bool):
+        raise SampleError(f"{where} lenient must be true or false, not {json_kind(part['lenient'])}")
     return part
 
 
@@ -248,12 +286,7 @@ def message_to_openai(message: Message) -> dict[str, Any]:
         if part["type"] == "text":
             parts.append({**part})
         elif part["type"] == "audio":
-            audio = load_audio(
-                part["audio"],
-                rate=part.get("rate"),
-                offset_s=part.get("offset_s", 0.0),
-                duration_s=part.get("duration_s"),
-            )
+            audio = part_recording(part).audio
             file = io.BytesIO()
             soundfile.write(file, np.clip(audio, -1, 1), SAMPLE_RATE, format="WAV", subtype="PCM_16")
             data = base64.b64encode(file.getvalue()).decode()

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lalm.audio.load import SAMPLE_RATE, audio_name, load_audio
+from lalm.audio.load import SAMPLE_RATE, audio_name
+from lalm.data.messages import part_recording
 from lalm.data.mixture import audio_seconds, text_tokens
 from lalm.data.readers import Samples, open_samples
 from lalm.data.sample import AudioPart, Sample
@@ -132,9 +133,9 @@ def _seconds(part: AudioPart, decode: bool) -> float:
     """Seconds of an audio part; decoded, they are checked against the duration it asks for."""
     if not decode:
         return audio_seconds(part)
-    offset_s, wanted_s = part.get("offset_s", 0.0), part.get("duration_s")
-    audio = load_audio(part["audio"], rate=part.get("rate"), offset_s=offset_s, duration_s=wanted_s)
-    seconds, name = len(audio) / SAMPLE_RATE, audio_name(part["audio"])
+    wanted_s = part.get("duration_s")
+    recording = part_recording(part)
+    seconds, name = len(recording.audio) / SAMPLE_RATE, audio_name(part["audio"])
     if seconds < SHORTEST_S:
         raise ValueError(f"{name}: {seconds:.3f} s is too short to hear anything")
     if wanted_s is not None and seconds < wanted_s - MISSING_S:

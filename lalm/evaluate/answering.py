@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from lalm.audio.load import SAMPLE_RATE, load_audio
-from lalm.data.messages import message_to_openai
+from lalm.audio.load import SAMPLE_RATE
+from lalm.data.messages import message_to_openai, part_recording
 from lalm.data.sample import Sample
 from lalm.evaluate.perplexity import answer_nll
 from lalm.inference.engine import Engine, Options, Reply
@@ -279,15 +279,7 @@ def _plain(message: Any) -> Any:
 def _given(sample: Sample) -> tuple[float, ...]:
     return tuple(
         round(
-            len(
-                load_audio(
-                    part["audio"],
-                    rate=part.get("rate"),
-                    offset_s=part.get("offset_s", 0.0),
-                    duration_s=part.get("duration_s"),
-                )
-            )
-            / SAMPLE_RATE,
+            len(part_recording(part).audio) / SAMPLE_RATE,
             3,
         )
         for part in sample.audios

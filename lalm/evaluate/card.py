@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lalm.data.messages import part_choice
 from lalm.data.sample import Sample
 from lalm.evaluate.answering import Answerer, Endpoint, Local, Seeing
 from lalm.evaluate.controls import asked, recording_of
@@ -136,7 +137,7 @@ def _item(sample: Sample) -> bytes:
 
 
 def _audio(part: Any) -> bytes:
-    source, place = part["audio"], f" {part.get('offset_s')} {part.get('duration_s')}".encode()
+    source, place = part["audio"], f" {part_choice(part)}".encode()
     if isinstance(source, np.ndarray):
         return hashlib.sha256(source.tobytes()).digest() + place
     if isinstance(source, bytes):

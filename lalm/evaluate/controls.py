@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lalm.audio.load import SAMPLE_RATE, load_audio
+from lalm.audio.load import SAMPLE_RATE
+from lalm.data.messages import part_recording
 from lalm.data.sample import AudioPart, Sample
 from lalm.errors import LalmError
 from lalm.evaluate.task import Task, brings_instruction, put
@@ -69,12 +70,7 @@ def recording_of(sample: Sample) -> str:
 
 
 def _silence(part: AudioPart) -> dict[str, Any]:
-    audio = load_audio(
-        part["audio"],
-        rate=part.get("rate"),
-        offset_s=part.get("offset_s", 0.0),
-        duration_s=part.get("duration_s"),
-    )
+    audio = part_recording(part).audio
     return {
         "type": "audio",
         "audio": np.broadcast_to(np.float32(0), audio.shape),

@@ -14,7 +14,8 @@ import numpy as np
 import soundfile
 from jinja2 import Environment, StrictUndefined
 
-from lalm.audio.load import SAMPLE_RATE, audio_name, load_audio
+from lalm.audio.load import SAMPLE_RATE, audio_name
+from lalm.data.messages import part_recording
 from lalm.data.sample import Sample
 from lalm.evaluate.answering import Key, Said
 from lalm.evaluate.controls import AUDIO
@@ -187,12 +188,7 @@ def _worst(scored: Scored, shown: Sequence[Sample]) -> list[dict[str, Any]]:
 
 
 def _clip(part: Any) -> dict[str, Any]:
-    audio = load_audio(
-        part["audio"],
-        rate=part.get("rate"),
-        offset_s=part.get("offset_s", 0.0),
-        duration_s=part.get("duration_s"),
-    )
+    audio = part_recording(part).audio
     seconds, kept = len(audio) / SAMPLE_RATE, audio[: int(LONGEST_S * SAMPLE_RATE)]
     file = io.BytesIO()
     soundfile.write(file, np.clip(kept, -1, 1), SAMPLE_RATE, format="MP3")

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from lalm.audio.load import AudioSource
 from lalm.data.sample import ask
 from lalm.inference.engine import Engine, Options
 from lalm.inference.times import read_ranges
@@ -26,7 +26,7 @@ class Found:
     said_none: bool
 
 
-def detect(engine: Engine, clip: str | Path, sounds: Sequence[str]) -> list[Found]:
+def detect(engine: Engine, clip: AudioSource, sounds: Sequence[str]) -> list[Found]:
     """Ask for each of the sounds. Raises AudioError for a recording that cannot be read."""
     replies = engine.reply([ask([clip], question(sound)) for sound in sounds], Options(ANSWER_TOKENS))
     return [

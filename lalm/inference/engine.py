@@ -7,9 +7,9 @@ seconds of each clip were given and heard, and how long it took.
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from transformers import (
 
 from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
+from lalm.inference.reply import Heard as Heard
+from lalm.inference.reply import Reply as Reply
 from lalm.models.answer_end import answer_ends
 from lalm.models.load import load_model
 from lalm.models.lora import set_lora_scale
@@ -75,30 +77,6 @@ class Options:
             raise ValueError(f"lora_scale must be 0 or more, not {self.lora_scale}")
 
 
-@dataclass(frozen=True)
-class Heard:
-    """One clip of a question: its length, and how much of it reached the LLM."""
-
-    name: str
-    seconds_given: float
-    seconds_heard: float
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer. Times run from the start of its batch, decoding of the audio included.
-
-    ``tokens_per_s`` counts this answer's tokens after the first over the time they took.
-    """
-
-    text: str
-    heard: tuple[Heard, ...]
-    first_token_s: float
-    total_s: float
-    tokens_per_s: float
-    num_tokens: int
-
-
 class Engine:
     """A loaded model that answers samples.
 
@@ -126,25 +104,52 @@ class Engine:
         opened, processor = load_model(folder, dtype=pick_dtype(place), device=place)
         return cls(opened, processor, folder.resolve().name)
 
-    def reply(self, samples: Sequence[Sample], options: Options | None = None) -> list[Reply]:
+    @overload
+    def reply(self, samples: Sequence[Sample], options: Options | None = None) -> list[Reply]: ...
+    @overload
+    def reply(
+        self, samples: Sequence[Sample], options: Options | None = None, *, errors: Literal["return"]
+    ) -> list[Reply | ValueError]: ...
+    def reply(
+        self,
+        samples: Sequence[Sample],
+        options: Options | None = None,
+        *,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> Any:
         """Answer every sample, in the given order; audio is decoded and batched by length.
 
         Raises AudioError for audio that cannot be used and ValueError for a question that is longer than
-        the model's window, or a LoRA scale for a model without LoRA.
+        the model's window, or a LoRA scale for a model without LoRA. With ``errors="return"`` the error
+        stands in the place of that sample's reply, and the others are answered.
         """
-        options = options or Options()
-        replies: dict[int, Reply] = {}
+        options, kept = options or Options(), errors == "return"
+        replies: dict[int, Reply | ValueError] = {}
         for start in range(0, len(samples), POOL_SIZE):
-            pool = [
-                (i, self._prepare(samples[i])) for i in range(start, min(start + POOL_SIZE, len(samples)))
-            ]
+            pool = []
+            for i in range(start, min(start + POOL_SIZE, len(samples))):
+                try:
+                    pool.append((i, self._prepare(samples[i])))
+                except ValueError as error:
+                    replies[i] = _kept(error, kept)
             pool.sort(key=lambda item: item[1].seconds, reverse=True)
             # Beams that are drawn share one generator, so each sample has them to itself.
             alone = options.beams > 1 and options.temperature > 0
             for batch in ([item] for item in pool) if alone else _batches(pool):
-                answers = self._answer([question for _, question in batch], options)
-                replies |= zip([i for i, _ in batch], answers, strict=True)
+                replies |= self._answer_or_fail(batch, options, kept)
         return [replies[i] for i in range(len(samples))]
+
+    def _answer_or_fail(
+        self, batch: Sequence[tuple[int, "_Question"]], options: Options, kept: bool
+    ) -> dict[int, Reply | ValueError]:
+        """Replies by number; where one question spoils the batch and errors are kept, each by itself."""
+        try:
+            answers = self._answer([question for _, question in batch], options)
+            return dict(zip([i for i, _ in batch], answers, strict=True))
+        except ValueError as error:
+            if not kept or len(batch) == 1:
+                return {i: _kept(error, kept) for i, _ in batch}
+        return {i: r for item in batch for i, r in self._answer_or_fail([item], options, kept).items()}
 
     def stream(
         self, sample: Sample, options: Options | None = None, prefix_cache: PrefixCache | None = None
@@ -188,9 +193,12 @@ class Engine:
 
     def heard_of(self, clips: Sequence[Clip]) -> tuple[Heard, ...]:
         """The same of clips that are decoded already."""
-        return tuple(
-            Heard(clip.name, clip.seconds, self.processor.seconds_heard(len(clip.audio))) for clip in clips
-        )
+        found = []
+        for clip in clips:
+            heard_s = self.processor.seconds_heard(len(clip.audio))
+            account = replace(clip.account, heard_s=heard_s) if clip.account else None
+            found.append(Heard(clip.name, clip.seconds, heard_s, account))
+        return tuple(found)
 
     def _prepare(self, sample: Sample) -> "_Question":
         began = time.perf_counter()
@@ -293,6 +301,13 @@ class Engine:
 
     def _gpus(self) -> list[int]:
         return [self.model.device.index or 0] if self.model.device.type == "cuda" else []
+
+
+def _kept(error: ValueError, kept: bool) -> ValueError:
+    """The error itself where errors are kept; else it is raised."""
+    if not kept:
+        raise error
+    return error
 
 
 def pick_device(name: str | None) -> torch.device:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lalm.audio.load import AUDIO_SUFFIXES, load_audio
+from lalm.audio.load import AUDIO_SUFFIXES, AudioSource, read_recording
 from lalm.data.episode import Labelled, episode
 from lalm.data.sample import Sample
 from lalm.inference.engine import Engine, Options
@@ -66,7 +66,7 @@ def labelled_folder(folder: Path, shots: int, seed: int = 0) -> list[Labelled]:
 def classify(
     engine: Engine,
     supports: Sequence[Labelled],
-    clip: str | Path,
+    clip: AudioSource,
     *,
     how: How = "likelihood",
     orders: int = 1,
@@ -79,9 +79,9 @@ def classify(
     ``lalm.evaluate.metrics.embeddings.SentenceEncoder``) reads answers that name no label by the
     nearest label.
     """
-    load_audio(clip, max_s=3600.0)
+    recording = read_recording(clip, max_s=3600.0)
     labels = tuple(dict.fromkeys(support.label for support in supports))
-    query = Labelled({"type": "audio", "audio": str(clip)}, labels[0], str(clip))
+    query = Labelled({"type": "audio", "audio": recording}, labels[0], recording.account.name)
     rng = np.random.default_rng(seed)
     asked: list[Sample] = []
     for number in range(orders):

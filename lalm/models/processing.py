@@ -23,8 +23,9 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from lalm.audio.load import SAMPLE_RATE, audio_name, load_audio
+from lalm.audio.load import SAMPLE_RATE
 from lalm.data.audio_inputs import CachedFrames, Clip
+from lalm.data.messages import part_recording
 from lalm.data.sample import Sample
 from lalm.models.conditioning import instructions, tokenised
 from lalm.models.config import AudioLMConfig
@@ -178,18 +179,7 @@ class AudioLMProcessor(ProcessorMixin):
     @staticmethod
     def clips(sample: Sample) -> list[Clip]:
         """Decode the sample's audios, in reading order. Raises AudioError naming the clip."""
-        return [
-            Clip(
-                str(part.get("name") or audio_name(part["audio"])),
-                load_audio(
-                    part["audio"],
-                    rate=part.get("rate"),
-                    offset_s=part.get("offset_s", 0.0),
-                    duration_s=part.get("duration_s"),
-                ),
-            )
-            for part in sample.audios
-        ]
+        return [Clip.of(part_recording(part)) for part in sample.audios]
 
     def batch(
         self,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import anyio
 from starlette.requests import Request
 
-from lalm.audio.load import AudioError, AudioSource, load_audio
+from lalm.audio.load import AudioError, AudioSource, read_recording
 from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
@@ -150,14 +150,7 @@ class AsyncEngine:
 
     def audio_heard(self, clips: Sequence[Clip]) -> list[dict[str, Any]]:
         """Seconds given and seconds heard of each clip, rounded to milliseconds."""
-        return [
-            {
-                "name": heard.name,
-                "seconds_given": round(heard.seconds_given, 3),
-                "seconds_heard": round(heard.seconds_heard, 3),
-            }
-            for heard in self.engine.heard_of(clips)
-        ]
+        return [heard.to_json() for heard in self.engine.heard_of(clips)]
 
 
 def new_id(kind: str) -> str:
@@ -191,6 +184,8 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
 
 def _decode(source: AudioSource, number: int, limit_s: float) -> Clip:
     try:
-        return Clip(f"audio {number}", load_audio(source, max_s=limit_s))
+        recording = read_recording(source, max_s=limit_s)
+        name = f"audio {number}"
+        return Clip(name, recording.audio, replace(recording.account, name=name))
     except AudioError as error:
         raise AudioError(f"audio {number}: {error}") from None

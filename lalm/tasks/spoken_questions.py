@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 
 from lalm.audio.load import SAMPLE_RATE, load_audio
+from lalm.data.messages import part_recording
 from lalm.data.sample import Message, Sample, message_text, read_manifest, write_manifest
 from lalm.tasks.sources import SourceError, opened
 
@@ -65,12 +66,7 @@ def _spoken(manifest: Path, folder: Path, voices: Sequence[str], seed: int) -> I
         voice = voices[digest % len(voices)]
         stretch = round(FASTEST + (SLOWEST - FASTEST) * (digest // 1000 % 7) / 6, 2)  # few: they are kept
         part = prompt.audios[0]
-        sound = load_audio(
-            part["audio"],
-            rate=part.get("rate"),
-            offset_s=part.get("offset_s", 0.0),
-            duration_s=part.get("duration_s"),
-        )
+        sound = part_recording(part).audio
         file = folder / f"{hashlib.sha256(f'{place} {name} {voice}'.encode()).hexdigest()[:20]}.flac"
         whole = np.concatenate([sound, np.zeros(int(PAUSE_S * SAMPLE_RATE)), speech(voice, stretch, text)])
         soundfile.write(file, np.clip(whole, -1.0, 1.0), SAMPLE_RATE)

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import soxr
 
-from lalm.audio import load as audio_module
+from lalm.audio import sources
 from lalm.audio.load import SAMPLE_RATE, AudioError, audio_name, load_audio, seconds
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -365,8 +365,8 @@ def test_limits(clip: np.ndarray, tmp_path: Path) -> None:
     assert refused(np.zeros(7_200_000), rate=1_000, max_s=3_600) == (
         "the array is 7200 s long; the limit is 3600 s"
     )
-    packed(clip, tmp_path / "a.aac", "aac")  # states no length: found out while decoding
-    assert refused(tmp_path / "a.aac", max_s=2).endswith("a.aac is more than 2 s long; the limit is 2 s")
+    packed(clip, tmp_path / "a.aac", "aac")  # states no length: its frames are counted
+    assert refused(tmp_path / "a.aac", max_s=2).endswith("a.aac is 4.04 s long; the limit is 2 s")
 
 
 def test_offsets(clip: np.ndarray, tmp_path: Path) -> None:
@@ -402,7 +402,7 @@ def test_urls() -> None:
 
 
 def test_piped_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio_module, "MAX_PIPED_BYTES", 1 << 20)
+    monkeypatch.setattr(sources, "MAX_PIPED_BYTES", 1 << 20)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(bytes(3 << 20))))
     assert refused("-").startswith("stdin is more than")
 

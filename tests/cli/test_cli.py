@@ -155,7 +155,9 @@ def test_ask_json_tells_seconds_and_times(lalm, model, tmp_path):
     assert set(answer) == {"answer", "model", "audio", "timing"}
     assert answer["model"] == "tiny"
     assert [clip["name"] for clip in answer["audio"]] == ["horse.ogg", "long.wav"]
-    assert answer["audio"][1] == {"name": "long.wav", "seconds_given": 40.0, "seconds_heard": 40.0}
+    heard = answer["audio"][1]
+    assert (heard["name"], heard["seconds_given"], heard["seconds_heard"]) == ("long.wav", 40.0, 40.0)
+    assert heard["account"]["decoded_s"] == heard["account"]["heard_s"] == 40.0
     assert set(answer["timing"]) == {"first_token_s", "total_s", "tokens_per_s"}
     assert all(value > 0 for value in answer["timing"].values())
 

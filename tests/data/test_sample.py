@@ -179,7 +179,8 @@ def test_manifest_lines(tmp_path: Path) -> None:
         (user("dog.ogg"), "message 1 part 1 must be a JSON object, not a string"),
         (
             user({"type": "audio", "place": "x"}),
-            "message 1 part 1 has the unknown key 'place'; keys are type, audio, offset_s, duration_s",
+            "message 1 part 1 has the unknown key 'place'; keys are type, audio, offset_s, duration_s, "
+            "channel, track, lenient",
         ),
         (user({"type": "audio"}), "message 1 part 1 has no audio"),
         (user({**AUDIO, "audio": 5}), "message 1 part 1 audio must be a string, not a number"),

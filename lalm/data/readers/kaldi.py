@@ -1,13 +1,15 @@
 """Reads Kaldi data folders: ``wav.scp``, ``text``, and optionally ``segments``, ``utt2lang``, ``utt2spk``.
 
-    wav.scp    RECORDING PATH              segments   UTTERANCE RECORDING START_S END_S
+    wav.scp    RECORDING PATH              segments   UTTERANCE RECORDING START_S END_S [CHANNEL]
     text       UTTERANCE WORDS...          utt2lang   UTTERANCE LANGUAGE
 
+Recordings that are the sides of one file have them in ``reco2file_and_channel`` (RECORDING FILE A).
 A row is a line of ``text`` (without it: of segments or wav.scp). Relative paths start from the folder.
 Commands (``sox ... |``) are never run and archives (``x.ark:123``) not read: such a row is refused.
 """
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ class Kaldi(Samples):
         self.folder = folder
         self._recordings = _table(folder / "wav.scp")
         self._segments = _table(folder / "segments")
+        self._sides = _table(folder / "reco2file_and_channel")
+        self._uses = Counter(self._recordings.values()) if self._sides else Counter()
         self._about = {
             "language": _table(folder / "utt2lang"),
             "speaker": _table(folder / "utt2spk"),
@@ -51,7 +55,7 @@ class Kaldi(Samples):
         recording = name
         if self._segments:
             fields = self._segments.get(name, "").split()
-            if len(fields) != 3:
+            if len(fields) not in (3, 4):
                 raise ReaderError("segments has no 'RECORDING START END' for it")
             recording = fields[0]
             try:
@@ -70,7 +74,22 @@ class Kaldi(Samples):
             raise ReaderError(f"wav.scp gives a command for {recording}; write its output to a file")
         if re.search(r"\.ark:\d+$", path):
             raise ReaderError(f"wav.scp points into an archive for {recording}; write it out as a file")
-        return {"audio": path, **part}
+        side = fields[3] if self._segments and len(fields) == 4 else self._side(recording, path)
+        return {"audio": path, **part, **({"channel": _channel(side)} if side else {})}
+
+    def _side(self, recording: str, path: str) -> str:
+        """A or B (or a number) for a recording that shares its file with another; else nothing."""
+        said = self._sides.get(recording, "").split()
+        return said[1] if len(said) == 2 and self._uses[path] > 1 else ""
+
+
+def _channel(side: str) -> int:
+    """The channel, from 0, that Kaldi calls A, B, ... or by its number."""
+    if re.fullmatch(r"[A-Za-z]", side):
+        return ord(side.upper()) - ord("A")
+    if not side.isdecimal():
+        raise ReaderError(f"its channel is {side!r}, which is neither a letter nor a number")
+    return int(side)
 
 
 def _table(path: Path) -> dict[str, str]:

@@ -48,7 +48,7 @@ class Shar(Samples):
         member = next((m for m in _candidates(name) if m in inside), None)
         if member is None:
             raise ReaderError(f"{self.place(number)}: {tars[0].name} has no audio called {name}")
-        source = {"type": "file", "channels": [0], "source": f"{tars[0].name}/{member}"}
+        source = {"type": "file", "channels": [cut.get("channel", 0)], "source": f"{tars[0].name}/{member}"}
         recording = {**cut["recording"], "sources": [source]}
         return {**cut, "recording": recording, "start": 0.0}  # a shard holds just the cut's own audio
 

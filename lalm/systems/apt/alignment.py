@@ -26,6 +26,7 @@ from torch.nn.functional import cross_entropy, linear, normalize
 from transformers import BatchFeature
 
 from lalm.data.audio_inputs import CachedFrames, Clip
+from lalm.data.messages import part_choice
 from lalm.data.sample import Sample
 from lalm.models.modeling import IGNORE_INDEX
 from lalm.models.processing import AudioLMProcessor, pad_audio
@@ -248,7 +249,7 @@ def _clip_key(sample: Sample) -> int:
     (part,) = sample.audios
     source = part["audio"]
     name = source if isinstance(source, bytes) else str(source).encode()
-    return _key(f"{hashlib.sha256(name).hexdigest()} {part.get('offset_s')} {part.get('duration_s')}")
+    return _key(f"{hashlib.sha256(name).hexdigest()} {part_choice(part)}")
 
 
 def _words(caption: str) -> str:

@@ -1,0 +1,230 @@
+"""Blocks of samples from a track of any container that FFmpeg reads (through PyAV)."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import av
+
+from lalm.audio.asked import ROUNDING_S, TOLERANCE_S, Asked, AudioError, shown_s
+from lalm.audio.blocks import Array, Blocks, as_float
+from lalm.audio.mp4_boxes import Movie, movie
+from lalm.audio.webm_elements import breaks_off
+from lalm.audio.windows import read_at
+
+# Containers ffmpeg may open: media only, so that a playlist can never make it open other files or sites.
+_CONTAINERS = (
+    "mov,matroska,aac,mp3,ogg,flac,wav,w64,aiff,au,caf,asf,avi,flv,mpegts,mpeg,ac3,eac3,amr,wv,tta,ape,voc,rm"
+)
+_STATED_LENGTH = ("mov", "matroska", "asf", "avi", "flv", "wv", "tta", "ape", "voc")  # believed
+_CODEC_SLACK_S = 0.25  # codec delay that a stated length may include
+_SEEKABLE = ("mov", "matroska")  # whose time stamps can be trusted
+_TIMED = ("mov", "matroska", "mpegts", "flv")  # whose time stamps tell of missing pieces
+_GAP_S = 0.25
+_MOST_ERRORS = 1_000
+
+
+def ffmpeg_blocks(file: BinaryIO, asked: Asked) -> Blocks:
+    """(rate, (n, C) float32) blocks of the asked part of one track."""
+    head = read_at(file, 0, 12)
+    index = movie(file) if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") else None
+    file.seek(0)
+    try:
+        container = av.open(
+            file,
+            options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"},
+            metadata_errors="replace",
+        )
+    except (av.error.FFmpegError, ValueError, OverflowError):
+        if head[4:8] == b"ftyp":
+            raise AudioError(
+                f"{asked.place} is truncated: the index of its MP4 container is missing"
+            ) from None
+        raise AudioError(f"{asked.place} is not audio, or in a format that cannot be read") from None
+    with container:
+        track = _chosen(container, asked)
+        yield from _track_blocks(container, track, asked, index)
+    if container.format.name.startswith("matroska") and breaks_off(file):
+        asked.found.note("it breaks off in the midst of a block, and may have been longer")
+
+
+def _chosen(container: Any, asked: Asked) -> Any:
+    """The asked track, or the one that players take: marked as default, no comment, the first."""
+    tracks = list(container.streams.audio)
+    if not tracks:
+        raise AudioError(f"{asked.place} holds no audio track")
+    have = "1 audio track" if len(tracks) == 1 else f"{len(tracks)} audio tracks"
+    if asked.track is not None and asked.track >= len(tracks):
+        raise AudioError(f"{asked.place} has {have}, counted from 0: there is no track {asked.track}")
+    best = min(range(len(tracks)), key=lambda i: _rank(tracks[i]))
+    number = best if asked.track is None else asked.track
+    found, track = asked.found, tracks[number]
+    found.container = container.format.name.split(",")[0]
+    found.codec = track.codec_context.name if track.codec_context else "unknown"
+    found.track, found.num_tracks = number, len(tracks)
+    if len(tracks) > 1 and asked.track is None:
+        found.note(f"it has {have}, of which track {number} is heard; track= chooses another")
+    if track.codec_context is None:
+        raise AudioError(f"{asked.place} is in a codec that cannot be decoded")
+    return track
+
+
+def _rank(track: Any) -> tuple[bool, bool]:
+    kind = av.stream.Disposition
+    aside = kind.comment | kind.hearing_impaired | kind.visual_impaired | kind.karaoke
+    return bool(track.disposition & aside), not track.disposition & kind.default
+
+
+def _track_blocks(container: Any, track: Any, asked: Asked, index: Movie | None) -> Blocks:
+    name = container.format.name
+    promised_s = _stated_length_s(container, track) if name.startswith(_STATED_LENGTH) else None
+    if promised_s:
+        asked.found.declared_s = promised_s
+        asked.check_length(promised_s)
+    asked.found.starts_s = _late_s(container, track)
+    start_s = float((track.start_time or 0) * track.time_base)
+    if track.codec_context.name == "flac":
+        track.codec_context.options = {"err_detect": "crccheck+explode"}
+    seeking = name.startswith(_SEEKABLE) and asked.offset_s > 1
+    if seeking:  # one second early, for decoders that need a run-up
+        container.seek(int((start_s + asked.offset_s - 1) / track.time_base), stream=track)
+    reader = _Reader(asked, start_s, promised_s, seeking, name)
+    yield from reader.blocks(container, track)
+    if reader.finished:
+        return
+    if index is not None:
+        index.compare(asked, track, reader.at_s)
+    if promised_s:
+        slack_s = _CODEC_SLACK_S if name.startswith(("mov", "asf", "flv", "avi", "matroska")) else TOLERANCE_S
+        asked.compare(reader.at_s, promised_s, slack_s)
+    if asked.offset_s and not reader.heard:
+        asked.check_length(reader.at_s)
+
+
+class _Reader:
+    """Decodes packets one by one, and knows at which second of the track it is."""
+
+    def __init__(
+        self, asked: Asked, start_s: float, promised_s: float | None, seeking: bool, container: str
+    ) -> None:
+        self.asked, self.start_s, self.promised_s, self.seeking = asked, start_s, promised_s, seeking
+        self.exact_end = container.startswith("mov")
+        self.timed, self.counted = container.startswith(_TIMED), container == "flac"
+        self.at_s, self.heard, self.errors = 0.0, 0, 0
+        self.finished = False  # the asked part is complete, and the rest of the track was not looked at
+        self._stamps_s = 0.0  # what time stamps have jumped over so far
+        self._excess: list[tuple[int, Array]] = []
+
+    def blocks(self, container: Any, track: Any) -> Blocks:
+        for frame in self._frames(container, track):
+            rate = frame.sample_rate
+            self.asked.check_stream(rate, frame.layout.nb_channels)
+            self._look_at_time(frame)
+            block = _frame_array(frame)
+            skip = max(0, round((self.asked.offset_s - self.at_s) * rate))
+            before_s, self.at_s = self.at_s, self.at_s + len(block) / rate
+            wanted = self.asked.num_frames(rate) - self.heard
+            stop = int(min(len(block), skip + wanted))
+            limit = len(block)
+            if self.promised_s and self.exact_end:  # the last frame of a codec is longer than the sound in it
+                limit = min(limit, max(0, round((self.promised_s - before_s) * rate)))
+            if limit < stop:
+                self._excess.append((rate, block[max(skip, limit) : stop]))
+            kept = block[skip : min(stop, limit)]
+            self.heard += max(0, stop - skip)
+            if len(kept):
+                yield rate, kept
+            if skip + wanted <= len(block):
+                self.finished = True
+                break
+        over_s = self.at_s - (self.promised_s or self.at_s)
+        if self._excess and over_s > TOLERANCE_S:
+            yield from self._excess
+        elif self.promised_s and self.exact_end:
+            self.at_s = min(self.at_s, self.promised_s) if over_s > 0 else self.at_s
+
+    def _frames(self, container: Any, track: Any) -> Iterator[Any]:
+        """Decoded frames; what cannot be decoded is damage."""
+        packets = container.demux(track)
+        while True:
+            try:
+                packet = next(packets)
+                if packet.is_corrupt:
+                    self._damaged()
+                frames = packet.decode()
+                if self.counted and packet.size and not frames:
+                    self._damaged()
+                yield from frames
+            except StopIteration:
+                return
+            except av.error.EOFError:
+                return
+            except (av.error.FFmpegError, ValueError, OverflowError) as error:
+                if isinstance(error, AudioError):
+                    raise
+                if self.promised_s and self.at_s >= self.promised_s:
+                    continue  # all that was promised is there: what follows is no sound
+                self._damaged()
+
+    def _damaged(self) -> None:
+        self.errors += 1
+        self.asked.damaged(self.at_s)
+        if self.errors > _MOST_ERRORS:
+            raise AudioError(f"{self.asked.place} is damaged: next to nothing of it can be decoded")
+
+    def _look_at_time(self, frame: Any) -> None:
+        if frame.time is None:
+            return
+        time_s = frame.time - self.start_s
+        if self.seeking:
+            self.at_s, self.seeking = time_s, False
+        gap_s = time_s - self.at_s - self._stamps_s
+        if self.counted and gap_s > ROUNDING_S:
+            self._stamps_s += gap_s
+            what = "a frame is missing, or its checksum is wrong"
+            past = f"is damaged: it cannot be decoded past {shown_s(self.at_s)} s"
+            self.asked.hole(self.at_s, gap_s, what, past)
+        if self.timed and gap_s > _GAP_S and self.at_s < self.asked.end_s:
+            self._stamps_s += gap_s
+            self.asked.found.gap(self.at_s, gap_s)
+
+
+def _late_s(container: Any, track: Any) -> float:
+    """How long after the picture the sound begins, in seconds; 0 without a picture."""
+    pictures = [s for s in container.streams.video if s.start_time is not None]
+    if not pictures or track.start_time is None:
+        return 0.0
+    first = min(float(s.start_time * s.time_base) for s in pictures)
+    late_s = float(track.start_time * track.time_base) - first
+    return late_s if late_s > TOLERANCE_S else 0.0
+
+
+def _stated_length_s(container: Any, track: Any) -> float | None:
+    """Length in seconds that a container states for one track, if it does."""
+    if track.duration:
+        return float(track.duration * track.time_base)
+    if stated := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", track.metadata.get("DURATION", "")):
+        return int(stated[1]) * 3600 + int(stated[2]) * 60 + float(stated[3])
+    if container.duration and len(container.streams) == 1:
+        return float(container.duration / av.time_base)
+    return None
+
+
+def _frame_array(frame: Any) -> Array:
+    """(n, C) float32 samples of one decoded frame, planar or packed."""
+    values = frame.to_ndarray()
+    return as_float(values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels))
+
+
+def bare_blocks(codec: str, packets: Iterator[tuple[float, bytes]], asked: Asked) -> Iterator[Any]:
+    """Decoded frames of packets (seconds, bytes) that come without a container; damage is told."""
+    decoder: Any = av.CodecContext.create(codec, "r")
+    for at_s, data in packets:
+        try:
+            for frame in decoder.decode(av.Packet(data)):
+                yield at_s, frame.sample_rate, _frame_array(frame)
+        except (av.error.FFmpegError, ValueError):
+            asked.hole(
+                *(at_s, None, "cannot be decoded"),
+                f"is damaged or truncated: it cannot be decoded past {shown_s(at_s)} s",
+            )
