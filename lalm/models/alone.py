@@ -15,8 +15,9 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 
 from lalm.models.prefill import keeps_every_position
 
-# The two best logits are nearly tied when rounding could exchange them: the largest difference between a row
-# in a batch and alone that benchmarks/same_answer.py found, four times over.
+# The two best logits are nearly tied when rounding could exchange them. Measured between a row in a padded
+# batch and alone, margin of the two best: at most 1e-5 in float32 (Qwen2.5-Coder-0.5B, 45 positions), at most
+# 0.38, on average 0.06, in bfloat16 (SmolLM2-135M, 102 positions, a CPU without bfloat16 instructions).
 TOLERANCE = {torch.float32: 0.002, torch.bfloat16: 0.5, torch.float16: 0.1}
 
 
