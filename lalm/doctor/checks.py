@@ -30,7 +30,7 @@ QUESTIONS = (
     *("Where was this recorded?", "How many times is it heard?", "What comes first?", "Name the sound."),
     *("Is it loud or soft?", "Tell a short story about it.", "Is it music? Say yes or no.", "Why?"),
 )
-ANSWERS_S = 60.0
+ANSWERS_S, ANSWER_TOKENS = 60.0, 16
 LONG_S = 75.0  # more than two windows of 30 s, the longest that any encoder here has
 END_S = 2.0
 # The share of the logits' spread that batching may change. Measured on the embedded model: 3e-6 in float32,
@@ -199,7 +199,7 @@ def _batch(engine: Engine, side: str) -> Check:
 
 def _replies(engine: Engine) -> Check:
     """Whole answers through the engine, in batches and alone: 96 questions, or as many as a minute allows."""
-    name, options, clips = "batch answers equal single ones", Options(max_new_tokens=16), _clips()
+    name, options, clips = "batch answers equal single ones", Options(max_new_tokens=ANSWER_TOKENS), _clips()
     began, asked, other = time.perf_counter(), 0, 0
     for question in QUESTIONS:
         rows = [ask([clip], question) for clip in clips]
