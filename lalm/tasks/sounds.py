@@ -36,8 +36,8 @@ def wavcaps(source: Source) -> Iterator[Sample]:
     """WavCaps: ``{"data": [{"id", "caption", "duration", ...}]}`` as on the Hub, or the list alone as in its
     repository; audio ``ID.flac``; long clips left out.
 
-    ``source.exclude`` is one of the authors' blacklists (``{"AudioSet": [ids], "FreeSound": [ids]}``): what is
-    in test sets. Its numbers count for FreeSound's file only (its rows have a ``file_name``, or its name has
+    ``source.exclude`` is one of the authors' blacklists (``{"AudioSet": [ids], "FreeSound": [ids]}``): what
+    is in test sets. Its numbers count for FreeSound's file only (its rows have a ``file_name``, or its name has
     "fsd"), since the BBC's and SoundBible's clips have numbers too.
     """
     whole = read_json(source.path)
