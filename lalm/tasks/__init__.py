@@ -115,8 +115,8 @@ def build(
     With ``splits`` only samples of one of these are kept. ``join`` puts the clips of a sample into one
     recording, as the released SALMONN heard pairs (``lalm.tasks.joining``). ``every`` makes a sample of every
     reference (the five captions of a clip), to learn from; else they stay together, to test with. Samples
-    whose audio file is not there are left out and counted. Raises a ValueError for a corpus that is not laid out as told, or when no
-    audio at all is found.
+    whose audio file is not there are left out and counted. Raises a ValueError for a corpus that is not laid
+    out as told, or when no audio at all is found.
     Example: ``build("asr", Source(Path("LibriSpeech/dev-clean")), Path("asr.jsonl"))``.
     """
     layouts = READERS[task]

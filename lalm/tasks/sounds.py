@@ -37,8 +37,8 @@ def wavcaps(source: Source) -> Iterator[Sample]:
     repository; audio ``ID.flac``; long clips left out.
 
     ``source.exclude`` is one of the authors' blacklists (``{"AudioSet": [ids], "FreeSound": [ids]}``): what
-    is in test sets. Its numbers count for FreeSound's file only (its rows have a ``file_name``, or its name has
-    "fsd"), since the BBC's and SoundBible's clips have numbers too.
+    is in test sets. Its numbers count for FreeSound's file only (its rows have a ``file_name``, or its name
+    has "fsd"), since the BBC's and SoundBible's clips have numbers too.
     """
     whole = read_json(source.path)
     rows = whole.get("data") if isinstance(whole, dict) else whole
