@@ -99,11 +99,12 @@ def respond(
     """Write ``out``, a manifest whose targets are the LLM's replies; the caption stays in ``references``.
 
     The captions of a row are its references, or else its assistant text; each one gets its own reply. Rows
-    that ask something, such as Clotho-AQA's, are refused: their answers are no captions. ``writer``
-    answers (None in caption mode, which needs no LLM). ``shard`` "2/8" takes the second of eight parts. ``system`` (the
-    paper has none) is shown to the LLM and stays in the row. ``keep_mentioning`` drops replies without any
-    content word of the caption. Rows already in ``out`` are kept, so a killed run goes on where it stopped.
-    How the rows were made is written to ``<out>.json``, the ids of dropped replies to ``<out>.dropped``.
+    that ask something, such as Clotho-AQA's, are refused: their answers are no captions. ``writer`` answers
+    (None in caption mode, which needs no LLM). ``shard`` "2/8" takes the second of eight parts. ``system``
+    (the paper has none) is shown to the LLM and stays in the row. ``keep_mentioning`` drops replies without
+    any content word of the caption. Rows already in ``out`` are kept, so a killed run goes on where it
+    stopped. How the rows were made is written to ``<out>.json``, the ids of dropped replies to
+    ``<out>.dropped``.
 
     Raises ContinuationError for a manifest or option that does not fit, RowsError for an existing ``out``.
     """
