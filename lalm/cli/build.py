@@ -60,6 +60,13 @@ def corpus_task(
         bool,
         typer.Option("--join", help="Clips of a pair in one recording, as the released model heard them."),
     ] = False,
+    every: Annotated[
+        bool,
+        typer.Option("--every-reference", help="A sample for every caption of a clip, to learn from."),
+    ] = False,
+    exclude: Annotated[
+        Path | None, typer.Option(help="caption: WavCaps' list of clips that are in test sets (JSON).")
+    ] = None,
     ways: Annotated[int, typer.Option(min=2, help="few_shot: classes of an episode.")] = 4,
     shots: Annotated[int, typer.Option(min=1, help="few_shot: labelled clips of each class.")] = 1,
     episodes: Annotated[int, typer.Option(min=0, help="few_shot: how many (0: one a clip).")] = 0,
@@ -80,12 +87,15 @@ def corpus_task(
         raise ValueError(f"there is no '{source}'")
     built = build(
         task,
-        Source(source, audio, seed, ways=ways, shots=shots, episodes=episodes, renamed=renamed),
+        Source(
+            source, audio, seed, ways=ways, shots=shots, episodes=episodes, renamed=renamed, exclude=exclude
+        ),
         out,
         layout=layout,
         seed=None if test else seed,
         splits=tuple(split or ()),
         join=join,
+        every=every,
     )
     missing = f", {built.missing} left out because their audio is missing" if built.missing else ""
     print(f"{out}: {built.written} samples{missing}")

@@ -94,7 +94,7 @@ def _from_model(model: str | None, device: str | None, sampling: "Sampling") -> 
             sampling.max_new_tokens, temperature=sampling.temperature, top_p=sampling.top_p, seed=seed
         )
         replies = engine.reply(samples, options)
-        return [Completion(reply.text, reply.num_tokens >= sampling.max_new_tokens) for reply in replies]
+        return [Completion(reply.text, reply.finish_reason != "stop") for reply in replies]
 
     return draw, engine.name
 

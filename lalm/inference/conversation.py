@@ -10,7 +10,8 @@ from typing import Any
 from lalm.audio.load import SAMPLE_RATE, AudioSource, audio_name, load_audio
 from lalm.data.messages import Message
 from lalm.data.sample import Sample
-from lalm.inference.engine import Engine, Options
+from lalm.inference.engine import Engine
+from lalm.inference.options import FinishReason, Options
 from lalm.models.prefill import PrefixCache
 
 
@@ -25,6 +26,7 @@ class Conversation:
         self.engine = engine
         self.options = options or Options()
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
+        self.finish_reason: FinishReason | None = None  # of the last answer
         self._prefix_cache = PrefixCache()
 
     def stream(self, audios: Sequence[AudioSource] = (), text: str = "") -> Iterator[str]:
@@ -43,16 +45,20 @@ class Conversation:
             raise ValueError("a turn needs a recording or some text")
         self.messages.append({"role": "user", "content": content})
         said: list[str] = []
+        self.finish_reason = None
+        answer = self.engine.stream(Sample(tuple(self.messages)), self.options, self._prefix_cache)
         try:
-            for piece in self.engine.stream(Sample(tuple(self.messages)), self.options, self._prefix_cache):
+            for piece in answer:
                 said.append(piece)
                 yield piece
         except Exception:
             self.messages.pop()
             raise
         except GeneratorExit:
+            answer.close()
             self._answered(said)
             raise
+        self.finish_reason = answer.finish_reason
         self._answered(said)
 
     def reply(self, audios: Sequence[AudioSource] = (), text: str = "") -> str:

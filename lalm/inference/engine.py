@@ -4,77 +4,38 @@ It decodes the audio, batches samples of like length, generates, and tells for e
 seconds of each clip were given and heard, and how long it took.
 """
 
+import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    TextIteratorStreamer,
-)
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
+from lalm.inference.answer import Answer
+from lalm.inference.generation import Progress, processors_of, settings_of
+from lalm.inference.options import FinishReason
+from lalm.inference.options import Options as Options
 from lalm.inference.reply import Heard as Heard
 from lalm.inference.reply import Reply as Reply
+from lalm.inference.reply import Stream
 from lalm.models.answer_end import answer_ends
 from lalm.models.load import load_model
 from lalm.models.lora import set_lora_scale
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.prefill import PrefixCache, content_ids
 from lalm.models.processing import AudioLMProcessor
-from lalm.models.sampling import RepetitionPenalty, RowDraws
 
 SMALL = Path(__file__).parents[1] / "models" / "small"
 BATCH_SIZE = 32
 BATCH_SECONDS = 600.0  # of padded audio: bounds the memory of a batch of long clips
 POOL_SIZE = 256  # samples decoded at a time, and sorted by length within
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to answer. Temperature 0 takes the likeliest token; above 0 answers are drawn, from ``seed``.
-
-    Each answer has a generator of its own with that seed, so it is the same alone and in any batch.
-    ``top_k`` and ``top_p`` say which likely tokens are drawn from (0 and 1: all). A ``repetition_penalty``
-    above 1 makes tokens that stand in prompt or answer less likely.
-    ``lora_scale`` (None: as trained) turns LoRA up or down, see ``lalm.models.lora.set_lora_scale``.
-    """
-
-    max_new_tokens: int = 128
-    beams: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    lora_scale: float | None = None
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
-        if self.beams < 1:
-            raise ValueError(f"beams must be at least 1, not {self.beams}")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 (all tokens) or more, not {self.top_k}")
-        if not 0 < self.repetition_penalty < float("inf"):
-            raise ValueError(f"repetition_penalty must be above 0, not {self.repetition_penalty}")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be 0 or more and below 2^63, not {self.seed}")
-        if self.lora_scale is not None and not 0 <= self.lora_scale < float("inf"):
-            raise ValueError(f"lora_scale must be 0 or more, not {self.lora_scale}")
 
 
 class Engine:
@@ -153,39 +114,46 @@ class Engine:
 
     def stream(
         self, sample: Sample, options: Options | None = None, prefix_cache: PrefixCache | None = None
-    ) -> Iterator[str]:
+    ) -> Stream:
         """The answer as pieces of text, as they come; joined they are ``reply``'s text.
 
         With beams the answer comes as one piece, because no token is certain before the last.
         ``prefix_cache`` holds what the LLM read of this conversation in earlier calls (see
         ``lalm.inference.conversation``).
         """
-        options = options or Options()
+        return Stream(self._pieces(sample, options or Options(), prefix_cache))
+
+    def _pieces(
+        self, sample: Sample, options: Options, prefix_cache: PrefixCache | None
+    ) -> Generator[str, None, FinishReason]:
         question = self._prepare(sample)
         if prefix_cache is not None and options.beams > 1:
             raise ValueError("a conversation that is remembered is answered without beams")
         if options.beams > 1:
-            yield self._answer([question], options)[0].text
-            return
-        streamer: Any = TextIteratorStreamer(self.processor.tokenizer, skip_special_tokens=True)
-        clock, failures = _Clock(), list[BaseException]()
+            (reply,) = self._answer([question], options)
+            yield reply.text
+            return reply.finish_reason
+        clock, coming = _Clock(), queue.SimpleQueue[str | None]()
+        answers, failures = list[Answer](), list[BaseException]()
 
         def work() -> None:
             try:
-                self._generate([question], options, clock, streamer, prefix_cache)
+                answers.extend(self._generate([question], options, clock, coming.put, prefix_cache))
             except BaseException as error:  # re-raised where the pieces are read
                 failures.append(error)
-                streamer.end()
+            coming.put(None)
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         try:
-            yield from _stripped(streamer)
+            while (piece := coming.get()) is not None:
+                yield piece
         finally:
             clock.stopped = True
             thread.join()
         if failures:
             raise failures[0]
+        return answers[0].reason or "stop"
 
     def heard(self, sample: Sample) -> tuple[Heard, ...]:
         """Seconds given and heard of each clip of ``sample``, without answering it."""
@@ -208,14 +176,17 @@ class Engine:
 
     def _answer(self, questions: Sequence["_Question"], options: Options) -> list[Reply]:
         clock = _Clock()
-        ids = self._generate(questions, options, clock).cpu()  # (B, new)
+        answers = self._generate(questions, options, clock)
         decoding_s = sum(question.decoding_s for question in questions)
         first_s, total_s = decoding_s + clock.first_s, decoding_s + clock.now()
         replies = []
-        for question, row, text in zip(questions, ids, self.processor.decode_new(ids), strict=True):
-            count = self._num_tokens(row.tolist())
+        for question, answer in zip(questions, answers, strict=True):
+            count, heard = len(answer.tokens), self.heard_of(question.clips)
             rate = (count - 1) / (total_s - first_s) if count > 1 else count / total_s
-            replies.append(Reply(text, self.heard_of(question.clips), first_s, total_s, rate, count))
+            reason = answer.reason or "stop"
+            replies.append(
+                Reply(answer.text(self.processor.tokenizer), heard, first_s, total_s, rate, count, reason)
+            )
         return replies
 
     def _generate(
@@ -223,18 +194,21 @@ class Engine:
         questions: Sequence["_Question"],
         options: Options,
         clock: "_Clock",
-        streamer: Any = None,
+        hear: Callable[[str], None] | None = None,
         prefix_cache: PrefixCache | None = None,
-    ) -> Tensor:
-        """New ids, (B, new)."""
+    ) -> list[Answer]:
+        """One answer a question; ``hear`` gets the text of a single one as it comes."""
         batch = self.processor.batch([q.sample for q in questions], audios=[q.clips for q in questions])
-        for question, length in zip(questions, batch["attention_mask"].sum(1).tolist(), strict=True):
+        lengths = batch["attention_mask"].sum(1).tolist()
+        for question, length in zip(questions, lengths, strict=True):
             self.check_length(question.clips, length, options)
+        progress = Progress(len(questions), options, self.ends(), self.processor.tokenizer, hear)
         with self._lock, torch.random.fork_rng(self._gpus()):
             set_lora_scale(self.model, options.lora_scale)
             torch.manual_seed(options.seed)
             inputs: dict[str, Any] = dict(batch.to(self.model.device))
-            processors = self._processors(inputs, options)
+            prompts = [row[-length:] for row, length in zip(inputs["input_ids"], lengths, strict=True)]
+            vocabulary = int(self.model.config.text_config.vocab_size)
             if prefix_cache is not None:
                 config, sounds = self.model.config, [clip.audio for clip in questions[0].clips]
                 tokens = [config.num_audio_tokens(len(sound)) for sound in sounds]
@@ -242,14 +216,13 @@ class Engine:
                 inputs = prefix_cache.reuse(inputs, prompt, tokens, options.lora_scale)
             ids = self.model.generate(
                 **inputs,
-                generation_config=self._settings(options),
-                logits_processor=processors,
-                stopping_criteria=StoppingCriteriaList([clock]),
-                streamer=streamer,
+                generation_config=settings_of(options, self.ends(), self.processor.tokenizer.pad_token_id),
+                logits_processor=processors_of(prompts, vocabulary, self.ends(), options),
+                stopping_criteria=StoppingCriteriaList([clock, progress]),
             )
             if prefix_cache is not None:
                 prefix_cache.store(prompt, ids[0])
-            return ids
+            return progress.read(ids)
 
     def check_length(self, clips: Sequence[Clip], length: int, options: Options) -> None:
         """Raise ValueError where a prompt of ``length`` tokens and its answer do not fit into the model."""
@@ -262,42 +235,9 @@ class Engine:
                 f"{options.max_new_tokens} for the answer that is more than the model's {window}"
             )
 
-    def _settings(self, options: Options) -> GenerationConfig:
-        """Everything that shapes an answer, so that nothing of the LLM's own defaults does."""
-        sampled = options.temperature > 0 and options.beams > 1  # single answers: see ``_processors``
-        return GenerationConfig(
-            max_new_tokens=options.max_new_tokens,
-            num_beams=options.beams,
-            do_sample=sampled,
-            temperature=options.temperature if sampled else 1.0,
-            top_p=options.top_p if sampled else 1.0,
-            top_k=options.top_k if sampled else 50,  # transformers' own default, unused without sampling
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            eos_token_id=sorted(self.ends()),
-            pad_token_id=self.processor.tokenizer.pad_token_id,
-        )
-
-    def _processors(self, inputs: Mapping[str, Tensor], options: Options) -> LogitsProcessorList:
-        """What is done to the logits of a batch: a penalty, and drawing with one generator a row."""
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]  # (B, L)
-        found = LogitsProcessorList()
-        if options.repetition_penalty != 1:
-            vocabulary = int(self.model.config.text_config.vocab_size)
-            found.append(RepetitionPenalty(ids, mask, vocabulary, options.repetition_penalty))
-        if options.temperature > 0 and options.beams == 1:
-            found.append(RowDraws(len(ids), options.seed, options, options.top_k))
-        return found
-
     def ends(self) -> set[int]:
         """Tokens that end an answer: the chat template's, and the LLM's own."""
         return self._ends
-
-    def _num_tokens(self, ids: list[int]) -> int:
-        """Tokens of an answer, its end included and what pads it left out."""
-        ends = self.ends()
-        end = next((i for i, token in enumerate(ids) if token in ends), len(ids) - 1)
-        return end + 1
 
     def _gpus(self) -> list[int]:
         return [self.model.device.index or 0] if self.model.device.type == "cuda" else []
@@ -376,15 +316,3 @@ def _batches(pool: Sequence[tuple[int, _Question]]) -> Iterator[list[tuple[int, 
         batch.append(item)
     if batch:
         yield batch
-
-
-def _stripped(pieces: Iterator[str]) -> Iterator[str]:
-    """The same text without white space at its ends."""
-    held, started = "", False
-    for piece in pieces:
-        text = held + piece if started else piece.lstrip()
-        body = text.rstrip()
-        held = text[len(body) :] if started or body else ""
-        if body:
-            started = True
-            yield body

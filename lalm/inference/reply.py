@@ -1,9 +1,11 @@
-"""An answer of the engine: its text, what of each clip was heard, and how long it took."""
+"""An answer of the engine: its text, why it ended, what of each clip was heard, and how long it took."""
 
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from lalm.audio.load import Account
+from lalm.inference.options import FinishReason
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class Heard:
 class Reply:
     """An answer. Times run from the start of its batch, decoding of the audio included.
 
-    ``tokens_per_s`` counts this answer's tokens after the first over the time they took.
+    ``tokens_per_s`` counts this answer's tokens after the first over the time they took. ``finish_reason``:
+    "stop" for an answer that ended by itself or at a stop text, "length" for one that the token limit cut
+    off, "repetition" for one that was ended because it repeated itself.
     """
 
     text: str
@@ -38,3 +42,23 @@ class Reply:
     total_s: float
     tokens_per_s: float
     num_tokens: int
+    finish_reason: FinishReason = "stop"
+
+
+class Stream(Iterator[str]):
+    """The pieces of an answer's text as they come; ``finish_reason`` is there after the last one."""
+
+    def __init__(self, pieces: Generator[str, None, FinishReason]) -> None:
+        self.finish_reason: FinishReason | None = None
+        self._pieces = pieces
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration as end:
+            self.finish_reason = self.finish_reason or end.value
+            raise
+
+    def close(self) -> None:
+        """Stop generating."""
+        self._pieces.close()

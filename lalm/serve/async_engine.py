@@ -33,10 +33,9 @@ class ClientDisconnected(LalmError):
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How one answer is generated: decoding, stop sequences, log probabilities, prefix cache, grammar."""
+    """How one answer is generated: options, log probabilities, prefix cache, grammar."""
 
     options: Options
-    stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     prefix_cache: PrefixCache | None = None
     grammar: JsonGrammar | None = None
@@ -130,7 +129,6 @@ class AsyncEngine:
                 clips,
                 options,
                 notify,
-                params.stop,
                 params.top_logprobs,
                 params.prefix_cache,
                 params.grammar,

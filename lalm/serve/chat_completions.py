@@ -107,9 +107,10 @@ async def _start(async_engine: AsyncEngine, chat: ChatRequest) -> Reply:
             top_p=chat.top_p or 1.0,
             seed=seed_for(chat.seed, number),
             lora_scale=chat.lora_scale,
+            stop=chat.stops,
         )
         schema = chat.response_format.schema_wanted if chat.response_format is not None else None
-        requested.append(SamplingParams(options, chat.stops, top, grammar=await async_engine.grammar(schema)))
+        requested.append(SamplingParams(options, top, grammar=await async_engine.grammar(schema)))
     answers = async_engine.ask(sample, clips, requested)
     return Reply(async_engine, chat, clips, answers, new_id("chatcmpl-"), int(time.time()))
 

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
-from lalm.inference.engine import Options
+from lalm.inference.options import FinishReason, Options
 from lalm.models.prefill import PrefixCache
 from lalm.serve.structured_output import JsonGrammar
 
@@ -34,7 +34,7 @@ class Piece:
 class End:
     """Why the answer ended, and its token counts; ``cached_tokens`` came from the prefix cache."""
 
-    reason: Literal["stop", "length"]
+    reason: FinishReason
     prompt_tokens: int
     audio_tokens: int
     new_tokens: int
@@ -69,7 +69,6 @@ class Job:
     clips: list[Clip]
     options: Options
     notify: Callable[[Event], None]
-    stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     prefix_cache: PrefixCache | None = None
     grammar: JsonGrammar | None = None

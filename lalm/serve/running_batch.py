@@ -12,18 +12,17 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from lalm.inference.answer import Answer
 from lalm.inference.engine import Engine
 from lalm.models.alone import LoneRow, settled, tolerance_of
 from lalm.models.prefill import keeps_every_position, length_groups, preallocated_cache
-from lalm.models.sampling import draw
-from lalm.serve.detokenizer import Detokenizer
+from lalm.models.sampling import Drawing, TokenRules, draw
 from lalm.serve.jobs import Job, TokenLogprob
-from lalm.synthesis.completions import Sampling
 
 
 @dataclass
 class BatchRow:
-    """One answer being generated: its job, the prompt (ids (L,), embeddings (L', D)) and the new tokens.
+    """One answer being generated: its job, the prompt (ids (L,), embeddings (L', D)) and what is said.
 
     With a prefix cache, the embeddings are those of the L' positions that it lacks, and the ids are
     ``lalm.models.prefill.content_ids``.
@@ -33,14 +32,19 @@ class BatchRow:
     ids: Tensor
     embeds: Tensor
     audio_tokens: int
-    detokenizer: Detokenizer
+    answer: Answer
+    rules: TokenRules
     generator: torch.Generator = field(init=False)
-    tokens: list[int] = field(default_factory=list)
     scores: list[TokenLogprob] = field(default_factory=list)
     alone: LoneRow | None = None
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.job.options.seed)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The new tokens."""
+        return self.answer.tokens
 
     @property
     def prompt_tokens(self) -> int:
@@ -143,7 +147,7 @@ class RunningBatch:
         logits = settled(logits, self._allowed, self._alone, greedy, tolerance_of(self._next.dtype))
         tokens = self._sample(logits)
         for row, token, scores in zip(self.rows, tokens.tolist(), logits, strict=True):
-            row.tokens.append(token)
+            row.answer.add(token)
             if row.job.grammar is not None:
                 row.job.grammar.accept_token(token)
             if row.job.top_logprobs is not None:
@@ -152,14 +156,11 @@ class RunningBatch:
         return list(tokens.tolist())
 
     def _allowed(self, logits: Tensor) -> Tensor:
-        """logits: (B, V) -> the same with -inf where a row's next token may not be."""
-        logits = logits.clone()
+        """logits: (B, V) -> the same, by each row's rules and grammar; -inf where a token may not come."""
         if self._audio_token_id is not None and self._audio_token_id < logits.shape[1]:
+            logits = logits.clone()
             logits[:, self._audio_token_id] = -torch.inf
-        for row, scores in zip(self.rows, logits, strict=True):
-            if row.job.grammar is not None:
-                row.job.grammar.mask_logits(scores)
-        return logits
+        return torch.stack([_allowed(row, scores) for row, scores in zip(self.rows, logits, strict=True)])
 
     def _alone(self, number: int) -> Tensor:
         """The next token's logits of one row, (V,), read without the others."""
@@ -171,13 +172,15 @@ class RunningBatch:
     def _sample(self, logits: Tensor) -> Tensor:
         """logits: (B, V) -> tokens (B,); every row by its own options and generator."""
         tokens = torch.empty(len(logits), dtype=torch.long, device=logits.device)
-        kinds: dict[tuple[float, float], list[int]] = {}
+        kinds: dict[tuple[float, ...], list[int]] = {}
         for i, row in enumerate(self.rows):
             options = row.job.options
-            kinds.setdefault((options.temperature, options.top_p), []).append(i)
-        for (temperature, top_p), numbers in kinds.items():
+            kind = (options.temperature, options.top_p, options.top_k, options.min_p)
+            kinds.setdefault(kind, []).append(i)
+        for numbers in kinds.values():
+            drawing: Drawing = self.rows[numbers[0]].job.options
             generators = [self.rows[i].generator for i in numbers]
-            tokens[numbers] = draw(logits[numbers], generators, Sampling(temperature, top_p))
+            tokens[numbers] = draw(logits[numbers], generators, drawing)
         return tokens
 
     def remove(self, numbers: Sequence[int]) -> None:
@@ -199,6 +202,19 @@ class RunningBatch:
         if gap:
             for layer in self._cache.layers:
                 layer.keys, layer.values = layer.keys[:, :, gap:], layer.values[:, :, gap:]
+
+
+def _allowed(row: BatchRow, scores: Tensor) -> Tensor:
+    """scores: (V,) -> the same by the row's rules and grammar, which wins where both allow nothing."""
+    ruled = row.rules.apply(scores, row.tokens)
+    grammar = row.job.grammar
+    if grammar is None:
+        return ruled
+    for allowed in (ruled.clone(), scores.clone()):
+        grammar.mask_logits(allowed)
+        if allowed.max() > -torch.inf:
+            break
+    return allowed
 
 
 def _pad(values: Tensor, length: int) -> Tensor:

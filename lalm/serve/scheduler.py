@@ -10,15 +10,15 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lalm.inference.answer import Answer
 from lalm.inference.engine import Engine
 from lalm.models.lora import set_lora_scale
 from lalm.models.prefill import content_ids
-from lalm.serve.detokenizer import Detokenizer
+from lalm.models.sampling import TokenRules
 from lalm.serve.encoder_cache import EncoderCache
 from lalm.serve.jobs import AnswerTimeout, Busy, End, Job, Piece, ServerStopped
 from lalm.serve.running_batch import BatchRow, RunningBatch
@@ -185,26 +185,19 @@ class Scheduler:
         inputs.pop("attention_mask")
         embeds = model.model.embed(**inputs)[0]  # (L - known, D)
         log.debug("read %d positions in %.3f s", len(embeds), time.monotonic() - began)
-        return BatchRow(
-            job, prompt, embeds, audio_tokens, Detokenizer(self.engine.processor.tokenizer, job.stop)
-        )
+        answer = Answer(job.options, self.engine.ends(), self.engine.processor.tokenizer)
+        rules = TokenRules(ids[0], model.config.text_config.vocab_size, self.engine.ends(), job.options)
+        return BatchRow(job, prompt, embeds, audio_tokens, answer, rules)
 
     def _emit(self, row: BatchRow) -> bool:
         """Send the text that the row's last token made certain; whether the row is finished."""
-        job, token = row.job, row.tokens[-1]
-        ended = token in self.engine.ends()
-        full = len(row.tokens) >= job.options.max_new_tokens
-        text = "" if ended else row.detokenizer.add(token)
-        over = ended or full or row.detokenizer.stopped
-        if over:
-            text += row.detokenizer.flush()
-        if ended and row.scores:
+        job, answer = row.job, row.answer
+        if answer.ended_by_token and row.scores:
             row.scores.pop()  # the end token is not part of the text
-        if text:
-            job.notify(Piece(text, tuple(row.scores)))
+        if answer.fresh:
+            job.notify(Piece(answer.fresh, tuple(row.scores)))
             row.scores.clear()
-        if over:
-            reason: Literal["stop", "length"] = "stop" if ended or row.detokenizer.stopped else "length"
+        if answer.reason is not None:
             tokens = row.prompt_tokens, row.audio_tokens, len(row.tokens), row.cached_tokens
-            job.notify(End(reason, *tokens))
-        return over
+            job.notify(End(answer.reason, *tokens))
+        return answer.reason is not None

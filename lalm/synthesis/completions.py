@@ -46,6 +46,8 @@ class Sampling:
     top_p: float = 1.0
     max_new_tokens: int = 64
     seed: int = 0
+    top_k: int = 0
+    min_p: float = 0.0
 
 
 class Writer(Protocol):

@@ -83,6 +83,14 @@ READERS: Mapping[str, Mapping[str, Reader]] = {
 WORDED = ("few_shot",)  # their samples hold their instruction already
 
 
+def _each(sample: Sample) -> Iterator[Sample]:
+    """A sample for every different reference of one, which is its target."""
+    texts = list(dict.fromkeys(sample.references))
+    for number, text in enumerate(texts, 1):
+        name = sample.id if len(texts) == 1 else f"{sample.id}-{number}"
+        yield replace(sample.with_target(text), id=name, references=(text,))
+
+
 @dataclass(frozen=True)
 class Built:
     """How many samples were written, and how many were not because an audio file is missing."""
@@ -100,13 +108,15 @@ def build(
     seed: int | None = 0,
     splits: Sequence[str] = (),
     join: bool = False,
+    every: bool = False,
 ) -> Built:
     """Write the manifest ``out`` of a task from a corpus; ``seed=None`` gives every sample the test prompt.
 
     With ``splits`` only samples of one of these are kept. ``join`` puts the clips of a sample into one
-    recording, as the released SALMONN heard pairs (``lalm.tasks.joining``). Samples whose audio file is not
-    there are left out and counted. Raises a ValueError for a corpus that is not laid out as told, or when no
-    audio at all is found.
+    recording, as the released SALMONN heard pairs (``lalm.tasks.joining``). ``every`` makes a sample of every
+    reference (the five captions of a clip), to learn from; else they stay together, to test with. Samples
+    whose audio file is not there are left out and counted. Raises a ValueError for a corpus that is not laid
+    out as told, or when no audio at all is found.
     Example: ``build("asr", Source(Path("LibriSpeech/dev-clean")), Path("asr.jsonl"))``.
     """
     layouts = READERS[task]
@@ -118,7 +128,7 @@ def build(
     seen: set[str] = set()
 
     def there() -> Iterator[Sample]:
-        for sample in reader(made):
+        for sample in (one for read in reader(made) for one in (_each(read) if every else (read,))):
             if task not in ("annotation", sample.task):
                 raise SourceError(f"'{source.path}' is of task '{sample.task}', not '{task}'")
             seen.add(sample.split)

@@ -1,9 +1,11 @@
 """Reads captioned corpora of sounds and music as captioning samples."""
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lalm.data.sample import Sample
 from lalm.tasks.sources import Source, SourceError, heard, read_json, table
@@ -31,21 +33,60 @@ def audiocaps(source: Source) -> Iterator[Sample]:
 
 
 def wavcaps(source: Source) -> Iterator[Sample]:
-    """WavCaps: ``{"data": [{"id", "caption", "duration", ...}]}``, audio ``ID.flac``; long clips left out."""
+    """WavCaps: ``{"data": [{"id", "caption", "duration", ...}]}`` as on the Hub, or the list alone as in its
+    repository; audio ``ID.flac``; long clips left out.
+
+    ``source.exclude`` is one of the authors' blacklists (``{"AudioSet": [ids], "FreeSound": [ids]}``): what
+    is in test sets. Its numbers count for FreeSound's file only (its rows have a ``file_name``, or its name
+    has "fsd"), since the BBC's and SoundBible's clips have numbers too.
+    """
     whole = read_json(source.path)
-    if not isinstance(whole, dict) or not isinstance(whole.get("data"), list):
-        raise SourceError(f"{source.path.name} has no list 'data'")
-    for number, row in enumerate(whole["data"]):
+    rows = whole.get("data") if isinstance(whole, dict) else whole
+    if not isinstance(rows, list):
+        raise SourceError(f"{source.path.name} is no list, and has no list 'data'")
+    excluded = _excluded(source, [row for row in rows if isinstance(row, dict)])
+    for number, row in enumerate(rows):
         place = f"{source.path.name}:{number}"
         if not isinstance(row, dict) or not isinstance(row.get("caption"), str):
             raise SourceError(f"{place}: the entry has no caption")
-        if not isinstance(row.get("id"), str | int) or not isinstance(row.get("duration"), float | int):
-            raise SourceError(f"{place}: the entry has no id or no duration")
-        if row["duration"] > MAX_WAVCAPS_S:
+        if not isinstance(row.get("id"), str | int):
+            raise SourceError(f"{place}: the entry has no id")
+        stem = _wavcaps_stem(row["id"])
+        if stem in excluded or _duration_s(row.get("duration"), place) > MAX_WAVCAPS_S:
             continue
-        stem = Path(str(row["id"])).name.removesuffix(".wav")
         caption = row["caption"].strip()
         yield heard("caption", stem, [source.find(stem)], caption, caption=caption)
+
+
+def _wavcaps_stem(name: str | int) -> str:
+    return Path(str(name)).name.removesuffix(".wav").removesuffix(".flac")
+
+
+def _duration_s(value: object, place: str) -> float:
+    """Seconds, which some of WavCaps' files give as text."""
+    try:
+        seconds = float(value) if isinstance(value, str | int | float) else math.nan
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise SourceError(f"{place}: the entry has no duration in seconds")
+    return seconds
+
+
+def _excluded(source: Source, rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Names of the clips that ``source.exclude`` lists for the archive of this file."""
+    if source.exclude is None:
+        return set()
+    listed = read_json(source.exclude)
+    good = isinstance(listed, dict) and all(isinstance(ids, list) for ids in listed.values())
+    if not good or not {"AudioSet", "FreeSound"} & set(listed):
+        raise SourceError(
+            f"{source.exclude.name} is no list of WavCaps' authors: it has no 'AudioSet' or 'FreeSound'"
+        )
+    place = f"{source.path.parent.name}/{source.path.name}".lower()
+    of_freesound = any("file_name" in row for row in rows) or "freesound" in place or "fsd" in place
+    listed_here = listed.get("FreeSound" if of_freesound else "AudioSet", ())
+    return {_wavcaps_stem(name) for name in listed_here}
 
 
 def clotho(source: Source) -> Iterator[Sample]:

@@ -27,7 +27,7 @@ class Source:
 
     ``made`` is the folder for audio that a reader makes itself (mixtures). A few-shot episode has so many
     ``ways`` (classes) and ``shots`` of each; ``episodes`` of 0 are one a clip, and in the share ``renamed``
-    of them the classes have the names of others.
+    of them the classes have the names of others. ``exclude`` lists clips to leave out (WavCaps').
     """
 
     path: Path
@@ -38,6 +38,7 @@ class Source:
     shots: int = 1
     episodes: int = 0
     renamed: float = 0.0
+    exclude: Path | None = None
 
     @property
     def folder(self) -> Path:

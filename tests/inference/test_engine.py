@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import RepetitionPenaltyLogitsProcessor
 
 from lalm.data.sample import Sample, ask
-from lalm.inference.engine import Engine, Options, _stripped, pick_device
-from lalm.models.sampling import RepetitionPenalty
+from lalm.inference.engine import Engine, Options, pick_device
 from lalm.models.save import save_model
 
 
@@ -129,20 +127,58 @@ def test_a_drawn_answer_does_not_depend_on_its_batch_mates(engine, monkeypatch, 
     assert [reply.text for reply in engine.reply(rows(), others)] != together
 
 
-def test_the_repetition_penalty_is_transformers_over_prompt_and_answer(engine):
-    """Padding is no text: a row in a batch is weakened as it is alone."""
-    ids, scores = torch.tensor([[5, 6, 6, 9]]), torch.randn(1, 12)
-    wanted = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([[5, 6, 6, 9, 2]]), scores.clone())
-    found = RepetitionPenalty(ids, torch.ones_like(ids), 12, 1.3)(torch.tensor([[2]]), scores.clone())
-    torch.testing.assert_close(found, wanted)
-    beams = RepetitionPenalty(ids, torch.ones_like(ids), 12, 1.3)(
-        torch.tensor([[2], [3]]), scores.repeat(2, 1)
-    )
-    torch.testing.assert_close(beams[0], wanted[0])
-    strong = Options(max_new_tokens=8, repetition_penalty=1.8)
-    plain = [reply.text for reply in engine.reply(rows(), Options(max_new_tokens=8))]
-    together = [reply.text for reply in engine.reply(rows(), strong)]
-    assert together != plain and together == [engine.reply([row], strong)[0].text for row in rows()]
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(8, repetition_penalty=1.8),
+        Options(12, no_repeat_ngram_size=1),
+        Options(12, stop=("e", "a")),
+        Options(40, stop=("e", "a"), min_tokens=9),
+        Options(8, beams=3, repetition_penalty=1.8),
+        Options(40, beams=3, stop=("e", "a")),
+    ],
+)
+def test_what_shapes_an_answer_does_so_alone_and_in_a_batch(engine, options):
+    """Padding is no text, and one row's end is not another's."""
+    plain = Options(options.max_new_tokens, options.beams, loop_guard=False)
+    together = [(r.text, r.num_tokens, r.finish_reason) for r in engine.reply(rows(), options)]
+    assert [text for text, _, _ in together] != [r.text for r in engine.reply(rows(), plain)]
+    alone = [engine.reply([row], options)[0] for row in rows()]
+    assert together == [(r.text, r.num_tokens, r.finish_reason) for r in alone]
+    stream = engine.stream(rows()[1], options)
+    assert "".join(stream) == alone[1].text and stream.finish_reason == alone[1].finish_reason
+
+
+def test_an_answer_ends_before_a_stop_text_but_not_before_its_least_tokens(engine):
+    (whole,) = engine.reply(rows()[:1], Options(30, loop_guard=False))
+    stop = whole.text[4:6]
+    (cut,) = engine.reply(rows()[:1], Options(30, loop_guard=False, stop=(stop,)))
+    assert cut.text == whole.text[: whole.text.index(stop)].rstrip()
+    assert cut.finish_reason == "stop" and cut.num_tokens < whole.num_tokens
+    (later,) = engine.reply(rows()[:1], Options(30, loop_guard=False, stop=(stop,), min_tokens=25))
+    assert later.num_tokens > 25 or later.finish_reason == "length"
+
+
+def repeating(engine: Engine, token: int = 70) -> Engine:
+    """The engine with a model that says one token over and over once it has said it."""
+
+    def prefer(head: torch.nn.Module, given: object, logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_add(-1, torch.tensor([token]), torch.full((*logits.shape[:-1], 1), 50.0))
+
+    engine.model.lm_head.register_forward_hook(prefer)
+    return engine
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_an_answer_that_repeats_itself_is_ended_and_says_so(engine, beams):
+    repeating(engine)
+    guarded = engine.reply(rows(), Options(120, beams))
+    free = engine.reply(rows(), Options(120, beams, loop_guard=False))
+    looping = [i for i, reply in enumerate(guarded) if reply.finish_reason == "repetition"]
+    assert looping and all(guarded[i].num_tokens < 120 == free[i].num_tokens for i in looping)
+    assert all(free[i].finish_reason == "length" for i in looping)
+    if beams == 1:
+        assert all(free[i].text.startswith(guarded[i].text) for i in looping)
 
 
 def test_the_defaults_of_the_llm_do_not_shape_answers(engine):
@@ -182,13 +218,15 @@ def test_missing_models_and_devices_are_one_sentence(tmp_path: Path):
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"seed": -1},
+        {"top_k": -2},
+        {"min_p": 1.5},
+        {"repetition_penalty": 0.0},
+        {"no_repeat_ngram_size": -1},
+        {"min_tokens": -1},
+        {"min_tokens": 129},
+        {"stop": ("",)},
     ],
 )
 def test_options_out_of_range_are_refused_by_name(field):
     with pytest.raises(ValueError, match=next(iter(field))):
         Options(**field)
-
-
-def test_white_space_at_the_ends_of_a_stream_is_left_out():
-    assert "".join(_stripped(iter([" \n", " a", " ", "", "b ", "\n", " "]))) == "a b"
-    assert list(_stripped(iter([" ", ""]))) == []

@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from lalm.data.sample import Sample, ask
 from lalm.inference.engine import Engine, Options
 from lalm.models.alone import TOLERANCE
 from lalm.models.prefill import PrefixCache
-from lalm.serve.detokenizer import Detokenizer
 from lalm.serve.jobs import AnswerTimeout, Busy, End, Job
 from lalm.serve.scheduler import Scheduler
 from lalm.systems import SYSTEMS
@@ -133,6 +133,41 @@ def test_draws_depend_on_their_own_seed_only(acdc, started):
     found = [one.answer()[0] for one in asked]
     assert found[1:] == single and single[0] == single[1] and len(set(single)) == 3
     assert found[0] == acdc.reply([sample], Options(max_new_tokens=5))[0].text
+
+
+WAYS = [
+    Options(60),
+    Options(60, loop_guard=False),
+    Options(24, repetition_penalty=1.7),
+    Options(24, no_repeat_ngram_size=1),
+    Options(24, stop=("e", "a")),
+    Options(24, stop=("e", "a"), min_tokens=9),
+    Options(12, min_tokens=12),
+    Options(12, temperature=1.5, top_k=5, seed=3),
+    Options(12, temperature=1.5, min_p=0.5, seed=3),
+    Options(12, temperature=1.5, top_k=7, top_p=0.8, min_p=0.1, repetition_penalty=1.2, min_tokens=4),
+]
+
+
+@pytest.mark.parametrize(
+    ("bias", "reasons"), [(2.5, {"stop", "length"}), (50.0, {"stop", "repetition", "length"})]
+)
+def test_every_option_means_the_same_in_the_engine_and_in_a_batch_of_others(acdc, started, bias, reasons):
+    """The same text, length and reason, whatever the rows beside it are asked for."""
+    sample = samples()[1]
+
+    def prefer(head: torch.nn.Module, given: object, logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_add(-1, torch.tensor([68]), torch.full((*logits.shape[:-1], 1), bias))
+
+    acdc.model.lm_head.register_forward_hook(prefer)  # it tends to say "e", over and over
+    alone = [acdc.reply([sample], options)[0] for options in WAYS]
+    assert {reply.finish_reason for reply in alone} == reasons
+    scheduler = started(acdc, max_rows=4)
+    asked = [Asked(acdc, sample, options) for options in WAYS]
+    scheduler.submit(*[one.job for one in asked])
+    for reply, one in zip(alone, asked, strict=True):
+        text, end = one.answer()
+        assert (text, end.new_tokens, end.reason) == (reply.text, reply.num_tokens, reply.finish_reason)
 
 
 def test_a_clip_is_encoded_once_and_the_cache_is_bounded(acdc, started, monkeypatch):
@@ -270,31 +305,10 @@ def test_stop_sequences_end_an_answer_and_are_not_said(acdc, started):
     assert all(len(score.top) == 3 and score.logprob <= score.top[0][1] + 1e-5 for score in scores)
     at = max(3, len(text) // 2)
     stop = text[at : at + 3]
-    cut = Asked(acdc, samples()[0], options, stop=("\0never", stop))
+    cut = Asked(acdc, samples()[0], replace(options, stop=("\0never", stop)))
     scheduler.submit(cut.job)
     said, end = cut.answer()
     assert said == text[: text.find(stop)].rstrip() and end.reason == "stop"
-
-
-@pytest.mark.parametrize("stop", [(), ("END",), ("a stop", "EN D")])
-def test_the_detokenizers_text_is_the_decoded_text_stripped(acdc, stop):
-    tokenizer = acdc.processor.tokenizer
-    ids = tokenizer(" \n ä€ 音声 🐴 E EN END  tail \n", add_special_tokens=False)["input_ids"] + [
-        200,
-        130,
-        200,
-        64,
-        131,
-    ]
-    detokenizer = Detokenizer(tokenizer, stop)
-    said = ""
-    for token in ids:
-        said += detokenizer.add(token)
-        if detokenizer.stopped:
-            break
-    said += detokenizer.flush()
-    whole = tokenizer.decode(ids, skip_special_tokens=True).strip()
-    assert said == (whole.split("END")[0].strip() if "END" in stop else whole)
 
 
 def test_submitting_from_many_threads(acdc, started):

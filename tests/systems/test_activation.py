@@ -15,7 +15,6 @@ from lalm.inference.engine import Engine, Reply
 from lalm.models.assemble import build_model
 from lalm.models.save import save_model
 from lalm.systems.salmonn.activation import (
-    STORY_TOKENS,
     ActivationError,
     good,
     learn,
@@ -39,7 +38,7 @@ class Teller:
         self.asked += samples
         self.options.append(options)
         texts = [self.texts.pop(0) for _ in samples]
-        return [Reply(t, (), 0.0, 0.0, 0.0, STORY_TOKENS if t == LONG else 60) for t in texts]
+        return [Reply(t, (), 0.0, 0.0, 0.0, 60, "length" if t == LONG else "stop") for t in texts]
 
 
 def clips(count):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
@@ -54,6 +55,24 @@ def manifest(tmp_path):
     rows = [ask([tmp_path / f"{i}.wav"], "").with_target(c) for i, c in enumerate(CAPTIONS)]
     write_manifest(path, rows)
     return path
+
+
+def test_each_caption_of_a_clip_gets_its_own_reply(tmp_path):
+    five = replace(
+        ask([tmp_path / "a.wav"], "Describe it."), id="a", task="caption", references=("A", "B", "A")
+    )
+    write_manifest(tmp_path / "in.jsonl", [five.with_target("A")])
+    respond(tmp_path / "in.jsonl", tmp_path / "out.jsonl", Echo())
+    made = [(s.id, s.target, s.references) for s in rows(tmp_path / "out.jsonl")]
+    assert made == [("a-caption1", "Oh! A", ("A",)), ("a-caption2", "Oh! B", ("B",))]
+
+
+@pytest.mark.parametrize("task", ["audio_qa", "asr", ""])
+def test_answers_that_are_no_captions_are_refused(tmp_path, task):
+    asked = replace(ask([tmp_path / "a.wav"], "Is it loud?").with_target("yes"), task=task)
+    write_manifest(tmp_path / "in.jsonl", [asked])
+    with pytest.raises(ContinuationError, match=r"in.jsonl:1: .*'yes'"):
+        respond(tmp_path / "in.jsonl", tmp_path / "out.jsonl", Echo())
 
 
 def rows(path):
@@ -145,7 +164,7 @@ def test_a_baseline_row_gives_a_bare_row_and_references_serve_as_captions(tmp_pa
     only_reference = ask([clip], "").from_json(
         {
             "messages": [{"role": "user", "content": [{"type": "audio", "audio": "b.wav"}]}],
-            "references": ["rain", "it rains"],
+            "references": ["rain"],
         },
         place="here",
     )

@@ -164,6 +164,50 @@ def test_macs_and_clotho_aqa(tmp_path: Path) -> None:
     assert "Is it loud?" in message_text(sample.messages[0])
 
 
+def test_wavcaps_in_both_layouts_without_what_test_sets_have(tmp_path: Path) -> None:
+    """Lists as on the Hub and as in the authors' repository; their blacklist names FreeSound's numbers."""
+    fields = {"title": "Bell", "author": "A", "href": "2219-Bell.html", "caption": "A bell rings."}
+    rows = [fields | {"id": "2219", "duration": 14.14}, fields | {"id": "2218", "duration": "1.5"}]
+    rows.append(fields | {"id": "2217", "duration": "180.5"})  # longer than SALMONN took
+    for name in ("2219", "2218", "2217", "YvfY_TJq7n_U"):
+        cut(tmp_path / "audio" / f"{name}.flac")
+    listed = put(
+        tmp_path / "black.json", json.dumps({"AudioSet": ["YvfY_TJq7n_U.wav"], "FreeSound": ["2219"]})
+    )
+    bare = put(tmp_path / "sb_final.json", json.dumps(rows))
+    hub = put(tmp_path / "hub.json", json.dumps({"num_captions_per_audio": 1, "data": rows}))
+
+    def ids(path: Path, exclude: Path | None = None) -> list[str]:
+        where = {"audio": tmp_path / "audio", "exclude": exclude}
+        return [s.id.removeprefix("caption-") for s in made("caption", "wavcaps", path, tmp_path, **where)]
+
+    assert ids(bare) == ids(hub) == ids(bare, listed) == ["2219", "2218"]
+    assert ids(put(tmp_path / "fsd_final.json", json.dumps(rows)), listed) == ["2218"]
+    assert ids(put(tmp_path / "x.json", json.dumps([r | {"file_name": "b"} for r in rows])), listed) == [
+        "2218"
+    ]
+    clip = {"id": "YvfY_TJq7n_U.wav", "caption": "Rain.", "duration": 10.0}
+    audioset = put(tmp_path / "as_final.json", json.dumps({"data": [clip]}))
+    assert ids(audioset) == ["YvfY_TJq7n_U"]
+    with pytest.raises(SourceError, match="gives no sample"):
+        ids(audioset, listed)
+    with pytest.raises(SourceError, match="no list of WavCaps' authors"):
+        ids(bare, put(tmp_path / "no.json", "[1]"))
+
+
+def test_every_caption_of_a_clip_is_learned_and_all_are_tested_with(tmp_path: Path) -> None:
+    cut(tmp_path / "a.wav")
+    columns = ",".join(f"caption_{n}" for n in range(1, 6))
+    path = put(tmp_path / "clotho_captions_development.csv", f"file_name,{columns}\na.wav,A,B,C,D,D\n")
+    build("caption", Source(path), tmp_path / "out.jsonl", layout="clotho", every=True)
+    samples = list(read_manifest(tmp_path / "out.jsonl"))
+    assert [s.target for s in samples] == ["A", "B", "C", "D"]
+    assert [s.references for s in samples] == [("A",), ("B",), ("C",), ("D",)]
+    assert len({s.id for s in samples}) == 4
+    (together,) = made("caption", "clotho", path, tmp_path)
+    assert together.references == ("A", "B", "C", "D", "D")
+
+
 def test_avqa_with_videos_as_they_lie(tmp_path: Path) -> None:
     """Rows as in train_qa.json; the sound of a video is found by its name with or without the start."""
     row = {"id": 183, "video_name": "-HG3Omg_89c_000030", "video_id": 341, "question_text": "What is it?"}

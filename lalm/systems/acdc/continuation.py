@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from lalm.data.english import stems
-from lalm.data.sample import Message, Part, Sample, read_manifest
+from lalm.data.sample import Message, Part, Sample, message_text, read_manifest
 from lalm.errors import LalmError
 from lalm.synthesis.completions import Chat, Completion, Sampling, Writer
 from lalm.synthesis.resumable_rows import Counts, write_rows
@@ -32,6 +32,7 @@ POOL = (
     "What is making these sounds?",
     "Summarize the recording in a few words.",
 )
+CAPTION_TASKS = ("caption", "music_caption", "audiocaption")
 CONTINUATION = "Continue the following description in fewer than 40 words."
 # Words that captions join events with; a reply with one of them has not taken up anything.
 _JOINING = stems("then first next after before while followed by that it there here can be heard")
@@ -97,11 +98,13 @@ def respond(
 ) -> Counts:
     """Write ``out``, a manifest whose targets are the LLM's replies; the caption stays in ``references``.
 
-    The caption of a row is its assistant text, or else its first reference. ``writer`` answers (None in
-    caption mode, which needs no LLM). ``shard`` "2/8" takes the second of eight parts. ``system`` (the
-    paper has none) is shown to the LLM and stays in the row. ``keep_mentioning`` drops replies without any
-    content word of the caption. Rows already in ``out`` are kept, so a killed run goes on where it stopped.
-    How the rows were made is written to ``<out>.json``, the ids of dropped replies to ``<out>.dropped``.
+    The captions of a row are its references, or else its assistant text; each one gets its own reply. Rows
+    that ask something, such as Clotho-AQA's, are refused: their answers are no captions. ``writer`` answers
+    (None in caption mode, which needs no LLM). ``shard`` "2/8" takes the second of eight parts. ``system``
+    (the paper has none) is shown to the LLM and stays in the row. ``keep_mentioning`` drops replies without
+    any content word of the caption. Rows already in ``out`` are kept, so a killed run goes on where it
+    stopped. How the rows were made is written to ``<out>.json``, the ids of dropped replies to
+    ``<out>.dropped``.
 
     Raises ContinuationError for a manifest or option that does not fit, RowsError for an existing ``out``.
     """
@@ -150,9 +153,7 @@ def _requests(
     seen: set[str] = set()
     for number, sample in enumerate(read_manifest(manifest), 1):
         place = f"{manifest.name}:{number}"
-        caption = sample.target or next(iter(sample.references), "")
-        if not caption or len(sample.audios) != 1:
-            raise ContinuationError(f"{place}: not a caption row (one audio, one assistant text)")
+        captions = _captions(sample, place)
         name = sample.id or f"{manifest.stem}-{number}"
         if name in seen:
             raise ContinuationError(f"{place}: the id '{name}' belongs to an earlier row too")
@@ -161,11 +162,32 @@ def _requests(
         seen.add(name)
         if int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % count != index:
             continue
-        for take in range(replies):
-            row_id = name if replies == 1 else f"{name}-reply{take + 1}"
-            digest = int(hashlib.sha256(f"{seed} {row_id}".encode()).hexdigest()[:15], 16)
-            asked = {"pool": POOL[digest % len(POOL)], "continuation": CONTINUATION}.get(mode, "")
-            yield Request(sample, caption, mode, system, asked, row_id, digest)
+        for which, caption in enumerate(captions, 1):
+            told = name if len(captions) == 1 else f"{name}-caption{which}"
+            for take in range(replies):
+                row_id = told if replies == 1 else f"{told}-reply{take + 1}"
+                digest = int(hashlib.sha256(f"{seed} {row_id}".encode()).hexdigest()[:15], 16)
+                asked = {"pool": POOL[digest % len(POOL)], "continuation": CONTINUATION}.get(mode, "")
+                yield Request(sample, caption, mode, system, asked, row_id, digest)
+
+
+def _captions(sample: Sample, place: str) -> list[str]:
+    """All captions of a row, each once. Raises ContinuationError for a row of something else."""
+    captions = list(dict.fromkeys(text for text in sample.references or (sample.target,) if text))
+    if not captions or len(sample.audios) != 1:
+        raise ContinuationError(f"{place}: not a caption row (one audio, one assistant text)")
+    if sample.task and sample.task not in CAPTION_TASKS:
+        raise ContinuationError(
+            f"{place}: a row of the task '{sample.task}', whose answer '{captions[0][:40]}' is no caption; "
+            f"captions are rows of the tasks {', '.join(CAPTION_TASKS)}, or of none and without a question"
+        )
+    asked = " ".join(message_text(m) for m in sample.messages if m["role"] == "user").strip()
+    if asked and not sample.task:
+        raise ContinuationError(
+            f"{place}: the row asks '{asked[:60]}': if '{captions[0][:40]}' is a caption all the same, give "
+            "the row the task 'caption'"
+        )
+    return captions
 
 
 def _shard(shard: str) -> tuple[int, int]:

@@ -70,7 +70,7 @@ def write_stories(
             written += 1
             if good(reply.text):
                 story = sample.with_target(reply.text)
-                kept.append(replace(story, truncated=reply.num_tokens >= STORY_TOKENS))
+                kept.append(replace(story, truncated=reply.finish_reason != "stop"))
         if draft is not None:
             write_manifest(draft, kept)
             state = {"written": written, "kept": len(kept)}
