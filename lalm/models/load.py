@@ -133,6 +133,26 @@ def read_config(folder: Path) -> tuple[str, AudioLMConfig]:
     return system.name, classes_of(system.name).config.from_dict(own)
 
 
+def asked_as(folder: str | Path) -> tuple[bool, str]:
+    """Whether a model is asked in the turns of a chat, else in plain text, and where that is said.
+
+    A released folder does not say it in its config.json, so its chat template is looked for.
+    """
+    folder = model_folder(folder)
+    if is_adapter(folder):
+        return asked_as(base_of(folder))
+    system, fields = _read_config(folder)
+    if _released(system, fields):
+        processor = open_processor(folder)
+        return processor.config.role_markers, processor.template_from
+    return read_config(folder)[1].role_markers, "config.json"
+
+
+def in_words(chat: bool, origin: str) -> str:
+    """What ``asked_as`` found, for people."""
+    return f"{'chat model, in turns' if chat else 'base model, in plain text'} ({origin})"
+
+
 def _released(system: System, fields: Mapping[str, Any]) -> ReleasedFormat | None:
     """Who opens a folder with this config.json if it has the authors' own layout."""
     ours = fields["model_type"] == system.model_type
