@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lalm.encoders.pair import PairConfig
+from lalm.errors import refuse_pickled_code
 from lalm.models.adapter import base_of, is_adapter
 from lalm.models.answer_end import settle_ends
 from lalm.models.assemble import ENCODER_OPTIONS, build_processor, load_tower
@@ -71,8 +72,9 @@ def _open(
     if released := _released(system, fields):
         model, processor = released.load(folder, fields, dtype)
     else:
-        model = classes.model.from_pretrained(folder, dtype=dtype)
-        processor = AudioLMProcessor.from_pretrained(folder)
+        with refuse_pickled_code(f"the weights in '{folder}'", ModelError):
+            model = classes.model.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+        processor = AudioLMProcessor.from_pretrained(folder, trust_remote_code=False)
         processor.config = model.config
     model.config.parts = {"model": str(folder.resolve())}  # what LoRA and a new connector would be added to
     return model, processor
@@ -116,7 +118,7 @@ def open_processor(folder: str | Path) -> AudioLMProcessor:
         return AudioLMProcessor.build(tokenizer, config, classes.question_prompt)
     if released := _released(system, fields):
         return released.read_processor(folder, released.read_config(fields))
-    return AudioLMProcessor.from_pretrained(folder)
+    return AudioLMProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def read_config(folder: Path) -> tuple[str, AudioLMConfig]:
@@ -182,7 +184,9 @@ def load_hearing(
     hearing: AudioLMModel = model.model
     del hearing.language_model
     aligner = config.parts.get("aligner")
-    return hearing, AutoTokenizer.from_pretrained(weights.resolve(aligner)) if aligner else None
+    if not aligner:
+        return hearing, None
+    return hearing, AutoTokenizer.from_pretrained(weights.resolve(aligner), trust_remote_code=False)
 
 
 def load_trained(model: AudioLMForConditionalGeneration, folder: Path) -> None:
