@@ -23,6 +23,7 @@ from lalm.serve.jobs import Busy
 from lalm.serve.model_pool import ModelPool
 from lalm.serve.realtime_conversation import Item, RealtimeConversation, pcm
 from lalm.serve.realtime_response import RealtimeResponse, Reason
+from lalm.serve.request_fields import check_fields
 from lalm.serve.session_options import SessionOptions
 from lalm.serve.transcriptions import instruction, longest_text
 from lalm.serve.turn_detection import SpeechStarted, TurnDetector
@@ -237,6 +238,7 @@ class Session:
             )
         if given.get("conversation") not in (None, "auto") or given.get("input") is not None:
             raise ValueError("answers outside the conversation are not supported")
+        check_fields("/v1/realtime response", given)
         known = {name: given[name] for name in SessionOptions.model_fields if given.get(name) is not None}
         options = self.options.updated({name: known[name] for name in known if name != "audio"})
         response = RealtimeResponse(

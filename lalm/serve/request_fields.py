@@ -178,6 +178,52 @@ EMBEDDINGS: Fields = {
     **_refused("a vector has the encoder's width", "dimensions"),
     **_refused("recordings are never cut", "truncate_prompt_tokens"),
 }
+_NO_VOICE = "the model answers in text"
+SESSION: Fields = {
+    **_honoured("type audio instructions max_output_tokens model output_modalities temperature top_p seed"),
+    **_OURS,
+    **_harmless("what the server tells of a session may come back", "id object expires_at client_secret"),
+    **_refused("a session calls no functions", "tools", []),
+    **_refused("a session calls no functions", "tool_choice", "none", "auto"),
+    **_harmless("a session calls no functions", "parallel_tool_calls"),
+    **_refused("there are no stored prompts", "prompt"),
+    **_refused("nothing beside the answer is told", "include", []),
+    **_refused("the models here do not reason before they answer", "reasoning", {}),
+    **_harmless("nothing is traced", "tracing"),
+    **_refused("the older half of a conversation that is too long is forgotten", "truncation", "auto"),
+    **_refused("this older form is output_modalities now", "modalities", ["text"]),
+    **_refused("this older form is max_output_tokens now", "max_response_output_tokens"),
+    **_refused("this older form is audio.input.format now", "input_audio_format"),
+    **_refused("this older form is audio.input.transcription now", "input_audio_transcription"),
+    **_refused("this older form is audio.input.noise_reduction now", "input_audio_noise_reduction"),
+    **_refused("this older form is audio.input.turn_detection now", "turn_detection"),
+    **_harmless(_NO_VOICE, "voice output_audio_format speed"),
+}
+SESSION_AUDIO: Fields = {**_honoured("input"), **_harmless(_NO_VOICE, "output")}
+SESSION_INPUT: Fields = {
+    **_honoured("format turn_detection transcription"),
+    **_refused("the model hears the sound as it is", "noise_reduction"),
+}
+TURN_DETECTION: Fields = {
+    **_honoured("type threshold prefix_padding_ms silence_duration_ms create_response interrupt_response"),
+    **_refused("a turn ends with a pause", "eagerness", "auto"),
+    **_refused("nothing is said to a client that is silent", "idle_timeout_ms"),
+}
+TRANSCRIPTION: Fields = {
+    **_honoured("language prompt"),
+    **_harmless("the session's model transcribes", "model"),
+    **_refused("write it into prompt", "keywords", []),
+    **_refused("name one language with language", "languages", []),
+    **_refused("a transcript comes when the turn has ended", "delay"),
+}
+RESPONSE: Fields = {
+    **_honoured("conversation instructions max_output_tokens metadata output_modalities temperature top_p"),
+    **_honoured("seed lora_scale"),
+    **_harmless(_NO_VOICE, "audio voice output_audio_format"),
+    **_refused("the conversation is the input: add items to it", "input"),
+    **{name: SESSION[name] for name in ("tools", "tool_choice", "parallel_tool_calls", "prompt")},
+    **{name: SESSION[name] for name in ("reasoning", "modalities", "max_response_output_tokens")},
+}
 DETECTIONS: Fields = _honoured("file model sound")
 
 TABLE: dict[str, Fields] = {
@@ -188,6 +234,12 @@ TABLE: dict[str, Fields] = {
     "/v1/audio/transcriptions": SPEECH,
     "/v1/audio/translations": SPEECH,
     "/v1/audio/detections": DETECTIONS,
+    "/v1/realtime session": SESSION,
+    "/v1/realtime session.audio": SESSION_AUDIO,
+    "/v1/realtime session.audio.input": SESSION_INPUT,
+    "/v1/realtime session.audio.input.turn_detection": TURN_DETECTION,
+    "/v1/realtime session.audio.input.transcription": TRANSCRIPTION,
+    "/v1/realtime response": RESPONSE,
 }
 
 
@@ -199,6 +251,14 @@ def check_fields(path: str, given: Mapping[str, Any]) -> None:
             raise FieldRefused(f"{path} has no field '{name[:80]}'")
         if field.status == "refused" and value is not None and not _is_neutral(value, field.neutral):
             raise FieldRefused(f"{name} is not supported: {field.note}")
+
+
+def check_session(given: Mapping[str, Any], path: str = "/v1/realtime session") -> None:
+    """The same for a realtime session and the objects in it."""
+    check_fields(path, given)
+    for name, value in given.items():
+        if f"{path}.{name}" in TABLE and isinstance(value, dict):
+            check_session(value, f"{path}.{name}")
 
 
 def _is_neutral(value: Any, neutral: tuple[Any, ...]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from openai.types import completion_create_params as completions
-from openai.types import embedding_create_params
+from openai.types import embedding_create_params, realtime
 from openai.types.audio import transcription_create_params, translation_create_params
 from openai.types.chat import completion_create_params
 from openai.types.responses import response_create_params
@@ -15,8 +15,9 @@ from test_api import turn, wav
 
 from lalm.serve.embeddings import EmbeddingRequest
 from lalm.serve.protocol import ChatRequest
-from lalm.serve.request_fields import TABLE
+from lalm.serve.request_fields import TABLE, FieldRefused, check_fields
 from lalm.serve.responses import ResponsesRequest
+from lalm.serve.session_options import SessionOptions
 from lalm.serve.text_completions import CompletionRequest
 
 # vLLM's fields beyond OpenAI's: {chat_completion,speech_to_text}/protocol.py below its openai/ at d5dba2d.
@@ -114,7 +115,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("lalm.serve.transcriptions.find_speech", lambda clip, vad: [])
 
 
-@pytest.mark.parametrize("path", TABLE)
+@pytest.mark.parametrize("path", [path for path in TABLE if "realtime" not in path])
 def test_every_row_is_true(serve, quick, path):
     address = serve()
     with httpx.Client(timeout=60) as client:
@@ -132,6 +133,56 @@ def test_every_row_is_true(serve, quick, path):
                 assert got.status_code == 200, (name, value, got.text)
         said = client.post(address + path, **asked(path, {"quack": 1})).json()["error"]["message"]
         assert said == f"{path} has no field 'quack'"
+
+
+SESSIONS = {  # where each table's fields stand, and OpenAI's names for them
+    "/v1/realtime session": ((), realtime.RealtimeSessionCreateRequestParam),
+    "/v1/realtime session.audio": (("audio",), realtime.RealtimeAudioConfigParam),
+    "/v1/realtime session.audio.input": (("audio", "input"), realtime.RealtimeAudioConfigInputParam),
+    "/v1/realtime session.audio.input.turn_detection": (
+        ("audio", "input", "turn_detection"),
+        realtime.realtime_audio_input_turn_detection_param.ServerVad,
+    ),
+    "/v1/realtime session.audio.input.transcription": (
+        ("audio", "input", "transcription"),
+        realtime.AudioTranscriptionParam,
+    ),
+}
+BETA = """
+    modalities voice input_audio_format output_audio_format input_audio_transcription turn_detection
+    input_audio_noise_reduction temperature max_response_output_tokens speed
+"""
+
+
+@pytest.mark.parametrize("path", SESSIONS)
+def test_every_row_of_a_session_is_true(path):
+    inner, theirs = SESSIONS[path]
+    assert not set(theirs.__annotations__) - set(TABLE[path])
+    assert path != "/v1/realtime session" or not set(BETA.split()) - set(TABLE[path])
+
+    def update(name: str, value: object) -> None:
+        given: dict = {name: value}
+        for outer in reversed(inner):
+            given = {outer: given}
+        SessionOptions().updated(given)
+
+    for name, field in TABLE[path].items():
+        if field.status == "harmless":
+            update(name, "x")
+        elif field.status == "refused":
+            for value in field.neutral:
+                update(name, value)
+            with pytest.raises(ValueError, match=f"{name}( is not supported|\\.|\n| *Input)"):
+                update(name, ["x"])
+    with pytest.raises(FieldRefused, match="has no field 'quack'"):
+        update("quack", 1)
+
+
+def test_every_field_of_a_realtime_response_has_a_row():
+    theirs = realtime.RealtimeResponseCreateParamsParam.__annotations__
+    assert not set(theirs) - set(TABLE["/v1/realtime response"])
+    with pytest.raises(FieldRefused, match="input is not supported"):
+        check_fields("/v1/realtime response", {"input": []})
 
 
 def test_the_docs_are_printed_from_the_table():
