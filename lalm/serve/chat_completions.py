@@ -118,6 +118,7 @@ async def start(async_engine: AsyncEngine, chat: ChatRequest) -> Reply:
             seed=seed_for(chat.seed, number),
             lora_scale=chat.lora_scale,
             stop=chat.stops,
+            **chat.drawing,
         )
         requested.append(SamplingParams(options, top, grammar=await async_engine.grammar(guide)))
     answers = await async_engine.ask(sample, clips, requested)

@@ -65,7 +65,22 @@ class StopTexts(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-class ChatRequest(Guided, StopTexts):
+class Drawing(BaseModel):
+    """How tokens are chosen, in vLLM's names; ``lalm.inference.options`` says what each does."""
+
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    no_repeat_ngram_size: int | None = Field(None, ge=0)
+    min_tokens: int | None = Field(None, ge=0)
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """Those that are given, as options of the engine."""
+        return {name: given for name in Drawing.model_fields if (given := getattr(self, name)) is not None}
+
+
+class ChatRequest(Guided, StopTexts, Drawing):
     """A request to ``/v1/chat/completions``. Additions: ``lora_scale``; temperature is 0 by default."""
 
     model_config = ConfigDict(extra="ignore", strict=True)

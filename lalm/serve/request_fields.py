@@ -71,9 +71,9 @@ _SAMPLING: Fields = {
         "max_repetition_pattern_size min_repetition_pattern_size repetition_min_count",
         0,
     ),
-    **_refused("the sampler does not know it", "top_k", 0, -1),
-    **_refused("the sampler does not know it", "min_p min_tokens", 0),
-    **_refused("the sampler does not know it", "repetition_penalty", 1),
+    **_refused("ask in /v1/chat/completions", "top_k", 0, -1),
+    **_refused("ask in /v1/chat/completions", "min_p min_tokens", 0),
+    **_refused("ask in /v1/chat/completions", "repetition_penalty", 1),
 }
 _TEMPLATE: Fields = {
     **_refused("a conversation is always put in the model's own format", "chat_template documents"),
@@ -96,6 +96,8 @@ _REASONING: Fields = {
 }
 _OURS = _honoured("lora_scale")
 
+_DRAWING = _honoured("top_k min_p repetition_penalty no_repeat_ngram_size min_tokens")
+
 CHAT: Fields = {
     **_honoured("messages model max_tokens max_completion_tokens n seed stop stream stream_options"),
     **_honoured("temperature top_p logprobs top_logprobs response_format"),
@@ -112,6 +114,7 @@ CHAT: Fields = {
     **_refused("ask for a length in words", "verbosity", "medium"),
     **_ACCOUNTING,
     **_SAMPLING,
+    **_DRAWING,
     **_TEMPLATE,
     **_REASONING,
     **_refused("ask with structured_outputs", "structural_tag"),
@@ -163,6 +166,7 @@ COMPLETIONS: Fields = {
     **_OURS,
     **_ACCOUNTING,
     **_SAMPLING,
+    **_DRAWING,
     **_refused("the answer is the new text alone", "echo", False),
     **_refused("the model writes on and does not fill gaps", "suffix", ""),
     **_refused("ask for logprobs in /v1/chat/completions", "logprobs"),

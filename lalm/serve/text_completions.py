@@ -26,14 +26,14 @@ from lalm.serve.chat_completions import STREAM_HEADERS
 from lalm.serve.error_responses import error_body, error_message, error_status
 from lalm.serve.guidance import Guided
 from lalm.serve.prompts import Prompt
-from lalm.serve.protocol import StopTexts, StreamOptions
+from lalm.serve.protocol import Drawing, StopTexts, StreamOptions
 from lalm.serve.request_fields import check_fields
 
 PATH = "/v1/completions"
 PROMPTS = 16
 
 
-class CompletionRequest(Guided, StopTexts):
+class CompletionRequest(Guided, StopTexts, Drawing):
     """A request to ``/v1/completions``: one prompt or several, each text or token ids."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -156,6 +156,7 @@ async def _start(async_engine: AsyncEngine, asked: CompletionRequest) -> list[An
                         seed=seed_for(asked.seed, number),
                         lora_scale=asked.lora_scale,
                         stop=asked.stops,
+                        **asked.drawing,
                     ),
                     grammar=await async_engine.grammar(guide),
                 )

@@ -107,3 +107,17 @@ def test_what_other_clients_send_is_answered(serve, number):
     form = body.get("response_format")
     if form is not None and choice.get("finish_reason") == "stop":
         assert isinstance(json.loads(choice["message"]["content"]), dict)
+
+
+def test_vllms_sampling_is_honoured(serve, client):
+    asked = client(serve()).chat.completions
+    wish = {"model": "tiny", "messages": turn("Hi"), "max_tokens": 12}
+    likeliest = asked.create(**wish).choices[0].message.content
+    narrow = asked.create(**wish, temperature=1.0, seed=5, extra_body={"top_k": 1})
+    assert narrow.choices[0].message.content == likeliest
+    sure = asked.create(**wish, temperature=1.0, seed=5, extra_body={"min_p": 1.0})
+    assert sure.choices[0].message.content == likeliest
+    long = asked.create(**wish, temperature=1.0, seed=5, extra_body={"min_tokens": 12})
+    assert long.usage.completion_tokens == 12
+    with pytest.raises(openai.BadRequestError, match="min_tokens"):
+        asked.create(**wish, extra_body={"min_tokens": 13})
