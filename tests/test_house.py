@@ -200,6 +200,7 @@ def test_little_stands_in_the_root():
 # Names that two rooms share because they mean the same in both.
 SAME_NAME = {
     "model": "each paper's model, and the one that vLLM runs",
+    "embeddings": "vectors: of texts for a metric, of recordings for a client",
     "prompts": "each paper's prompts",
     "released": "weights in their authors' layout, of encoders and of papers",
     "run": "one run from start to end, of training and of evaluation",
