@@ -200,6 +200,7 @@ def test_little_stands_in_the_root():
 # Names that two rooms share because they mean the same in both.
 SAME_NAME = {
     "model": "each paper's model, and the one that vLLM runs",
+    "embeddings": "vectors: of texts for a metric, of recordings for a client",
     "prompts": "each paper's prompts",
     "released": "weights in their authors' layout, of encoders and of papers",
     "run": "one run from start to end, of training and of evaluation",
@@ -235,6 +236,42 @@ def test_every_error_of_ours_is_a_lalm_error():
         if (bases := {ast.unparse(base) for base in node.bases}) & builtin and "LalmError" not in bases
     ]
     assert not loose
+
+
+def test_no_code_of_a_model_folder_is_run():
+    calls = [
+        (module, node)
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "from_pretrained"
+        and ast.unparse(node.func.value) not in ("super()", "PeftModel")  # our override; tensors alone
+    ]
+    asked = [
+        module
+        for module, node in calls
+        if not any(k.arg == "trust_remote_code" and ast.unparse(k.value) == "False" for k in node.keywords)
+    ]
+    assert calls and not asked, (
+        "say trust_remote_code=False: transformers asks otherwise, and 'y' runs the code"
+    )
+
+
+def test_pickles_are_opened_as_tensors_alone():
+    loads = [
+        (module, node)
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "pickle.load")
+    ]
+    unsafe = [
+        module
+        for module, node in loads
+        if ast.unparse(node.func) != "torch.load"
+        or ("weights_only", "True") not in [(k.arg, ast.unparse(k.value)) for k in node.keywords]
+    ]
+    assert loads and not unsafe
 
 
 def test_names_say_something():

@@ -19,6 +19,7 @@ from lalm.cli import (
     activate,
     agree,
     ask,
+    batch,
     build,
     cache,
     chat,
@@ -49,6 +50,7 @@ COMMANDS: dict[str, dict[str, Any]] = {  # in the order of the help: what a newc
         "detect": detect.detect,
         "classify": classify.classify,
         "serve": serve.serve,
+        "batch": batch.batch,
     },
     "Look at a model": {
         "info": info.info,

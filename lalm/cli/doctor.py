@@ -19,7 +19,7 @@ MARKS = {True: ("ok", "green"), False: ("WRONG", "bold red"), None: ("-", "dim")
 
 def doctor(
     model: Annotated[
-        str | None, typer.Argument(help="Model folder (default: the embedded small model).")
+        str | None, typer.Argument(help="Model folder or Hub id (default: the embedded small model).")
     ] = None,
     golden: Annotated[
         tuple[Path, Path] | None,
@@ -40,10 +40,11 @@ def doctor(
     from lalm.cli.opening import open_engine
     from lalm.doctor.checks import examine
     from lalm.inference.engine import SMALL
+    from lalm.models.load import model_folder
 
     engine = open_engine(model, device)
     console, checks = Console(highlight=False), []
-    for check in examine(engine, Path(model) if model is not None else SMALL, golden):
+    for check in examine(engine, SMALL if model is None else model_folder(model), golden):
         checks.append(check)
         if not as_json:
             console.print(line(check), soft_wrap=True)

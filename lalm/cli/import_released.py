@@ -79,7 +79,7 @@ def _llm_of(file: Path, found: "Released", llm: str) -> tuple[Path, Any]:
     folder = weights.resolve(llm)
     check_llm(folder)
     try:
-        text = AutoConfig.from_pretrained(folder)
+        text = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError):
         raise ValueError(f"'{llm}' is no LLM folder: its config.json cannot be read") from None
     shape = (text.hidden_size, text.num_hidden_layers)

@@ -5,7 +5,9 @@ allocates nothing, so an 8-billion-parameter LLM is counted on any machine.
 """
 
 import json
+import textwrap
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -108,6 +110,7 @@ class Info:
     parameters: int
     trainable_parameters: int
     audio_tokens_per_second: float
+    asked: str
 
 
 def info(
@@ -115,7 +118,7 @@ def info(
         str | None,
         typer.Argument(
             metavar="[MODEL or SYSTEM]",
-            help="A model folder (default: the embedded small model), or a system such as acdc.",
+            help="A model folder or Hub id (default: the embedded small model), or a system such as acdc.",
             show_default=False,
         ),
     ] = None,
@@ -128,16 +131,19 @@ def info(
     from lalm.inference.engine import SMALL
     from lalm.systems import SYSTEMS
 
-    found = of_system(name) if name in SYSTEMS else of_folder(SMALL if name is None else Path(name))
+    found = of_system(name) if name in SYSTEMS else of_folder(SMALL if name is None else name)
     print(json.dumps(asdict(found), indent=2) if as_json else table(found))
 
 
 def table(found: Info) -> str:
-    """The facts for reading: two lines a part."""
+    """The facts for reading, in 80 columns: a line a part, below it where that comes from."""
+    wrap = partial(textwrap.wrap, width=80, break_long_words=False, break_on_hyphens=False)
     lines = [f"{found.name}: {found.system}, {found.audio_tokens_per_second:g} audio tokens a second"]
+    lines += wrap(f"  asked      {found.asked}", subsequent_indent=" " * 13)
+    place = " " * 29
     for part in found.parts:
         lines.append(f"  {part.role:<10} {part.parameters:>14,}  {part.name}")
-        lines.append(f"  {'':<25}  {part.licence}; {part.source}")
+        lines += wrap(f"{part.licence}; {part.source}", initial_indent=place, subsequent_indent=place)
     lines.append(f"  {'total':<10} {found.parameters:>14,}")
     lines.append(f"  {'trainable':<10} {found.trainable_parameters:>14,}  at the recipe's setting")
     return "\n".join(lines)
@@ -148,6 +154,7 @@ def of_system(name: str) -> Info:
     from transformers import AutoConfig
 
     from lalm.models.classes import classes_of
+    from lalm.models.load import in_words
     from lalm.training import recipe
 
     paper = PAPER_MODELS[name]
@@ -162,18 +169,31 @@ def of_system(name: str) -> Info:
         lora=settings.lora.model_dump() if settings.lora else None,
         **fields,
     )
-    return _info(name, name, config, classes.model, settings, paper.licences)
+    asked = in_words(config.role_markers, "the recipe")
+    return _info(name, name, config, classes.model, settings, paper.licences, asked)
 
 
-def of_folder(folder: Path) -> Info:
-    """A model folder; only its config.json and recipe.yaml are read."""
+def of_folder(model: str | Path) -> Info:
+    """A model folder or Hub id; no weights are read."""
     from lalm.models.classes import classes_of
-    from lalm.models.load import read_config
+    from lalm.models.load import model_folder, read_config
     from lalm.training import recipe
 
+    folder = model_folder(model)
     system, config = read_config(folder)
     settings = recipe.load(folder) if (folder / "recipe.yaml").is_file() else None
-    return _info(folder.resolve().name, system, config, classes_of(system).model, settings, {})
+    name = str(model) if folder != Path(model).expanduser() else folder.resolve().name
+    return _info(name, system, config, classes_of(system).model, settings, {}, _asked(folder))
+
+
+def _asked(folder: Path) -> str:
+    """How the model in a folder is asked, and where that is said."""
+    from lalm.models.load import asked_as, in_words
+
+    try:
+        return in_words(*asked_as(folder))
+    except (ValueError, OSError) as error:
+        return f"not known: {error}"
 
 
 def _info(
@@ -183,6 +203,7 @@ def _info(
     model_class: "type[AudioLMForConditionalGeneration]",
     settings: "Recipe | None",
     licences: dict[str, str],
+    asked: str,
 ) -> Info:
     from lalm.audio.load import SAMPLE_RATE
 
@@ -203,7 +224,7 @@ def _info(
                 given, licence, source = f"{system} {role}", "Apache-2.0", "trained by a recipe"
             parts.append(PartInfo(role, given or "in this folder", licence, source, count))
     rate = config.num_audio_tokens(100 * SAMPLE_RATE) / 100
-    return Info(name, system, parts, sum(counts.values()), learning, rate)
+    return Info(name, system, parts, sum(counts.values()), learning, rate, asked)
 
 
 def _shapes(

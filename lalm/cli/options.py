@@ -8,7 +8,9 @@ import typer
 WRITER = "qwen2.5-coder-0.5b-instruct"  # what writes replies and questions unless told
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Model = Annotated[str | None, typer.Option(help="Model folder (default: the embedded small model).")]
+Model = Annotated[
+    str | None, typer.Option(help="Model folder or Hub id (default: the embedded small model).")
+]
 Longest = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(help="0: the likeliest answer; above: drawn at random.")]
 Seed = Annotated[int, typer.Option(help="Of the draw.")]

@@ -2,6 +2,7 @@
 
 import errno
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
@@ -9,11 +10,16 @@ import typer
 from lalm.cli.options import Device
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from socket import socket
 
+    from lalm.inference.engine import Engine
     from lalm.serve.settings import Settings
 
-ONLY_LALM = ("fetch", "max_mb", "queue", "rate", "timeout", "device")  # options that vLLM has nothing for
+ONLY_LALM = (
+    *("fetch", "max_mb", "queue", "rate", "timeout", "device", "allow_host"),
+    *("tls_certificate", "tls_key", "access_log", "others", "open_models"),
+)  # options that vLLM has nothing for
 
 
 class Place(NamedTuple):
@@ -30,6 +36,13 @@ def serve(
         str | None,
         typer.Argument(help="Model folder (default: the embedded small model).", show_default=False),
     ] = None,
+    others: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="A further model as NAME=FOLDER; may be repeated.", show_default=False),
+    ] = None,
+    open_models: Annotated[
+        int, typer.Option(min=1, help="Models open at a time; others wait for their first request.")
+    ] = 2,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     api_key: Annotated[
@@ -38,6 +51,10 @@ def serve(
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(help="Let pages of this origin ask, such as https://example.org; may be repeated."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name that clients call this server by, such as gpu.example; may be repeated."),
     ] = None,
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Let clients name audio by public https addresses.")
@@ -51,14 +68,24 @@ def serve(
     engine: Annotated[
         Literal["lalm", "vllm"], typer.Option(help="Who answers; vllm: vLLM's own server, with our plugin.")
     ] = "lalm",
+    tls_certificate: Annotated[
+        str, typer.Option(help="Certificate (PEM), to be asked by https.", show_default=False)
+    ] = "",
+    tls_key: Annotated[str, typer.Option(help="Its key (PEM).", show_default=False)] = "",
+    access_log: Annotated[
+        str, typer.Option(help="File for one line a request; -: stderr.", show_default=False)
+    ] = "",
     device: Device = None,
 ) -> None:
     """Serve a model behind OpenAI's API."""
+    if bool(tls_certificate) != bool(tls_key):
+        raise ValueError("--tls-certificate and --tls-key go together")
     from lalm.serve.settings import Settings
 
     settings = Settings(
         api_key=api_key,
         origins=tuple(allow_origin or ()),
+        hosts=(host, *(allow_host or ())),
         fetch=fetch,
         audio_s=max_audio,
         body_bytes=int(max_mb * 2**20),
@@ -66,6 +93,7 @@ def serve(
         rows=batch_size,
         waiting=queue,
         per_minute=rate,
+        models=open_models,
     )
     if engine == "vllm":
         _refuse_what_vllm_lacks(context)
@@ -73,7 +101,14 @@ def serve(
 
         become_vllm(model, Place(host, port, None), settings)
     else:
-        _serve(model, Place(host, port, device), settings)
+        _serve(
+            model,
+            Place(host, port, device),
+            settings,
+            named(others or []),
+            (tls_certificate, tls_key),
+            access_log,
+        )
 
 
 def _refuse_what_vllm_lacks(context: typer.Context) -> None:
@@ -83,8 +118,21 @@ def _refuse_what_vllm_lacks(context: typer.Context) -> None:
             raise ValueError(f"--{name.replace('_', '-')} goes with --engine lalm alone")
 
 
-def _serve(model: str | None, place: Place, settings: "Settings") -> None:
-    """Serve until stopped; requests that run then are finished."""
+def named(models: list[str]) -> dict[str, str]:
+    """The folders of further models by name. Raises ValueError for what is not NAME=FOLDER."""
+    found: dict[str, str] = {}
+    for given in models:
+        name, _, folder = given.partition("=")
+        if not name or not folder:
+            raise ValueError(f"--model takes NAME=FOLDER, not '{given}'")
+        if name in found:
+            raise ValueError(f"--model names '{name}' twice")
+        found[name] = folder
+    return found
+
+
+def check_serving() -> None:
+    """Raise ValueError in one sentence where a package that serving needs is absent."""
     try:
         import fastapi  # noqa: F401
         import llguidance  # noqa: F401
@@ -94,20 +142,64 @@ def _serve(model: str | None, place: Place, settings: "Settings") -> None:
         import websockets  # noqa: F401
     except ImportError as error:
         raise ValueError(f"serving needs {error.name}: pip install 'lalm[serve]'") from None
+
+
+def _serve(
+    model: str | None,
+    place: Place,
+    settings: "Settings",
+    others: dict[str, str],
+    tls_files: tuple[str, str],
+    access_log: str,
+) -> None:
+    """Serve until stopped; requests that run then are finished."""
+    check_serving()
+    from lalm.serve.access_log import log_to
+    from lalm.serve.connections import Tls
+
+    tls = Tls(*tls_files) if all(tls_files) else None
     listening = listen(place)
     with listening:
-        from lalm.cli.weights import fetch_for
-
-        fetch_for(model)
-        from lalm.inference.engine import Engine
+        if access_log:
+            log_to(access_log)
         from lalm.serve.app import create_app
         from lalm.serve.connections import config
         from lalm.serve.memory import freeze_loaded_objects
 
-        app = create_app(Engine.load(model, place.device), settings)
+        first, loaders = _models(model, others, place.device)
+        app = create_app(first(), settings, loaders)
         freeze_loaded_objects()
         # The scheduler fails what is not done after 30 s.
-        _announcing(config(app, patience_s=35)).run(sockets=[listening])
+        _announcing(config(app, patience_s=35, tls=tls)).run(sockets=[listening])
+
+
+def _models(
+    model: str | None, others: dict[str, str], device: str | None
+) -> "tuple[Callable[[], Engine], dict[str, Callable[[], Engine]]]":
+    """How to open the default model, and how to open each by its name; the folders are looked at now."""
+    from lalm.cli.weights import fetch_for
+    from lalm.inference.engine import Engine
+    from lalm.models.load import open_processor
+
+    def opener(folder: str | None, name: str | None) -> "Callable[[], Engine]":
+        def load() -> Engine:
+            fetch_for(folder)
+            engine = Engine.load(folder, device)
+            engine.name = name or engine.name
+            return engine
+
+        return load
+
+    loaders = {name: opener(folder, name) for name, folder in others.items()}
+    for folder in others.values():
+        fetch_for(folder)
+        open_processor(folder)  # a folder that is none is said at once, and not to the first who asks
+    if model is None and others:
+        return loaders[next(iter(others))], loaders
+    if others:
+        own = Path(model or "").resolve().name
+        loaders = {own: opener(model, own), **loaders}
+    return opener(model, None), loaders
 
 
 def listen(place: Place) -> "socket":
@@ -140,7 +232,8 @@ def _announcing(config: Any) -> Any:
             await super().startup(sockets)
             for listening in sockets or []:
                 host, port = listening.getsockname()[:2]
+                scheme = "https" if config.ssl_certfile else "http"
                 shown = f"[{host}]" if ":" in host else host
-                print(f"Serving at http://{shown}:{port} (Ctrl-C stops)", file=sys.stderr, flush=True)
+                print(f"Serving at {scheme}://{shown}:{port} (Ctrl-C stops)", file=sys.stderr, flush=True)
 
     return Server(config)

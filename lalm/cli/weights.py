@@ -73,8 +73,10 @@ def where(name: Annotated[str, typer.Argument(help="A pinned name.", show_defaul
 
 
 def fetch_for(model: str | None) -> None:
-    """Fetch the pinned parts that a model folder (None: the embedded one) is made of."""
-    fetch_with_bar(parts_of(SMALL if model is None else Path(model)))
+    """Fetch the pinned parts that a model (a folder or a Hub id; None: the embedded one) is made of."""
+    from lalm.models.load import model_folder
+
+    fetch_with_bar(parts_of(SMALL if model is None else model_folder(model)))
 
 
 def parts_of(folder: Path) -> list[str]:

@@ -262,19 +262,32 @@ def _part_from_openai(obj: object, where: str, images: bool) -> Part:
         return {"type": "text", "text": json_text(part["text"], f"{where} text")}
     if kind == "input_audio":
         audio = json_object(part.get(kind), f"{where} input_audio", ["data", "format"], ["data"])
-        data = json_text(audio["data"], f"{where} input_audio.data")
-        try:
-            return {"type": "audio", "audio": base64.b64decode("".join(data.split()), validate=True)}
-        except ValueError:
-            raise SampleError(f"{where} input_audio.data is not valid base64") from None
+        return {"type": "audio", "audio": _base64_bytes(audio["data"], f"{where} input_audio.data")}
     if kind == "image_url" and not images:
         raise SampleError(f"{where} is an image, and this model takes audio and text only")
     if kind in ("audio_url", "image_url"):
-        url = json_text(json_object(part.get(kind), f"{where} {kind}").get("url"), f"{where} {kind}.url")
+        told = part.get(kind)
+        url = told if isinstance(told, str) else json_object(told, f"{where} {kind}").get("url")
+        url = json_text(url, f"{where} {kind}.url")
         if url[:5].lower() != "data:":
             raise SampleError(f"{where} {kind}.url must be a data: URL, since addresses are not fetched")
         return {"type": "audio", "audio": url} if kind == "audio_url" else {"type": "image", "image": url}
     raise SampleError(f"{where} has the type {kind!r}; types are text, input_audio, audio_url and image_url")
+
+
+def _base64_bytes(value: object, where: str) -> bytes:
+    """The bytes that base64 stands for, as clients write it: bare or as a data: URL, in either of its two
+    alphabets, with or without padding and line breaks."""
+    text = json_text(value, where)
+    if text[:5].lower() == "data:":
+        head, comma, text = text.partition(",")
+        if not comma or not head.lower().endswith(";base64"):
+            raise SampleError(f"{where} is a data: URL without base64")
+    text = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        raise SampleError(f"{where} is not valid base64") from None
 
 
 def message_to_openai(message: Message) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from lalm.encoders.eat import EATEncoder
 from lalm.encoders.eat_import import check_eat
 from lalm.inference.engine import Engine, Options
 from lalm.models.answer_end import AnswerEndError, check_learned, written_end
+from lalm.models.load import in_words
 from lalm.weights.fetch import resolve
 
 QUESTION = "What do you hear?"
@@ -66,8 +67,9 @@ def examine(engine: Engine, folder: Path, golden: tuple[Path, Path] | None = Non
     """
     if golden:
         yield _golden(engine, *golden)
-    for check in (lambda: _weights(engine, folder), lambda: _looks(engine), lambda: _round_trip(engine)):
-        yield check()
+    yield _weights(engine, folder)
+    for part in (_looks, _base_or_chat, _round_trip):
+        yield part(engine)
     for side in ("left", "right"):
         yield _batch(engine, side)
     for part in (_replies, _order, _matters, _odd_audio, _long, _overflow, _speed):
@@ -157,6 +159,12 @@ def _looks(engine: Engine) -> Check:
     if not judged:
         return Check(name, None, "all matrices are too small to tell")
     return Check(name, True, f"rows and columns of {judged} matrices differ as trained ones do")
+
+
+def _base_or_chat(engine: Engine) -> Check:
+    """A base model that is asked as a chat model answers badly, and the other way round; nothing fails."""
+    origin = engine.processor.template_from
+    return Check("base or chat", None, in_words(engine.model.config.role_markers, origin))
 
 
 def _round_trip(engine: Engine) -> Check:

@@ -23,10 +23,10 @@ def opened(kind: str, folder: Path) -> tuple[Any, Any]:
     base = folder
     if kind == "peft":
         base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-    config = transformers.AutoConfig.from_pretrained(base)
-    processor = transformers.AutoProcessor.from_pretrained(base)
+    config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False)
+    processor = transformers.AutoProcessor.from_pretrained(base, trust_remote_code=False)
     named = getattr(transformers, (config.architectures or ["none"])[0], None)
-    model = (named or transformers.AutoModelForMultimodalLM).from_pretrained(base)
+    model = (named or transformers.AutoModelForMultimodalLM).from_pretrained(base, trust_remote_code=False)
     if kind == "peft":
         from peft import PeftModel
 

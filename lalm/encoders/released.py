@@ -1,8 +1,6 @@
 """Opens checkpoints released by others without running any code in them."""
 
 import json
-import pickle
-import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lalm.errors import LalmError, refuse_pickled_code
+
 
 def read_released(path: Path, error: type[ValueError], allowed: Sequence[type] = ()) -> Any:
     """What a ``.safetensors`` file or a pickle of tensors and plain containers holds, on the CPU.
@@ -22,12 +22,10 @@ def read_released(path: Path, error: type[ValueError], allowed: Sequence[type] =
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(list(allowed)):
+        with torch.serialization.safe_globals(list(allowed)), refuse_pickled_code(f"'{path.name}'", error):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as problem:
-        asked = re.search(r"(?:GLOBAL|Unsupported (?:class|global|operand)\S*) ([\w.]+)", str(problem))
-        what = f"it asks for '{asked[1]}'" if asked else "it is not a plain file of tensors"
-        raise error(f"'{path.name}' is not opened, because {what}, which may run code") from None
+    except LalmError:
+        raise
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as problem:
         first_line = (str(problem) or type(problem).__name__).splitlines()[0]
         raise error(f"'{path.name}' cannot be read: {first_line}") from None

@@ -13,6 +13,7 @@ from lalm.audio.load import SAMPLE_RATE
 from lalm.data.messages import message_to_openai, part_recording
 from lalm.data.sample import Sample
 from lalm.evaluate.perplexity import answer_nll
+from lalm.evaluate.task import Decoding
 from lalm.inference.engine import Engine, Options, Reply
 from lalm.models.lora import set_lora_scale
 from lalm.synthesis.completions import EndpointWriter, Sampling
@@ -42,12 +43,12 @@ class Key:
 
 
 class Wanted(NamedTuple):
-    """One answer that is needed: the sample as it is asked, the longest answer in tokens, and whether the
+    """One answer that is needed: the sample as it is asked, how the answer is generated, and whether the
     likelihood of its first reference is wanted too."""
 
     key: Key
     sample: Sample
-    max_new_tokens: int
+    decoding: Decoding
     likelihood: bool = False
 
 
@@ -58,7 +59,7 @@ class Answerer(Protocol):
     def name(self) -> str:
         """For people."""
 
-    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], max_new_tokens: int) -> list[Said]:
+    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding) -> list[Said]:
         """One answer a sample, in order."""
 
 
@@ -74,9 +75,9 @@ class Local:
     def name(self) -> str:
         return self.engine.name
 
-    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], max_new_tokens: int) -> list[Said]:
+    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding) -> list[Said]:
         """One answer a sample, in order."""
-        options = Options(max_new_tokens=max_new_tokens, seed=self.seed, lora_scale=self.lora_scale)
+        options = Options(**decoding._asdict(), seed=self.seed, lora_scale=self.lora_scale)
         return _said(self.engine.reply(samples, options))
 
     def likelihood(self, sample: Sample) -> tuple[float, int]:
@@ -110,9 +111,9 @@ class Seeing:
     def name(self) -> str:
         return self.seer.name
 
-    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], max_new_tokens: int) -> list[Said]:
+    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding) -> list[Said]:
         """One answer a sample, in order."""
-        return _said(self.seer.reply(samples, Options(max_new_tokens=max_new_tokens, seed=self.seed)))
+        return _said(self.seer.reply(samples, Options(**decoding._asdict(), seed=self.seed)))
 
 
 @dataclass
@@ -126,10 +127,16 @@ class Endpoint:
     def name(self) -> str:
         return self.writer.name
 
-    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], max_new_tokens: int) -> list[Said]:
+    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding) -> list[Said]:
         """One answer a sample, in order."""
         chats = [[message_to_openai(_plain(message)) for message in sample.messages] for sample in samples]
-        sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens, seed=self.seed)
+        if decoding.beams > 1 or decoding.repetition_penalty != 1:
+            raise ValueError(
+                f"{keys[0].task} asks for {decoding.beams} beams and a repetition penalty of "
+                f"{decoding.repetition_penalty:g}, which an endpoint's protocol has no words for: score a "
+                "local model, or a task without them"
+            )
+        sampling = Sampling(temperature=0.0, max_new_tokens=decoding.max_new_tokens, seed=self.seed)
         done = self.writer.complete(chats, [self.seed] * len(chats), sampling)
         return [Said(reply.text, _given(s)) for s, reply in zip(samples, done, strict=True)]
 
@@ -151,7 +158,7 @@ class Recorded:
             said = Said(row["text"], given, heard, likelihood_of(row))
             self._said[str(task), str(control), row["id"]] = said
 
-    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], max_new_tokens: int) -> list[Said]:
+    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding) -> list[Said]:
         """The recorded answers. Raises ValueError naming the first that is not there."""
         found = [
             self._said.get((k.task, k.control, k.id)) or self._said.get(("", k.control, k.id)) for k in keys
@@ -206,15 +213,15 @@ def collect(
     said = _read(folder)
     share.wait()  # nobody writes before all have read
     missing = [item for item in wanted if item.key not in said][share.rank :: share.total]
-    missing.sort(key=lambda item: item.max_new_tokens)  # one limit a chunk
+    missing.sort(key=lambda item: item.decoding)  # one way of decoding a chunk
     done, total = 0, len(missing)
     if progress:
         progress(done, total)
     while missing:
-        limit = missing[0].max_new_tokens
-        chunk = [item for item in missing[:CHUNK] if item.max_new_tokens == limit]
+        decoding = missing[0].decoding
+        chunk = [item for item in missing[:CHUNK] if item.decoding == decoding]
         missing = missing[len(chunk) :]
-        answers = answerer.answer([item.key for item in chunk], [item.sample for item in chunk], limit)
+        answers = answerer.answer([item.key for item in chunk], [item.sample for item in chunk], decoding)
         lines = []
         for item, answer in zip(chunk, answers, strict=True):
             if item.likelihood and item.sample.references and isinstance(answerer, Local):

@@ -16,13 +16,16 @@ from lalm.evaluate.answering import Answerer, Endpoint, Local, Seeing
 from lalm.evaluate.controls import asked, recording_of
 from lalm.evaluate.metrics.normalise import normaliser_name
 from lalm.evaluate.parsers import fingerprint
-from lalm.evaluate.task import Asked, brings_instruction, question_of
+from lalm.evaluate.task import Asked, Task, brings_instruction, question_of
 from lalm.inference.engine import Engine
 from lalm.weights.fetch import resolve
 
 LIBRARIES = ("lalm", "torch", "transformers", "peft", "jiwer", "sacrebleu", "numpy", "soundfile")
 # Two runs of a task can be compared only when these agree.
-MUST_MATCH = ("data", "prompt", "prompts", "parser", "parser_code", "normaliser", "max_new_tokens", "judge")
+MUST_MATCH = (
+    *("data", "prompt", "prompts", "parser", "parser_code", "normaliser", "max_new_tokens", "judge"),
+    *("system", "beams", "repetition_penalty"),
+)
 
 
 def versions() -> dict[str, str]:
@@ -108,9 +111,17 @@ def task_card(opened: Asked, judge: str) -> dict[str, Any]:
         "parser_code": fingerprint(task.parser),
         "normaliser": sorted({normaliser_name(name) for name in languages}) if scores_text else [],
         "max_new_tokens": task.max_new_tokens,
+        **_protocol(task),
         "judge": judge if "judge" in task.metrics else "",
         "chance": _chance(opened),
     }
+
+
+def _protocol(task: Task) -> dict[str, Any]:
+    """Of system text, beams and repetition penalty what the task has."""
+    usual = Task.model_fields
+    names = ("system", "beams", "repetition_penalty")
+    return {name: getattr(task, name) for name in names if getattr(task, name) != usual[name].default}
 
 
 def _prompt(opened: Asked) -> str:

@@ -126,7 +126,7 @@ def _check_same(out: Path, card: dict[str, Any]) -> None:
     for name in set(before["tasks"]) ^ set(card["tasks"]):
         raise RunError(f"'{out}' holds a run of other tasks ({name} is in one only): say --out")
     for name, task in card["tasks"].items():
-        keys = ("data", "prompts", "max_new_tokens")
+        keys = ("data", "prompts", "max_new_tokens", "system", "beams", "repetition_penalty")
         if odd := cards.differing(task, before["tasks"][name], keys):
             raise RunError(f"'{out}' holds a run of {name} with another {odd[0]}: say --out")
 
@@ -150,7 +150,7 @@ def _wanted(job: Job, shown: dict[tuple[str, str], list[Sample]]) -> list[Wanted
         Wanted(
             Key(name, control, sample.id),
             item,
-            tasks[name].task.max_new_tokens,
+            tasks[name].task.decoding,
             "perplexity" in tasks[name].task.metrics,
         )
         for (name, control), items in shown.items()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import yaml
@@ -48,7 +48,8 @@ class AbsentData(TaskError):
 class Task(BaseModel):
     """How items are asked and scored. ``prompts`` may hold {question}, {choices} ("a, b or c") and
     {options} (lettered lines); without prompts each sample brings its own. ``choices`` are the labels of a
-    task whose samples bring none, ``split`` the only part of the samples that is asked,
+    task whose samples bring none, ``system`` a text before all turns, for samples that bring none,
+    ``split`` the only part of the samples that is asked,
     ``cluster`` the key of ``origin`` whose items count as one recording ("speaker")."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,6 +69,14 @@ class Task(BaseModel):
     target_language: str = ""
     judge: Literal["", "quality", "chat", "yes_no", "spoken_question", "co_reasoning"] = ""
     max_new_tokens: Annotated[int, Field(ge=1)] = 128
+    system: str = ""
+    beams: Annotated[int, Field(ge=1)] = 1
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+
+    @property
+    def decoding(self) -> "Decoding":
+        """How its answers are generated."""
+        return Decoding(self.max_new_tokens, self.beams, self.repetition_penalty)
 
     @field_validator("parser", "layout")
     @classmethod
@@ -84,6 +93,14 @@ class Task(BaseModel):
             if value not in METRICS:
                 raise ValueError(f"there is no metric '{value}'; there are {', '.join(METRICS)}")
         return values
+
+
+class Decoding(NamedTuple):
+    """How answers are generated: tokens of the longest, beams (1: greedy), repetition penalty (1: none)."""
+
+    max_new_tokens: int
+    beams: int = 1
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -260,7 +277,7 @@ def put(task: Task, sample: Sample, wording: int = 0) -> Sample:
     """The sample as it is asked: its answer taken away, the task's prompt after its audio."""
     bare = sample.prompt()
     if brings_instruction(task, bare):
-        return bare
+        return _told(task, bare)
     prompt, question = task.prompts[wording % len(task.prompts)], question_of(bare)
     for place, value in (("{question}", question), ("{choices}", bare.choices), ("{options}", bare.choices)):
         if place in prompt and not value:
@@ -273,7 +290,15 @@ def put(task: Task, sample: Sample, wording: int = 0) -> Sample:
     parts: list[Part] = [] if isinstance(last["content"], str) else list(last["content"])
     kept: list[Part] = [part for part in parts if part["type"] != "text"]
     turn: Message = {"role": "user", "content": [*kept, {"type": "text", "text": prompt}]}
-    return replace(bare, messages=tuple(turn if m is last else m for m in bare.messages))
+    made = replace(bare, messages=tuple(turn if m is last else m for m in bare.messages))
+    return _told(task, made)
+
+
+def _told(task: Task, sample: Sample) -> Sample:
+    """The sample with the task's system text, unless it brings its own."""
+    if not task.system or any(message["role"] == "system" for message in sample.messages):
+        return sample
+    return replace(sample, messages=({"role": "system", "content": task.system}, *sample.messages))
 
 
 def _listed(names: Sequence[str]) -> str:

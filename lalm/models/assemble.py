@@ -80,7 +80,9 @@ def build_processor(config: AudioLMConfig, question_prompt: Mapping[str, str]) -
     """The processor of a model that is put together from the parts its config names."""
     tokenizer = load_tokenizer(weights.resolve(config.parts["llm"]))
     aligner = config.parts.get("aligner")
-    instructions = AutoTokenizer.from_pretrained(weights.resolve(aligner)) if aligner else None
+    instructions = (
+        AutoTokenizer.from_pretrained(weights.resolve(aligner), trust_remote_code=False) if aligner else None
+    )
     return AudioLMProcessor.build(tokenizer, config, question_prompt, instructions)
 
 

@@ -46,7 +46,13 @@ def tokenised(texts: list[str], tokenizer: PreTrainedTokenizerBase, limit: int) 
     """instruction_ids and instruction_mask, (A, I) int64 each; of over ``limit`` tokens the end counts."""
     tokenizer.truncation_side = "left"
     encoded = tokenizer(
-        texts, padding=True, padding_side="right", truncation=True, max_length=limit, return_tensors="pt"
+        texts,
+        padding=True,
+        padding_side="right",
+        truncation=True,
+        max_length=limit,
+        return_tensors="pt",
+        split_special_tokens=True,  # "[SEP]" in a question is text
     )
     return {"instruction_ids": encoded["input_ids"], "instruction_mask": encoded["attention_mask"]}
 

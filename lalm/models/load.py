@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lalm.encoders.pair import PairConfig
+from lalm.errors import refuse_pickled_code
 from lalm.models.adapter import base_of, is_adapter
 from lalm.models.answer_end import settle_ends
 from lalm.models.assemble import ENCODER_OPTIONS, build_processor, load_tower
@@ -71,8 +72,9 @@ def _open(
     if released := _released(system, fields):
         model, processor = released.load(folder, fields, dtype)
     else:
-        model = classes.model.from_pretrained(folder, dtype=dtype)
-        processor = AudioLMProcessor.from_pretrained(folder)
+        with refuse_pickled_code(f"the weights in '{folder}'", ModelError):
+            model = classes.model.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+        processor = AudioLMProcessor.from_pretrained(folder, trust_remote_code=False)
         processor.config = model.config
     model.config.parts = {"model": str(folder.resolve())}  # what LoRA and a new connector would be added to
     return model, processor
@@ -116,7 +118,7 @@ def open_processor(folder: str | Path) -> AudioLMProcessor:
         return AudioLMProcessor.build(tokenizer, config, classes.question_prompt)
     if released := _released(system, fields):
         return released.read_processor(folder, released.read_config(fields))
-    return AudioLMProcessor.from_pretrained(folder)
+    return AudioLMProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def read_config(folder: Path) -> tuple[str, AudioLMConfig]:
@@ -131,6 +133,26 @@ def read_config(folder: Path) -> tuple[str, AudioLMConfig]:
     if isinstance(own.get("parts"), dict):
         own["parts"] = {role: found_name(str(name), folder) for role, name in own["parts"].items()}
     return system.name, classes_of(system.name).config.from_dict(own)
+
+
+def asked_as(folder: str | Path) -> tuple[bool, str]:
+    """Whether a model is asked in the turns of a chat, else in plain text, and where that is said.
+
+    A released folder does not say it in its config.json, so its chat template is looked for.
+    """
+    folder = model_folder(folder)
+    if is_adapter(folder):
+        return asked_as(base_of(folder))
+    system, fields = _read_config(folder)
+    if _released(system, fields):
+        processor = open_processor(folder)
+        return processor.config.role_markers, processor.template_from
+    return read_config(folder)[1].role_markers, "config.json"
+
+
+def in_words(chat: bool, origin: str) -> str:
+    """What ``asked_as`` found, for people."""
+    return f"{'chat model, in turns' if chat else 'base model, in plain text'} ({origin})"
 
 
 def _released(system: System, fields: Mapping[str, Any]) -> ReleasedFormat | None:
@@ -162,7 +184,9 @@ def load_hearing(
     hearing: AudioLMModel = model.model
     del hearing.language_model
     aligner = config.parts.get("aligner")
-    return hearing, AutoTokenizer.from_pretrained(weights.resolve(aligner)) if aligner else None
+    if not aligner:
+        return hearing, None
+    return hearing, AutoTokenizer.from_pretrained(weights.resolve(aligner), trust_remote_code=False)
 
 
 def load_trained(model: AudioLMForConditionalGeneration, folder: Path) -> None:

@@ -30,6 +30,7 @@ from lalm.data.sample import Sample
 from lalm.models.conditioning import instructions, tokenised
 from lalm.models.config import AudioLMConfig
 from lalm.models.modeling import IGNORE_INDEX
+from lalm.models.user_text import MarkerTokens, guarded_content, shifted, texts_of
 
 AUDIO_TOKEN = "<|audio|>"
 INSTRUCTIONS = "instructions"  # folder of the connector's own tokenizer in a checkpoint
@@ -112,6 +113,7 @@ class AudioLMProcessor(ProcessorMixin):
         self.config = config
         self.instructions: PreTrainedTokenizerBase | None = None
         self.template_from = "the model's own"  # where its chat template was found, for people
+        self.markers = MarkerTokens(tokenizer)
 
     @classmethod
     def build(
@@ -150,11 +152,14 @@ class AudioLMProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> "AudioLMProcessor":
+        kwargs |= {"trust_remote_code": False}
         processor = super().from_pretrained(folder, **kwargs)
         if processor.config is None:
-            processor.config = AutoConfig.from_pretrained(folder)
+            processor.config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if processor.config.hears_instructions:
-            processor.instructions = AutoTokenizer.from_pretrained(folder, subfolder=INSTRUCTIONS)
+            processor.instructions = AutoTokenizer.from_pretrained(
+                folder, subfolder=INSTRUCTIONS, trust_remote_code=False
+            )
         return processor
 
     def save_pretrained(self, folder: str | Path, **kwargs: Any) -> Any:
@@ -164,7 +169,7 @@ class AudioLMProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         fields = super().to_dict()
-        for name in ("config", "instructions", "template_from"):  # they are known from files beside this one
+        for name in ("config", "instructions", "markers", "template_from"):  # known from files beside this
             fields.pop(name, None)
         return fields
 
@@ -225,7 +230,8 @@ class AudioLMProcessor(ProcessorMixin):
         self, sample: Sample, clips: Sequence[Clip | CachedFrames], labels: bool
     ) -> tuple[list[int], list[int]]:
         """Token ids of one conversation and its labels (-100 outside assistant text)."""
-        text = self.render(sample, labels=labels)
+        guard = self.markers.guard(texts_of(sample.messages))
+        text = self.render(sample, labels=labels, guard=guard)
         pieces = text[0].split(self.audio_token)
         if len(pieces) - 1 != len(clips):
             raise ValueError(
@@ -241,8 +247,7 @@ class AudioLMProcessor(ProcessorMixin):
             added += (count - 1) * len(self.audio_token)
             shifts.append((at, added))
             at += len(piece)
-        encoded = self.tokenizer(expanded, add_special_tokens=False, return_offsets_mapping=labels)
-        ids = list(encoded["input_ids"])
+        ids, starts = self.markers.encode(expanded, guard)
         if not labels:  # the engine, which knows how long the answer may be, refuses what is too long
             return ids, []
         window = int(self.config.text_config.max_position_embeddings)
@@ -251,10 +256,10 @@ class AudioLMProcessor(ProcessorMixin):
                 f"{sample.id or 'sample'}: {len(clips)} audios in {sum(counts)} tokens and the text make "
                 f"{len(ids)} tokens, more than the {window} that the LLM takes"
             )
-        spans = [(_shifted(a, shifts), _shifted(b, shifts)) for a, b in text[1]]
+        spans = [(shifted(a, shifts), shifted(b, shifts)) for a, b in text[1]]
         targets = [
             token if any(a <= start < b for a, b in spans) else IGNORE_INDEX
-            for token, (start, _) in zip(ids, encoded["offset_mapping"], strict=True)
+            for token, start in zip(ids, starts, strict=True)
         ]
         return ids, targets
 
@@ -266,13 +271,15 @@ class AudioLMProcessor(ProcessorMixin):
             raise ValueError(f"{clip.name}: {clip.seconds:.3f} s is too short to give one audio token")
         return count
 
-    def render(self, sample: Sample, *, labels: bool = False) -> tuple[str, list[tuple[int, int]]]:
+    def render(
+        self, sample: Sample, *, labels: bool = False, guard: str = ""
+    ) -> tuple[str, list[tuple[int, int]]]:
         """The chat as text with one ``<|audio|>`` a clip, and the character spans of assistant text.
 
-        A user turn of audio and question gets the system's question prompt unless the conversation brings
-        its own system turn.
+        A user turn of audio and question gets the system's question prompt, unless there is a system turn.
+        ``guard`` stands in what only looks like a marker (``lalm.models.user_text``).
         """
-        messages = self._flat(sample)
+        messages = self._flat(sample, guard)
         if not labels:
             if messages and messages[-1]["role"] == "assistant":
                 raise ValueError(f"{sample.id or 'sample'}: the conversation already ends with an answer")
@@ -293,33 +300,33 @@ class AudioLMProcessor(ProcessorMixin):
             spans.append((start, end))
         return text, spans
 
-    def _flat(self, sample: Sample) -> list[dict[str, Any]]:
+    def _flat(self, sample: Sample, guard: str) -> list[dict[str, Any]]:
         """Messages whose content is plain text, audio parts replaced by the audio token.
 
         With ``self.parts`` the parts stay, for the chat template to write.
         """
+        turns = [(m["role"], guarded_content(m["content"], self.markers, guard)) for m in sample.messages]
         if self.parts:
-            return [{"role": m["role"], "content": bare_parts(m["content"])} for m in sample.messages]
+            return [{"role": role, "content": bare_parts(content)} for role, content in turns]
         messages: list[dict[str, Any]] = []
         slots = itertools.count(1)
         bare = not any(m["role"] == "system" for m in sample.messages)
-        for message in sample.messages:
-            content = message["content"]
+        for role, content in turns:
             if isinstance(content, str):
-                messages.append({"role": message["role"], "content": content})
+                messages.append({"role": role, "content": content})
                 continue
             written = [self._slot(part, slots) for part in content]
             heard = [text for text, part in zip(written, content, strict=True) if part["type"] != "text"]
             question = " ".join(part["text"] for part in content if part["type"] == "text").strip()
             audio_first = all(part["type"] == "text" for part in content[len(heard) :])
-            asks = message["role"] == "user" and bare and heard and question and audio_first
+            asks = role == "user" and bare and heard and question and audio_first
             if asks and self.question_prompt.get("user"):
                 if not messages and self.question_prompt.get("system"):
                     messages.append({"role": "system", "content": self.question_prompt["system"]})
                 text = self.question_prompt["user"].format(audio="".join(heard), question=question)
             else:
                 text = "".join(written)
-            messages.append({"role": message["role"], "content": text})
+            messages.append({"role": role, "content": text})
         return messages
 
     def _slot(self, part: Mapping[str, Any], numbers: Iterator[int]) -> str:
@@ -360,11 +367,6 @@ def bare_parts(content: str | list[Any]) -> str | list[dict[str, str]]:
         return content
     audio = {"type": "audio", "audio": "", "audio_url": ""}
     return [audio if part["type"] == "audio" else {"type": "text", "text": part["text"]} for part in content]
-
-
-def _shifted(position: int, shifts: list[tuple[int, int]]) -> int:
-    """A character position of the unexpanded text in the expanded one."""
-    return position + next(added for start, added in reversed(shifts) if position >= start)
 
 
 def pad_audio(clips: Sequence[Clip | CachedFrames]) -> dict[str, Tensor]:

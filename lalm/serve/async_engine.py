@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -17,14 +17,16 @@ from lalm.errors import LalmError
 from lalm.inference.engine import Engine, Options
 from lalm.models.prefill import PrefixCache
 from lalm.serve.error_responses import ModelNotFound
+from lalm.serve.guidance import Guide
 from lalm.serve.jobs import End, Event, Job, Piece
 from lalm.serve.prometheus import Metrics
+from lalm.serve.prompts import Prompt, prompt_of
 from lalm.serve.scheduler import Scheduler
 from lalm.serve.settings import Settings
-from lalm.serve.structured_output import GrammarCompiler, JsonGrammar
+from lalm.serve.structured_output import Grammar, GrammarCompiler
 
 T = TypeVar("T")
-MAX_DECODERS = 2  # recordings decoded at a time
+MAX_THREADS = 2  # that decode recordings and read texts
 
 
 class ClientDisconnected(LalmError):
@@ -38,7 +40,7 @@ class SamplingParams:
     options: Options
     top_logprobs: int | None = None
     prefix_cache: PrefixCache | None = None
-    grammar: JsonGrammar | None = None
+    grammar: Grammar | None = None
 
 
 class AnswerStream:
@@ -86,35 +88,49 @@ class AsyncEngine:
         self.settings = settings
         self.metrics = metrics
         self.started = int(time.time())
+        self.sessions = 0  # realtime sessions that are connected
         self._grammars = GrammarCompiler(engine)
-        self._decoders: anyio.CapacityLimiter | None = None
+        self._threads: anyio.CapacityLimiter | None = None
 
     async def load_clips(self, sources: Sequence[AudioSource]) -> list[Clip]:
         """Decode recordings up to the allowed total length. Raises AudioError naming the recording."""
         if len(sources) > self.settings.clips:
             raise AudioError(f"{len(sources)} recordings are too many: the limit is {self.settings.clips}")
-        if self._decoders is None:
-            self._decoders = anyio.CapacityLimiter(MAX_DECODERS)
         clips: list[Clip] = []
         for number, source in enumerate(sources, 1):
             left_s = self.settings.audio_s - sum(clip.seconds for clip in clips)
             if left_s <= 0:
                 raise AudioError(f"the recordings are longer than {self.settings.audio_s:g} s together")
-            clip = await anyio.to_thread.run_sync(_decode, source, number, left_s, limiter=self._decoders)
+            clip = await self.in_thread(_decode, source, number, left_s)
             clips.append(clip)
         self.metrics.count_audio(sum(clip.seconds for clip in clips))
         return clips
 
-    async def grammar(self, schema: dict[str, Any] | None) -> JsonGrammar | None:
-        """The grammar that keeps an answer to a JSON schema. Raises ValueError for an invalid schema."""
-        if schema is None:
-            return None
-        return await anyio.to_thread.run_sync(self._grammars.compile, schema)
+    async def grammar(self, guide: Guide | None) -> Grammar | None:
+        """The grammar that holds one answer to ``guide``. Raises ValueError for what cannot be kept to."""
+        return None if guide is None else await self.in_thread(self._grammars.compile, guide)
 
-    def ask(
+    async def in_thread(self, work: Callable[..., T], *given: Any) -> T:
+        """The result of ``work``; at most ``MAX_THREADS`` recordings and texts are read at a time."""
+        if self._threads is None:
+            self._threads = anyio.CapacityLimiter(MAX_THREADS)
+        return await anyio.to_thread.run_sync(work, *given, limiter=self._threads)
+
+    async def ask(
         self, sample: Sample, clips: list[Clip], requested: Sequence[SamplingParams]
     ) -> list[AnswerStream]:
-        """Queue one answer for each of ``requested``, all or none. Raises Busy."""
+        """Queue one answer for each of ``requested``, all or none. Raises Busy, and ValueError for a prompt
+        that is too long."""
+        options = (self._bounded(params.options) for params in requested)
+        longest = max(options, key=lambda one: one.max_new_tokens)
+        self.scheduler.check_place(len(requested))
+        prompt = await self.in_thread(prompt_of, self.engine, sample, clips, longest)
+        return self.queue(sample, clips, prompt, requested)
+
+    def queue(
+        self, sample: Sample, clips: list[Clip], prompt: Prompt, requested: Sequence[SamplingParams]
+    ) -> list[AnswerStream]:
+        """The same for a prompt that was read already."""
         loop = asyncio.get_running_loop()
         answers = []
         for params in requested:
@@ -123,23 +139,29 @@ class AsyncEngine:
             def notify(event: Event, events: asyncio.Queue[Event] = events) -> None:
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-            options = replace(params.options, max_new_tokens=self._max_new_tokens(params.options))
             job = Job(
                 sample,
                 clips,
-                options,
+                self._bounded(params.options),
                 notify,
                 params.top_logprobs,
                 params.prefix_cache,
                 params.grammar,
+                prompt,
             )
             job.timeout_s = self.settings.answer_s
             answers.append(AnswerStream(job, events, self.metrics))
         self.scheduler.submit(*[answer.job for answer in answers])
         return answers
 
-    def _max_new_tokens(self, options: Options) -> int:
-        return min(options.max_new_tokens, self.settings.max_new_tokens)
+    def _bounded(self, options: Options) -> Options:
+        limit = min(options.max_new_tokens, self.settings.max_new_tokens)
+        return replace(options, max_new_tokens=limit)
+
+    def check_text(self, characters: int) -> None:
+        """Raise ValueError for more text than a request may have; longer text is not even tokenised."""
+        if characters > (limit := self.settings.characters):
+            raise ValueError(f"the text has {characters} characters: the limit is {limit}")
 
     def check_model(self, name: str | None) -> None:
         """Raise ModelNotFound for any other model than the one served here."""
@@ -159,6 +181,11 @@ def new_id(kind: str) -> str:
 def seed_for(seed: int | None, number: int) -> int:
     """The seed of the ``number``-th of several answers; random unless the client gave one."""
     return secrets.randbits(31) if seed is None else (seed + number) % 2**63
+
+
+async def read_all(pieces: AsyncIterator[T]) -> list[T]:
+    """All that an asynchronous iterator gives."""
+    return [piece async for piece in pieces]
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:

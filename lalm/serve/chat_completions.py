@@ -23,7 +23,10 @@ from lalm.serve.async_engine import (
 )
 from lalm.serve.error_responses import error_body, error_message, error_status
 from lalm.serve.jobs import Piece, TokenLogprob
+from lalm.serve.logprobs import chat_logprobs
+from lalm.serve.prompts import text_length
 from lalm.serve.protocol import ChatRequest
+from lalm.serve.tools import ToolAnswer, ToolUse, with_tools
 from lalm.serve.url_fetch import fetch_audio_urls, public_client
 
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -35,6 +38,7 @@ class Reply:
 
     async_engine: AsyncEngine
     chat: ChatRequest
+    use: ToolUse | None
     clips: list[Clip]
     answers: list[AnswerStream]
     id: str
@@ -72,10 +76,10 @@ class Reply:
 async def complete(async_engine: AsyncEngine, request: Request, chat: ChatRequest) -> Response:
     """Respond to one request."""
     async_engine.check_model(chat.model)
-    reply = await cancel_on_disconnect(request, _start(async_engine, chat))
+    reply = await cancel_on_disconnect(request, start(async_engine, chat))
     if not chat.stream:
         return JSONResponse(await cancel_on_disconnect(request, _complete_json(reply)))
-    pieces = _merge(reply.answers)
+    pieces = merge(reply.answers)
     # errors found before the first token become an HTTP status
     first = await cancel_on_disconnect(request, anext(pieces, None))
     return StreamingResponse(
@@ -85,17 +89,23 @@ async def complete(async_engine: AsyncEngine, request: Request, chat: ChatReques
 
 async def sample_of(async_engine: AsyncEngine, messages: list[dict[str, Any]]) -> tuple[Sample, list[Clip]]:
     """OpenAI chat messages as a sample, its audio decoded."""
+    async_engine.check_text(text_length(messages))
     if async_engine.settings.fetch:
         async with public_client() as client:
             messages = await fetch_audio_urls(messages, async_engine.settings.body_bytes, client)
     # Clients send earlier answers back with all their fields, some of them null.
     bare = [{k: v for k, v in message.items() if v is not None} for message in messages]
-    sample = Sample.from_openai(bare)
+    sample = await async_engine.in_thread(Sample.from_openai, bare)
     return sample, await async_engine.load_clips([part["audio"] for part in sample.audios])
 
 
-async def _start(async_engine: AsyncEngine, chat: ChatRequest) -> Reply:
-    sample, clips = await sample_of(async_engine, chat.messages)
+async def start(async_engine: AsyncEngine, chat: ChatRequest) -> Reply:
+    """Queue the answers to a request. Raises ValueError for a faulty one, Busy when the queue is full."""
+    use, guide = chat.tool_use, chat.guide()
+    if use is not None and guide is not None:
+        raise ValueError("an answer calls a function or keeps to a format: ask for tools or for the format")
+    guide = use.guide() if use is not None else guide
+    sample, clips = await sample_of(async_engine, with_tools(chat.messages, use))
     if sample.messages[-1]["role"] != "user":
         raise ValueError("the last message must be the user's")
     top = chat.top_logprobs or 0 if chat.logprobs else None
@@ -108,11 +118,11 @@ async def _start(async_engine: AsyncEngine, chat: ChatRequest) -> Reply:
             seed=seed_for(chat.seed, number),
             lora_scale=chat.lora_scale,
             stop=chat.stops,
+            **chat.drawing,
         )
-        schema = chat.response_format.schema_wanted if chat.response_format is not None else None
-        requested.append(SamplingParams(options, top, grammar=await async_engine.grammar(schema)))
-    answers = async_engine.ask(sample, clips, requested)
-    return Reply(async_engine, chat, clips, answers, new_id("chatcmpl-"), int(time.time()))
+        requested.append(SamplingParams(options, top, grammar=await async_engine.grammar(guide)))
+    answers = await async_engine.ask(sample, clips, requested)
+    return Reply(async_engine, chat, use, clips, answers, new_id("chatcmpl-"), int(time.time()))
 
 
 async def _complete_json(reply: Reply) -> dict[str, Any]:
@@ -123,14 +133,17 @@ async def _complete_json(reply: Reply) -> dict[str, Any]:
     choices = []
     for number, (answer, pieces) in enumerate(zip(reply.answers, found, strict=True)):
         assert answer.end is not None
-        text = "".join(piece.text for piece in pieces)
+        written = ToolAnswer(reply.use)
+        for piece in pieces:
+            written.add(piece.text)
+        _, reason = written.end(answer.end.reason)
         scores = [score for piece in pieces for score in piece.scores]
         choices.append(
             {
                 "index": number,
-                "message": {"role": "assistant", "content": text, "refusal": None},
+                "message": written.message(),
                 "logprobs": _logprobs(reply, scores),
-                "finish_reason": answer.end.reason,
+                "finish_reason": reason,
             }
         )
     return {
@@ -141,7 +154,7 @@ async def _complete_json(reply: Reply) -> dict[str, Any]:
     }
 
 
-async def _merge(answers: Sequence[AnswerStream]) -> AsyncIterator[tuple[int, Piece]]:
+async def merge(answers: Sequence[AnswerStream]) -> AsyncIterator[tuple[int, Piece]]:
     """Pieces of several answers in order of arrival, each with the number of its answer."""
     coming: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue()
 
@@ -180,13 +193,20 @@ async def _events(
 ) -> AsyncIterator[str]:
     """The answers as server-sent events."""
     head = reply.head("chat.completion.chunk")
+    options = reply.chat.stream_options
+    with_usage = options is not None and bool(options.include_usage)
+    usage_later = {"usage": None} if with_usage else {}
 
-    def chunk(number: int, delta: dict[str, Any], **more: Any) -> str:
+    def chunk(number: int, delta: dict[str, Any], lalm: Any = None, **more: Any) -> str:
         choice = {"index": number, "delta": delta, "logprobs": None, "finish_reason": None, **more}
-        return _event({**head, "choices": [choice]})
+        ours = {"lalm": lalm} if lalm is not None else {}
+        return _event({**head, "choices": [choice], **usage_later, **ours})
+
+    written = [ToolAnswer(reply.use) for _ in reply.answers]
 
     def said(number: int, piece: Piece) -> str:
-        return chunk(number, {"content": piece.text}, logprobs=_logprobs(reply, piece.scores))
+        scores = _logprobs(reply, piece.scores)
+        return "".join(chunk(number, delta, logprobs=scores) for delta in written[number].add(piece.text))
 
     try:
         for number in range(len(reply.answers)):
@@ -202,10 +222,13 @@ async def _events(
         _cancel_unfinished(reply.answers)
     for number, answer in enumerate(reply.answers):
         assert answer.end is not None
-        yield chunk(number, {}, finish_reason=answer.end.reason)
-    options = reply.chat.stream_options
-    usage = {"usage": reply.usage()} if options is not None and options.include_usage else {}
-    yield _event({**head, "choices": [], **usage, "lalm": reply.extra_fields()})
+        deltas, reason = written[number].end(answer.end.reason)
+        for delta in deltas:
+            yield chunk(number, delta)
+        last = number == len(reply.answers) - 1
+        yield chunk(number, {}, finish_reason=reason, lalm=reply.extra_fields() if last else None)
+    if with_usage:
+        yield _event({**head, "choices": [], "usage": reply.usage()})
     yield "data: [DONE]\n\n"
 
 
@@ -216,14 +239,4 @@ def _event(body: dict[str, Any]) -> str:
 def _logprobs(reply: Reply, scores: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     if not reply.chat.logprobs:
         return None
-    tokenizer = reply.async_engine.engine.processor.tokenizer
-
-    def entry(token: int, logprob: float) -> dict[str, Any]:
-        text = str(tokenizer.decode([token]))
-        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
-
-    content = [
-        {**entry(score.token, score.logprob), "top_logprobs": [entry(*pair) for pair in score.top]}
-        for score in scores
-    ]
-    return {"content": content, "refusal": None}
+    return chat_logprobs(reply.async_engine.engine.processor.tokenizer, scores)

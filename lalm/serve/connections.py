@@ -1,6 +1,9 @@
 """uvicorn's settings and connection timeouts: slow headers, clients that do not read, message sizes."""
 
 import asyncio
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -10,6 +13,28 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 REQUEST_HEAD_S = 20.0  # for the first line and the headers of a request
 MAX_UNREAD = 3  # checks in a row, REQUEST_HEAD_S apart, at which the client has not read everything
 MESSAGE_BYTES = 1 << 20  # of a WebSocket
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files in PEM: the server's certificate with what vouches for it, and its key. Raises ValueError."""
+
+    certificate: str
+    key: str
+
+    def __post_init__(self) -> None:
+        for what, path in (("certificate", self.certificate), ("key", self.key)):
+            if not Path(path).is_file():
+                raise ValueError(f"there is no file '{path}' with the TLS {what}")
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+                self.certificate, self.key, password=""
+            )
+        except (ssl.SSLError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"'{self.certificate}' and '{self.key}' are no certificate with its key: {reason}"
+            ) from None
 
 
 class Connection(H11Protocol):
@@ -37,7 +62,7 @@ class Connection(H11Protocol):
         return self.cycle is None or bool(self.cycle.response_complete)
 
 
-def config(app: ASGIApp, patience_s: int) -> uvicorn.Config:
+def config(app: ASGIApp, patience_s: int, tls: Tls | None = None) -> uvicorn.Config:
     """uvicorn's configuration; running answers have ``patience_s`` seconds when the server is stopped."""
     return uvicorn.Config(
         app,
@@ -48,5 +73,7 @@ def config(app: ASGIApp, patience_s: int) -> uvicorn.Config:
         timeout_keep_alive=15,
         timeout_graceful_shutdown=patience_s,
         limit_concurrency=512,
+        ssl_certfile=tls.certificate if tls is not None else None,
+        ssl_keyfile=tls.key if tls is not None else None,
         ws_max_size=MESSAGE_BYTES,
     )

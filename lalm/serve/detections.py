@@ -41,7 +41,7 @@ async def detect(async_engine: AsyncEngine, clip: Clip, sounds: Sequence[str]) -
     answers = []
     try:
         for sound in sounds:
-            answers += async_engine.ask(ask([clip.audio], question(sound)), [clip], [params])
+            answers += await async_engine.ask(ask([clip.audio], question(sound)), [clip], [params])
         said = ["".join(piece.text for piece in await answer.collect()) for answer in answers]
     finally:
         for answer in answers:

@@ -10,7 +10,8 @@ from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.inference.options import FinishReason, Options
 from lalm.models.prefill import PrefixCache
-from lalm.serve.structured_output import JsonGrammar
+from lalm.serve.prompts import Prompt
+from lalm.serve.structured_output import Grammar
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Job:
     """One answer to generate. The scheduler calls ``notify`` with pieces, then with an End or an error.
 
     ``top_logprobs`` None asks for no scores. ``prefix_cache`` is that of the conversation; ``grammar``
-    restricts the answer to JSON of a schema.
+    restricts the answer to JSON of a schema. ``prompt`` is the sample as tensors; without it the scheduler
+    makes them.
     Setting ``cancelled`` ends the job before its next token, without a further event.
     """
 
@@ -71,7 +73,8 @@ class Job:
     notify: Callable[[Event], None]
     top_logprobs: int | None = None
     prefix_cache: PrefixCache | None = None
-    grammar: JsonGrammar | None = None
+    grammar: Grammar | None = None
+    prompt: Prompt | None = None
     timeout_s: float = 300.0
     cancelled: bool = False
     submitted_at: float = field(default_factory=time.monotonic)

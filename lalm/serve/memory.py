@@ -18,6 +18,12 @@ def freeze_loaded_objects() -> None:
     gc.freeze()
 
 
+def collect_all() -> None:
+    """Collect garbage among the exempt objects too: a model that was closed is one of them."""
+    gc.unfreeze()
+    freeze_loaded_objects()
+
+
 async def release_memory_periodically() -> None:
     """Collect garbage and return free memory every ``INTERVAL_S`` seconds, until cancelled."""
     glibc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

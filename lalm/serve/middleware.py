@@ -14,11 +14,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lalm.serve import error_responses as errors
+from lalm.serve.access_log import AccessLine, request_id
+from lalm.serve.host_names import HostNames
 from lalm.serve.prometheus import Metrics
 from lalm.serve.rate_limit import RateLimiter
 from lalm.serve.settings import Settings
 
-PROTECTED_PATHS = ("/v1", "/metrics")
+PROTECTED_PATHS = ("/v1", "/metrics", "/tokenize", "/detokenize")
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -44,28 +46,29 @@ class AccessMiddleware:
         self.settings = settings
         self.metrics = metrics
         self.rate_limiter = RateLimiter(settings.per_minute)
+        self.host_names = HostNames(settings.hosts)
         self.buffered_bytes = 0  # of the request bodies in memory now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request or WebSocket."""
         if scope["type"] == "websocket":
-            if (refusal := self._refusal(scope)) is not None:
-                await refusal(scope, receive, send)
-                return
-            await self.app(scope, receive, send)
+            await self._websocket(scope, receive, send)
             return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         began, status = time.perf_counter(), 0
+        scope["state"] = {**scope.get("state", {}), "line": (line := AccessLine(scope, request_id(scope)))}
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
+            line.sent += len(message.get("body", b""))
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
+                headers["X-Request-Id"] = line.id
             await send(message)
 
         try:
@@ -73,12 +76,23 @@ class AccessMiddleware:
         except Exception as error:
             if status:  # the response has begun, so the connection is closed
                 raise
-            log.exception("a request failed")
+            log.exception("request %s failed", line.id)
             await errors.error_response(errors.error_status(error), errors.error_message(error))(
                 scope, receive, send_with_headers
             )
         finally:
+            line.write(status or 499)
             self.metrics.count_request(scope, status or 499, time.perf_counter() - began)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        line = AccessLine(scope, request_id(scope))
+        refusal, status = self._refusal(scope), 101
+        if refusal is not None:
+            status = refusal.status_code
+        try:
+            await (refusal or self.app)(scope, receive, send)
+        finally:
+            line.write(status)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (refusal := self._refusal(scope)) is not None:
@@ -94,6 +108,7 @@ class AccessMiddleware:
                         return
                     part = message.get("body", b"")
                     received, self.buffered_bytes = received + len(part), self.buffered_bytes + len(part)
+                    scope["state"]["line"].received = received
                     if (refusal := self._too_large(scope, received)) is not None:
                         await refusal(scope, receive, send)
                         return
@@ -108,6 +123,10 @@ class AccessMiddleware:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
+        if (name := self.host_names.refused(scope)) is not None:
+            return errors.error_response(
+                403, f"this server is not called '{name[:80]}': allow the name with --allow-host"
+            )
         if not self._same_origin(scope["type"], scope.get("method", ""), headers):
             return errors.error_response(
                 403, "pages of other origins may not use this server; allow them with --allow-origin"
@@ -121,7 +140,8 @@ class AccessMiddleware:
                 429, f"{limit} requests a minute are the limit: try again later", wait_s
             )
         wanted = self.settings.api_key
-        given = headers.get("authorization", "").removeprefix("Bearer ").strip()
+        scheme, _, key = headers.get("authorization", "").strip().partition(" ")
+        given = key.strip() if scheme.lower() == "bearer" else ""
         if scope["type"] == "websocket" and not given:
             # browsers send the key as a subprotocol
             offered = headers.get("sec-websocket-protocol", "").split(",")

@@ -4,6 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
+from lalm.serve.guidance import Guided
+from lalm.serve.request_fields import check_fields
+from lalm.serve.tools import Choice, Tool, ToolUse
+
 DEFAULT_NEW_TOKENS = 256
 
 
@@ -23,80 +27,29 @@ _PARTS = [
 MESSAGE: dict[str, Any] = {  # what the OpenAPI document says of one; lalm.data.messages reads it
     "type": "object",
     "properties": {
-        "role": {"enum": ["system", "developer", "user", "assistant"]},
-        "content": {"anyOf": [_TEXT, {"type": "array", "items": {"anyOf": _PARTS}}]},
+        "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
+        "content": {"anyOf": [_TEXT, {"type": "array", "items": {"anyOf": _PARTS}}, {"type": "null"}]},
+        "tool_calls": {"type": "array", "description": "An earlier answer's calls, as they came"},
+        "tool_call_id": {"type": "string", "description": "Which call a tool's result belongs to"},
     },
-    "required": ["role", "content"],
+    "required": ["role"],
 }
 
 
 class StreamOptions(BaseModel):
-    """What a stream contains besides the answer."""
+    """What a stream contains besides the answer. ``include_obfuscation`` is harmless: there is no padding."""
 
-    include_usage: bool = False
+    model_config = ConfigDict(extra="forbid")
 
-
-class JsonSchema(BaseModel):
-    """A JSON schema in OpenAI's format."""
-
-    of: dict[str, Any] = Field(alias="schema")
+    include_usage: bool | None = False
+    include_obfuscation: bool | None = None
+    continuous_usage_stats: Literal[False] | None = None
 
 
-class ResponseFormat(BaseModel):
-    """The answer's format: text, any JSON object, or JSON that matches a schema."""
+class StopTexts(BaseModel):
+    """Texts that end an answer where they come up."""
 
-    type: Literal["text", "json_object", "json_schema"] = "text"
-    json_schema: JsonSchema | None = None
-
-    @model_validator(mode="after")
-    def _has_its_schema(self) -> "ResponseFormat":
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema.schema must be there for the type 'json_schema', and for no other")
-        return self
-
-    @property
-    def schema_wanted(self) -> dict[str, Any] | None:
-        """The schema that the answer must match; None for text."""
-        if self.json_schema is not None:
-            return self.json_schema.of
-        return {"type": "object"} if self.type == "json_object" else None
-
-
-class ChatRequest(BaseModel):
-    """A request to ``/v1/chat/completions``. Additions: ``lora_scale``; temperature is 0 by default.
-
-    Fields of OpenAI's that change nothing here (user, metadata, store, ...) are accepted.
-    """
-
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-    messages: list[Annotated[dict[str, Any], WithJsonSchema(MESSAGE)]] = Field(min_length=1, max_length=256)
-    model: str | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    n: int | None = Field(None, ge=1, le=8)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: ResponseFormat | None = None
-    lora_scale: float | None = Field(None, ge=0, le=100)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_what_would_be_ignored(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        for name in ("tools", "functions", "logit_bias", "presence_penalty", "frequency_penalty", "audio"):
-            if data.get(name):
-                raise ValueError(f"{name} is not supported")
-        if isinstance(data.get("modalities"), list) and "audio" in data["modalities"]:
-            raise ValueError("the model answers in text: modalities must not ask for audio")
-        return data
 
     @field_validator("stop")
     @classmethod
@@ -110,6 +63,55 @@ class ChatRequest(BaseModel):
     def stops(self) -> tuple[str, ...]:
         """The stop sequences."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class Drawing(BaseModel):
+    """How tokens are chosen, in vLLM's names; ``lalm.inference.options`` says what each does."""
+
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    no_repeat_ngram_size: int | None = Field(None, ge=0)
+    min_tokens: int | None = Field(None, ge=0)
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """Those that are given, as options of the engine."""
+        return {name: given for name in Drawing.model_fields if (given := getattr(self, name)) is not None}
+
+
+class ChatRequest(Guided, StopTexts, Drawing):
+    """A request to ``/v1/chat/completions``. Additions: ``lora_scale``; temperature is 0 by default."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    messages: list[Annotated[dict[str, Any], WithJsonSchema(MESSAGE)]] = Field(min_length=1, max_length=256)
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    n: int | None = Field(None, ge=1, le=8)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[Tool] | None = Field(None, max_length=64)
+    tool_choice: Choice | None = None
+    lora_scale: float | None = Field(None, ge=0, le=100)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_would_be_ignored(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            check_fields("/v1/chat/completions", data)
+        return data
+
+    @property
+    def tool_use(self) -> ToolUse | None:
+        """Which functions the answer may call. Raises ValueError for a choice that is not among them."""
+        return ToolUse.of(self.tools, self.tool_choice)
 
     @property
     def new_tokens(self) -> int:

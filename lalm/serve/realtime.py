@@ -20,13 +20,16 @@ from lalm.inference.engine import Options
 from lalm.serve import error_responses as errors
 from lalm.serve.async_engine import AsyncEngine, SamplingParams, new_id
 from lalm.serve.jobs import Busy
+from lalm.serve.model_pool import ModelPool
 from lalm.serve.realtime_conversation import Item, RealtimeConversation, pcm
 from lalm.serve.realtime_response import RealtimeResponse, Reason
+from lalm.serve.request_fields import check_fields
 from lalm.serve.session_options import SessionOptions
-from lalm.serve.transcriptions import NEW_TOKENS, instruction
+from lalm.serve.transcriptions import instruction, longest_text
 from lalm.serve.turn_detection import SpeechStarted, TurnDetector
 
 IDLE_S = 600.0  # a client that sends nothing for so long is disconnected
+YIELD_S = 30.0  # and after so long if another client finds no place
 MIN_TURN_S = 0.1  # as OpenAI's
 
 
@@ -51,6 +54,8 @@ class Session:
         self.options = SessionOptions()
         self.turn_detector.configure(self.options.audio.input.turn_detection)
         self.socket: WebSocket | None = None
+        self.last_event = asyncio.get_running_loop().time()
+        self._patience: asyncio.Timeout | None = None
         self._sending = asyncio.Lock()
         self._response: RealtimeResponse | None = None
         self._answering: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -66,13 +71,14 @@ class Session:
             await self._send_item(item)
         try:
             while True:
-                async with asyncio.timeout(IDLE_S):
+                async with asyncio.timeout(IDLE_S) as self._patience:
                     message = await socket.receive()
+                self.last_event = asyncio.get_running_loop().time()
                 if message["type"] == "websocket.disconnect":
                     return
                 await self._handle_message(message.get("text") or "")
         except TimeoutError:
-            await socket.close(1001, f"the client sent nothing for {IDLE_S:.0f} s")
+            await socket.close(1001, "the client sent nothing for too long; connect again to resume")
         finally:
             self.socket = None
             if self._response is not None:
@@ -81,6 +87,16 @@ class Session:
                 task.cancel()
             await asyncio.gather(*self._transcripts, self._answering, return_exceptions=True)
             self.turn_detector.clear()
+
+    @property
+    def answering(self) -> bool:
+        """Whether an answer is being written."""
+        return self._response is not None
+
+    def leave(self) -> None:
+        """Disconnect a client that sends nothing; its session can be resumed."""
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def send(self, kind: str, **fields: Any) -> None:
         """Send an event; waits for a slow client, does nothing after a disconnect."""
@@ -222,12 +238,13 @@ class Session:
             )
         if given.get("conversation") not in (None, "auto") or given.get("input") is not None:
             raise ValueError("answers outside the conversation are not supported")
+        check_fields("/v1/realtime response", given)
         known = {name: given[name] for name in SessionOptions.model_fields if given.get(name) is not None}
         options = self.options.updated({name: known[name] for name in known if name != "audio"})
         response = RealtimeResponse(
             self.async_engine, self.conversation, options, self.send, given.get("metadata")
         )
-        response.submit()
+        await response.submit()
         self._response = response
         self._answering = asyncio.create_task(self._answer(response))
 
@@ -260,10 +277,10 @@ class Session:
         place = {"item_id": item.id, "content_index": 0}
         kind = "conversation.item.input_audio_transcription"
         question = instruction("transcribe", transcription.language, transcription.prompt)
-        options = Options(NEW_TOKENS, lora_scale=self.options.lora_scale)
+        options = Options(longest_text(item.seconds), lora_scale=self.options.lora_scale)
         said = ""
         try:
-            [answer] = self.async_engine.ask(
+            [answer] = await self.async_engine.ask(
                 ask([audio], question), [Clip("turn", audio)], [SamplingParams(options)]
             )
             async for piece in answer:
@@ -285,8 +302,9 @@ class Session:
 class SessionManager:
     """All sessions of a server: the active ones and those that can be resumed."""
 
-    def __init__(self, async_engine: AsyncEngine) -> None:
-        self.async_engine = async_engine
+    def __init__(self, models: ModelPool) -> None:
+        self.models = models
+        self.settings = models.settings
         self.active: dict[str, Session] = {}
         self.resumable: dict[str, tuple[Session, asyncio.TimerHandle]] = {}
 
@@ -294,36 +312,47 @@ class SessionManager:
         """Handle one connection from start to end; ``?session=ID`` resumes a session."""
         query = socket.query_params
         try:
-            self.async_engine.check_model(query.get("model"))
-            session = self._session(query.get("session"))
+            async_engine = await self.models.get(query.get("model"))
+            session = self._session(query.get("session"), async_engine)
         except ValueError as error:
             await socket.send_denial_response(errors.error_response(errors.error_status(error), str(error)))
             return
         offered = [name.strip() for name in socket.headers.get("sec-websocket-protocol", "").split(",")]
         self.active[session.id] = session
-        self.async_engine.metrics.sessions.set(len(self.active))
+        self.models.metrics.sessions.set(len(self.active))
+        session.async_engine.sessions += 1
         try:
             await socket.accept("realtime" if "realtime" in offered else None)
             await session.serve(socket)
         finally:
-            del self.active[session.id]
-            self.async_engine.metrics.sessions.set(len(self.active))
+            session.async_engine.sessions -= 1
+            self.active.pop(session.id, None)
+            self.models.metrics.sessions.set(len(self.active))
             forget = asyncio.get_running_loop().call_later
-            timer = forget(self.async_engine.settings.resume_s, self.resumable.pop, session.id, None)
+            timer = forget(self.settings.resume_s, self.resumable.pop, session.id, None)
             self.resumable[session.id] = session, timer
 
-    def _session(self, id: str | None) -> Session:
+    def _session(self, id: str | None, async_engine: AsyncEngine) -> Session:
         if id is not None:
             if id not in self.resumable:
                 raise ValueError("there is no session with this id to resume")
             session, timer = self.resumable.pop(id)
             timer.cancel()
+            if not session.async_engine.scheduler.alive:
+                raise ValueError("the session's model was closed meanwhile: begin a new session")
             return session
-        if len(self.active) >= self.async_engine.settings.sessions:
+        if len(self.active) >= self.settings.sessions and not self._make_place():
             raise Busy(f"{len(self.active)} realtime sessions are open already: try again later")
-        while (
-            self.resumable and len(self.active) + len(self.resumable) >= self.async_engine.settings.sessions
-        ):
+        while self.resumable and len(self.active) + len(self.resumable) >= self.settings.sessions:
             _, timer = self.resumable.pop(next(iter(self.resumable)))
             timer.cancel()
-        return Session(self.async_engine)
+        return Session(async_engine)
+
+    def _make_place(self) -> bool:
+        """Disconnect the client that has sent nothing for the longest, if that is long enough."""
+        idlest = min(self.active.values(), key=lambda session: session.last_event)
+        if asyncio.get_running_loop().time() - idlest.last_event < YIELD_S or idlest.answering:
+            return False
+        del self.active[idlest.id]
+        idlest.leave()
+        return True

@@ -43,7 +43,7 @@ class RealtimeResponse:
         self.answer: AnswerStream | None = None
         self._reason: Reason | None = None
 
-    def submit(self) -> None:
+    async def submit(self) -> None:
         """Queue the answer. Raises ValueError if there is nothing to answer, Busy if the queue is full."""
         sample, clips = self.conversation.prompt(self.options.instructions)
         max_tokens = self.options.max_output_tokens
@@ -54,7 +54,7 @@ class RealtimeResponse:
             seed=seed_for(self.options.seed, 0),
             lora_scale=self.options.lora_scale,
         )
-        [self.answer] = self.async_engine.ask(
+        [self.answer] = await self.async_engine.ask(
             sample, clips, [SamplingParams(options, prefix_cache=self.conversation.prefix_cache)]
         )
         self.conversation.items.append(self.item)

@@ -9,18 +9,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lalm.data.audio_inputs import Clip
 from lalm.inference.answer import Answer
 from lalm.inference.engine import Engine
 from lalm.models.lora import set_lora_scale
 from lalm.models.prefill import content_ids
+from lalm.models.processing import pad_audio
 from lalm.models.sampling import TokenRules
 from lalm.serve.encoder_cache import EncoderCache
 from lalm.serve.jobs import AnswerTimeout, Busy, End, Job, Piece, ServerStopped
+from lalm.serve.prompts import prompt_of
 from lalm.serve.running_batch import BatchRow, RunningBatch
 
 ENCODER_CACHE_BYTES = 256 << 20  # of encoder outputs
@@ -41,6 +46,7 @@ class Scheduler:
         self.batch = RunningBatch(engine)
         self.waiting: deque[Job] = deque()
         self.new_tokens = 0  # of all answers so far
+        self._encoding: deque[tuple[list[Clip], Future[list[Tensor]]]] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._scale: float | None = None
@@ -50,15 +56,40 @@ class Scheduler:
         """Start the thread."""
         self._thread.start()
 
+    def check_place(self, jobs: int) -> None:
+        """Raise Busy where that many jobs cannot be queued now: their prompts need not be read."""
+        if len(self.waiting) + jobs > self.max_waiting:
+            raise Busy(f"{len(self.waiting)} requests are waiting already: try again later")
+
     def submit(self, *jobs: Job) -> None:
         """Queue jobs, all or none. Raises Busy when the queue is full."""
         with self._changed:
             if self._closing:
                 raise Busy("the server is shutting down")
-            if len(self.waiting) + len(jobs) > self.max_waiting:
-                raise Busy(f"{len(self.waiting)} requests are waiting already: try again later")
+            self.check_place(len(jobs))
             self.waiting.extend(jobs)
             self._changed.notify()
+
+    def encode(self, clips: list[Clip]) -> "Future[list[Tensor]]":
+        """The encoder's frames (T, W) of each clip, as soon as the thread comes to it. Raises Busy."""
+        frames: Future[list[Tensor]] = Future()
+        with self._changed:
+            if self._closing or len(self._encoding) >= self.max_waiting:
+                raise Busy("too many recordings wait to be encoded: try again later")
+            self._encoding.append((clips, frames))
+            self._changed.notify()
+        return frames
+
+    def _encode(self) -> None:
+        """Encode what waits for it: one recording, so that answers are not held up for long."""
+        with self._changed:
+            if not self._encoding:
+                return
+            clips, frames = self._encoding.popleft()
+        try:
+            frames.set_result([one.frames for one in self.encoder_cache.frames(clips)])
+        except Exception as error:
+            frames.set_exception(error)
 
     def close(self, patience_s: float = 30.0) -> None:
         """Accept no more jobs, wait for those there are, and fail the rest after ``patience_s`` seconds."""
@@ -73,13 +104,35 @@ class Scheduler:
             job.notify(ServerStopped("the server shut down before the answer was complete"))
         self._thread.join(5.0)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs, so that jobs are answered."""
+        return self._thread.is_alive() and not self._closing
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits or runs."""
+        return bool(self.waiting or self.batch.rows or self._encoding)
+
     def _run(self) -> None:
+        try:
+            self._serve()
+        finally:  # whatever ended the thread, nobody shall wait for it
+            with self._changed:
+                self._closing = True
+                jobs = [*self.waiting, *(row.job for row in self.batch.rows)]
+                self.waiting.clear()
+            for job in jobs:
+                with suppress(RuntimeError):  # the event loop is closed
+                    job.notify(ServerStopped("the server shut down before the answer was complete"))
+
+    def _serve(self) -> None:
         with torch.inference_mode():
             while True:
                 with self._changed:
-                    while not self.waiting and not self.batch.rows and not self._closing:
+                    while not self.busy and not self._closing:
                         self._changed.wait()
-                    if self._closing and not self.waiting and not self.batch.rows:
+                    if self._closing and not self.busy:
                         return
                 admitted: list[BatchRow] = []
                 try:
@@ -91,6 +144,7 @@ class Scheduler:
     def _step(self, admitted: list[BatchRow]) -> None:
         """Admit jobs (into ``admitted``), decode one token of every row, remove finished rows."""
         self._drop_finished()
+        self._encode()
         admitted.extend(self._admit())
         if admitted:
             self.batch.add(admitted)
@@ -165,12 +219,13 @@ class Scheduler:
             set_lora_scale(model, job.options.lora_scale)
             self._scale = job.options.lora_scale
         began = time.monotonic()
+        made = job.prompt or prompt_of(self.engine, job.sample, job.clips, job.options)
         frames = self.encoder_cache.frames(job.clips)
-        batch = self.engine.processor.batch([job.sample], audios=[frames]).to(model.device)
-        ids: Tensor = batch["input_ids"]  # (1, L)
-        self.engine.check_length(job.clips, ids.shape[1], job.options)
+        inputs: dict[str, Any] = {
+            name: tensor.to(model.device) for name, tensor in {**made, **pad_audio(frames)}.items()
+        }
+        ids: Tensor = inputs["input_ids"]  # (1, L)
         audio_tokens = int((ids == model.config.audio_token_id).sum())
-        inputs = dict(batch)
         prompt = ids[0]
         if not self.batch.supports_batching:
             job.prefix_cache = None

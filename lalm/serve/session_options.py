@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lalm.serve.protocol import DEFAULT_NEW_TOKENS
+from lalm.serve.request_fields import check_session
 
 
 class _Part(BaseModel):
@@ -82,8 +83,13 @@ class SessionOptions(_Part):
         return value
 
     def updated(self, given: dict[str, Any]) -> "SessionOptions":
-        """A copy with the given options replaced. Raises pydantic's ValidationError."""
-        return SessionOptions.model_validate(_merge(self.model_dump(), given, ("audio", "input")))
+        """A copy with the given options replaced.
+
+        Raises pydantic's ValidationError, and FieldRefused for what would have to be ignored.
+        """
+        made = SessionOptions.model_validate(_merge(self.model_dump(), given, ("audio", "input")))
+        check_session(given)
+        return made
 
 
 def _merge(old: dict[str, Any], new: dict[str, Any], inner: tuple[str, ...]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ class Settings:
 
     api_key: str = ""
     origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()  # names of this server beside localhost, addresses and the machine's name
     fetch: bool = False
     audio_s: float = 600.0
     body_bytes: int = 25 << 20
@@ -20,9 +21,12 @@ class Settings:
     body_s: float = 60.0  # to send a request
     answer_s: float = 300.0
     clips: int = 16
+    characters: int = 200_000  # of text in one request; no model here reads as much
     max_new_tokens: int = 2048
     rows: int = 16
     waiting: int = 64
     per_minute: int = 0  # requests from one address; 0: no limit
     sessions: int = 16  # realtime sessions, including those that can be resumed
+    models: int = 2  # open at a time, of all that are served
+    open_s: float = 60.0  # how long a request waits for an open model to become idle
     resume_s: float = 120.0  # how long a session is kept after its client disconnects

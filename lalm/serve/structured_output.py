@@ -1,6 +1,5 @@
-"""Structured output: masks the tokens that would break a JSON schema, using llguidance."""
+"""Structured output: masks the tokens that would break a schema or grammar, using llguidance."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -10,13 +9,13 @@ from llguidance.hf import from_tokenizer
 from torch import Tensor
 
 from lalm.inference.engine import Engine
+from lalm.serve.guidance import NAMES, Guide, schema_guide
 
-SCHEMA_CHARACTERS = 50_000
 # A lexer state takes about 2 kB, and a schema can need very many.
 LIMITS = LLParserLimits(max_lexer_states=20_000, verbose_errors=False)
 
 
-class JsonGrammar:
+class Grammar:
     """The state of one answer within its grammar. Not thread-safe."""
 
     def __init__(self, matcher: LLMatcher, eos_ids: list[int]) -> None:
@@ -44,23 +43,32 @@ class JsonGrammar:
 
 
 class GrammarCompiler:
-    """Compiles JSON schemas to grammars over one engine's tokenizer."""
+    """Compiles schemas, regular expressions and grammars over one engine's tokenizer."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._tokenizer: LLTokenizer | None = None
 
-    def compile(self, schema: dict[str, Any]) -> JsonGrammar:
-        """A grammar for one answer; takes up to a second. Raises ValueError for an invalid schema."""
-        text = json.dumps(schema)
-        if len(text) > SCHEMA_CHARACTERS:
-            raise ValueError(f"the JSON schema has more than {SCHEMA_CHARACTERS} characters")
+    def compile(self, asked: Guide | dict[str, Any]) -> Grammar:
+        """A grammar for one answer, from a guide or a JSON schema; takes up to a second.
+
+        Raises ValueError for what cannot be kept to.
+        """
+        guide = asked if isinstance(asked, Guide) else schema_guide(asked)
         eos_ids = sorted(self.engine.ends())
         if self._tokenizer is None:
             self._tokenizer = from_tokenizer(self.engine.processor.tokenizer, eos_token=eos_ids)
-        grammar = LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
+        match guide.kind:
+            case "json":
+                grammar = LLMatcher.grammar_from_json_schema(
+                    guide.text, overrides={"whitespace_flexible": False}
+                )
+            case "regex":
+                grammar = LLMatcher.grammar_from_regex(guide.text)
+            case "lark":
+                grammar = LLMatcher.grammar_from_lark(guide.text)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
         if matcher.is_error():
             reason = " ".join(matcher.get_error().split())
-            raise ValueError(f"the JSON schema cannot be used: {reason[:200]}")
-        return JsonGrammar(matcher, eos_ids)
+            raise ValueError(f"the {NAMES[guide.kind]} cannot be used: {reason[:200]}")
+        return Grammar(matcher, eos_ids)

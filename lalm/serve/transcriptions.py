@@ -1,15 +1,18 @@
 """``/v1/audio/transcriptions`` and ``/translations``: speech as text, with times on request.
 
 The model writes no times, so a recording is cut at its pauses (silero-vad). Each stretch of speech becomes
-a job of its own, and its place in the recording is the time of its text.
+a job of its own, and its place in the recording is the time of its text. Where there is no speech there is no
+text, whatever the format.
 """
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from lalm.audio.load import SAMPLE_RATE
 from lalm.audio.vad import FRAME, frames, load_detector
@@ -17,6 +20,9 @@ from lalm.data.audio_inputs import Clip
 from lalm.data.sample import ask
 from lalm.inference.engine import Options
 from lalm.serve.async_engine import AnswerStream, AsyncEngine, SamplingParams, seed_for
+from lalm.serve.error_responses import error_body, error_message, error_status
+from lalm.serve.jobs import Piece, TokenLogprob
+from lalm.serve.logprobs import chosen_tokens
 
 Form: TypeAlias = Literal["json", "text", "verbose_json", "srt", "vtt"]
 Task: TypeAlias = Literal["transcribe", "translate"]
@@ -26,50 +32,156 @@ INSTRUCTIONS = {
     "translate": "Translate the speech into English.",
 }
 WHOLE_S = 30.0  # longer recordings, and those whose times are requested, are cut at pauses
-PAUSE_S = 0.4
-BEFORE_S = 0.2  # of audio kept before a stretch of speech
-NEW_TOKENS = 448
+NEW_TOKENS = 448  # the longest text of one stretch, Whisper's limit
+TOKENS_PER_S = 16  # more than anybody says in a second
+FIRST_TOKENS = 16
+
+
+class VadOptions(BaseModel):
+    """How a recording is cut at its pauses, in OpenAI's names: ``chunking_strategy`` of ``server_vad``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["server_vad"] = "server_vad"
+    threshold: float = Field(default=0.5, ge=0.05, le=1)
+    prefix_padding_ms: int = Field(default=200, ge=0, le=5000)
+    silence_duration_ms: int = Field(default=400, ge=32, le=10_000)
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What one request asks for beside its recording."""
+
+    task: Task
+    form: Form = "json"
+    language: str = ""
+    prompt: str = ""
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    max_tokens: int = NEW_TOKENS
+    stream: bool = False
+    logprobs: bool = False
+    vad: VadOptions | None = None  # None: the server decides where to cut
+
+    def __post_init__(self) -> None:
+        if self.stream and self.form not in ("json", "text"):
+            raise ValueError(f"a stream has no {self.form}: ask for response_format json or text")
+        if self.logprobs and self.form != "json":
+            raise ValueError("include logprobs goes with response_format json alone")
+
+    def options(self, seconds: float) -> Options:
+        """How a stretch of that length is answered."""
+        limit = min(self.max_tokens, longest_text(seconds))
+        return Options(limit, temperature=self.temperature, top_p=self.top_p, seed=seed_for(self.seed, 0))
+
+
+@dataclass
 class Segment:
     """A stretch of a recording, in seconds, and its text."""
 
     start_s: float
     end_s: float
-    text: str
     answer: AnswerStream
+    pieces: list[Piece] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """What was said."""
+        return "".join(piece.text for piece in self.pieces)
 
 
-async def transcribe(
-    async_engine: AsyncEngine, clip: Clip, task: Task, form: Form, parameters: dict[str, Any]
-) -> list[Segment]:
-    """The text of ``clip``, stretch by stretch; ``parameters`` has language, prompt, temperature and seed."""
-    stretches = [(0, len(clip.audio))]
-    if form in ("verbose_json", "srt", "vtt") or clip.seconds > WHOLE_S:
-        stretches = await asyncio.to_thread(find_speech, clip)
-    question = instruction(task, parameters["language"], parameters["prompt"])
-    options = Options(NEW_TOKENS, temperature=parameters["temperature"], seed=seed_for(parameters["seed"], 0))
-    answers: list[AnswerStream] = []
-    segments: list[Segment] = []
-    width = max(1, min(async_engine.settings.rows, async_engine.settings.waiting // 2))
-    try:
-        for at in range(0, len(stretches), width):  # a long recording must not fill the queue
-            group = stretches[at : at + width]
-            new = []
-            for first, last in group:
-                part = clip.audio[first:last]
-                new += async_engine.ask(
-                    ask([part], question), [Clip(clip.name, part)], [SamplingParams(options)]
-                )
-                answers += new[-1:]
-            for (first, last), answer in zip(group, new, strict=True):
-                text = "".join(piece.text for piece in await answer.collect())
-                segments.append(Segment(first / SAMPLE_RATE, last / SAMPLE_RATE, text, answer))
-    finally:
-        for answer in answers:
-            answer.job.cancelled = answer.end is None
-    return segments
+class Transcript:
+    """The text of one recording, stretch by stretch; ``segments`` is complete when ``pieces`` has ended."""
+
+    def __init__(self, async_engine: AsyncEngine, clip: Clip, wishes: Wishes) -> None:
+        self.async_engine = async_engine
+        self.clip = clip
+        self.wishes = wishes
+        self.segments: list[Segment] = []
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """The text as it is written, with a space between two stretches."""
+        stretches = await asyncio.to_thread(stretches_of, self.clip, self.wishes)
+        settings = self.async_engine.settings
+        width = max(1, min(settings.rows, settings.waiting // 2))
+        running: list[Segment] = []
+        try:
+            for at in range(0, len(stretches), width):  # a long recording must not fill the queue
+                running.clear()
+                for first, last in stretches[at : at + width]:
+                    running.append(await self._start(first, last))
+                for segment in running:
+                    async for piece in segment.answer:
+                        between = " " if not segment.pieces and self.text else ""
+                        segment.pieces.append(piece)
+                        yield Piece(between + piece.text, piece.scores)
+                    self.segments.append(segment)
+        finally:
+            for segment in running:
+                segment.answer.job.cancelled = segment.answer.end is None
+
+    async def _start(self, first: int, last: int) -> Segment:
+        part = self.clip.audio[first:last]
+        question = instruction(self.wishes.task, self.wishes.language, self.wishes.prompt)
+        options = self.wishes.options(len(part) / SAMPLE_RATE)
+        params = SamplingParams(options, top_logprobs=0 if self.wishes.logprobs else None)
+        [answer] = await self.async_engine.ask(ask([part], question), [Clip(self.clip.name, part)], [params])
+        return Segment(first / SAMPLE_RATE, last / SAMPLE_RATE, answer)
+
+    @property
+    def text(self) -> str:
+        """The whole text so far."""
+        return " ".join(segment.text for segment in self.segments if segment.text)
+
+    def usage(self) -> dict[str, Any]:
+        """Token counts of all stretches."""
+        ends = [segment.answer.end for segment in self.segments if segment.answer.end]
+        read, heard, said = (
+            sum(getattr(end, name) for end in ends)
+            for name in ("prompt_tokens", "audio_tokens", "new_tokens")
+        )
+        details = {"audio_tokens": heard, "text_tokens": read - heard}
+        tokens = {"input_tokens": read, "output_tokens": said, "total_tokens": read + said}
+        return {"type": "tokens", **tokens, "input_token_details": details}
+
+    def logprobs(self) -> dict[str, Any]:
+        """The field of that name, where it was asked for."""
+        scores = [score for segment in self.segments for piece in segment.pieces for score in piece.scores]
+        return self._scores(scores)
+
+    def _scores(self, scores: Sequence[TokenLogprob]) -> dict[str, Any]:
+        if not self.wishes.logprobs:
+            return {}
+        return {"logprobs": chosen_tokens(self.async_engine.engine.processor.tokenizer, scores)}
+
+    def extra_fields(self) -> dict[str, Any]:
+        """Fields in addition to OpenAI's: what was heard, and the stretches whose text was cut off."""
+        ends = [segment.answer.end for segment in self.segments]
+        cut = [number for number, end in enumerate(ends) if end is not None and end.reason != "stop"]
+        return {"heard": self.async_engine.audio_heard([self.clip]), "unfinished_segments": cut}
+
+    async def events(self, first: Piece | None, rest: AsyncIterator[Piece]) -> AsyncIterator[str]:
+        """The text as OpenAI's server-sent events; ``first`` and ``rest`` are its pieces."""
+        try:
+            if first is not None:
+                yield self._delta(first)
+            async for piece in rest:
+                yield self._delta(piece)
+        except Exception as error:  # the status was sent already, so the stream carries the error
+            yield _event(error_body(error_status(error), error_message(error)))
+            return
+        done = {"type": "transcript.text.done", "text": self.text, **self.logprobs(), "usage": self.usage()}
+        yield _event({**done, "lalm": self.extra_fields()})
+
+    def _delta(self, piece: Piece) -> str:
+        scores = self._scores(piece.scores)
+        return _event({"type": "transcript.text.delta", "delta": piece.text, **scores})
+
+
+def longest_text(seconds: float) -> int:
+    """The most tokens that a recording of that length is given."""
+    return min(NEW_TOKENS, FIRST_TOKENS + round(TOKENS_PER_S * seconds))
 
 
 def instruction(task: Task, language: str, prompt: str) -> str:
@@ -80,9 +192,19 @@ def instruction(task: Task, language: str, prompt: str) -> str:
     return f"{question} {prompt}" if prompt else question
 
 
-def find_speech(clip: Clip) -> list[tuple[int, int]]:
+def stretches_of(clip: Clip, wishes: Wishes) -> list[tuple[int, int]]:
+    """First and last sample of each stretch that becomes a text of its own; none without speech."""
+    found = find_speech(clip, wishes.vad or VadOptions())
+    timed = wishes.form in ("verbose_json", "srt", "vtt")
+    if not found or timed or clip.seconds > WHOLE_S or wishes.vad is not None:
+        return found
+    return [(0, len(clip.audio))]
+
+
+def find_speech(clip: Clip, vad: VadOptions) -> list[tuple[int, int]]:
     """First and last sample of each stretch of speech, none longer than ``WHOLE_S``."""
-    detector = load_detector(PAUSE_S)
+    detector = load_detector(vad.silence_duration_ms / 1000, vad.threshold)
+    before = round(vad.prefix_padding_ms * SAMPLE_RATE / 1000)
     found: list[tuple[int, int]] = []
     start: int | None = None
     import torch
@@ -91,7 +213,7 @@ def find_speech(clip: Clip) -> list[tuple[int, int]]:
         event = detector(torch.from_numpy(np.ascontiguousarray(frame))) or {}
         here = (number + 1) * FRAME
         if "start" in event and start is None:
-            start = max(0, number * FRAME - round(BEFORE_S * SAMPLE_RATE))
+            start = max(0, number * FRAME - before)
         if start is not None and ("end" in event or here - start >= WHOLE_S * SAMPLE_RATE):
             found.append((start, min(here, len(clip.audio))))
             start = None if "end" in event else here
@@ -100,13 +222,11 @@ def find_speech(clip: Clip) -> list[tuple[int, int]]:
     return found
 
 
-def formatted(
-    async_engine: AsyncEngine, clip: Clip, segments: Sequence[Segment], form: Form, task: Task
-) -> Any:
-    """The response in a format: text for text, srt and vtt, else JSON."""
-    text = " ".join(segment.text for segment in segments if segment.text)
+def formatted(transcript: Transcript) -> Any:
+    """The response in the format asked for: text for text, srt and vtt, else JSON."""
+    form, segments, clip = transcript.wishes.form, transcript.segments, transcript.clip
     if form == "text":
-        return text + "\n"
+        return transcript.text + "\n"
     if form == "srt":
         return "".join(
             f"{n}\n{_clock(s.start_s, ',')} --> {_clock(s.end_s, ',')}\n{_line(s.text)}\n\n"
@@ -115,22 +235,17 @@ def formatted(
     if form == "vtt":
         rows = [f"{_clock(s.start_s, '.')} --> {_clock(s.end_s, '.')}\n{_line(s.text)}\n\n" for s in segments]
         return "WEBVTT\n\n" + "".join(rows)
-    read = sum(s.answer.end.prompt_tokens for s in segments if s.answer.end)
-    heard = sum(s.answer.end.audio_tokens for s in segments if s.answer.end)
-    said = sum(s.answer.end.new_tokens for s in segments if s.answer.end)
+    ours = {"lalm": transcript.extra_fields()}
     if form == "json":
-        details = {"audio_tokens": heard, "text_tokens": read - heard}
-        tokens = {"input_tokens": read, "output_tokens": said, "total_tokens": read + said}
-        usage = {"type": "tokens", **tokens, "input_token_details": details}
-        return {"text": text, "usage": usage, "lalm": {"heard": async_engine.audio_heard([clip])}}
+        return {"text": transcript.text, **transcript.logprobs(), "usage": transcript.usage(), **ours}
     return {
-        "task": task,
-        "language": "english" if task == "translate" else "unknown",
+        "task": transcript.wishes.task,
+        "language": "english" if transcript.wishes.task == "translate" else "unknown",
         "duration": round(clip.seconds, 3),
-        "text": text,
+        "text": transcript.text,
         "segments": [_segment(n, s) for n, s in enumerate(segments)],
         "usage": {"type": "duration", "seconds": round(clip.seconds, 3)},
-        "lalm": {"heard": async_engine.audio_heard([clip])},
+        **ours,
     }
 
 
@@ -148,6 +263,10 @@ def _segment(number: int, segment: Segment) -> dict[str, Any]:
         "compression_ratio": 0.0,
         "no_speech_prob": 0.0,
     }
+
+
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
 
 def _line(text: str) -> str:

@@ -17,7 +17,8 @@ from lalm.errors import LalmError
 
 REDIRECTS = 3
 TIMEOUT_S = 20.0
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses written as IPv6
+# IPv4 addresses written as IPv6 (compatible, translated, NAT64): where they lead is up to the network.
+EMBEDDED = tuple(map(ipaddress.ip_network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48")))
 
 
 class FetchRefused(LalmError, ValueError):
@@ -121,10 +122,12 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.split("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if ip in NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+        if any(ip in network for network in EMBEDDED):
+            return False
         if inner is not None:
             return is_public(str(inner))
+        if ip.is_site_local:
+            return False
     return ip.is_global and not ip.is_multicast
 
 

@@ -19,6 +19,7 @@ from lalm.errors import LalmError
 from lalm.models.answer_end import answer_ends
 from lalm.models.processing import bare_template
 from lalm.models.sampling import draw
+from lalm.models.user_text import MarkerTokens
 from lalm.weights.llm import load_causal_lm, load_tokenizer
 
 Chat: TypeAlias = Sequence[dict[str, Any]]
@@ -84,6 +85,7 @@ class LocalWriter:
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.markers = MarkerTokens(self.tokenizer)
         self._jinja = bare_template(self.tokenizer)
         self.template = hashlib.sha256(self._jinja.encode()).hexdigest()[:16]
         self.model: Any = load_causal_lm(str(folder), dtype=dtype).eval().to(self.device)
@@ -104,11 +106,17 @@ class LocalWriter:
             )
         return str(text)
 
+    def prompt_ids(self, chat: Chat) -> list[int]:
+        """The prompt's token ids; a role marker in a caption is text."""
+        guard = self.markers.guard(turn["content"] for turn in chat)
+        guarded = [{**turn, "content": self.markers.guarded(turn["content"], guard)} for turn in chat]
+        return self.markers.encode(self.render(guarded), guard)[0]
+
     @torch.inference_mode()
     def complete(self, chats: Sequence[Chat], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
         """One reply a chat, in order."""
-        texts = [self.render(chat) for chat in chats]
-        batch = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        prompts = [{"input_ids": self.prompt_ids(chat)} for chat in chats]
+        batch = self.tokenizer.pad(prompts, return_tensors="pt")
         ids, mask = batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)  # (B, L)
         draws = [torch.Generator().manual_seed(seed) for seed in seeds]
         replies: list[list[int]] = [[] for _ in chats]

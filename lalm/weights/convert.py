@@ -15,12 +15,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, WhisperConfig
+from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging
 
 from lalm.weights.ctranslate2 import CTranslateError, whisper_encoder
-from lalm.weights.llm import load_causal_lm
+from lalm.weights.llm import load_causal_lm, load_tokenizer
 from lalm.weights.pins import Part, WeightsError
 
 ENCODER = "model.encoder."  # where the encoder's tensors stand in a Whisper of the Hub
@@ -83,7 +83,7 @@ def gguf_llm(path: Path, output: Path) -> None:
         named = path.with_suffix(".gguf")
         path.rename(named)
         try:
-            AutoTokenizer.from_pretrained(named.parent, gguf_file=named.name).save_pretrained(output)
+            load_tokenizer(named).save_pretrained(output)
             load_causal_lm(str(named), dtype=torch.bfloat16).save_pretrained(output)
         finally:
             named.rename(path)

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lalm.errors import LalmError
+from lalm.errors import LalmError, refuse_pickled_code
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -33,23 +33,28 @@ def load_causal_lm(folder: str, *, dtype: torch.dtype | None = None) -> PreTrain
     path = Path(folder)
     if path.suffix == ".gguf":
         return AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype or torch.float32, **_dequantize()
+            path.parent,
+            gguf_file=path.name,
+            dtype=dtype or torch.float32,
+            trust_remote_code=False,
+            **_dequantize(),
         )
     check_llm(path)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto")
+    with refuse_pickled_code(f"the weights in '{folder}'"):
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", trust_remote_code=False)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of an LLM folder (``tokenizer.json``, or SentencePiece's ``tokenizer.model``) or of a
     ``.gguf`` file. Raises LLMError."""
     if folder.suffix == ".gguf":
-        return AutoTokenizer.from_pretrained(folder.parent, gguf_file=folder.name)
+        return AutoTokenizer.from_pretrained(folder.parent, gguf_file=folder.name, trust_remote_code=False)
     if (folder / "config.json").is_file():
         _config(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise LLMError(f"'{folder}' has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is in it")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise LLMError(f"the tokenizer in '{folder}' cannot be read: {str(error).splitlines()[0]}") from None
     if not (folder / "tokenizer.json").is_file() and isinstance(tokenizer, LlamaTokenizer):

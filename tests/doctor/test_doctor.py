@@ -18,7 +18,7 @@ from lalm.models.save import save_model
 from lalm.systems import SYSTEMS
 
 LINES = [
-    *["weights are whole", "weights look trained", "template round trip"],
+    *["weights are whole", "weights look trained", "base or chat", "template round trip"],
     *["batch equals single, padded left", "batch equals single, padded right"],
     *["batch answers equal single ones", "order of clips matters", "audio matters", "silence and noise"],
     *["75 s are heard to the end", "no overflow", "speed and memory"],

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from lalm.data.sample import ask, write_manifest
-from lalm.evaluate.answering import Key, Recorded, Said, Share, Wanted, collect, rows_of
+from lalm.evaluate.answering import Endpoint, Key, Recorded, Said, Share, Wanted, collect, rows_of
 from lalm.evaluate.compare import CompareError, compare
 from lalm.evaluate.controls import CONTROLS, Impossible, asked
 from lalm.evaluate.metrics import METRICS, Metric
 from lalm.evaluate.metrics.intervals import mean_of
 from lalm.evaluate.run import Job, RunError, read_card, run
-from lalm.evaluate.task import TaskError, known_tasks, open_task, put, question_of, read_tasks
+from lalm.evaluate.task import Decoding, TaskError, known_tasks, open_task, put, question_of, read_tasks
+from lalm.systems.acdc import prompts
+from lalm.systems.apt.prompts import CAPTION, TAGGING
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 NAMES = ("applause", "bell", "bird", "chainsaw", "horse", "train", "water")
@@ -53,7 +55,7 @@ class Parrot:
     def __init__(self, wrong: str = "", breaks_after: int = 99) -> None:
         self.wrong, self.left, self.asked = wrong, breaks_after, 0
 
-    def answer(self, keys, samples, max_new_tokens):
+    def answer(self, keys, samples, decoding):
         if self.left <= 0:
             raise KeyboardInterrupt
         self.left -= 1
@@ -98,7 +100,7 @@ def test_the_spread_over_orders_and_wordings_is_shown(tmp_path):
     write_manifest(tmp_path / "rows.jsonl", rows)
 
     class FirstLetter(Parrot):
-        def answer(self, keys, samples, max_new_tokens):
+        def answer(self, keys, samples, decoding):
             return [Said("A") for _ in keys]
 
     opened = open_task(f"{task}={tmp_path / 'rows.jsonl'}", tmp_path)
@@ -260,16 +262,36 @@ def test_tasks_that_cannot_be_asked_say_why(manifest, tmp_path):
 
 
 def test_answers_come_in_chunks_of_one_limit(tmp_path):
-    items = [Wanted(Key("t", "audio", str(i)), ask([], "?"), 8 if i % 2 else 4) for i in range(6)]
+    items = [Wanted(Key("t", "audio", str(i)), ask([], "?"), Decoding(8 if i % 2 else 4)) for i in range(6)]
     limits = []
 
     class Noting(Parrot):
-        def answer(self, keys, samples, max_new_tokens):
-            limits.append((len(keys), max_new_tokens))
+        def answer(self, keys, samples, decoding):
+            limits.append((len(keys), decoding))
             return [Said("x") for _ in keys]
 
     assert len(collect(items, Noting(), tmp_path)) == 6
-    assert limits == [(3, 4), (3, 8)]
+    assert limits == [(3, Decoding(4)), (3, Decoding(8))]
+
+
+def test_a_papers_protocol_is_what_is_asked(tiny):
+    """AC/DC and APT as their papers ask: system text, wording right behind the audio, beams and penalty."""
+    tasks, clip = known_tasks(), "samples/bell.flac"
+    _, processor = tiny("acdc")
+    shown, _ = processor.render(put(tasks["acdc_aqa"], ask([clip], "Is it loud?")))
+    assert "<|audio|>. Question: Is it loud?,<" in shown and "caption within 10 words.<" in shown
+    shown, _ = processor.render(put(tasks["acdc_aac"], ask([clip], "")))
+    assert "<|audio|>.<" in shown and "system\nDescribe the audio content in one 10-word sentence.<" in shown
+    assert prompts.QUESTION_PROMPT["system"] == tasks["acdc_aqa"].system
+    assert tasks["acdc_aac"].system == prompts.CAPTION_SYSTEM and tasks["acdc_aac"].decoding.beams == 4
+    assert tasks["apt_tagging"].prompts == (TAGGING,) and tasks["apt_caption"].prompts == (CAPTION,)
+    assert {tasks[f"apt_{n}"].decoding for n in ("tagging", "caption", "few_shot")} == {Decoding(256, 5, 1.5)}
+
+
+def test_a_task_without_a_beam_is_what_an_endpoint_can_be_asked():
+    keys, clips = [Key("acdc_aqa", "audio", "1")], [ask([], "?")]
+    with pytest.raises(ValueError, match="acdc_aqa asks for 4 beams"):
+        Endpoint(None).answer(keys, clips, Decoding(64, 4))
 
 
 def test_every_task_that_comes_along_is_whole():

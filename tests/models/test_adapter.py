@@ -10,6 +10,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_qwen2_audio import original, question, theirs_of
 from transformers import Qwen2AudioForConditionalGeneration
 
+from lalm.cli import info, serve_vllm
+from lalm.cli.weights import fetch_for
 from lalm.models.adapter import AdapterError
 from lalm.models.load import load_model, model_folder, open_processor
 from lalm.models.lora import add_lora
@@ -148,3 +150,25 @@ def test_a_hub_id_is_a_model_wherever_a_folder_is(base, tmp_path, monkeypatch):
     assert opened.render(ROWS[0])[0].startswith("<|im_start|>system")
     with pytest.raises(ValueError, match="'Qwen/other' is no folder here"):
         load_model("Qwen/other")
+
+
+def test_commands_take_a_hub_id(base, tmp_path, monkeypatch):
+    """``info``, the fetching of pinned parts, and vLLM's server, which calls the model by its id."""
+    for name, folder in (("org--released", base[0]), ("org--slim", tmp_path / "slim")):
+        snapshot = tmp_path / "hub" / f"models--{name}" / "snapshots" / "abc"
+        snapshot.parent.mkdir(parents=True)
+        snapshot.symlink_to(folder)
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    (tmp_path / "slim").mkdir()
+    (tmp_path / "slim" / "config.json").write_text('{"parts": {"encoder": "whisper-base"}}')
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert info.of_folder("org/released").name == "org/released"
+    assert info.of_folder(base[0]).name == base[0].name
+    fetched: list[list[str]] = []
+    monkeypatch.setattr("lalm.cli.weights.fetch_with_bar", fetched.append)
+    fetch_for("org/slim")
+    assert fetched == [["whisper-base"]]
+    assert serve_vllm.name_of("org/released", model_folder("org/released")) == "org/released"
+    assert serve_vllm.name_of(str(base[0]), base[0]) == base[0].name

@@ -120,7 +120,9 @@ def test_concurrent_requests_get_the_answers_they_get_alone(serve, client, engin
 
 @pytest.mark.parametrize("form", ["json", "text", "verbose_json", "srt", "vtt"])
 def test_transcriptions_and_translations(serve, client, engine, form, monkeypatch):
-    monkeypatch.setattr("lalm.serve.transcriptions.find_speech", lambda clip: [(0, 16_000), (24_000, 40_000)])
+    monkeypatch.setattr(
+        "lalm.serve.transcriptions.find_speech", lambda clip, vad: [(0, 16_000), (24_000, 40_000)]
+    )
     monkeypatch.setattr("lalm.serve.transcriptions.NEW_TOKENS", 6)
     asked = client(serve()).audio
     for api in (asked.transcriptions, asked.translations):
@@ -200,7 +202,7 @@ def test_what_is_wrong_is_said_in_one_sentence(serve, client, case):
     [
         ({"max_tokens": 0}, "max_tokens: "),
         ({"max_tokens": 1900, "messages": turn("x" * 500)}, "more than the model's"),
-        ({"tools": [{"type": "function"}]}, "tools is not supported"),
+        ({"extra_body": {"functions": [{"name": "f"}]}}, "functions is not supported"),
         ({"temperature": 9}, "temperature: "),
         ({"stop": ["a"] * 5}, "4 stop sequences"),
         ({"extra_body": {"lora_scale": 2.0}}, "no LoRA"),

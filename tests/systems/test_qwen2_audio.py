@@ -21,6 +21,7 @@ from transformers import (
 from lalm.cli import info
 from lalm.cli.export import export
 from lalm.data.sample import Message, Sample
+from lalm.doctor.checks import examine
 from lalm.inference.engine import Engine, Options
 from lalm.models.load import load_model
 from lalm.models.lora import add_lora
@@ -323,6 +324,21 @@ def test_the_full_size_model_has_8_397_billion_parameters():
     assert counts == {"encoder": 636_968_960, "connector": 5_246_976, "llm": 7_754_878_976}
     assert found.parameters == 8_397_094_912
     assert found.audio_tokens_per_second == 25
+
+
+def test_info_says_whether_a_released_folder_is_a_base_or_a_chat_model(small, tmp_path):
+    base = without_template(small[2], tmp_path / "base", ["<|endoftext|>"])
+    chat = without_template(small[2], tmp_path / "chat", ["<|endoftext|>", "<|im_end|>"])
+    assert info.of_folder(small[2]).asked == "chat model, in turns (chat_template.jinja)"
+    assert info.of_folder(base).asked.startswith("base model, in plain text (the folder has no template")
+    assert info.of_folder(chat).asked.startswith("chat model, in turns (the folder has no template")
+    for folder in (base, chat):
+        found = info.of_folder(folder).asked
+        checks = examine(Engine(*load_model(folder), "a"), folder)
+        assert next(check.found for check in checks if check.name == "base or chat") == found
+    (base / "tokenizer_config.json").unlink()
+    (base / "tokenizer.json").unlink()
+    assert info.of_folder(base).asked.startswith("not known: ")
 
 
 def test_info_reads_a_released_folder(small):

@@ -23,8 +23,10 @@ class SentenceEncoder:
         inner = next((p for p in (folder, folder / "0_Transformer") if (p / "config.json").is_file()), None)
         if inner is None:
             raise ValueError(f"'{folder}' is no sentence encoder: it has no config.json")
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(inner)
-        self.model: Any = AutoModel.from_pretrained(inner, dtype=torch.float32).eval()
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(inner, trust_remote_code=False)
+        self.model: Any = AutoModel.from_pretrained(
+            inner, dtype=torch.float32, trust_remote_code=False
+        ).eval()
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Array:
@@ -61,8 +63,10 @@ def broken(folder: Path, texts: Sequence[str]) -> Array:
     ``"problem_type": "single_label_classification"``."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False
+    ).eval()
     exclusive = model.config.problem_type == "single_label_classification"
     rows = []
     for start in range(0, len(texts), BATCH):

@@ -238,9 +238,9 @@ class APTConnector(nn.Module):
         Queries start with the text's feed-forward layers; cross-attention, queries and projection stay new.
         Raises ValueError when the folder holds no BERT of that shape.
         """
-        if AutoConfig.from_pretrained(folder).model_type != "bert":
+        if AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type != "bert":
             raise ValueError(f"'{folder}' is no BERT: an aligner starts from one")
-        bert: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        bert: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
         own = self.aligner.state_dict()
         for name, tensor in bert.state_dict().items():
             name = name.replace("LayerNorm", "layernorm") if name.startswith("embeddings.") else name

@@ -31,6 +31,7 @@ from lalm.inference.engine import Heard, Options, Reply
 from lalm.models.conditioning import instructions, tokenised
 from lalm.models.load import load_hearing
 from lalm.models.processing import AudioLMProcessor, pad_audio
+from lalm.models.user_text import MarkerTokens
 
 VISION_MODELS = ("blip-2", "instructblip")
 VIDEO_FRAMES = 8  # of a video; not stated, ours
@@ -74,7 +75,7 @@ class APTBlip2:
         Raises ValueError when either is something else.
         """
         try:
-            kind = AutoConfig.from_pretrained(vlm).model_type
+            kind = AutoConfig.from_pretrained(vlm, trust_remote_code=False).model_type
         except OSError:
             raise ValueError(f"'{vlm}' is not a model folder") from None
         if kind not in VISION_MODELS:
@@ -83,12 +84,12 @@ class APTBlip2:
         if instruction_tokenizer is None:
             raise ValueError(f"'{apt}' is no APT: its connector hears no instructions")
         return cls(
-            AutoModelForImageTextToText.from_pretrained(vlm, dtype=dtype).to(device),
-            AutoTokenizer.from_pretrained(vlm),
-            BlipImageProcessorPil.from_pretrained(vlm),
+            AutoModelForImageTextToText.from_pretrained(vlm, dtype=dtype, trust_remote_code=False).to(device),
+            AutoTokenizer.from_pretrained(vlm, trust_remote_code=False),
+            BlipImageProcessorPil.from_pretrained(vlm, trust_remote_code=False),
             hearing.to(device),
             instruction_tokenizer,
-            AutoTokenizer.from_pretrained(vlm, subfolder="qformer_tokenizer")
+            AutoTokenizer.from_pretrained(vlm, subfolder="qformer_tokenizer", trust_remote_code=False)
             if kind == "instructblip"
             else None,
             f"{Path(vlm).resolve().name} with {Path(apt).resolve().name}",
@@ -140,9 +141,7 @@ class APTBlip2:
             if part["type"] == "audio":
                 pieces.append(next(heard))
             else:
-                pieces.append(
-                    self._words(self.tokenizer(part["text"], add_special_tokens=False)["input_ids"])
-                )
+                pieces.append(self._words(MarkerTokens(self.tokenizer).plain_ids(part["text"])))
         return torch.cat(pieces)[None]
 
     def see(self, part: Any, question: str) -> Tensor:
@@ -151,7 +150,9 @@ class APTBlip2:
         pictures = [load_image(part[kind])] if kind == "image" else video_frames(part[kind], VIDEO_FRAMES)
         asked: dict[str, Tensor] = {}
         if self.question_tokenizer is not None:
-            ids = self.question_tokenizer([question] * len(pictures), return_tensors="pt")
+            ids = self.question_tokenizer(
+                [question] * len(pictures), return_tensors="pt", split_special_tokens=True
+            )
             asked = {
                 f"qformer_{name}": ids[name].to(self._device) for name in ("input_ids", "attention_mask")
             }

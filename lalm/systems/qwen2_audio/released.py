@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from lalm.encoders.whisper import WhisperEncoderConfig
+from lalm.errors import refuse_pickled_code
 from lalm.models import adapter
 from lalm.models.load import model_folder
 from lalm.models.processing import AudioLMProcessor, bare_parts, waveforms
@@ -87,9 +88,15 @@ def load(
     """Open a folder in the released layout; every tensor must be there, and no other."""
     config = read_config(fields)
     try:
-        model, report = Qwen2AudioLM.from_pretrained(
-            folder, config=config, key_mapping=FROM_DISK, dtype=dtype, output_loading_info=True
-        )
+        with refuse_pickled_code(f"the weights in '{folder}'"):
+            model, report = Qwen2AudioLM.from_pretrained(
+                folder,
+                config=config,
+                key_mapping=FROM_DISK,
+                dtype=dtype,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"the weights in '{folder}' cannot be read: {_line(error)}") from None
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -107,7 +114,7 @@ def read_processor(folder: Path, config: Qwen2AudioLMConfig) -> AudioLMProcessor
     Notes in ``config.role_markers`` whether the folder is the base model, and in ``template_from`` of the
     result how that is known. Raises ValueError for a template that gives a recording no place.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.convert_tokens_to_ids(AUDIO_TOKEN) != config.audio_token_id:
         raise ValueError(f"the tokenizer in '{folder}' does not have {AUDIO_TOKEN} as its config.json says")
     if tokenizer.pad_token is None:

@@ -8,7 +8,6 @@ all others. Nothing in a file is run: it is read as tensors and plain containers
 ``model`` is either mapped, a known buffer, such a table, or an error that names it.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lalm.errors import LalmError
+from lalm.errors import LalmError, refuse_pickled_code
 
 HEAD_WIDTH = 64  # of the Q-Former, BERT's
 SHORTEST_S = 1.0  # the released loader adds silence to shorter clips
@@ -191,11 +190,10 @@ def check(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"(?:GLOBAL|Unsupported (?:class|global|operand)\S*) ([\w.]+)", str(error))
-        what = f"it asks for '{asked[1]}'" if asked else "it is not a plain file of tensors"
-        raise SALMONNImportError(f"'{path.name}' is not opened, because {what}, which may run code") from None
+        with refuse_pickled_code(f"'{path.name}'", SALMONNImportError):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except SALMONNImportError:
+        raise
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise SALMONNImportError(f"'{path}' cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
