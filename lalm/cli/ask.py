@@ -8,16 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from lalm.cli.ending import note_ending
 from lalm.cli.options import (
     Channel,
     Device,
     Json,
     Lenient,
     Longest,
+    LoopGuard,
     LoraScale,
+    MinP,
+    MinTokens,
     Model,
+    NoRepeatNgram,
+    RepetitionPenalty,
     Seed,
+    Stop,
     Temperature,
+    TopK,
+    TopP,
     Track,
     Vision,
 )
@@ -43,6 +52,14 @@ def ask(
     max_new_tokens: Longest = 128,
     beams: Annotated[int, typer.Option(help="Width of the beam search; 1 is greedy.")] = 1,
     temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    no_repeat_ngram_size: NoRepeatNgram = 0,
+    stop: Stop = None,
+    min_tokens: MinTokens = 0,
+    loop_guard: LoopGuard = True,
     system: Annotated[str, typer.Option(help="System text.")] = "",
     seed: Seed = 0,
     lora_scale: LoraScale = None,
@@ -65,7 +82,21 @@ def ask(
     pieces = read_words(words or [], pictures=vision is not None)
     from lalm.inference.engine import Options
 
-    options = Options(max_new_tokens, beams, temperature, seed=seed, lora_scale=lora_scale)
+    options = Options(
+        max_new_tokens,
+        beams,
+        temperature,
+        seed=seed,
+        lora_scale=lora_scale,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram_size=no_repeat_ngram_size,
+        stop=tuple(stop or ()),
+        min_tokens=min_tokens,
+        loop_guard=loop_guard,
+    )
     choice = {"channel": channel, "track": track, "lenient": lenient}
     if out is not None:
         if vision is not None or orders > 1 or system or Piece("-", True) in pieces:
@@ -79,7 +110,7 @@ def ask(
         from lalm.cli.ask_vision import open_vision
 
         vision_model = open_vision(vision, model, device)
-        _print(vision_model.reply([sample], options)[0], vision_model.name, as_json=as_json)
+        _print(vision_model.reply([sample], options)[0], vision_model.name, options, as_json=as_json)
         return
     from lalm.cli.opening import open_engine
 
@@ -87,11 +118,13 @@ def ask(
     if orders > 1:
         _vote(engine, sample, options, orders, as_json=as_json)
     elif sys.stdout.isatty() and not as_json:
-        for piece in engine.stream(sample, options):
+        stream = engine.stream(sample, options)
+        for piece in stream:
             print(piece, end="", flush=True)
         print()
+        note_ending(stream.finish_reason, options)
     else:
-        _print(engine.reply([sample], options)[0], engine.name, as_json=as_json)
+        _print(engine.reply([sample], options)[0], engine.name, options, as_json=as_json)
 
 
 def _table(
@@ -201,6 +234,8 @@ def _vote(engine: "Engine", sample: "Sample", options: "Options", count: int, *,
     answer, share = majority_vote(answers)
     if not as_json:
         print(answer)
+        for reason in {reply.finish_reason for reply in replies}:
+            note_ending(reason, options)
         return
     votes = [{"order": [i + 1 for i in o], "answer": a} for o, a in zip(drawn, answers, strict=True)]
     told = facts(replies[0], engine.name) | {
@@ -211,14 +246,16 @@ def _vote(engine: "Engine", sample: "Sample", options: "Options", count: int, *,
     print(json.dumps(told, indent=2, ensure_ascii=False))
 
 
-def _print(reply: "Reply", model: str, *, as_json: bool) -> None:
+def _print(reply: "Reply", model: str, options: "Options", *, as_json: bool) -> None:
     print(json.dumps(facts(reply, model), indent=2, ensure_ascii=False) if as_json else reply.text)
+    note_ending(reply.finish_reason, options)
 
 
 def facts(reply: "Reply", model: str) -> dict[str, Any]:
     """What ``--json`` prints; seconds to the millisecond."""
     return {
         "answer": reply.text,
+        "finish_reason": reply.finish_reason,
         "model": model,
         "audio": [heard.to_json() for heard in reply.heard],
         "timing": {

@@ -17,8 +17,9 @@ SUFFIXES = {
     *(".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".wma", ".amr", ".3gp", ".spx", ".wv", ".mp2", ".avi"),
 }
 COLUMNS = (
-    *("audio", "answer", "error", "declared_s", "decoded_s", "heard_s", "container", "codec", "rate_hz"),
-    *("num_channels", "channels", "track", "holes", "peak", "rms", "silent_fraction", "notes"),
+    *("audio", "answer", "finish_reason", "error", "declared_s", "decoded_s", "heard_s", "container"),
+    *("codec", "rate_hz", "num_channels", "channels", "track", "holes", "peak", "rms", "silent_fraction"),
+    "notes",
 )
 CHUNK_FILES = 16  # files that are decoded and answered together, and then written
 
@@ -71,7 +72,7 @@ def ask_many(
                 continue
             [heard] = reply.heard
             account = heard.account.to_json() if heard.account else {}
-            rows[file] = {"audio": file, "answer": reply.text} | {
+            rows[file] = {"audio": file, "answer": reply.text, "finish_reason": reply.finish_reason} | {
                 k: account[k] for k in account if k in COLUMNS
             }
         _write(out, rows.values())

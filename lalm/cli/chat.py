@@ -15,7 +15,23 @@ from typing import Annotated, Any
 import typer
 
 from lalm.cli.ask import is_audio
-from lalm.cli.options import Device, Longest, LoraScale, Model, Seed, Temperature
+from lalm.cli.ending import note_ending
+from lalm.cli.options import (
+    Device,
+    Longest,
+    LoopGuard,
+    LoraScale,
+    MinP,
+    MinTokens,
+    Model,
+    NoRepeatNgram,
+    RepetitionPenalty,
+    Seed,
+    Stop,
+    Temperature,
+    TopK,
+    TopP,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,14 @@ def chat(
     system: Annotated[str, typer.Option(help="System text.")] = "",
     max_new_tokens: Longest = 128,
     temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    no_repeat_ngram_size: NoRepeatNgram = 0,
+    stop: Stop = None,
+    min_tokens: MinTokens = 0,
+    loop_guard: LoopGuard = True,
     seed: Seed = 0,
     lora_scale: LoraScale = None,
     device: Device = None,
@@ -60,7 +84,20 @@ def chat(
     from lalm.inference.conversation import Conversation
     from lalm.inference.engine import Options
 
-    options = Options(max_new_tokens, temperature=temperature, seed=seed, lora_scale=lora_scale)
+    options = Options(
+        max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        lora_scale=lora_scale,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram_size=no_repeat_ngram_size,
+        stop=tuple(stop or ()),
+        min_tokens=min_tokens,
+        loop_guard=loop_guard,
+    )
     conversation = Conversation(open_engine(model, device), options, system=system)
     interactive = sys.stdin.isatty()
     for turn in turns:
@@ -68,6 +105,7 @@ def chat(
             for piece in conversation.stream(turn.audios, turn.text):
                 print(piece, end="", flush=True)
             print()
+            note_ending(conversation.finish_reason, options)
         except ValueError as error:
             if not interactive:
                 raise

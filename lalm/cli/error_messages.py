@@ -24,6 +24,10 @@ def explain(error: BaseException) -> int:
         from lalm.weights.pins import FetchError
 
         return refuse(str(error), 1 if isinstance(error, FetchError) else 2)
+    from lalm.errors import LalmError
+
+    if isinstance(error, LalmError):
+        return refuse(str(error), 1)
     what = (str(error).strip().splitlines() or ["no message"])[0]
     return refuse(f"unexpected {type(error).__name__}: {what} (--debug shows the traceback)", 1)
 

@@ -13,6 +13,23 @@ Model = Annotated[
 ]
 Longest = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(help="0: the likeliest answer; above: drawn at random.")]
+TopP = Annotated[float, typer.Option(help="Draw from tokens that make up so much of the probability.")]
+TopK = Annotated[int, typer.Option(help="Draw from so many of the likeliest tokens; 0: from all.")]
+MinP = Annotated[float, typer.Option(help="Draw from tokens at least so many times as likely as the first.")]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1: what was said becomes less likely.")]
+NoRepeatNgram = Annotated[
+    int, typer.Option("--no-repeat-ngram-size", help="So many tokens in a row never come twice; 0: they may.")
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stop", metavar="TEXT", help="End before this text; may be given again.", show_default=False
+    ),
+]
+MinTokens = Annotated[int, typer.Option(help="Do not end before so many tokens.")]
+LoopGuard = Annotated[
+    bool, typer.Option("--loop-guard/--no-loop-guard", help="End an answer that repeats itself.")
+]
 Seed = Annotated[int, typer.Option(help="Of the draw.")]
 LoraScale = Annotated[
     float | None,

@@ -71,12 +71,3 @@ def stop_texts(stop: str | Iterable[str]) -> tuple[str, ...]:
     if not all(texts):
         raise ValueError("a stop text must not be empty")
     return texts
-
-
-def ending_note(reason: FinishReason, max_new_tokens: int) -> str:
-    """What a user is told of an answer that did not end by itself; nothing of one that did."""
-    if reason == "length":
-        return f"the answer was cut off at {max_new_tokens} tokens (--max-new-tokens)"
-    if reason == "repetition":
-        return "the answer repeated itself and was ended there (--repetition-penalty 1.2 may help)"
-    return ""

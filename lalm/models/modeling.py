@@ -27,6 +27,7 @@ from transformers.modeling_outputs import (
 
 from lalm.models.alone import NearTies, each_clip
 from lalm.models.config import AudioLMConfig
+from lalm.models.finite import check_finite
 from lalm.models.loss import summed_cross_entropy
 from lalm.models.prefill import read_prompts
 from lalm.models.sampling import RowDraws
@@ -309,6 +310,8 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.logits(hidden[:, kept])
+            if not torch.is_grad_enabled():
+                check_finite(logits[:, -1], self)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

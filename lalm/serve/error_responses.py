@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from lalm.errors import LalmError
+from lalm.models.finite import NonFiniteError
 from lalm.serve.jobs import AnswerTimeout, Busy
 
 KINDS = {401: "authentication_error", 429: "rate_limit_error"}
@@ -46,7 +47,7 @@ def error_message(error: Exception) -> str:
     """The message for the client; details of the server's own failures stay in the log."""
     return (
         str(error)
-        if error_status(error) < 500 or isinstance(error, AnswerTimeout)
+        if error_status(error) < 500 or isinstance(error, AnswerTimeout | NonFiniteError)
         else "the server failed to answer"
     )
 

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 from lalm.inference.answer import Answer
 from lalm.inference.engine import Engine
 from lalm.models.alone import LoneRow, settled, tolerance_of
+from lalm.models.finite import NonFiniteError, non_finite
 from lalm.models.prefill import keeps_every_position, length_groups, preallocated_cache
 from lalm.models.sampling import Drawing, TokenRules, draw
 from lalm.serve.jobs import Job, TokenLogprob
@@ -37,6 +38,7 @@ class BatchRow:
     generator: torch.Generator = field(init=False)
     scores: list[TokenLogprob] = field(default_factory=list)
     alone: LoneRow | None = None
+    failure: NonFiniteError | None = None
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.job.options.seed)
@@ -138,7 +140,7 @@ class RunningBatch:
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state
-        logits = self.model.logits(hidden[:, -1])  # (B, V)
+        logits = self._finite(self.model.logits(hidden[:, -1]))  # (B, V)
         greedy = [
             number
             for number, row in enumerate(self.rows)
@@ -154,6 +156,16 @@ class RunningBatch:
                 row.scores.append(_token_logprob(scores, token, row.job.top_logprobs))
         self._next = self.model.get_input_embeddings()(tokens)
         return list(tokens.tolist())
+
+    def _finite(self, logits: Tensor) -> Tensor:
+        """logits: (B, V) -> the same, and 0 for rows that fail because theirs are not finite."""
+        finite = torch.isfinite(logits).all(1)
+        if bool(finite.all()):
+            return logits
+        error = non_finite(self.model)
+        for row, good in zip(self.rows, finite.tolist(), strict=True):
+            row.failure = None if good else error
+        return logits.masked_fill(~finite[:, None], 0.0)
 
     def _allowed(self, logits: Tensor) -> Tensor:
         """logits: (B, V) -> the same, by each row's rules and grammar; -inf where a token may not come."""

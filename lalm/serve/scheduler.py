@@ -247,6 +247,9 @@ class Scheduler:
     def _emit(self, row: BatchRow) -> bool:
         """Send the text that the row's last token made certain; whether the row is finished."""
         job, answer = row.job, row.answer
+        if row.failure is not None:
+            job.notify(row.failure)
+            return True
         if answer.ended_by_token and row.scores:
             row.scores.pop()  # the end token is not part of the text
         if answer.fresh:

@@ -89,8 +89,18 @@ def test_every_command_has_help(lalm, command):
 
 def test_ask_prints_the_answer(lalm, model):
     code, out, err = lalm("ask", HORSE, QUESTION, "--model", model, "--max-new-tokens", 5, "--device", "cpu")
-    assert code == 0 and out.endswith("\n") and err == ""
+    assert code == 0 and out.endswith("\n")
+    assert err == "lalm: the answer was cut off at 5 tokens (--max-new-tokens)\n"
     assert out == lalm("ask", "--model", model, "--max-new-tokens", 5, HORSE, QUESTION)[1]
+
+
+def test_a_stop_text_ends_an_answer_without_a_note(lalm, model):
+    asked = ("ask", HORSE, QUESTION, "--model", model, "--max-new-tokens", 12)
+    whole = lalm(*asked)[1].strip()
+    stop = whole[4:6]
+    code, out, err = lalm(*asked, "--stop", stop)
+    assert (code, out.strip(), err) == (0, whole[: whole.index(stop)].rstrip(), "")
+    refused(lalm(*asked, "--min-tokens", 99), "min_tokens must be from 0 to max_new_tokens (12), not 99")
 
 
 def test_lora_scale_needs_lora(lalm, model):
@@ -152,7 +162,8 @@ def test_ask_json_tells_seconds_and_times(lalm, model, tmp_path):
     code, out, _ = lalm("ask", HORSE, long, QUESTION, "--json", "--model", model, "--max-new-tokens", 4)
     assert code == 0
     answer = json.loads(out)
-    assert set(answer) == {"answer", "model", "audio", "timing"}
+    assert set(answer) == {"answer", "finish_reason", "model", "audio", "timing"}
+    assert answer["finish_reason"] == "length"
     assert answer["model"] == "tiny"
     assert [clip["name"] for clip in answer["audio"]] == ["horse.ogg", "long.wav"]
     heard = answer["audio"][1]

@@ -21,14 +21,19 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoTokenizer,
     BlipImageProcessorPil,
+    LogitsProcessorList,
     PreTrainedTokenizerBase,
+    StoppingCriteriaList,
 )
 
 from lalm.audio.images import load_image, video_frames
 from lalm.data.messages import message_text
 from lalm.data.sample import Sample
 from lalm.inference.engine import Heard, Options, Reply
+from lalm.inference.generation import Progress, processors_of, settings_of
+from lalm.models.answer_end import llm_ends
 from lalm.models.conditioning import instructions, tokenised
+from lalm.models.finite import FiniteScores
 from lalm.models.load import load_hearing
 from lalm.models.processing import AudioLMProcessor, pad_audio
 from lalm.models.user_text import MarkerTokens
@@ -104,20 +109,26 @@ class APTBlip2:
         began = time.perf_counter()
         embeds = self.embed(sample)
         self._check_length(embeds.shape[1], options)
-        sampled = options.temperature > 0
         torch.manual_seed(options.seed)
-        ids = self.vlm.language_model.generate(
+        llm = self.vlm.language_model
+        ends = llm_ends(self.tokenizer, llm.generation_config)
+        written = self.tokenizer(message_text(sample.messages[0]), return_tensors="pt")["input_ids"][0]
+        rules = processors_of([written.to(self._device)], llm.config.vocab_size, ends, options)
+        progress = Progress(1, options, ends, self.tokenizer)
+        settings = settings_of(options, ends, self.tokenizer.pad_token_id)
+        settings.decoder_start_token_id = llm.generation_config.decoder_start_token_id  # T5 has one
+        ids = llm.generate(
             inputs_embeds=embeds,
             attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
-            max_new_tokens=options.max_new_tokens,
-            num_beams=options.beams,
-            do_sample=sampled,
-            **({"temperature": options.temperature, "top_p": options.top_p} if sampled else {}),
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([FiniteScores(self.vlm), *rules]),
+            stopping_criteria=StoppingCriteriaList([progress]),
         )
-        text = self.tokenizer.batch_decode(ids, skip_special_tokens=True)[0].strip()
-        total_s, count = time.perf_counter() - began, ids.shape[1]
+        (answer,) = progress.read(ids)
+        total_s, count = time.perf_counter() - began, len(answer.tokens)
         heard = tuple(Heard(c.name, c.seconds, c.seconds) for c in AudioLMProcessor.clips(sample))
-        return Reply(text, heard, total_s, total_s, count / total_s, count)
+        text, reason = answer.text(self.tokenizer), answer.reason or "stop"
+        return Reply(text, heard, total_s, total_s, count / total_s, count, reason)
 
     def embed(self, sample: Sample) -> Tensor:
         """The prompt of one sample as embeddings, (1, L, D)."""
