@@ -189,7 +189,9 @@ def _is_file_or_picture(word: str) -> bool:
     return is_recording(word) or (not set(word) & set(" \n") and word.lower().endswith((*IMAGES, *VIDEOS)))
 
 
-def _about(pieces: Sequence[Piece], system: str, orders: int, choice: dict[str, Any]) -> "Sample":
+def _about(
+    pieces: Sequence[Piece], system: str, orders: int, choice: dict[str, Any] | None = None
+) -> "Sample":
     """The question as a sample, its recordings decoded: a bad one is refused before a model is loaded."""
     from lalm.data.sample import Message, Part, Sample
 
@@ -199,7 +201,9 @@ def _about(pieces: Sequence[Piece], system: str, orders: int, choice: dict[str, 
     if orders > 1 and any(piece.is_file for piece in pieces[count:]):
         raise ValueError("several orders need the recordings beside one another, then the question")
     content: list[Part] = [
-        {"type": "audio", "audio": read(word, **choice)} if is_file else {"type": "text", "text": word}
+        {"type": "audio", "audio": read(word, **(choice or {}))}
+        if is_file
+        else {"type": "text", "text": word}
         for word, is_file in pieces
     ]
     turn: Message = {"role": "user", "content": content}

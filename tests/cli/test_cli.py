@@ -221,11 +221,12 @@ def test_ask_wants_audio_and_a_question(lalm, tmp_path):
 
 def turn(*words, **options):
     """What ``lalm ask WORDS`` puts to the model, file names short."""
+    from lalm.audio.load import audio_name
     from lalm.cli.ask import _about, read_words
 
     sample = _about(read_words([str(w) for w in words]), options.get("system", ""), options.get("orders", 1))
     told = [m["content"] for m in sample.messages]
-    parts = [p.get("text") or Path(p["audio"]).name for p in told[-1]]
+    parts = [p.get("text") or audio_name(p["audio"]) for p in told[-1]]
     return [*told[:-1], parts]
 
 

@@ -102,7 +102,6 @@ def test_the_command_prints_and_refuses(labelled, apt_folder, tmp_path, capsys):
         (["--support", str(one / "dog"), clip], "no labelled clips"),
         (["--support", str(labelled), str(tmp_path / "gone.wav")], "gone.wav"),
         ([*words, "--sentences", str(tmp_path), clip], "--how words"),
-        ([*words, "-"], "standard input"),
         ([clip], "--support"),
     ):
         assert cli.run(["classify", *given]) == 2, given
