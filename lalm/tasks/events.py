@@ -7,6 +7,7 @@ start_time_seconds, end_time_seconds, label; one row per event, with mid_to_disp
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lalm.corpus.catalogue import classes
+from lalm.data.mixture import known_seconds
 from lalm.data.sample import Sample, ask, read_manifest
 from lalm.tasks.sources import Source, SourceError, lines, opened, table
 
@@ -102,8 +104,11 @@ def retrievals(recordings: Recordings, source: Source) -> Iterator[Sample]:
         event = recorded.events[int(rng.integers(len(recorded.events)))]
         length_s = max(0.5, (event.offset_s - event.onset_s) * rng.uniform(0.5, 1.5))
         middle_s = rng.uniform(event.onset_s, event.offset_s)
-        start_s = round(max(0.0, middle_s - length_s / 2), 1)
-        stop_s = round(start_s + length_s, 1)
+        end_s = _down(_clip_s(recorded))
+        stop_s = min(round(max(0.0, middle_s - length_s / 2) + length_s, 1), end_s)
+        start_s = round(max(0.0, stop_s - length_s), 1)
+        if stop_s <= start_s:
+            continue
         names = [
             name
             for name in recorded.names
@@ -175,8 +180,26 @@ def joined(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def spans_text(spans: Sequence[tuple[float, float]]) -> str:
-    """ "0.5s-1.2s; 3.0s-4.1s." """
-    return "; ".join(f"{onset_s:.1f}s-{offset_s:.1f}s" for onset_s, offset_s in spans) + "."
+    """ "0.5s-1.2s; 3.0s-4.1s." An event shorter than a tenth of a second lasts one, so that it is there."""
+    shown = []
+    for onset_s, offset_s in spans:
+        if f"{onset_s:.1f}" == f"{offset_s:.1f}":
+            onset_s, offset_s = _down(onset_s), _down(onset_s) + RESOLUTION_S
+        shown.append(f"{onset_s:.1f}s-{offset_s:.1f}s")
+    return "; ".join(shown) + "."
+
+
+def _down(seconds: float) -> float:
+    """The tenth of a second at or before a time."""
+    return math.floor(seconds * 10 + 1e-6) / 10
+
+
+def _clip_s(recorded: Recorded) -> float:
+    """How long a recording is, in seconds; of one that is not there the end of its last event."""
+    try:
+        return known_seconds({"type": "audio", "audio": str(recorded.audio)})
+    except ValueError:
+        return max(event.offset_s for event in recorded.events)
 
 
 def number_word(number: int) -> str:

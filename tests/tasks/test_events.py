@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import islice
 
 import pytest
+from tiny_parts import noise
 
 from lalm.data.episode import Labelled
 from lalm.data.sample import Sample, read_manifest, write_manifest
@@ -256,3 +257,21 @@ def test_labels_come_from_the_only_event_or_the_target(manifest):
     )
     found = [(c.label, c.id) for c in episodes.labelled([*samples, named])]
     assert [label for label, _ in found] == ["a dog barking", "bell", "Owl"]
+
+
+def test_no_time_is_asked_for_beyond_the_clip_and_no_answer_is_empty(tmp_path):
+    noise(tmp_path / "short.wav", 1.53)
+    event = {"label": "bell", "caption": "bell", "onset_s": 1.31, "offset_s": 1.5}
+    clip = {"type": "audio", "audio": str(tmp_path / "short.wav")}
+    samples = [
+        Sample(
+            ({"role": "user", "content": [clip]},), id=f"{i}", events=(event,), origin={"recording": f"{i}"}
+        )
+        for i in range(60)
+    ]
+    write_manifest(tmp_path / "in.jsonl", samples)
+    made = list(events.READERS["retrieve"]["manifest"](Source(tmp_path / "in.jsonl")))
+    stretches = [[float(x.rstrip("s")) for x in s.origin["asked"].split(" and ")] for s in made]
+    assert len(made) > 50 and all(0 <= start < stop <= 1.5 for start, stop in stretches)
+    assert events.spans_text([(0.52, 0.54), (1.0, 1.2)]) == "0.5s-0.6s; 1.0s-1.2s."
+    assert events.spans_text([(0.96, 1.04)]) == "0.9s-1.0s."
