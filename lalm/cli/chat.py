@@ -1,21 +1,22 @@
 """``lalm chat``: turns of recordings, text or both, answered as the answer comes.
 
-Without ``--voice`` a turn is a line: audio files first, then text; either may be absent. With it, files,
-standard input or the microphone are listened to, and every utterance is a turn; typed lines come between.
+Without ``--voice`` a turn is a line: text, and audio files anywhere in it. With it, files, standard input or
+the microphone are listened to, and every utterance is a turn; typed lines come between.
 """
 
 import queue
-import shlex
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lalm.cli.ask import is_audio
+from lalm.cli.chat_lines import HELP, Command, Turn, lines, read_line, read_words
 from lalm.cli.ending import note_ending
+from lalm.cli.error_messages import explain
 from lalm.cli.options import (
     Device,
     Longest,
@@ -33,13 +34,8 @@ from lalm.cli.options import (
     TopP,
 )
 
-
-@dataclass(frozen=True)
-class Turn:
-    """What the user says at once: recordings (sources, or (N,) float32 at 16 kHz), text, or both."""
-
-    audios: list[Any] = field(default_factory=list)
-    text: str = ""
+if TYPE_CHECKING:
+    from lalm.inference.conversation import Conversation
 
 
 def chat(
@@ -58,6 +54,7 @@ def chat(
     pause: Annotated[float, typer.Option(min=0.1, help="Seconds of silence that end an utterance.")] = 0.7,
     system: Annotated[str, typer.Option(help="System text.")] = "",
     max_new_tokens: Longest = 128,
+    beams: Annotated[int, typer.Option(help="Width of the beam search; 1 is greedy.")] = 1,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
     top_k: TopK = 0,
@@ -69,12 +66,37 @@ def chat(
     loop_guard: LoopGuard = True,
     seed: Seed = 0,
     lora_scale: LoraScale = None,
+    drop_oldest: Annotated[
+        bool, typer.Option("--drop-oldest", help="When the model's window is full, forget the oldest turns.")
+    ] = False,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of the weights (default: the fastest here).", show_default=False),
+    ] = None,
     device: Device = None,
-) -> None:
-    """Talk in turns of recordings, text or both.
+) -> int:
+    """Talk in turns of recordings, text or both; /help in a line tells the commands.
 
-    Each line of standard input is a turn. With --voice, - is 16-bit mono PCM at 16 kHz or a WAV stream.
+    Each line of standard input is a turn. With --voice, - is 16-bit mono PCM at 16 kHz or a WAV stream. A
+    turn that fails is told, and the next one is answered; the exit code is then that of the first failure.
     """
+    from lalm.inference.engine import Options
+
+    options = Options(
+        max_new_tokens,
+        beams,
+        temperature,
+        top_p,
+        seed,
+        lora_scale,
+        top_k,
+        repetition_penalty,
+        min_p=min_p,
+        no_repeat_ngram_size=no_repeat_ngram_size,
+        stop=tuple(stop or ()),
+        min_tokens=min_tokens,
+        loop_guard=loop_guard,
+    )
     if voice:
         from lalm.audio.vad import load_detector
 
@@ -82,63 +104,84 @@ def chat(
     turns = spoken_turns(words or [], pause) if voice else typed_turns(words or [])
     from lalm.cli.opening import open_engine
     from lalm.inference.conversation import Conversation
-    from lalm.inference.engine import Options
 
-    options = Options(
-        max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-        lora_scale=lora_scale,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        no_repeat_ngram_size=no_repeat_ngram_size,
-        stop=tuple(stop or ()),
-        min_tokens=min_tokens,
-        loop_guard=loop_guard,
-    )
-    conversation = Conversation(open_engine(model, device), options, system=system)
-    interactive = sys.stdin.isatty()
+    engine = open_engine(model, device, dtype)
+    return _talk(Conversation(engine, options, system=system, drop_oldest=drop_oldest), turns)
+
+
+def _talk(conversation: "Conversation", turns: "Iterator[Turn | str | Exception]") -> int:
+    """Answer turns and obey commands until they end; the exit code, 0 for people at a terminal."""
+    failed = 0
     for turn in turns:
         try:
-            for piece in conversation.stream(turn.audios, turn.text):
-                print(piece, end="", flush=True)
-            print()
-            note_ending(conversation.finish_reason, options)
-        except ValueError as error:
-            if not interactive:
+            if isinstance(turn, Exception):
+                raise turn
+            asked = read_line(turn) if isinstance(turn, str) else turn
+            if isinstance(asked, Turn):
+                _answer(conversation, asked)
+            elif asked.name == "/quit":
+                break
+            else:
+                _obey(conversation, asked)
+        except BrokenPipeError:
+            raise
+        except KeyboardInterrupt:
+            if not sys.stdin.isatty():
                 raise
-            print("lalm:", error, file=sys.stderr)
+            print("\n[stopped]", file=sys.stderr)
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            code = explain(error)
+            failed = failed or code
+    return 0 if sys.stdin.isatty() else failed
 
 
-def typed_turns(words: Sequence[str]) -> Iterator[Turn]:
-    """The words as the first turn, if there are any; then one turn a line of standard input."""
-    if words:
-        yield parse(words)
-    if "-" in words:
-        return  # standard input was a recording
-    for line in lines():
-        try:
-            yield parse(shlex.split(line))
-        except ValueError:  # an apostrophe is no quotation mark
-            yield parse(line.split())
+def _answer(conversation: "Conversation", turn: Turn) -> None:
+    """Print the answer as it comes."""
+    with closing(conversation.say(turn.parts)) as pieces:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+    print(flush=True)
+    note_ending(conversation.finish_reason, conversation.options)
+    if conversation.dropped:
+        print(f"[forgot the oldest turns: {conversation.dropped}]", file=sys.stderr)
 
 
-def parse(words: Sequence[str]) -> Turn:
-    """Audio files as long as there are any, then text."""
-    count = next((i for i, word in enumerate(words) if not is_audio(word)), len(words))
-    if count == 0 and words and _names_a_recording(words[0]):
-        raise ValueError(f"there is no file {words[0]}")
-    return Turn(list(words[:count]), " ".join(words[count:]))
+def _obey(conversation: "Conversation", command: Command) -> None:
+    """Do what a command says; what it did goes to standard error."""
+    from lalm.cli.chat_save import save
+
+    if command.name == "/help":
+        told = HELP
+    elif command.name == "/reset":
+        conversation.reset()
+        told = "[all turns are forgotten]"
+    elif command.name == "/undo":
+        conversation.undo()
+        told = "[the last turn is taken back]"
+    else:
+        path = Path(command.word).expanduser()
+        save(conversation, path)
+        told = f"[saved in {path}]"
+    print(told, file=sys.stderr)
 
 
-def _names_a_recording(word: str) -> bool:
-    """Whether a word that is no file ends like the name of one."""
-    return " " not in word and word.lower().endswith((".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a"))
+def typed_turns(words: Sequence[str]) -> Iterator[Turn | str]:
+    """The words as the first turn, if there are any; then the lines of standard input.
+
+    Raises ValueError at once where the words name a recording that is not there.
+    """
+    first = read_words(words)
+
+    def turns() -> Iterator[Turn | str]:
+        if words:
+            yield first
+        if "-" not in words:  # else standard input was a recording
+            yield from lines()
+
+    return turns()
 
 
-def spoken_turns(words: Sequence[str], pause_s: float) -> Iterator[Turn]:
+def spoken_turns(words: Sequence[str], pause_s: float) -> Iterator[Turn | str | Exception]:
     """Every utterance in the files, or in standard input (-), or at the microphone; other words are text."""
     from lalm.audio.load import audio_name, load_audio
     from lalm.audio.vad import VoiceError, load_detector, pcm_blocks, utterances
@@ -147,26 +190,27 @@ def spoken_turns(words: Sequence[str], pause_s: float) -> Iterator[Turn]:
         yield from _at_the_microphone(load_detector(pause_s))
         return
     for word in words:
-        if not is_audio(word):
-            yield Turn(text=word)
-            continue
-        if word == "-":
-            blocks: Any = pcm_blocks(sys.stdin.buffer)
-        else:
-            blocks = [load_audio(word)]
-        found = 0
-        for speech in utterances(blocks, load_detector(pause_s)):
-            found += 1
-            yield _heard(speech)
-        if not found:
-            raise VoiceError(f"no speech was found in {audio_name(word)}")
+        try:
+            turn = read_words([word])
+            if not turn.audios:
+                yield turn
+                continue
+            blocks: Any = pcm_blocks(sys.stdin.buffer) if word == "-" else map(load_audio, turn.audios)
+            found = 0
+            for speech in utterances(blocks, load_detector(pause_s)):
+                found += 1
+                yield _heard(speech)
+            if not found:
+                yield VoiceError(f"no speech was found in {audio_name(word)}")
+        except (ValueError, OSError) as error:
+            yield error
 
 
-def _at_the_microphone(detector: Any) -> Iterator[Turn]:
-    """Utterances and typed lines in the order they come; an error of either side ends the chat."""
+def _at_the_microphone(detector: Any) -> Iterator[Turn | str | Exception]:
+    """Utterances and typed lines in the order they come; an error of the microphone ends the chat."""
     from lalm.audio.vad import microphone, utterances
 
-    coming: queue.SimpleQueue[Turn | Exception] = queue.SimpleQueue()
+    coming: queue.SimpleQueue[Turn | str | Exception] = queue.SimpleQueue()
 
     def listen() -> None:
         try:
@@ -177,7 +221,7 @@ def _at_the_microphone(detector: Any) -> Iterator[Turn]:
 
     def read() -> None:
         for line in lines():
-            coming.put(Turn(text=line))
+            coming.put(line)
 
     for work in (listen, read):
         threading.Thread(target=work, daemon=True).start()
@@ -193,16 +237,4 @@ def _heard(speech: Any) -> Turn:
     from lalm.audio.load import SAMPLE_RATE
 
     print(f"[heard {len(speech) / SAMPLE_RATE:.1f} s]", file=sys.stderr)
-    return Turn(audios=[speech])
-
-
-def lines() -> Iterator[str]:
-    """Lines of standard input that say something."""
-    while True:
-        if sys.stdin.isatty():
-            print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        if line.strip():
-            yield line.strip()
+    return Turn(({"type": "audio", "audio": speech},))

@@ -10,14 +10,16 @@ if TYPE_CHECKING:
     from lalm.synthesis.completions import Writer
 
 
-def open_engine(model: str | None, device: str | None) -> "Engine":
+def open_engine(model: str | None, device: str | None, dtype: str | None = None) -> "Engine":
     """The model of a folder (None: the embedded one); its pinned parts are fetched first if need be."""
+    import torch
+
     from lalm.cli.weights import fetch_for
     from lalm.inference.engine import Engine
 
     fetch_for(model)
     silence_transformers()
-    return Engine.load(model, device)
+    return Engine.load(model, device, getattr(torch, dtype) if dtype else None)
 
 
 def silence_transformers() -> None:

@@ -18,6 +18,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from lalm.data.audio_inputs import Clip
 from lalm.data.sample import Sample
+from lalm.errors import LalmError
 from lalm.inference.answer import Answer
 from lalm.inference.generation import Progress, processors_of, settings_of
 from lalm.inference.options import FinishReason
@@ -38,6 +39,10 @@ BATCH_SECONDS = 600.0  # of padded audio: bounds the memory of a batch of long c
 POOL_SIZE = 256  # samples decoded at a time, and sorted by length within
 
 
+class TooLongError(LalmError, ValueError):
+    """A prompt and its answer do not fit into the model's window."""
+
+
 class Engine:
     """A loaded model that answers samples.
 
@@ -55,14 +60,18 @@ class Engine:
         self._ends = answer_ends(processor.tokenizer, template, model.generation_config)
 
     @classmethod
-    def load(cls, model: str | None = None, device: str | None = None) -> "Engine":
+    def load(
+        cls, model: str | None = None, device: str | None = None, dtype: torch.dtype | None = None
+    ) -> "Engine":
         """Open a model folder, or the embedded default (None), on ``device`` (a GPU if there is one).
+
+        ``dtype`` is that of the weights (None: the fastest there, see ``pick_dtype``).
 
         Raises ValueError in one sentence if there is no such model or device.
         """
         folder = Path(model) if model is not None else SMALL
         place = pick_device(device)
-        opened, processor = load_model(folder, dtype=pick_dtype(place), device=place)
+        opened, processor = load_model(folder, dtype=dtype or pick_dtype(place), device=place)
         return cls(opened, processor, folder.resolve().name)
 
     @overload
@@ -225,12 +234,12 @@ class Engine:
             return progress.read(ids)
 
     def check_length(self, clips: Sequence[Clip], length: int, options: Options) -> None:
-        """Raise ValueError where a prompt of ``length`` tokens and its answer do not fit into the model."""
+        """Raise TooLongError where a prompt of ``length`` tokens and its answer do not fit into the model."""
         window = int(self.model.config.text_config.max_position_embeddings)
         if length + options.max_new_tokens > window:
             names = ", ".join(clip.name for clip in clips) or "the question"
             seconds = sum(clip.seconds for clip in clips)
-            raise ValueError(
+            raise TooLongError(
                 f"{names}: {seconds:.0f} s of audio and the text make {length} tokens, and with "
                 f"{options.max_new_tokens} for the answer that is more than the model's {window}"
             )

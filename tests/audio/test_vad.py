@@ -13,6 +13,7 @@ import torch
 from lalm.audio import vad as voice
 from lalm.audio.load import AudioError
 from lalm.cli import chat
+from lalm.cli.chat_lines import Turn
 from lalm.models.save import save_model
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -128,18 +129,18 @@ def talk(model, monkeypatch, capsys):
     """Run ``lalm chat`` with what stands on standard input; what the model was asked, turn by turn."""
     from lalm.inference.conversation import Conversation
 
-    stream = Conversation.stream
+    say = Conversation.say
 
     def run(*words: str, stdin: bytes = b"") -> tuple[list[tuple[int, str]], str]:
         from lalm.cli.app import run as cli
 
         asked = []
 
-        def spy(self, audios=(), text=""):
-            asked.append((len(audios), text))
-            return stream(self, audios, text)
+        def spy(self, parts):
+            asked.append((len(Turn(tuple(parts)).audios), Turn(tuple(parts)).text))
+            return say(self, parts)
 
-        monkeypatch.setattr(Conversation, "stream", spy)
+        monkeypatch.setattr(Conversation, "say", spy)
         text = io.TextIOWrapper(io.BytesIO(stdin))
         monkeypatch.setattr("sys.stdin", text)
         code = cli(["chat", *words, "--model", str(model), "--max-new-tokens", "4", "--device", "cpu"])
@@ -203,4 +204,5 @@ def test_at_the_microphone_typed_lines_come_between(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello.\n"))
     turns = chat.spoken_turns([], 0.5)
     found = [next(turns), next(turns)]
-    assert {(len(turn.audios), turn.text) for turn in found} == {(1, ""), (0, "Hello.")}
+    assert [turn for turn in found if isinstance(turn, str)] == ["Hello."]
+    assert [len(turn.audios) for turn in found if isinstance(turn, Turn)] == [1]

@@ -79,9 +79,11 @@ def test_a_stream_left_early_and_a_failing_turn_leave_a_sound_chat(engine, monke
     assert answer == engine.reply([Sample(tuple(chat.messages[:-1]))], SHORT)[0].text
 
 
-def test_a_conversation_has_no_beams(engine):
-    with pytest.raises(ValueError, match="without beams"):
-        Conversation(engine, Options(beams=2)).reply(text="Hi")
+def test_a_conversation_with_beams_answers_as_if_all_were_read_anew(engine):
+    chat = Conversation(engine, Options(max_new_tokens=8, beams=2))
+    chat.reply([sound(30_000)], "What is it?")
+    answer = chat.reply(text="Sure?")
+    assert answer == engine.reply([Sample(tuple(chat.messages[:-1]))], chat.options)[0].text
 
 
 def test_memory_reads_a_clip_again_that_it_knows_in_part():
