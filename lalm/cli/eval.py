@@ -194,7 +194,9 @@ def _endpoint(url: str, model: str, option: str) -> Any:
 
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"{option} must begin with http:// or https://, not '{url}'")
-    return EndpointWriter(url, model, os.environ.get("OPENAI_API_KEY", ""), tries=5, bare=False)
+    key = os.environ.get("OPENAI_API_KEY", "")
+    # A wrong address is told of after 7.5 s; an endpoint that once answered is waited for for 5 minutes.
+    return EndpointWriter(url, model, key, tries=5, patient_tries=12, bare=False)
 
 
 def _judge(model: str, url: str | None, cache: Path) -> "Judge":

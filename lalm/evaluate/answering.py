@@ -1,6 +1,7 @@
 """Sources of answers: a local model, an OpenAI-compatible endpoint, or a file of given answers.
 
-Answers are appended to ``predictions.jsonl`` chunk by chunk, so that a killed run goes on where it stopped.
+Answers are appended to ``predictions.jsonl``, an endpoint's one by one as they arrive and others chunk by
+chunk, so that a killed run goes on where it stopped.
 """
 
 import json
@@ -129,6 +130,16 @@ class Endpoint:
 
     def answer(self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding) -> list[Said]:
         """One answer a sample, in order."""
+        return self.answer_each(keys, samples, decoding, lambda number, said: None)
+
+    def answer_each(
+        self,
+        keys: Sequence[Key],
+        samples: Sequence[Sample],
+        decoding: Decoding,
+        arrived: Callable[[int, Said], None],
+    ) -> list[Said]:
+        """One answer a sample, in order; ``arrived`` gets each with its number as soon as it is there."""
         chats = [[message_to_openai(_plain(message)) for message in sample.messages] for sample in samples]
         if decoding.beams > 1 or decoding.repetition_penalty != 1:
             raise ValueError(
@@ -137,8 +148,14 @@ class Endpoint:
                 "local model, or a task without them"
             )
         sampling = Sampling(temperature=0.0, max_new_tokens=decoding.max_new_tokens, seed=self.seed)
-        done = self.writer.complete(chats, [self.seed] * len(chats), sampling)
-        return [Said(reply.text, _given(s)) for s, reply in zip(samples, done, strict=True)]
+        given = [_given(sample) for sample in samples]
+        done = self.writer.complete(
+            chats,
+            [self.seed] * len(chats),
+            sampling,
+            lambda number, reply: arrived(number, Said(reply.text, given[number])),
+        )
+        return [Said(reply.text, seconds) for seconds, reply in zip(given, done, strict=True)]
 
 
 class Recorded:
@@ -221,23 +238,37 @@ def collect(
         decoding = missing[0].decoding
         chunk = [item for item in missing[:CHUNK] if item.decoding == decoding]
         missing = missing[len(chunk) :]
-        answers = answerer.answer([item.key for item in chunk], [item.sample for item in chunk], decoding)
-        lines = []
-        for item, answer in zip(chunk, answers, strict=True):
-            if item.likelihood and item.sample.references and isinstance(answerer, Local):
-                answer = replace(answer, likelihood=answerer.likelihood(item.sample))
-            said[item.key] = answer
-            lines.append(json.dumps(asdict(item.key) | asdict(answer), ensure_ascii=False))
-        append(log, lines)
-        done += len(chunk)
-        if progress:
-            progress(done, total)
+
+        def keep(number: int, answer: Said, chunk: Sequence[Wanted] = chunk) -> None:
+            nonlocal done
+            said[chunk[number].key] = answer
+            append(log, [json.dumps(asdict(chunk[number].key) | asdict(answer), ensure_ascii=False)])
+            done += 1
+            if progress:
+                progress(done, total)
+
+        _answer_chunk(answerer, chunk, decoding, keep)
     share.wait()
     if share.rank:  # the first one scores, and takes the other logs away
         return {}
     if share.total > 1:
         said = _read(folder)
     return {item.key: said[item.key] for item in wanted}
+
+
+def _answer_chunk(
+    answerer: Answerer, chunk: Sequence[Wanted], decoding: Decoding, keep: Callable[[int, Said], None]
+) -> None:
+    """Every answer of a chunk to ``keep``: an endpoint's as it arrives, others' when all are there."""
+    keys, samples = [item.key for item in chunk], [item.sample for item in chunk]
+    if isinstance(answerer, Endpoint):
+        answerer.answer_each(keys, samples, decoding, keep)
+        return
+    answers = answerer.answer(keys, samples, decoding)
+    for number, (item, answer) in enumerate(zip(chunk, answers, strict=True)):
+        if item.likelihood and item.sample.references and isinstance(answerer, Local):
+            answer = replace(answer, likelihood=answerer.likelihood(item.sample))
+        keep(number, answer)
 
 
 def _read(folder: Path) -> dict[Key, Said]:

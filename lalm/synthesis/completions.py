@@ -4,8 +4,8 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -177,7 +177,8 @@ class EndpointWriter:
     The endpoint applies its own chat template. Before the first chat without a system turn, one letter is
     sent; if the prompt counted in the reply is longer than markers can make it, the template adds a system
     text and the run is refused, unless ``bare`` is False. ``requests_per_s`` limits how quickly requests
-    start (None: no limit).
+    start (None: no limit). A request is tried ``tries`` times; once the endpoint has answered at all,
+    ``patient_tries`` times if that is more, since its address is then known to be right.
     """
 
     url: str
@@ -185,6 +186,7 @@ class EndpointWriter:
     api_key: str = field(default="", repr=False)
     concurrency: int = 32
     tries: int = 8
+    patient_tries: int = 0
     pause_s: float = 0.5
     timeout_s: float = 120.0
     requests_per_s: float | None = None
@@ -197,22 +199,50 @@ class EndpointWriter:
         self._client = httpx.Client(headers=headers, timeout=self.timeout_s, limits=limits)
         self._lock = threading.Lock()
         self._next_start = 0.0  # time.monotonic() before which no request starts
-        self._probed = False
+        self._probed = self._answered = False
 
-    def complete(self, chats: Sequence[Chat], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
-        """One reply a chat, in order. Raises CompletionError when the endpoint keeps failing."""
+    def complete(
+        self,
+        chats: Sequence[Chat],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        arrived: Callable[[int, Completion], None] | None = None,
+    ) -> list[Completion]:
+        """One reply a chat, in order. Raises CompletionError when the endpoint keeps failing.
+
+        ``arrived`` gets each chat's number and reply as soon as it is there, one at a time; also those that
+        arrive after another request has failed.
+        """
         if self.bare and not self._probed and chats and chats[0][0]["role"] != "system":
             self._probe()
             self._probed = True
+        stopped = threading.Event()  # after a failure the waiting ones would fail alike, slowly
+        replies: dict[int, Completion] = {}
+        failed: CompletionError | None = None
+
+        def one(number: int) -> Completion | None:
+            return None if stopped.is_set() else self._one(chats[number], seeds[number], sampling)
+
         with ThreadPoolExecutor(self.concurrency) as pool:
-            jobs = [
-                pool.submit(self._one, chat, seed, sampling) for chat, seed in zip(chats, seeds, strict=True)
-            ]
+            jobs = {pool.submit(one, number): number for number in range(len(chats))}
             try:
-                return [job.result() for job in jobs]
-            except CompletionError:
-                pool.shutdown(wait=False, cancel_futures=True)  # the others would fail alike, slowly
+                for job in as_completed(jobs):
+                    try:
+                        reply = job.result()
+                    except CompletionError as error:
+                        failed = failed or error
+                        stopped.set()
+                        continue
+                    if reply is not None:
+                        replies[jobs[job]] = reply
+                        if arrived:
+                            arrived(jobs[job], reply)
+            except BaseException:
+                stopped.set()
                 raise
+        if failed:
+            raise failed
+        return [replies[number] for number in range(len(chats))]
 
     def _probe(self) -> None:
         answer = self._ask([{"role": "user", "content": "a"}], 0, Sampling(max_new_tokens=1))
@@ -238,10 +268,11 @@ class EndpointWriter:
             "max_tokens": sampling.max_new_tokens,
             "seed": seed % 2**31,  # what every server accepts
         }
-        reason, pause_s = "", 0.0
-        for number in range(self.tries):
+        reason, pause_s, number = "", 0.0, 0
+        while number < max(self.tries, self.patient_tries if self._answered else 0):
             self._wait(pause_s)
             pause_s = min(self.pause_s * 2**number, LONGEST_PAUSE_S)
+            number += 1
             try:
                 answer = self._client.post(f"{self.url.rstrip('/')}/chat/completions", json=body)
             except httpx.HTTPError as error:
@@ -249,6 +280,7 @@ class EndpointWriter:
                 continue
             if answer.status_code == 200:
                 if (found := _checked(answer)) is not None:
+                    self._answered = True
                     return found
                 reason = "the answer is not a chat completion"
                 continue

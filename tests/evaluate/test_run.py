@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from lalm.evaluate.metrics import METRICS, Metric
 from lalm.evaluate.metrics.intervals import mean_of
 from lalm.evaluate.run import Job, RunError, read_card, run
 from lalm.evaluate.task import Decoding, TaskError, known_tasks, open_task, put, question_of, read_tasks
+from lalm.synthesis.completions import CompletionError, EndpointWriter
 from lalm.systems.acdc import prompts
 from lalm.systems.apt.prompts import CAPTION, TAGGING
 
@@ -69,6 +71,42 @@ class Parrot:
 
 def job(manifest: Path, out: Path, **more) -> Job:
     return Job(open_task(f"manifest={manifest}", Path()), out, **more)
+
+
+class Dying(BaseHTTPRequestHandler):
+    """An endpoint that answers ``left`` requests and then none; it counts those that it answered."""
+
+    left = answered = 0
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        alive = Dying.left > 0
+        Dying.left, Dying.answered = Dying.left - 1, Dying.answered + alive
+        answer = b'{"choices": [{"message": {"content": "Yes."}, "finish_reason": "stop"}]}'
+        self.send_response(200 if alive else 503)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *args):
+        return
+
+
+def test_answers_of_an_endpoint_that_dies_are_kept_and_not_paid_for_twice(manifest, tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Dying)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    answerer = Endpoint(EndpointWriter(url, "m", tries=2, pause_s=0.01, concurrency=2, bare=False))
+    Dying.left, Dying.answered, told = 5, 0, []
+    with pytest.raises(CompletionError, match="HTTP 503"):
+        run(job(manifest, tmp_path / "out"), answerer, progress=lambda done, total: told.append(done))
+    assert told == [0, 1, 2, 3, 4, 5]
+    assert len(rows_of(tmp_path / "out" / "predictions.jsonl")) == 5
+    Dying.left = 99
+    run(job(manifest, tmp_path / "out"), answerer)
+    assert Dying.answered == 2 * len(NAMES)
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_run_is_scored_and_written(manifest, tmp_path):

@@ -16,7 +16,8 @@ STYLES = json.loads((Path(__file__).parent / "answer_styles.json").read_text(enc
 
 @pytest.mark.parametrize("kind", ["choices", "choices_kept_aside"])
 def test_the_option_that_an_answer_chooses_is_read(kind):
-    """Those kept aside were written after the reader, to see what it makes of styles it was not made for."""
+    """Those "kept aside" were written after the reader, but what it missed among them was then mended: they
+    are not held out, and say nothing of styles that it has not met."""
     odd = [
         (answer, row["chosen"], read)
         for row in STYLES[kind]

@@ -525,6 +525,16 @@ def test_endpoint_that_never_recovers_is_given_up(endpoint):
     assert len(Server.bodies) == 3
 
 
+def test_an_endpoint_that_has_answered_is_waited_for_longer(endpoint):
+    writer = EndpointWriter(endpoint, "m", tries=2, patient_tries=6, pause_s=0.01, bare=False)
+    Server.troubles = [500] * 2
+    with pytest.raises(CompletionError, match=r"HTTP 500"):
+        writer.complete(chats_of(CAPTIONS[:1]), [0], Sampling())
+    assert writer.complete(chats_of(CAPTIONS[:1]), [0], Sampling())[0].text == CAPTIONS[0]
+    Server.troubles = [500] * 5
+    assert writer.complete(chats_of(CAPTIONS[:1]), [0], Sampling())[0].text == CAPTIONS[0]
+
+
 def test_endpoint_whose_template_adds_a_system_text_is_refused(endpoint):
     Server.prompt_tokens = 30
     writer = EndpointWriter(endpoint, "m")
