@@ -75,9 +75,9 @@ def chat(
     ] = None,
     device: Device = None,
 ) -> int:
-    """Talk in turns of recordings, text or both; /help in a line tells the commands.
+    """Talk in turns of recordings, text or both.
 
-    Each line of standard input is a turn. With --voice, - is 16-bit mono PCM at 16 kHz or a WAV stream. A
+    Each line of standard input is a turn; /help lists the commands. With --voice, - is 16-bit mono PCM at 16 kHz or a WAV stream. A
     turn that fails is told, and the next one is answered; the exit code is then that of the first failure.
     """
     from lalm.inference.engine import Options

@@ -21,7 +21,9 @@ def export(
     out: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option()] = "bfloat16",
 ) -> None:
-    """Write a model for transformers, vLLM, SGLang and others, and check that they can use it.
+    """Write a model for other programs, and check that they open it.
+
+    For transformers, PEFT, vLLM, SGLang and others.
 
     For qwen2-audio and peft the result is opened in a process without lalm, by transformers' own classes,
     and what it hears is compared.

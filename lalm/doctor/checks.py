@@ -103,7 +103,8 @@ def _view(engine: Engine, samples: Sequence[Sample], padding_side: str = "left")
     model, processor = engine.model, engine.processor
     batch = processor.batch(samples, padding_side=padding_side).to(model.device)
     mask = batch.pop("attention_mask")
-    embeds = model.model.embed(**batch)  # (B, L, D)
+    with torch.enable_grad():  # all clips in one pass, as in training: padding that is heard shows
+        embeds = model.model.embed(**batch).detach()  # (B, L, D)
     hidden = model.model(
         inputs_embeds=embeds, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)
     ).last_hidden_state
