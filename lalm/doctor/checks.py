@@ -22,6 +22,7 @@ from lalm.encoders.eat import EATEncoder
 from lalm.encoders.eat_import import check_eat
 from lalm.inference.engine import Engine, Options
 from lalm.models.answer_end import AnswerEndError, check_learned, written_end
+from lalm.models.finite import NonFiniteError
 from lalm.models.load import in_words
 from lalm.weights.fetch import resolve
 
@@ -72,8 +73,18 @@ def examine(engine: Engine, folder: Path, golden: tuple[Path, Path] | None = Non
         yield part(engine)
     for side in ("left", "right"):
         yield _batch(engine, side)
-    for part in (_replies, _order, _matters, _odd_audio, _long, _overflow, _speed):
+    yield _answered("batch answers equal single ones", _replies, engine)
+    for part in (_order, _matters, _odd_audio, _long, _overflow):
         yield part(engine)
+    yield _answered("speed and memory", _speed, engine)
+
+
+def _answered(name: str, part: Callable[[Engine], Check], engine: Engine) -> Check:
+    """A check that needs answers; a model that computes NaN gives none."""
+    try:
+        return part(engine)
+    except NonFiniteError as error:
+        return Check(name, None, f"not measured: {error}")
 
 
 def knocks(seconds: float = 2.0) -> np.ndarray:
