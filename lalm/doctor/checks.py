@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lalm.audio.load import SAMPLE_RATE
 from lalm.data.sample import Sample, ask
-from lalm.doctor.weight_checks import missing_tensors, parts_that_look_random
+from lalm.doctor.weight_checks import missing_tensors, other_parts, parts_that_look_random
 from lalm.encoders.eat import EATEncoder
 from lalm.encoders.eat_import import check_eat
 from lalm.inference.engine import Engine, Options
@@ -139,6 +139,8 @@ def _weights(engine: Engine, folder: Path) -> Check:
         name for name, value in engine.model.state_dict().items() if not bool(value.float().isfinite().all())
     ]
     missing = missing_tensors(engine.model, folder)
+    if other := other_parts(folder):
+        return Check("weights are whole", False, other, "bring the weights that the model was trained with")
     if missing:
         found = f"{len(missing)} tensors are not in the folder and so are random, e.g. {missing[0]}"
         return Check("weights are whole", False, found, "copy or download the model folder again")
