@@ -22,6 +22,7 @@ from lalm.encoders.eat import EATEncoder
 from lalm.encoders.eat_import import check_eat
 from lalm.inference.engine import Engine, Options
 from lalm.models.answer_end import AnswerEndError, check_learned, written_end
+from lalm.models.finite import NonFiniteError
 from lalm.models.load import in_words
 from lalm.weights.fetch import resolve
 
@@ -72,8 +73,12 @@ def examine(engine: Engine, folder: Path, golden: tuple[Path, Path] | None = Non
         yield part(engine)
     for side in ("left", "right"):
         yield _batch(engine, side)
+    generating = {_replies: "batch answers equal single ones", _speed: "speed and memory"}
     for part in (_replies, _order, _matters, _odd_audio, _long, _overflow, _speed):
-        yield part(engine)
+        try:
+            yield part(engine)
+        except NonFiniteError as error:
+            yield Check(generating[part], False, str(error), "see the first line")
 
 
 def knocks(seconds: float = 2.0) -> np.ndarray:
