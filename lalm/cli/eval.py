@@ -261,6 +261,11 @@ def _print(card: dict[str, Any]) -> None:
         notes += [f"{name}: {metric} failed: {why}" for metric, why in entry["failed"].items()]
         if entry.get("judge_unreadable"):
             notes.append(f"{name}: {entry['judge_unreadable']} judgments could not be read and count 0")
+        if entry.get("cut_off"):
+            limit = entry["max_new_tokens"]
+            notes.append(f"{name}: {entry['cut_off']} answers were cut off at {limit} tokens")
+        if entry.get("repeating"):
+            notes.append(f"{name}: {entry['repeating']} answers repeated themselves and were ended there")
         if entry["missing"]:
             notes.append(f"{name}: {entry['missing']} items left out because their audio is missing")
     Console().print(table)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lalm.audio.load import SAMPLE_RATE
 from lalm.data.sample import Sample, ask
-from lalm.doctor.weight_checks import missing_tensors, parts_that_look_random
+from lalm.doctor.weight_checks import missing_tensors, other_parts, parts_that_look_random
 from lalm.encoders.eat import EATEncoder
 from lalm.encoders.eat_import import check_eat
 from lalm.inference.engine import Engine, Options
@@ -73,18 +73,12 @@ def examine(engine: Engine, folder: Path, golden: tuple[Path, Path] | None = Non
         yield part(engine)
     for side in ("left", "right"):
         yield _batch(engine, side)
-    yield _answered("batch answers equal single ones", _replies, engine)
-    for part in (_order, _matters, _odd_audio, _long, _overflow):
-        yield part(engine)
-    yield _answered("speed and memory", _speed, engine)
-
-
-def _answered(name: str, part: Callable[[Engine], Check], engine: Engine) -> Check:
-    """A check that needs answers; a model that computes NaN gives none."""
-    try:
-        return part(engine)
-    except NonFiniteError as error:
-        return Check(name, None, f"not measured: {error}")
+    generating = {_replies: "batch answers equal single ones", _speed: "speed and memory"}
+    for part in (_replies, _order, _matters, _odd_audio, _long, _overflow, _speed):
+        try:
+            yield part(engine)
+        except NonFiniteError as error:
+            yield Check(generating[part], False, str(error), "see the first line")
 
 
 def knocks(seconds: float = 2.0) -> np.ndarray:
@@ -150,6 +144,8 @@ def _weights(engine: Engine, folder: Path) -> Check:
         name for name, value in engine.model.state_dict().items() if not bool(value.float().isfinite().all())
     ]
     missing = missing_tensors(engine.model, folder)
+    if other := other_parts(folder):
+        return Check("weights are whole", False, other, "bring the weights that the model was trained with")
     if missing:
         found = f"{len(missing)} tensors are not in the folder and so are random, e.g. {missing[0]}"
         return Check("weights are whole", False, found, "copy or download the model folder again")

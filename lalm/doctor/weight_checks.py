@@ -7,6 +7,9 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from lalm.models.load import check_frozen, read_config
+from lalm.weights.identity import PartChangedError
+
 SMALLEST_SIDE = 64  # of a matrix that can be judged
 NUM_DEVIATIONS = 4.0
 SHARE = 0.5  # of a part's matrices that must look random; some trained ones do
@@ -27,6 +30,17 @@ def missing_tensors(model: nn.Module, folder: Path) -> list[str]:
     state = model.state_dict()
     filled = {tensor.data_ptr() for name, tensor in state.items() if name in stored}  # tied ones share it
     return sorted(n for n, tensor in state.items() if n not in stored and tensor.data_ptr() not in filled)
+
+
+def other_parts(folder: Path) -> str:
+    """What is wrong with a slim model's frozen parts, every byte compared; "" when nothing is."""
+    if not json.loads((folder / "config.json").read_text()).get("lalm_slim"):
+        return ""
+    try:
+        check_frozen(folder, read_config(folder)[1], full=True)
+    except PartChangedError as error:
+        return str(error)
+    return ""
 
 
 def parts_that_look_random(model: nn.Module) -> tuple[int, list[str], bool]:

@@ -17,7 +17,7 @@ from lalm.evaluate.perplexity import answer_nll
 from lalm.evaluate.task import Decoding
 from lalm.inference.engine import Engine, Options, Reply
 from lalm.models.lora import set_lora_scale
-from lalm.synthesis.completions import EndpointWriter, Sampling
+from lalm.synthesis.completions import Completion, EndpointWriter, Sampling
 from lalm.synthesis.resumable_rows import append, whole_lines
 
 CHUNK = 64  # answers between two writes
@@ -26,12 +26,14 @@ CHUNK = 64  # answers between two writes
 @dataclass(frozen=True)
 class Said:
     """One answer; seconds of each recording given, and heard where that is known. ``likelihood``: nats that
-    the known answer costs the model, and its tokens, where that was asked for."""
+    the known answer costs the model, and its tokens, where that was asked for. ``finish_reason``: why it
+    ended ("stop", "length", "repetition"), where that is known."""
 
     text: str
     given_s: tuple[float, ...] = ()
     heard_s: tuple[float, ...] | None = None
     likelihood: tuple[float, int] | None = None
+    finish_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,21 +143,22 @@ class Endpoint:
     ) -> list[Said]:
         """One answer a sample, in order; ``arrived`` gets each with its number as soon as it is there."""
         chats = [[message_to_openai(_plain(message)) for message in sample.messages] for sample in samples]
-        if decoding.beams > 1 or decoding.repetition_penalty != 1:
+        spoken = ("temperature", "top_p")
+        if odd := {name: value for name, value in decoding.unusual().items() if name not in spoken}:
+            named = ", ".join(f"{value} for {name}" for name, value in odd.items())
             raise ValueError(
-                f"{keys[0].task} asks for {decoding.beams} beams and a repetition penalty of "
-                f"{decoding.repetition_penalty:g}, which an endpoint's protocol has no words for: score a "
-                "local model, or a task without them"
+                f"{keys[0].task} asks for {named}, which not every endpoint has words for: score a local "
+                "model, or a task without it"
             )
-        sampling = Sampling(temperature=0.0, max_new_tokens=decoding.max_new_tokens, seed=self.seed)
+        sampling = Sampling(decoding.temperature, decoding.top_p, decoding.max_new_tokens, self.seed)
         given = [_given(sample) for sample in samples]
         done = self.writer.complete(
             chats,
             [self.seed] * len(chats),
             sampling,
-            lambda number, reply: arrived(number, Said(reply.text, given[number])),
+            lambda number, reply: arrived(number, _completed(reply, given[number])),
         )
-        return [Said(reply.text, seconds) for seconds, reply in zip(given, done, strict=True)]
+        return [_completed(reply, seconds) for seconds, reply in zip(given, done, strict=True)]
 
 
 class Recorded:
@@ -172,7 +175,7 @@ class Recorded:
             if not isinstance(row.get("id"), str) or not isinstance(row.get("text"), str):
                 raise ValueError(f"{place}: an answer needs an id and a text, both strings")
             given, heard = tuple(row.get("given_s") or ()), _maybe(row.get("heard_s"))
-            said = Said(row["text"], given, heard, likelihood_of(row))
+            said = Said(row["text"], given, heard, likelihood_of(row), str(row.get("finish_reason") or ""))
             self._said[str(task), str(control), row["id"]] = said
 
     def answer(self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding) -> list[Said]:
@@ -278,8 +281,13 @@ def _read(folder: Path) -> dict[Key, Said]:
         for _, row in rows_of(log):
             key = Key(str(row.get("task")), str(row.get("control")), str(row.get("id")))
             given, heard = tuple(row.get("given_s") or ()), _maybe(row.get("heard_s"))
-            said[key] = Said(str(row.get("text")), given, heard, likelihood_of(row))
+            ended = str(row.get("finish_reason") or "")
+            said[key] = Said(str(row.get("text")), given, heard, likelihood_of(row), ended)
     return said
+
+
+def _completed(reply: Completion, seconds: tuple[float, ...]) -> Said:
+    return Said(reply.text, seconds, finish_reason="length" if reply.truncated else "stop")
 
 
 def likelihood_of(row: dict[str, Any]) -> tuple[float, int] | None:
@@ -294,6 +302,7 @@ def _said(replies: Sequence[Reply]) -> list[Said]:
             reply.text,
             tuple(round(heard.seconds_given, 3) for heard in reply.heard),
             tuple(round(heard.seconds_heard, 3) for heard in reply.heard),
+            finish_reason=reply.finish_reason,
         )
         for reply in replies
     ]

@@ -16,15 +16,17 @@ from lalm.evaluate.answering import Answerer, Endpoint, Local, Seeing
 from lalm.evaluate.controls import asked, recording_of
 from lalm.evaluate.metrics.normalise import normaliser_name
 from lalm.evaluate.parsers import fingerprint
-from lalm.evaluate.task import Asked, Task, brings_instruction, question_of
+from lalm.evaluate.task import Asked, Decoding, Task, brings_instruction, question_of
 from lalm.inference.engine import Engine
 from lalm.weights.fetch import resolve
 
 LIBRARIES = ("lalm", "torch", "transformers", "peft", "jiwer", "sacrebleu", "numpy", "soundfile")
+# What a task may say beside its prompts, as it stands in the card where it is not the usual.
+PROTOCOL = ("system", *(name for name in Decoding._fields if name != "max_new_tokens"))
 # Two runs of a task can be compared only when these agree.
 MUST_MATCH = (
     *("data", "prompt", "prompts", "parser", "parser_code", "normaliser", "max_new_tokens", "judge"),
-    *("system", "beams", "repetition_penalty"),
+    *PROTOCOL,
 )
 
 
@@ -118,10 +120,9 @@ def task_card(opened: Asked, judge: str) -> dict[str, Any]:
 
 
 def _protocol(task: Task) -> dict[str, Any]:
-    """Of system text, beams and repetition penalty what the task has."""
-    usual = Task.model_fields
-    names = ("system", "beams", "repetition_penalty")
-    return {name: getattr(task, name) for name in names if getattr(task, name) != usual[name].default}
+    """What the task has of ``PROTOCOL`` that is not the usual."""
+    own = task.model_dump(mode="json", include=set(PROTOCOL), exclude_defaults=True)
+    return {name: own[name] for name in PROTOCOL if name in own}
 
 
 def _prompt(opened: Asked) -> str:

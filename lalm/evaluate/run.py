@@ -126,7 +126,7 @@ def _check_same(out: Path, card: dict[str, Any]) -> None:
     for name in set(before["tasks"]) ^ set(card["tasks"]):
         raise RunError(f"'{out}' holds a run of other tasks ({name} is in one only): say --out")
     for name, task in card["tasks"].items():
-        keys = ("data", "prompts", "max_new_tokens", "system", "beams", "repetition_penalty")
+        keys = ("data", "prompts", "max_new_tokens", *cards.PROTOCOL)
         if odd := cards.differing(task, before["tasks"][name], keys):
             raise RunError(f"'{out}' holds a run of {name} with another {odd[0]}: say --out")
 
@@ -195,6 +195,9 @@ def _finish(
         entry |= numbers(mine)
         own = [s for key, s in said.items() if (key.task, key.control) == (name, AUDIO)]
         entry["seconds_given"] = round(sum(sum(s.given_s) for s in own), 1)
+        for key, reason in (("cut_off", "length"), ("repeating", "repetition")):
+            if count := sum(s.finish_reason == reason for s in own):
+                entry[key] = count
         heard = [s.heard_s for s in own]
         known = [h for h in heard if h is not None]
         entry["seconds_heard"] = round(sum(map(sum, known)), 1) if len(known) == len(heard) else None

@@ -72,11 +72,18 @@ class Task(BaseModel):
     system: str = ""
     beams: Annotated[int, Field(ge=1)] = 1
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=-1)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    no_repeat_ngram_size: Annotated[int, Field(ge=0)] = 0
+    stop: tuple[Text, ...] = ()
+    min_tokens: Annotated[int, Field(ge=0)] = 0
 
     @property
     def decoding(self) -> "Decoding":
         """How its answers are generated."""
-        return Decoding(self.max_new_tokens, self.beams, self.repetition_penalty)
+        return Decoding(**{name: getattr(self, name) for name in Decoding._fields})
 
     @field_validator("parser", "layout")
     @classmethod
@@ -96,11 +103,23 @@ class Task(BaseModel):
 
 
 class Decoding(NamedTuple):
-    """How answers are generated: tokens of the longest, beams (1: greedy), repetition penalty (1: none)."""
+    """How answers are generated; the names and defaults are those of ``lalm.inference.options.Options``."""
 
     max_new_tokens: int
     beams: int = 1
     repetition_penalty: float = 1.0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    no_repeat_ngram_size: int = 0
+    stop: tuple[str, ...] = ()
+    min_tokens: int = 0
+
+    def unusual(self) -> dict[str, Any]:
+        """What differs from the defaults, the longest answer aside."""
+        usual = self._field_defaults
+        return {name: value for name, value in self._asdict().items() if value != usual.get(name, value)}
 
 
 @dataclass(frozen=True)

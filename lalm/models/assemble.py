@@ -10,10 +10,12 @@ from lalm.encoders import load_encoder, load_pair
 from lalm.models.answer_end import settle_ends
 from lalm.models.classes import ModelError, classes_of
 from lalm.models.config import AudioLMConfig
+from lalm.models.llm_sketch import embedding_sketch
 from lalm.models.lora import add_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
 from lalm.weights import fetch as weights
+from lalm.weights.identity import identities
 from lalm.weights.llm import load_causal_lm, load_tokenizer
 
 ENCODER_OPTIONS = ("encoder", "encoder_2")
@@ -54,6 +56,8 @@ def build_model(
         parts=parts,
         **_own_options(system, options or {}),
     )
+    config.frozen_parts = identities({role: weights.resolve(name) for role, name in parts.items()})
+    config.llm_sketch = embedding_sketch(language_model)
     model = classes.model.assemble(config, tower, language_model)
     processor = build_processor(config, classes.question_prompt)
     if aligner:

@@ -10,6 +10,8 @@ class AudioLMConfig(PreTrainedConfig):
     """What a checkpoint needs to be rebuilt: the LLM's config, the slot token, and named frozen parts.
 
     ``parts`` maps "encoder" and "llm" to a pinned name or folder; a slim checkpoint is loaded from them.
+    ``frozen_parts`` says by role which weights those are: {"sha256", "revision" of the Hub}
+    (``lalm.weights.identity``); ``llm_sketch`` a few numbers of the LLM's embedding table.
     ``lora`` holds the LoRA settings ({"rank", "alpha", "dropout", "targets"}) when the LLM carries one.
     ``trained_encoder``: the encoder's weights are no longer those of the part it is named after.
     ``encoder_options`` are what a system asks of any encoder it is given; ``hears_instructions`` says that
@@ -31,6 +33,8 @@ class AudioLMConfig(PreTrainedConfig):
         parts: dict[str, str] | None = None,
         lora: dict[str, Any] | None = None,
         trained_encoder: bool = False,
+        frozen_parts: dict[str, dict[str, str]] | None = None,
+        llm_sketch: list[float] | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(text_config, dict):
@@ -40,6 +44,8 @@ class AudioLMConfig(PreTrainedConfig):
         self.parts = dict(parts or {})
         self.lora = lora
         self.trained_encoder = trained_encoder
+        self.frozen_parts = dict(frozen_parts or {})
+        self.llm_sketch = llm_sketch
         tied: Any = self.text_config
         kwargs.setdefault("tie_word_embeddings", tied.tie_word_embeddings)
         super().__init__(**kwargs)

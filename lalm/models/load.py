@@ -1,7 +1,7 @@
 """Opening model folders: whole ones, slim ones (what was trained, names of the rest) and released ones."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from lalm.models.answer_end import settle_ends
 from lalm.models.assemble import ENCODER_OPTIONS, build_processor, load_tower
 from lalm.models.classes import ModelError, ReleasedFormat, classes_of
 from lalm.models.config import AudioLMConfig
+from lalm.models.llm_sketch import embedding_sketch
 from lalm.models.lora import add_lora, merge_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration, AudioLMModel
 from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import found_name, trained_names
 from lalm.systems import System, UnknownSystemError, of_model_type
 from lalm.weights import fetch as weights
+from lalm.weights.identity import check_parts
 from lalm.weights.llm import load_causal_lm, load_tokenizer
 
 
@@ -175,6 +177,7 @@ def load_hearing(
     name, config = read_config(folder)
     if config.lora or "encoder" not in config.parts:
         raise ModelError(f"the connector in '{folder}' was trained beside an LLM that LoRA or a run changed")
+    check_frozen(folder, config, without=("llm",))
     with torch.device("meta"):
         model = classes_of(name).model(config)
     model.model.audio_tower = _load_named_tower(config, dtype)
@@ -241,13 +244,14 @@ def _load_slim(
         if "model" in config.parts or key in ENCODER_OPTIONS or not hasattr(config, key):
             raise ModelError(f"the model in '{folder}' has no option '{key}' that could be changed")
         setattr(config, key, value)
+    check_frozen(folder, config)
     classes = classes_of(name)
     if "model" in config.parts:
         base = weights.resolve(config.parts["model"])
         model, processor = load_model(base, dtype=dtype, options={"role_markers": config.role_markers})
         if model.config.lora:
             merge_lora(model)  # of an earlier run, to which this one's was added
-        model.config.parts = config.parts
+        model.config.parts, model.config.frozen_parts = config.parts, config.frozen_parts
         if config.lora:
             add_lora(model, config.lora)
         load_trained(model, folder)
@@ -255,12 +259,29 @@ def _load_slim(
     tower = _load_named_tower(config, dtype)
     llm_folder = weights.resolve(config.parts["llm"])
     language_model = load_causal_lm(str(llm_folder), dtype=dtype)
+    config.llm_sketch = embedding_sketch(language_model)
     model = classes.model.assemble(config, tower, language_model)
     processor = build_processor(config, classes.question_prompt)
     if config.lora:
         add_lora(model, config.lora)
     load_trained(model, folder)
     return model, processor
+
+
+def check_frozen(
+    folder: Path, config: AudioLMConfig, *, without: Collection[str] = (), full: bool = False
+) -> None:
+    """Raise PartChangedError unless the frozen parts are those that the slim model in ``folder`` was trained
+    with, all but the roles in ``without``.
+
+    ``full`` compares every byte, else only of files whose size or time has changed since they were read.
+    """
+    trained = ("encoder", "encoder_2") if config.trained_encoder else ()
+    roles = {role for role in config.frozen_parts if role in config.parts} - {*trained, *without}
+    names = {role: config.parts[role] for role in roles}
+    places = {role: weights.resolve(name) for role, name in names.items()}
+    recorded = {role: config.frozen_parts[role] for role in roles}
+    check_parts(names, places, recorded, str(folder), full=full)
 
 
 def _load_named_tower(config: Any, dtype: torch.dtype) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,7 +12,9 @@ from lalm.models.classes import ModelError
 from lalm.models.config import AudioLMConfig
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
-from lalm.weights.pins import PARTS
+from lalm.weights.fetch import resolve, where
+from lalm.weights.identity import identities
+from lalm.weights.pins import PARTS, WeightsError
 
 
 def has_parts(config: AudioLMConfig) -> bool:
@@ -47,6 +50,19 @@ def trained_names(model: AudioLMForConditionalGeneration) -> list[str]:
     return [name for name in model.state_dict() if name.startswith(own) or "lora_" in name]
 
 
+def note_frozen(config: AudioLMConfig) -> None:
+    """Note in ``config`` which weights its frozen parts have, where it is not known yet."""
+    trained = ("encoder", "encoder_2") if config.trained_encoder else ()
+    known = {r: one for r, one in config.frozen_parts.items() if r in config.parts and r not in trained}
+    for role, name in config.parts.items():
+        if role in known or role in trained:
+            continue
+        with suppress(WeightsError):  # a part that is gone by now: the checkpoint is worth more than its hash
+            place = where(name) if name in PARTS else resolve(name)
+            known |= identities({role: place} if place else {})
+    config.frozen_parts = known
+
+
 def save_model(
     model: AudioLMForConditionalGeneration,
     processor: AudioLMProcessor,
@@ -72,6 +88,7 @@ def save_model(
     path = folder / "model.safetensors"
     save_file({name: state[name].detach().contiguous() for name in trained_names(model)}, path)
     path.chmod(0o644)  # safetensors makes files that only their owner may read
+    note_frozen(model.config)
     config = {"lalm_slim": True, **json.loads(model.config.to_json_string(use_diff=False))}
     config["parts"] = {role: lasting_name(name, folder) for role, name in model.config.parts.items()}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

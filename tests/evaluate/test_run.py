@@ -15,6 +15,7 @@ from lalm.evaluate.metrics import METRICS, Metric
 from lalm.evaluate.metrics.intervals import mean_of
 from lalm.evaluate.run import Job, RunError, read_card, run
 from lalm.evaluate.task import Decoding, TaskError, known_tasks, open_task, put, question_of, read_tasks
+from lalm.inference.options import Options
 from lalm.synthesis.completions import CompletionError, EndpointWriter
 from lalm.systems.acdc import prompts
 from lalm.systems.apt.prompts import CAPTION, TAGGING
@@ -328,8 +329,31 @@ def test_a_papers_protocol_is_what_is_asked(tiny):
 
 def test_a_task_without_a_beam_is_what_an_endpoint_can_be_asked():
     keys, clips = [Key("acdc_aqa", "audio", "1")], [ask([], "?")]
-    with pytest.raises(ValueError, match="acdc_aqa asks for 4 beams"):
+    with pytest.raises(ValueError, match="acdc_aqa asks for 4 for beams"):
         Endpoint(None).answer(keys, clips, Decoding(64, 4))
+
+
+def test_a_task_says_how_its_answers_are_generated_and_the_card_how_they_ended(manifest, tmp_path):
+    task = tmp_path / "mine.yaml"
+    task.write_text(
+        "mine: {about: x, metrics: [names], stop: [END], top_k: 5, min_p: 0.1, min_tokens: 2, "
+        "no_repeat_ngram_size: 3, temperature: 0.5}"
+    )
+    opened = open_task(f"{task}={manifest}", tmp_path)
+    decoding = opened[0].task.decoding
+    assert decoding == Decoding(128, 1, 1.0, 0.5, 1.0, 5, 0.1, 3, ("END",), 2)
+    assert Options(**decoding._asdict()).stop == ("END",)
+    assert Decoding(128)._asdict() == {k: getattr(Options(), k) for k in Decoding._fields}
+
+    class Cut(Parrot):
+        def answer(self, keys, samples, decoding):
+            reasons = ["length", "repetition", *["stop"] * len(keys)]
+            return [Said("A horn.", finish_reason=r) for _, r in zip(keys, reasons, strict=False)]
+
+    entry = run(Job(opened, tmp_path / "out"), Cut()).card["tasks"]["mine"]
+    assert (entry["cut_off"], entry["repeating"]) == (1, 1)
+    assert entry["stop"] == ["END"] and entry["top_k"] == 5 and "beams" not in entry
+    assert {r["finish_reason"] for _, r in rows_of(tmp_path / "out" / "predictions.jsonl")} > {"length"}
 
 
 def test_every_task_that_comes_along_is_whole():

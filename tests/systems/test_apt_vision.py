@@ -64,6 +64,13 @@ def vlm(whole, config_class, text: dict):
     return model
 
 
+def share_embeddings(eyes, model) -> None:
+    """Give a vision model the embedding table that the connector was trained beside, and a row more."""
+    table = model.get_input_embeddings().weight
+    with torch.no_grad():
+        eyes.language_model.get_input_embeddings().weight[: len(table)] = table
+
+
 def images() -> BlipImageProcessorPil:
     return BlipImageProcessorPil(size={"height": 28, "width": 28})
 
@@ -75,6 +82,7 @@ def seeing(tiny, tiny_bert, tmp_path):
     model, processor = tiny("apt")
     save_model(model, processor, tmp_path / "apt", slim=True)
     eyes = vlm(InstructBlipForConditionalGeneration, InstructBlipConfig, llm())
+    share_embeddings(eyes, model)
     eyes.save_pretrained(tmp_path / "vlm")
     byte_tokenizer().save_pretrained(tmp_path / "vlm")
     AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path / "vlm" / "qformer_tokenizer")
@@ -188,9 +196,26 @@ def test_encoder_decoder_language_models_and_blip_2_work(tiny, tmp_path):
     }
     hearing, instruction_tokenizer = load_hearing(tmp_path / "apt")
     blip = vlm(Blip2ForConditionalGeneration, Blip2Config, t5)
+    share_embeddings(blip, model)
     whole = APTBlip2(blip, tokenizer, images(), hearing, instruction_tokenizer)
     (reply,) = whole.reply([user({"type": "image", "image": picture(0)}, sound(1), "what?")], Options(5))
     assert isinstance(reply.text, str) and reply.num_tokens >= 1
+
+
+def test_a_vision_model_with_another_llm_is_refused(seeing, tmp_path):
+    """Equally wide is not the same: Vicuna v1.1 and v1.5."""
+    _, eyes, model, processor = seeing
+    APTBlip2.load(tmp_path / "vlm", tmp_path / "apt", dtype=torch.bfloat16)  # rounded, it is the same
+    with torch.no_grad():
+        table = eyes.language_model.get_input_embeddings().weight
+        table += 0.3 * table.std() * torch.randn_like(table)
+    eyes.save_pretrained(tmp_path / "vlm")
+    with pytest.raises(ValueError, match=r"LLM is not '.*', beside .*: its embedding table"):
+        APTBlip2.load(tmp_path / "vlm", tmp_path / "apt")
+    model.config.llm_sketch = None  # of an older checkpoint; the tiny LLMs differ in their layers
+    save_model(model, processor, tmp_path / "old", slim=True)
+    with pytest.raises(ValueError, match="its num_hidden_layers differs"):
+        APTBlip2.load(tmp_path / "vlm", tmp_path / "old")
 
 
 def test_what_does_not_fit_is_refused(seeing, tiny, tmp_path, tiny_folders):

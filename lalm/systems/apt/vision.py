@@ -34,6 +34,7 @@ from lalm.inference.generation import Progress, processors_of, settings_of
 from lalm.models.answer_end import llm_ends
 from lalm.models.conditioning import instructions, tokenised
 from lalm.models.finite import FiniteScores
+from lalm.models.llm_sketch import check_same_llm
 from lalm.models.load import load_hearing
 from lalm.models.processing import AudioLMProcessor, pad_audio
 from lalm.models.user_text import MarkerTokens
@@ -70,6 +71,7 @@ class APTBlip2:
         width, own = vlm.config.text_config.hidden_size, hearing.config.text_config.hidden_size
         if width != own:
             raise ValueError(f"the connector was trained for an LLM {own} wide, and this one is {width} wide")
+        check_same_llm(vlm.language_model, vlm.config.text_config, hearing.config)
 
     @classmethod
     def load(
