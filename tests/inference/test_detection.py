@@ -96,8 +96,6 @@ def test_what_cannot_be_searched_is_refused(tmp_path, capsys):
         ([str(tmp_path / "gone.wav"), "rain"], "gone.wav"),
         ([clip, "rain", "--picture", str(tmp_path / "p.svg")], "is a PNG"),
         ([clip, "rain", "--labels", str(tmp_path / "no" / "l.txt")], "there is no folder"),
-        (["-", "rain", "--picture", "p.png"], "standard input"),
-        (["-", "rain", "dog"], "standard input"),
         ([clip, "rain", "--model", str(tmp_path / "nothing")], "there is no model folder"),
     ):
         assert cli.run(["detect", *given]) == 2, given
