@@ -421,7 +421,7 @@ def test_the_client_that_fetches_follows_nothing_and_uses_no_proxy(monkeypatch):
 
 def test_nothing_of_an_upload_stays_on_the_disk(serve, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("lalm.serve.transcriptions.find_speech", lambda clip: [])
+    monkeypatch.setattr("lalm.serve.transcriptions.find_speech", lambda clip, vad: [])
     address = serve()
     data = written("WAV", None, np.zeros(16_000 * 40, np.float32))  # large enough to be spooled
     got = httpx.post(f"{address}/v1/audio/transcriptions", files={"file": ("../../x.wav", data)}, timeout=60)
