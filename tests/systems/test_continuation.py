@@ -224,6 +224,8 @@ def test_the_sidecar_says_how_the_rows_were_made(manifest, tmp_path):
         "top_p": 1.0,
         "max_new_tokens": 64,
         "seed": 3,
+        "top_k": 0,
+        "min_p": 0.0,
     }
 
 
