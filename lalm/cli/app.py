@@ -171,7 +171,7 @@ def _quiet(debug: bool) -> None:
     for name, value in (
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
-        ("TQDM_DISABLE", "1"),  # the bar of GGUF files, which transformers draws whatever its own setting says
+        ("TQDM_DISABLE", "1"),  # the bar of GGUF files, which no setting of transformers hides
         ("TOKENIZERS_PARALLELISM", "false"),
     ):
         os.environ.setdefault(name, value)
@@ -181,7 +181,7 @@ def _quiet(debug: bool) -> None:
         # accelerate that DeepSpeed accumulates, which is what the Trainer told it.
         for library in ("accelerate", "bitsandbytes"):
             logging.getLogger(library).setLevel(logging.ERROR)
-        # DeepSpeed sets its own level when transformers imports it, and would tell standard output of the CPU.
+        # DeepSpeed sets its own level when transformers imports it, and tells standard output of the CPU.
         logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
