@@ -12,16 +12,21 @@ LOGITS_AT_ONCE = 2**26  # 256 MB in float32, and as much for each step of the so
 def summed_cross_entropy(
     logits: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary: int
 ) -> Tensor:
-    """Sum over positions. hidden: (P, D); targets: (P,) int64; ``logits``: (P, D) -> (P, V).
-
-    More than ``LOGITS_AT_ONCE`` numbers are made in several parts, and each part again going back.
-    """
+    """Sum over positions. hidden: (P, D); targets: (P,) int64; ``logits``: (P, D) -> (P, V)."""
 
     def part(hidden: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(logits(hidden), targets, reduction="sum")
 
+    return summed_in_parts(part, vocabulary, hidden, targets)
+
+
+def summed_in_parts(part: Callable[..., Tensor], vocabulary: int, *positions: Tensor) -> Tensor:
+    """The sum that ``part`` makes of tensors with a row a position, (P, ...) each.
+
+    Where it needs more than ``LOGITS_AT_ONCE`` numbers, it is made in pieces, each again going back.
+    """
     size = max(1, LOGITS_AT_ONCE // vocabulary)
-    if len(targets) <= size:
-        return part(hidden, targets)
-    pieces = zip(hidden.split(size), targets.split(size), strict=True)
+    if len(positions[0]) <= size:
+        return part(*positions)
+    pieces = zip(*(tensor.split(size) for tensor in positions), strict=True)
     return torch.stack([checkpoint(part, *piece, use_reentrant=False) for piece in pieces]).sum()

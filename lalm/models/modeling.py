@@ -6,7 +6,7 @@ B conversations, L row tokens, A audios of the batch in reading order, N samples
 K audio tokens of the batch, D LLM width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Self
 
@@ -276,12 +276,15 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
+        answer_loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """One pass. labels: (B, L) int64, -100 where nothing is learned; position_ids: (B, L) int64.
 
         With labels, ``loss`` is the cross-entropy per target token (over ``num_items_in_batch`` when the
         trainer accumulates) and ``logits`` is None; without labels, logits are (B, kept, V) float32.
+        ``answer_loss`` makes another loss of the hidden states (P, D) from which the P labelled tokens
+        follow, of these tokens (P,), and of the rows (P,) they are in.
         """
         if labels is not None:
             kwargs.setdefault("use_cache", False)
@@ -303,6 +306,9 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if labels is not None:
             targets = labels[:, 1:]
             keep = targets != IGNORE_INDEX
+            if answer_loss is not None:
+                rows = row_numbers(labels, position_ids)[:, 1:][keep]
+                return CausalLMOutputWithPast(loss=answer_loss(hidden[:, :-1][keep], targets[keep], rows))
             vocabulary = self.config.text_config.vocab_size
             loss = summed_cross_entropy(self.logits, hidden[:, :-1][keep], targets[keep], vocabulary)
             count = num_items_in_batch if num_items_in_batch is not None else int(keep.sum())
@@ -360,6 +366,13 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 [NearTies(self, embeds, mask, processors, settings)]
             )
         return super().generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
+
+
+def row_numbers(labels: Tensor, position_ids: Tensor | None = None) -> Tensor:
+    """Which conversation each position belongs to, (B, L); position_ids tell those packed in one row."""
+    if position_ids is not None:
+        return (position_ids == 0).cumsum(1) - 1
+    return torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
 
 
 def name_matches(name: str, pattern: str) -> bool:

@@ -209,6 +209,23 @@ class Dpo(_Section):
     reference: Literal["copy", "adapter", "precomputed"] = "copy"
 
 
+class Distil(_Section):
+    """Learn what the LLM says that reads the caption; see ``lalm.training.objectives.distil``.
+
+    ``weight``: the teacher's share of the loss, cross-entropy has the rest. ``temperature`` flattens both
+    distributions; of the teacher's, the ``top_k`` likeliest tokens are kept one by one. ``on``: its "logits",
+    or the "hidden" states before them. ``cache``: a folder in which its numbers are kept, at most
+    ``cache_gb``; without, the teacher reads in every step.
+    """
+
+    weight: float = Field(1.0, gt=0, le=1)
+    temperature: float = Field(1.0, gt=0)
+    top_k: Positive = 64
+    on: Literal["logits", "hidden"] = "logits"
+    cache: Name | None = None
+    cache_gb: float = Field(4.0, gt=0)
+
+
 class Every(_Section):
     """Optimizer steps between log lines, checkpoints and validations (0: no validation)."""
 
@@ -239,6 +256,7 @@ class Recipe(_Section):
     lora: Lora | None = None
     warm_start: WarmStart | None = None
     dpo: Dpo | None = None
+    distil: Distil | None = None
     augment: Augment | None = None
     align: bool = False
     data: Data
@@ -256,6 +274,8 @@ class Recipe(_Section):
             raise ValueError("nothing learns: 'trainable' is empty and there is no 'lora'")
         if self.align and (self.dpo is not None or self.lora is not None):
             raise ValueError("'align' trains the connector alone: take out 'dpo' and 'lora'")
+        if self.distil is not None and (self.dpo is not None or self.align or self.shard is not None):
+            raise ValueError("'distil' is an objective of its own: it goes with no 'dpo', 'align' or 'shard'")
         if self.shard is not None and self.optim.dtype in ("int8", "nf4"):
             raise ValueError(f"'shard' goes with no weights in {self.optim.dtype}")
         if self.shard is not None and (self.dpo is not None or self.align or self.warm_start is not None):

@@ -39,7 +39,11 @@ from lalm.training.parallel.fsdp2 import full_gradient
 
 PREFERENCE = ("margin", "accuracy", "kl", "chosen_log_prob", "rejected_log_prob")
 RETRIEVAL = tuple(f"{way}_recall_at_{k}" for way in ("audio_to_text", "text_to_audio") for k in (1, 5, 10))
-LOGGED = ("loss", "learning_rate", "grad_norm", *PREFERENCE, "atc", "atm", "agtg", *RETRIEVAL)
+DISTILLED = ("cross_entropy", "distance")  # and "kl"
+LOGGED = (
+    *("loss", "learning_rate", "grad_norm", *PREFERENCE, *DISTILLED),
+    *("atc", "atm", "agtg", *RETRIEVAL),
+)
 GRADIENT_STEPS = 3  # LoRA's first matrices get their first gradient in the second step
 
 

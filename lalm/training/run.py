@@ -19,8 +19,6 @@ from transformers import PrinterCallback, TrainingArguments
 from transformers import set_seed as seed_everything
 
 from lalm.audio.load import SAMPLE_RATE
-from lalm.data.audio_inputs import CachedFrames
-from lalm.data.augment import Augmentation
 from lalm.data.mixture import Mixture, audio_seconds, held_out, open_manifest, subset, text_tokens
 from lalm.data.sample import Sample
 from lalm.data.samplers import Limits, PackedMixture
@@ -34,19 +32,20 @@ from lalm.models.packing import check_packable
 from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import trained_names
 from lalm.synthesis.filters import Filtering
-from lalm.training.batches import Batches, Collator
+from lalm.training.batches import Batches
 from lalm.training.clip_loading import reader
 from lalm.training.llm_layers import compile_layers, enable_gradient_checkpointing, quantize
 from lalm.training.malloc import keep_freed_memory
-from lalm.training.objectives.alignment import AlignmentTrainer, alignment_collator, check_alignable
-from lalm.training.objectives.dpo import PreferenceTrainer, ReferenceTable, check_pairs, pair_collator
-from lalm.training.objectives.warm_start import warm_start
+from lalm.training.objectives.alignment import AlignmentTrainer, check_alignable
+from lalm.training.objectives.distil import DistillationTrainer
+from lalm.training.objectives.dpo import PreferenceTrainer
 from lalm.training.parallel.deepspeed import deepspeed_arguments, first_moment
 from lalm.training.parallel.fsdp2 import fsdp_arguments, full_gradient
+from lalm.training.preparing import collator_of, processes, warm_up
 from lalm.training.recipe import Optim, Recipe
 from lalm.training.report import GradientCheck, Report, TrainError, parts_table, say, show_example
 from lalm.training.resuming import check_fresh, starting_point
-from lalm.training.trainer import Answers, Interruption, Read, RecipeTrainer, is_slim
+from lalm.training.trainer import Answers, Interruption, RecipeTrainer, is_slim
 from lalm.weights import checkpoint
 
 
@@ -77,8 +76,8 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     (model.model.audio_tower if recipe.shard else model).to(settings.device)
     read = reader(recipe, model, processor, [train, valid], console)
     if recipe.warm_start and start is None:
-        _warm_start(recipe, model, processor, train, read, console)
-    collator = _collator(recipe, model, processor, [train, valid], read)
+        warm_up(recipe, model, processor, train, read, console)
+    collator = collator_of(recipe, model, processor, [train, valid], read, console)
     batches = Batches(train, steps * train.parts)
     console.print(parts_table(model))
     first = collator([batches[0]])
@@ -89,6 +88,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     with Report(out, console, train.steps_per_epoch) as report:
         make: Any = AlignmentTrainer if recipe.align else RecipeTrainer
         make = make if recipe.dpo is None else partial(PreferenceTrainer, recipe.dpo)
+        make = make if recipe.distil is None else partial(DistillationTrainer, recipe.distil)
         trainer = make(
             recipe=recipe,
             processor=processor,
@@ -196,11 +196,6 @@ def mixtures(
     return train, mix([(kept, 1.0)], length, batch_size=min(batch_size, len(kept)))
 
 
-def processes() -> int:
-    """How many processes train together: torchrun's and accelerate's WORLD_SIZE."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def shared_step(optim: Optim) -> tuple[int, int]:
     """Samples of one batch, and batches that one process accumulates, so that all give the recipe's step.
 
@@ -282,62 +277,6 @@ def arguments(
         log_level="error",
         **(fsdp_arguments(model) if shard == "fsdp2" else deepspeed_arguments(shard) if shard else {}),
     )
-
-
-def _collator(
-    recipe: Recipe,
-    model: AudioLMForConditionalGeneration,
-    processor: AudioLMProcessor,
-    mixed: Sequence[Mixture | None],
-    read: Read,
-) -> Collator:
-    """What makes batches of samples: conversations, or pairs of answers when the recipe has ``dpo``."""
-    if recipe.align:
-        return alignment_collator(processor, read)
-    if recipe.dpo is None:
-        augment = Augmentation(**recipe.augment.model_dump()) if recipe.augment else None
-        return Collator(processor, read, augment=augment, packing=recipe.optim.packing)
-    if processes() > 1:
-        raise TrainError("dpo: preferences are learned in one process; start the run without torchrun")
-    names = [*(source.path for source in recipe.data.train), "data.valid"]
-    sources = [source for m in mixed if m is not None for source in m.sources]
-    for name, source in zip(names, sources, strict=False):
-        check_pairs(source, name)
-    table = None
-    if recipe.dpo.reference == "precomputed":
-        table = ReferenceTable(Path(recipe.out) / "reference.json")
-        table.fill(model, processor, sources, read, recipe.optim.batch_size)
-    return pair_collator(processor, read, table, packing=recipe.optim.packing)
-
-
-def _warm_start(
-    recipe: Recipe,
-    model: AudioLMForConditionalGeneration,
-    processor: AudioLMProcessor,
-    train: Mixture,
-    read: Read,
-    console: Console,
-) -> None:
-    """Pull the connector's tokens to the names of the events, before the first step."""
-    assert recipe.warm_start is not None
-
-    def frames_of(sample: Sample) -> torch.Tensor:
-        (clip,) = read(sample)
-        assert isinstance(clip, CachedFrames)
-        return clip.frames
-
-    loss = warm_start(
-        model,
-        processor,
-        [sample for source in train.sources for sample in source],
-        frames_of,
-        epochs=recipe.warm_start.epochs,
-        learning_rate=recipe.warm_start.learning_rate,
-        folder=recipe.out,
-        seed=recipe.optim.seed,
-        progress=lambda done, steps, loss: say(console, f"warm start {done}/{steps}  loss {loss:.3f}"),
-    )
-    say(console, f"Warm start: loss {loss:.3f} after {recipe.warm_start.epochs:g} epochs.")
 
 
 def _finish(trainer: RecipeTrainer, out: Path) -> None:

@@ -44,6 +44,7 @@ class RecipeTrainer(Trainer):
         self._recipe, self._processor = recipe, processor
         self._out = Path(recipe.out)
         self._groups: list[list[torch.nn.Parameter]] = []  # what AdamW was made with
+        self._noted: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}  # by whether it trains
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's optimizer, with the recipe's learning rates of parts as groups of their own."""
@@ -54,6 +55,19 @@ class RecipeTrainer(Trainer):
             optimizer.param_groups[:] = split_groups(optimizer.param_groups, names, rates)
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         return optimizer
+
+    def note(self, name: str, value: float) -> None:
+        """Keep a measure of one batch; the mean stands in the next line of training or of validation."""
+        self._noted[self.model.training].setdefault(name, []).append(value)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The Trainer's line and the means of what was noted since the last one."""
+        validation = "eval_loss" in logs
+        if validation or "loss" in logs:
+            prefix = "eval_" if validation else ""
+            noted, self._noted[not validation] = self._noted[not validation], {}
+            logs |= {prefix + name: sum(values) / len(values) for name, values in noted.items()}
+        super().log(logs, start_time)
 
     def create_accelerator_and_postprocess(self) -> None:
         """The Trainer's accelerator, which shards on CPUs too."""

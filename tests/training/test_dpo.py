@@ -17,6 +17,7 @@ from lalm.data.sample import Sample, read_manifest, write_manifest
 from lalm.models.assemble import build_model
 from lalm.models.load import load_model
 from lalm.models.lora import add_lora, set_lora_scale
+from lalm.models.modeling import row_numbers
 from lalm.models.packing import pack
 from lalm.training import recipe
 from lalm.training import run as train
@@ -82,7 +83,7 @@ def test_packed_rows_give_the_log_probabilities_of_padded_ones(setup):
     model, processor = setup
     plain = log_probs(model, dpo.pair_batch(processor, PAIRS))
     packed = pack(dpo.pair_batch(processor, PAIRS))
-    assert len(packed["labels"]) == 1 and dpo.row_numbers(packed).max() == 3
+    assert len(packed["labels"]) == 1 and row_numbers(packed["labels"], packed["position_ids"]).max() == 3
     with torch.no_grad():
         found = dpo.response_logits(model, dpo.encoded_once(model, packed))
     torch.testing.assert_close(dpo.row_log_probs(*found, 4), plain, atol=1e-3, rtol=1e-4)

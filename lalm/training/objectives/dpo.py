@@ -25,7 +25,7 @@ from lalm.data.audio_inputs import Audios
 from lalm.data.mixture import DataError
 from lalm.data.sample import Sample
 from lalm.models.lora import set_lora_scale
-from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration
+from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration, row_numbers
 from lalm.models.prefill import PER_CLIP
 from lalm.models.processing import AudioLMProcessor
 from lalm.training.batches import Collator
@@ -60,15 +60,11 @@ def response_logits(
     hidden = model.model(**inputs, use_cache=False).last_hidden_state  # (2n, L, D)
     targets = batch["labels"][:, 1:]
     keep = targets != IGNORE_INDEX
-    return model.logits(hidden[:, :-1][keep]), targets[keep], row_numbers(batch)[:, 1:][keep]
-
-
-def row_numbers(batch: Mapping[str, Tensor]) -> Tensor:
-    """Which of the 2n rows each position belongs to, (B, L); packed rows stand behind one another in one."""
-    if "position_ids" in batch:
-        return (batch["position_ids"] == 0).cumsum(1) - 1
-    labels = batch["labels"]
-    return torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
+    return (
+        model.logits(hidden[:, :-1][keep]),
+        targets[keep],
+        row_numbers(batch["labels"], batch.get("position_ids"))[:, 1:][keep],
+    )
 
 
 def row_log_probs(logits: Tensor, targets: Tensor, rows: Tensor, num_rows: int) -> Tensor:
@@ -134,7 +130,6 @@ class PreferenceTrainer(RecipeTrainer):
         super().__init__(**others)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over pairs, not over tokens
         self._dpo = settings
-        self._sums: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
         self._copy: AudioLMForConditionalGeneration | None = None
         if settings.reference == "copy":
             self._copy = frozen_copy(self.model)
@@ -149,7 +144,7 @@ class PreferenceTrainer(RecipeTrainer):
         shared = not any(p.requires_grad for p in plain.model.audio_tower.parameters())
         own = encoded_once(plain, batch)
         logits, targets, rows = response_logits(model, own)
-        num_rows = int(row_numbers(batch).max()) + 1
+        num_rows = int(row_numbers(batch["labels"], batch.get("position_ids")).max()) + 1
         policy = row_log_probs(logits, targets, rows, num_rows)
         found: dict[str, Tensor] = {}
         if self._dpo.reference == "precomputed":
@@ -171,17 +166,8 @@ class PreferenceTrainer(RecipeTrainer):
             "rejected_log_prob": rejected.mean(),
         }
         for name, value in found.items():
-            self._sums[plain.training].setdefault(name, []).append(float(value))
+            self.note(name, float(value))
         return (loss, {}) if return_outputs else loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The Trainer's line and the means of our metrics since the last one."""
-        validation = "eval_loss" in logs
-        if validation or "loss" in logs:
-            prefix = "eval_" if validation else ""
-            sums, self._sums[not validation] = self._sums[not validation], {}
-            logs |= {prefix + name: sum(values) / len(values) for name, values in sums.items()}
-        super().log(logs, start_time)
 
 
 def frozen_copy(model: AudioLMForConditionalGeneration) -> AudioLMForConditionalGeneration:

@@ -1,0 +1,128 @@
+"""What a recipe's objective needs before the first step: its batches, its teacher, its warm start."""
+
+import json
+import os
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from lalm.data.audio_inputs import CachedFrames
+from lalm.data.augment import Augmentation
+from lalm.data.mixture import Mixture
+from lalm.data.sample import Sample
+from lalm.models.llm_sketch import embedding_sketch
+from lalm.models.modeling import AudioLMForConditionalGeneration
+from lalm.models.processing import AudioLMProcessor
+from lalm.training.batches import Collator
+from lalm.training.objectives.alignment import alignment_collator
+from lalm.training.objectives.distil import check_known, distil_collator, known_rows, teach
+from lalm.training.objectives.dpo import ReferenceTable, check_pairs, pair_collator, reference_model
+from lalm.training.objectives.teacher_table import TeacherTable
+from lalm.training.objectives.warm_start import warm_start
+from lalm.training.recipe import Recipe
+from lalm.training.report import TrainError, say
+from lalm.training.trainer import Read
+
+
+def processes() -> int:
+    """How many processes train together: torchrun's and accelerate's WORLD_SIZE."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def collator_of(
+    recipe: Recipe,
+    model: AudioLMForConditionalGeneration,
+    processor: AudioLMProcessor,
+    mixed: Sequence[Mixture | None],
+    read: Read,
+    console: Console,
+) -> Collator:
+    """What makes batches of samples: conversations, or pairs of answers when the recipe has ``dpo``."""
+    if recipe.align:
+        return alignment_collator(processor, read)
+    if recipe.dpo is None:
+        augment = Augmentation(**recipe.augment.model_dump()) if recipe.augment else None
+        if recipe.distil is not None:
+            told = teacher_of(recipe, model, processor, mixed, console)
+            return distil_collator(processor, read, told, augment, packing=recipe.optim.packing)
+        return Collator(processor, read, augment=augment, packing=recipe.optim.packing)
+    if processes() > 1:
+        raise TrainError("dpo: preferences are learned in one process; start the run without torchrun")
+    names = [*(source.path for source in recipe.data.train), "data.valid"]
+    sources = [source for m in mixed if m is not None for source in m.sources]
+    for name, source in zip(names, sources, strict=False):
+        check_pairs(source, name)
+    table = None
+    if recipe.dpo.reference == "precomputed":
+        table = ReferenceTable(Path(recipe.out) / "reference.json")
+        table.fill(model, processor, sources, read, recipe.optim.batch_size)
+    return pair_collator(processor, read, table, packing=recipe.optim.packing)
+
+
+def teacher_of(
+    recipe: Recipe,
+    model: AudioLMForConditionalGeneration,
+    processor: AudioLMProcessor,
+    mixed: Sequence[Mixture | None],
+    console: Console,
+) -> TeacherTable | None:
+    """What the teacher of ``distil`` says of all samples, read once; None where it reads in every step."""
+    settings = recipe.distil
+    assert settings is not None
+    sources = [source for m in mixed if m is not None for source in m.sources]
+    check_known(sample for source in sources for sample in source)
+    if settings.cache is None:
+        return None
+    numbers = {"on": settings.on, "top_k": settings.top_k, "temperature": settings.temperature}
+    table = TeacherTable(
+        Path(settings.cache),
+        json.dumps([embedding_sketch(model), model.config.text_config.to_dict(), numbers], default=str),
+        processor.tokenizer.pad_token_id,
+        int(settings.cache_gb * 1e9),
+    )
+    rank, count = int(os.environ.get("RANK", "0")), processes()
+    with console.status("The teacher reads") as status, reference_model(model, None) as teacher:
+        new = table.fill(
+            islice(known_rows(processor, sources), rank, None, count),
+            lambda rows: teach(teacher, {k: v.to(model.device) for k, v in rows.items()}, settings),
+            recipe.optim.batch_size,
+            lambda done: status.update(f"The teacher reads: {done} rows"),
+        )
+    if count > 1:
+        torch.distributed.barrier()
+        table.refresh()
+    say(console, f"Teacher: {new} rows read now, {len(table)} there.")
+    return table
+
+
+def warm_up(
+    recipe: Recipe,
+    model: AudioLMForConditionalGeneration,
+    processor: AudioLMProcessor,
+    train: Mixture,
+    read: Read,
+    console: Console,
+) -> None:
+    """Pull the connector's tokens to the names of the events, before the first step."""
+    assert recipe.warm_start is not None
+
+    def frames_of(sample: Sample) -> torch.Tensor:
+        (clip,) = read(sample)
+        assert isinstance(clip, CachedFrames)
+        return clip.frames
+
+    loss = warm_start(
+        model,
+        processor,
+        [sample for source in train.sources for sample in source],
+        frames_of,
+        epochs=recipe.warm_start.epochs,
+        learning_rate=recipe.warm_start.learning_rate,
+        folder=recipe.out,
+        seed=recipe.optim.seed,
+        progress=lambda done, steps, loss: say(console, f"warm start {done}/{steps}  loss {loss:.3f}"),
+    )
+    say(console, f"Warm start: loss {loss:.3f} after {recipe.warm_start.epochs:g} epochs.")
