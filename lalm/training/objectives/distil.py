@@ -241,7 +241,8 @@ def teach(
     if settings.on == "hidden":
         return {"states": hidden}
     pieces = [
-        top_log_probs(teacher.logits(part), settings.top_k, settings.temperature) for part in hidden.split(256)
+        top_log_probs(teacher.logits(part), settings.top_k, settings.temperature)
+        for part in hidden.split(256)
     ]
     return {
         "ids": torch.cat([ids for ids, _ in pieces]),

@@ -192,9 +192,9 @@ def check_adapter(model: AudioLMForConditionalGeneration) -> None:
 def reference_model(
     model: AudioLMForConditionalGeneration, twin: AudioLMForConditionalGeneration | None
 ) -> Any:
-    """The copy, or the model itself with its LoRA switched off."""
-    if twin is not None:
-        yield twin
+    """The copy, or the model itself with its LoRA, if it has one, switched off."""
+    if twin is not None or not model.config.lora:
+        yield twin or model
         return
     set_lora_scale(model, 0.0)
     try:
