@@ -32,7 +32,7 @@ MAY_USE = {
     "synthesis": ["data", "inference", "models", "weights"],
     "corpus": ["audio", "data", "weights"],
     "tasks": ["audio", "corpus", "data", "papers", "synthesis"],
-    "training": ["audio", "data", "models", "papers", "synthesis", "weights"],
+    "training": ["audio", "data", "inference", "models", "papers", "synthesis", "weights"],
     "evaluate": ["audio", "data", "inference", "models", "synthesis", "tasks", "weights"],
     "procedures": [
         *["audio", "data", "evaluate", "inference", "models", "papers", "synthesis", "tasks", "training"],
@@ -51,8 +51,11 @@ MAY_BE_IMPORTED_BY = {
     "typer": ["cli*"],
     "rich": ["cli*", "training*"],
     "peft": ["models*", "training*", "doctor.outside"],
-    "yaml": ["training.recipe", "evaluate.task", "inference.answer_words", "tasks.sound_labels"],
-    "pydantic": ["training.recipe", "evaluate.task", "serve*"],
+    "yaml": [
+        *("training.recipe", "evaluate.task", "inference.answer_words", "inference.protocols"),
+        "tasks.sound_labels",
+    ],
+    "pydantic": ["training.recipe", "evaluate.task", "inference.protocols", "serve*"],
     "fastapi": ["cli*", "serve*"],
     "vllm": ["vllm*"],
     "torchaudio": [],
@@ -306,3 +309,13 @@ def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
     missing = [link for link in links if ":" not in link and not (page.parent / link).exists()]
     assert not missing
+
+
+def test_what_the_papers_page_names_is_there():
+    page = (ROOT / "docs" / "papers.md").read_text()
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = re.findall(r"(?:::|`)(test_\w+)(?=`)", page)
+    assert len(named) > 50 and not [name for name in named if f"def {name}(" not in tests]
+    rooms = "|".join(path.name for path in PACKAGE.iterdir() if path.is_dir())
+    files = re.findall(rf"`((?:{rooms})/[\w/]+\.(?:py|yaml))", page)
+    assert len(files) > 30 and not [name for name in files if not (PACKAGE / name).is_file()]

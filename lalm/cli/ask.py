@@ -30,14 +30,17 @@ from lalm.cli.options import (
     Track,
     Vision,
 )
+from lalm.cli.protocol import Prompts, ProtocolName
 
 if TYPE_CHECKING:
     from lalm.audio.load import Recording
     from lalm.data.sample import Sample
     from lalm.inference.engine import Engine, Options, Reply
+    from lalm.inference.protocols import Protocol
 
 
 def ask(
+    context: typer.Context,
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -69,6 +72,14 @@ def ask(
     channel: Channel = None,
     track: Track = None,
     lenient: Lenient = False,
+    protocol: ProtocolName = None,
+    prompts: Prompts = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="With --protocol a kind of question (caption), or one of --prompts."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -79,24 +90,34 @@ def ask(
     device: Device = None,
 ) -> None:
     """Ask about recordings; with --vision about images and videos."""
-    pieces = read_words(words or [], pictures=vision is not None)
+    pieces = read_words(words or [], pictures=vision is not None, unasked=prompt is not None)
+    followed = _protocol(
+        protocol, prompts, prompt, unusual=out is not None or vision is not None or orders > 1
+    )
     from lalm.inference.engine import Options
 
+    given: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "beams": beams,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+        "min_tokens": min_tokens,
+    }
+    if followed is not None:
+        from lalm.cli.protocol import generation
+
+        own = generation(followed, model)
+        unsaid = {name for name in own if context.get_parameter_source(name).name == "DEFAULT"}  # type: ignore[union-attr]
+        given |= {name: own[name] for name in unsaid}
     options = Options(
-        max_new_tokens,
-        beams,
-        temperature,
-        seed=seed,
-        lora_scale=lora_scale,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        no_repeat_ngram_size=no_repeat_ngram_size,
-        stop=tuple(stop or ()),
-        min_tokens=min_tokens,
-        loop_guard=loop_guard,
+        **given, seed=seed, lora_scale=lora_scale, stop=tuple(stop or ()), loop_guard=loop_guard
     )
+    if followed is not None and channel is None:
+        channel = followed.hearing.channel
     choice = {"channel": channel, "track": track, "lenient": lenient}
     if out is not None:
         if vision is not None or orders > 1 or system or Piece("-", True) in pieces:
@@ -112,9 +133,10 @@ def ask(
         vision_model = open_vision(vision, model, device)
         _print(vision_model.reply([sample], options)[0], vision_model.name, options, as_json=as_json)
         return
-    from lalm.cli.opening import open_engine
+    from lalm.cli.protocol import ask_by_name, open_under
 
-    engine = open_engine(model, device)
+    sample = ask_by_name(sample, followed, prompts, prompt)
+    engine = open_under(followed, model, device)
     if orders > 1:
         _vote(engine, sample, options, orders, as_json=as_json)
     elif sys.stdout.isatty() and not as_json:
@@ -125,6 +147,23 @@ def ask(
         note_ending(stream.finish_reason, options)
     else:
         _print(engine.reply([sample], options)[0], engine.name, options, as_json=as_json)
+
+
+def _protocol(
+    name: str | None, prompts: Path | None, prompt: str | None, *, unusual: bool
+) -> "Protocol | None":
+    """The protocol that is asked for; it goes with one plain question alone."""
+    if (name, prompts, prompt) == (None, None, None):
+        return None
+    if unusual:
+        raise ValueError(
+            "--protocol, --prompts and --prompt take one question, and no --out, --orders or --vision"
+        )
+    from lalm.cli.protocol import chosen
+
+    if name is None and prompt is None:
+        raise ValueError("--prompts needs --prompt, the name of one of its prompts, or --protocol")
+    return chosen(name, prompts if name is not None else None)
 
 
 def _table(
@@ -156,11 +195,11 @@ class Piece(NamedTuple):
     is_file: bool
 
 
-def read_words(words: Sequence[str], *, pictures: bool = False) -> list[Piece]:
+def read_words(words: Sequence[str], *, pictures: bool = False, unasked: bool = False) -> list[Piece]:
     """Recordings and texts in their order. Raises ValueError where one of the two is missing.
 
     Texts beside one another are one, so a question needs no quotes where the shell leaves it alone. An empty
-    text says that nothing is asked beside the recordings.
+    text says that nothing is asked beside the recordings; with ``unasked`` there need be none.
     """
     if not words:
         raise ValueError('there is nothing to ask about: lalm ask AUDIO... "What do you hear?"')
@@ -173,7 +212,7 @@ def read_words(words: Sequence[str], *, pictures: bool = False) -> list[Piece]:
         if pieces and not piece.is_file and not pieces[-1].is_file:
             piece = Piece(f"{pieces.pop().word} {piece.word}".strip(), False)
         pieces.append(piece)
-    if all(piece.is_file for piece in pieces):
+    if all(piece.is_file for piece in pieces) and not unasked:
         raise ValueError(f"there is no question: put one in quotes after '{_short(words[-1])}'")
     if not any(piece.is_file for piece in pieces):
         raise ValueError(f"there is no audio beside '{_short(words[-1])}': give a file, then the question")

@@ -6,15 +6,18 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from lalm.cli.options import Device, Json, LoraScale, Resource, Url, Vision
+from lalm.cli.protocol import Prompts, ProtocolName, chosen
 
 if TYPE_CHECKING:
     from lalm.evaluate.answering import Answerer, Share
     from lalm.evaluate.judge import Judge
+    from lalm.evaluate.task import Asked as Opened
+    from lalm.inference.protocols import Protocol
 
 LIBRARIES = ("jiwer", "sacrebleu", "snowballstemmer", "whisper_normalizer", "py3langid")  # of metrics
 RESOURCES = {  # what a folder must hold, in one of these places
@@ -34,6 +37,8 @@ class Asked(NamedTuple):
     lora_scale: float | None
     seed: int
     device: str | None
+    protocol: "Protocol | None" = None
+    dtype: str | None = None
 
 
 def evaluate(
@@ -69,9 +74,31 @@ def evaluate(
     samples: Annotated[int, typer.Option(min=0, help="At most so many items a task, drawn; 0: all.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
     lora_scale: LoraScale = None,
+    protocol: ProtocolName = None,
+    prompts: Prompts = None,
+    system: Annotated[
+        str | None, typer.Option(help="System text, in place of the tasks' ('': none).")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer, in place of the tasks'.")
+    ] = None,
+    beams: Annotated[int | None, typer.Option(help="Width of the beam search.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0: greedy; above: drawn.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="As for lalm ask.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="As for lalm ask.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="As for lalm ask.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="As for lalm ask.")] = None,
+    no_repeat_ngram_size: Annotated[int | None, typer.Option(help="As for lalm ask.")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format of the weights.")
+    ] = None,
     url: Url = None,
     judge: Annotated[
         str | None, typer.Option(help="LLM that judges: pinned name, folder, or with --judge-url a model.")
+    ] = None,
+    judge_form: Annotated[
+        Literal["points", "explained"] | None,
+        typer.Option(help="Points alone, or AudioBench's form: an explanation, then the rating."),
     ] = None,
     judge_url: Annotated[str | None, typer.Option(help="The judge's endpoint.")] = None,
     judge_cache: Annotated[
@@ -93,6 +120,19 @@ def evaluate(
         raise ValueError("there is nothing to ask: say --task NAME (`lalm tasks` lists them)")
     if judge is None and (judge_url or judge_cache):
         raise ValueError("--judge-url and --judge-cache need --judge, the judge's name")
+    followed = chosen(protocol, prompts)
+    decoding = {
+        "max_new_tokens": max_new_tokens,
+        "beams": beams,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+    }
+    own: dict[str, Any] = {name: value for name, value in decoding.items() if value is not None}
+    own |= {} if system is None else {"system": system}
     folders = resource_folders(resource or [])
     from lalm.cli.opening import progress_bar
     from lalm.evaluate.controls import CONTROLS
@@ -111,7 +151,11 @@ def evaluate(
     for left_out in absent:
         print(f"left out: {left_out}", file=sys.stderr)
     share, own_device = _share(device)
-    answerer, folder = _answerer(Asked(model, url, vision, lora_scale, seed, own_device))
+    is_local = url is None and vision is None and not (model or "").endswith(".jsonl")
+    opened = _as_asked(opened, followed, model if is_local else None, own, judge_form, tell=share.rank == 0)
+    answerer, folder = _answerer(
+        Asked(model, url, vision, lora_scale, seed, own_device, followed if is_local else None, dtype)
+    )
     out = out or Path("eval") / answerer.name
     judging = None if judge is None else _judge(judge, judge_url, judge_cache or out / "judgments.sqlite")
     job = Job(opened, out, CONTROLS if controls else (), samples, seed, folder)
@@ -124,6 +168,36 @@ def evaluate(
         return
     _print(result.card)
     print(f"{out / 'report.html'}, {out / 'card.json'}")
+
+
+def _as_asked(
+    tasks: "Sequence[Opened]",
+    protocol: "Protocol | None",
+    model: str | None,
+    own: dict[str, Any],
+    judge_form: str | None,
+    *,
+    tell: bool,
+) -> "list[Opened]":
+    """The tasks under the protocol, then with the command line's own settings."""
+    from lalm.cli.protocol import generation, say, warn_of_folder_settings
+    from lalm.evaluate.task import under, with_settings
+
+    settings = dict(own)
+    found = list(tasks)
+    if protocol is None:
+        if tell:
+            warn_of_folder_settings(model)
+    else:
+        found = [under(one, protocol) for one in found]
+        settings = {**generation(protocol, model), **own}
+        odd = [one.task.name for one in found if one.task.protocol == protocol.name]
+        if odd and protocol.kinds and tell:
+            say(protocol.name, f"it does not say how {', '.join(odd)} are asked: in the tasks' own words")
+        unworded = any(wording.named and not wording.prompts for wording in protocol.kinds.values())
+        if unworded and not any(wording.prompts for wording in protocol.kinds.values()) and tell:
+            say(protocol.name, "the authors' wording is in a file of theirs (--prompts); these are our words")
+    return [with_settings(one, settings, judge_form) for one in found]
 
 
 def _check_libraries() -> None:
@@ -162,11 +236,12 @@ def _answerer(asked: Asked) -> "tuple[Answerer, Path | None]":
         if asked.lora_scale is not None:
             raise ValueError("--lora-scale is for local models, and these answers are given already")
         return Recorded(path), None
-    from lalm.cli.opening import open_engine
+    from lalm.cli.protocol import open_under
     from lalm.inference.engine import SMALL
 
     folder = Path(asked.model) if asked.model else SMALL
-    return Local(open_engine(asked.model, asked.device), asked.lora_scale, asked.seed), folder
+    engine = open_under(asked.protocol, asked.model, asked.device, asked.dtype)
+    return Local(engine, asked.lora_scale, asked.seed), folder
 
 
 def _vision(asked: Asked, vision: str) -> "Answerer":

@@ -1,7 +1,7 @@
 """One audio of a sample on its way to the model: decoded, or as an encoder's frames."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -12,11 +12,15 @@ from lalm.audio.load import SAMPLE_RATE, Account, Recording
 
 @dataclass(frozen=True)
 class Clip:
-    """One decoded audio part: what was given, and the account of how it was read, if it was a recording."""
+    """One decoded audio part: what was given, and the account of how it was read, if it was a recording.
+
+    ``whole_s`` is how long it was, where only its beginning is left.
+    """
 
     name: str
     audio: np.ndarray  # (N,) float32 16 kHz
     account: Account | None = None
+    whole_s: float | None = None
 
     @classmethod
     def of(cls, recording: Recording) -> "Clip":
@@ -25,7 +29,12 @@ class Clip:
 
     @property
     def seconds(self) -> float:
-        return len(self.audio) / SAMPLE_RATE
+        return len(self.audio) / SAMPLE_RATE if self.whole_s is None else self.whole_s
+
+    def beginning(self, longest_s: float) -> "Clip":
+        """The clip without what lies beyond so many seconds."""
+        kept = self.audio[: round(longest_s * SAMPLE_RATE)]
+        return self if len(kept) == len(self.audio) else replace(self, audio=kept, whole_s=self.seconds)
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,20 @@ from lalm.weights.fetch import resolve
 
 LIBRARIES = ("lalm", "torch", "transformers", "peft", "jiwer", "sacrebleu", "numpy", "soundfile")
 # What a task may say beside its prompts, as it stands in the card where it is not the usual.
-PROTOCOL = ("system", *(name for name in Decoding._fields if name != "max_new_tokens"))
+PROTOCOL = ("system", "protocol", *(name for name in Decoding._fields if name != "max_new_tokens"))
 # Two runs of a task can be compared only when these agree.
 MUST_MATCH = (
-    *("data", "prompt", "prompts", "parser", "parser_code", "normaliser", "max_new_tokens", "judge"),
+    *(
+        "data",
+        "prompt",
+        "prompts",
+        "parser",
+        "parser_code",
+        "normaliser",
+        "max_new_tokens",
+        "judge",
+        "judge_form",
+    ),
     *PROTOCOL,
 )
 
@@ -59,6 +69,8 @@ def model_card(answerer: Answerer, folder: Path | None) -> dict[str, Any]:
         "dtype": str(engine.model.dtype).removeprefix("torch."),
         "device": str(engine.model.device),
         "lora_scale": answerer.lora_scale,
+        **engine.hearing.model_dump(exclude_defaults=True),
+        **({"autocast": str(engine.autocast).removeprefix("torch.")} if engine.autocast else {}),
     }
 
 
@@ -115,6 +127,7 @@ def task_card(opened: Asked, judge: str) -> dict[str, Any]:
         "max_new_tokens": task.max_new_tokens,
         **_protocol(task),
         "judge": judge if "judge" in task.metrics else "",
+        **({"judge_form": task.judge} if task.judge == "quality_explained" else {}),
         "chance": _chance(opened),
     }
 

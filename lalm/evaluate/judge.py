@@ -1,6 +1,7 @@
 """An LLM as judge, by published protocols in our own words.
 
-``quality``: 0 to 5 against the reference (AudioBench, arXiv 2406.16020; its score is this times 20).
+``quality``: 0 to 5 against the reference (AudioBench, arXiv 2406.16020; its score is this times 20);
+``quality_explained`` is the same in AudioBench's form, an explanation and then the rating.
 ``chat``: 1 to 10 each for the reference and the answer, in both orders (AIR-Bench, arXiv 2402.07729); the
 answer's mean counts. ``yes_no``: the same thing or not. ``spoken_question`` and ``co_reasoning`` (SALMONN,
 arXiv 2310.13289, appendix E): the first asks whether an answer to a question is right by its reference; the
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lalm.data.english import words
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.evaluate.metrics import Answer
@@ -27,6 +29,14 @@ from lalm.synthesis.completions import Chat, Sampling, Writer
 BATCH = 32
 SYSTEM = "You compare two short texts."
 SETTINGS = Sampling(temperature=0.0, max_new_tokens=64, seed=0)
+EXPLAINING = Sampling(temperature=0.0, max_new_tokens=512, seed=0)  # of a judge that explains first
+
+POINTS = """0: says nothing, refuses, or has nothing to do with the reference
+1: nearly all wrong
+2: some of it fits, most does not
+3: about half of it fits
+4: fits, but for small errors or gaps
+5: says what the reference says"""
 
 QUALITY = """Compare an answer with the reference answer.
 
@@ -35,13 +45,21 @@ Reference: {reference}
 Answer: {answer}
 
 Give points from 0 to 5:
-0: says nothing, refuses, or has nothing to do with the reference
-1: nearly all wrong
-2: some of it fits, most does not
-3: about half of it fits
-4: fits, but for small errors or gaps
-5: says what the reference says
+{points}
 Reply with one line, "Points: N"."""
+
+EXPLAINED = """Compare an answer with the reference answer.
+
+Reference: {reference}
+Answer: {answer}
+Question: {question}
+
+First explain in one or two sentences how the answer and the reference agree and differ, then rate the answer
+from 0 to 5:
+{points}
+Reply with two lines:
+Explanation: ...
+Rating: N"""
 
 CHAT = """Two assistants answered a question about a recording. This is what the recording holds:
 {described}
@@ -79,7 +97,7 @@ A listener's answer: {answer}
 
 Is the answer to the question right, going by the background sounds? Reply with one word, "Yes" or "No"."""
 
-WORDINGS = (SYSTEM, QUALITY, CHAT, YES_NO, SPOKEN_QUESTION, TRIES, REASONS)
+WORDINGS = (SYSTEM, POINTS, QUALITY, EXPLAINED, CHAT, YES_NO, SPOKEN_QUESTION, TRIES, REASONS)
 UNREFERENCED = ("co_reasoning",)  # protocols that need no reference
 
 
@@ -93,6 +111,14 @@ def read_points(reply: str) -> float | None:
         r"\W*([0-5])\W*", reply.strip()
     )
     return int(found[1]) / 5 if found else None
+
+
+def read_rating(reply: str) -> float | None:
+    """0 to 1 from the last "Rating: N" of a reply that explains itself first, or from a whole number at its
+    very end."""
+    said = re.findall(r"rating\W{0,4}([0-5])(?!\d|\.\d)", reply, re.I)
+    said = said or re.findall(r"(?<![\d.])([0-5])\W*$", reply.strip())
+    return int(said[-1]) / 5 if said else None
 
 
 def read_pair(reply: str) -> tuple[float, float] | None:
@@ -149,7 +175,8 @@ class Judge:
     def judged(self, task: Task, answers: Sequence[Answer]) -> list[Answer]:
         """The answers with the judge's scores."""
         prompts = [_prompts(task, answer) for answer in answers]
-        replies = iter(self.replies([prompt for own in prompts for prompt in own]))
+        settings = EXPLAINING if task.judge == "quality_explained" else SETTINGS
+        replies = iter(self.replies([prompt for own in prompts for prompt in own], settings))
         scored = []
         for answer, own in zip(answers, prompts, strict=True):
             mine = [next(replies) for _ in own]
@@ -157,7 +184,7 @@ class Judge:
             scored.append(replace(answer, judged=_score(task.judge, mine), tried=tried))
         return scored
 
-    def replies(self, prompts: Sequence[str]) -> list[str]:
+    def replies(self, prompts: Sequence[str], settings: Sampling = SETTINGS) -> list[str]:
         """The judge's replies, from the cache where they are."""
         keys = [hashlib.sha256(f"{self.model}\0{SYSTEM}\0{p}".encode()).hexdigest() for p in prompts]
         known = {key: row[0] for key in keys if (row := self._cached(key)) is not None}
@@ -168,7 +195,7 @@ class Judge:
                 [{"role": "system", "content": SYSTEM}, {"role": "user", "content": p}] for _, p in batch
             ]
             self._writer = self._writer or self._load()
-            done = self._writer.complete(chats, [0] * len(chats), SETTINGS)
+            done = self._writer.complete(chats, [0] * len(chats), settings)
             rows = [(key, self.model, p, r.text) for (key, p), r in zip(batch, done, strict=True)]
             with self._cache:
                 self._cache.executemany("INSERT OR REPLACE INTO judgments VALUES (?, ?, ?, ?)", rows)
@@ -208,8 +235,11 @@ def _prompts(task: Task, answer: Answer) -> list[str]:
         return (
             [SPOKEN_QUESTION.format(question=question, reference=reference, answer=said)] if question else []
         )
-    form = YES_NO if task.judge == "yes_no" else QUALITY
-    return [form.format(question=question_of(sample), reference=reference, answer=said)]
+    form = {"yes_no": YES_NO, "quality_explained": EXPLAINED}.get(task.judge, QUALITY)
+    asked = sample.origin.get("question") or question_of(sample)
+    if not words(asked):  # as AC/DC's captions, which the system text asks for
+        asked = task.system or asked
+    return [form.format(question=asked, reference=reference, answer=said, points=POINTS)]
 
 
 def _score(protocol: str, replies: Sequence[str]) -> float | None:
@@ -221,4 +251,6 @@ def _score(protocol: str, replies: Sequence[str]) -> float | None:
         return None if first is None or second is None else (first[1] + second[0]) / 2
     if protocol in ("co_reasoning", "spoken_question"):
         return read_yes_no(replies[-1])
+    if protocol == "quality_explained":
+        return read_rating(replies[0])
     return read_verdict(replies[0]) if protocol == "yes_no" else read_points(replies[0])

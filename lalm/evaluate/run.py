@@ -7,7 +7,7 @@ OUT/report.html         the same for the eyes, in one file
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,8 @@ def _answers(
     for sample, item in zip(opened.samples, items, strict=True):
         own = said[Key(opened.task.name, control, sample.id)]
         shown = Sample(item.messages, **_known(sample)) if control != "reordered" else item
+        if opened.task.reworded and (plain := question_of(sample)):  # what a judge is told was asked
+            shown = replace(shown, origin={"question": plain, **shown.origin})
         read = PARSERS[opened.task.parser](shown, own.text)
         answers.append(Answer(shown, without_reasoning(own.text), read, likelihood=own.likelihood))
     if judge is not None and "judge" in opened.task.metrics:

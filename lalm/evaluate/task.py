@@ -11,10 +11,13 @@ One entry of a YAML file in ``lalm/evaluate/tasks/`` (or of a file of your own):
       parser: label
       metrics: [accuracy, macro_f1]           # the first one leads
 
+``like: vocalsound`` begins with another task's keys, and ``protocol: acdc/caption`` with a paper's protocol
+for a kind of question (``lalm.inference.protocols``): its system text, wording, settings and judge.
+
 A manifest's samples may name their task in ``task``; ``manifest=FILE`` scores each of them by it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
@@ -25,11 +28,14 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from lalm.data.sample import Message, Part, Sample, read_manifest
+from lalm.data.sample import Message, Sample, message_text, read_manifest
 from lalm.errors import LalmError
 from lalm.evaluate.metrics import METRICS
 from lalm.evaluate.parsers import PARSERS
 from lalm.evaluate.task_data import LAYOUTS, found_below
+from lalm.inference import protocols
+from lalm.inference.options import Options
+from lalm.inference.protocols import Protocol, ProtocolError
 from lalm.tasks import Source
 
 FOLDER = Path(__file__).parent / "tasks"
@@ -50,13 +56,19 @@ class Task(BaseModel):
     {options} (lettered lines); without prompts each sample brings its own. ``choices`` are the labels of a
     task whose samples bring none, ``system`` a text before all turns, for samples that bring none,
     ``split`` the only part of the samples that is asked,
-    ``cluster`` the key of ``origin`` whose items count as one recording ("speaker")."""
+    ``cluster`` the key of ``origin`` whose items count as one recording ("speaker"). ``kind`` is what a
+    protocol calls its questions, where samples do not say it; with ``reworded`` the prompts take the place of
+    what samples bring, and {question} may be what their ``origin`` has under ``question_from``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Text
     about: Text
     citation: str = ""
+    kind: str = ""
+    protocol: str = ""
+    reworded: bool = False
+    question_from: str = ""
     layout: Text = "manifest"
     path: str = ""
     split: str = ""
@@ -67,7 +79,9 @@ class Task(BaseModel):
     choices: tuple[Text, ...] = ()
     language: str = ""
     target_language: str = ""
-    judge: Literal["", "quality", "chat", "yes_no", "spoken_question", "co_reasoning"] = ""
+    judge: Literal[
+        "", "quality", "quality_explained", "chat", "yes_no", "spoken_question", "co_reasoning"
+    ] = ""
     max_new_tokens: Annotated[int, Field(ge=1)] = 128
     system: str = ""
     beams: Annotated[int, Field(ge=1)] = 1
@@ -134,6 +148,25 @@ class Asked:
 
 def read_tasks(path: Path) -> dict[str, Task]:
     """The tasks of a YAML file by name. Raises TaskError naming file, task and key."""
+    entries = _entries(path)
+    tasks = {}
+    for name, entry in entries.items():
+        try:
+            tasks[str(name)] = Task(name=str(name), **_whole(entry, {**_shipped(), **entries}))
+        except ProtocolError as error:
+            raise TaskError(f"{path.name}: {name}.protocol: {error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise TaskError(
+                f"{path.name}: {name}.{place}: {first['msg'].removeprefix('Value error, ')}"
+            ) from None
+        except TaskError as error:
+            raise TaskError(f"{path.name}: {name}.{error}") from None
+    return tasks
+
+
+def _entries(path: Path) -> dict[str, dict[str, Any]]:
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -142,17 +175,57 @@ def read_tasks(path: Path) -> dict[str, Task]:
         raise TaskError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise TaskError(f"{path.name} is not a mapping of task names to their keys")
-    tasks = {}
-    for name, entry in entries.items():
-        try:
-            tasks[str(name)] = Task(name=str(name), **entry)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise TaskError(
-                f"{path.name}: {name}.{place}: {first['msg'].removeprefix('Value error, ')}"
-            ) from None
-    return tasks
+    return entries
+
+
+@cache
+def _shipped() -> dict[str, dict[str, Any]]:
+    """The entries of the package's own files."""
+    return {name: entry for path in sorted(FOLDER.glob("*.yaml")) for name, entry in _entries(path).items()}
+
+
+def _whole(entry: dict[str, Any], others: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The entry's keys over those of its protocol, over those of the task that it is like."""
+    own = {key: value for key, value in entry.items() if key != "like"}
+    if (like := entry.get("like")) is not None:
+        if like not in others or "like" in others[like]:
+            raise TaskError(f"like: '{like}' is no task whose keys could be taken")
+        own = {**_whole(others[like], others), **own}
+    if isinstance(named := entry.get("protocol"), str) and named:
+        name, _, kind = named.partition("/")
+        own = {**own, "kind": kind, **settings_of(protocols.find_protocol(name), kind), **entry}
+        own.pop("like", None)
+    return own
+
+
+def settings_of(protocol: Protocol, kind: str, language: str = "") -> dict[str, Any]:
+    """What a protocol says of a kind of question, as keys of ``Task``."""
+    found: dict[str, Any] = dict(protocol.generation)
+    if (wording := protocol.wording(kind, language)) is not None:
+        keys = ("system", "prompts", "question_from", "metrics", "judge", "parser")
+        found |= {key: value for key in keys if (value := getattr(wording, key))}
+        found["reworded"] = bool(wording.prompts)
+    return found
+
+
+def under(asked: Asked, protocol: Protocol) -> Asked:
+    """The items as a protocol asks them, where it knows their kind; else with its settings alone."""
+    kinds = {asked.task.kind or sample.task for sample in asked.samples}
+    languages = {sample.origin.get("language", "") for sample in asked.samples}
+    kind = kinds.pop() if len(kinds) == 1 else ""
+    known = settings_of(protocol, kind, languages.pop() if len(languages) == 1 else "")
+    name = f"{protocol.name}/{kind}" if protocol.wording(kind) else protocol.name
+    return replace(asked, task=asked.task.model_copy(update={**known, "protocol": name}))
+
+
+def with_settings(asked: Asked, settings: Mapping[str, Any], judge_form: str | None = None) -> Asked:
+    """The items asked with other keys of ``Task`` (beams, a system text); ``judge_form`` "explained" or
+    "points" is that of judges who compare with a reference. Raises ValueError for settings that cannot be."""
+    Options(**{name: value for name, value in settings.items() if name in Decoding._fields})
+    update = dict(settings)
+    if judge_form is not None and asked.task.judge in ("quality", "quality_explained"):
+        update["judge"] = "quality" if judge_form == "points" else "quality_explained"
+    return replace(asked, task=asked.task.model_copy(update=update))
 
 
 @cache
@@ -281,47 +354,24 @@ def _drawn(asked: Asked, limit: int, seed: int) -> Asked:
 
 def brings_instruction(task: Task, sample: Sample) -> bool:
     """Whether the sample is asked with its own words: it has some, and the prompt has no place for them."""
-    return not task.prompts or (bool(question_of(sample)) and "{question}" not in task.prompts[0])
+    own = bool(question_of(sample)) and "{question}" not in task.prompts[0] if task.prompts else True
+    return own and not (task.reworded and task.prompts)
 
 
 def question_of(sample: Sample) -> str:
     """The text of the last user turn."""
-    content = _last_user(sample)["content"]
-    if isinstance(content, str):
-        return content.strip()
-    return "\n".join(part["text"] for part in content if part["type"] == "text").strip()
+    return message_text(_last_user(sample)).strip()
 
 
 def put(task: Task, sample: Sample, wording: int = 0) -> Sample:
     """The sample as it is asked: its answer taken away, the task's prompt after its audio."""
     bare = sample.prompt()
-    if brings_instruction(task, bare):
-        return _told(task, bare)
-    prompt, question = task.prompts[wording % len(task.prompts)], question_of(bare)
-    for place, value in (("{question}", question), ("{choices}", bare.choices), ("{options}", bare.choices)):
-        if place in prompt and not value:
-            raise TaskError(f"{task.name}: sample '{sample.id}' has nothing to put in the prompt's {place}")
-    prompt = prompt.replace("{question}", question).replace("{choices}", _listed(bare.choices))
-    prompt = prompt.replace(
-        "{options}", "\n".join(f"{chr(ord('A') + i)}. {text}" for i, text in enumerate(bare.choices))
-    )
-    last = _last_user(bare)
-    parts: list[Part] = [] if isinstance(last["content"], str) else list(last["content"])
-    kept: list[Part] = [part for part in parts if part["type"] != "text"]
-    turn: Message = {"role": "user", "content": [*kept, {"type": "text", "text": prompt}]}
-    made = replace(bare, messages=tuple(turn if m is last else m for m in bare.messages))
-    return _told(task, made)
-
-
-def _told(task: Task, sample: Sample) -> Sample:
-    """The sample with the task's system text, unless it brings its own."""
-    if not task.system or any(message["role"] == "system" for message in sample.messages):
-        return sample
-    return replace(sample, messages=({"role": "system", "content": task.system}, *sample.messages))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else "".join(names)
+    own = brings_instruction(task, bare)
+    prompt = "" if own else task.prompts[wording % len(task.prompts)]
+    try:
+        return protocols.put(bare, prompt, task.system, task.question_from)
+    except ProtocolError as error:
+        raise TaskError(f"{task.name}: {error}") from None
 
 
 def _last_user(sample: Sample) -> Message:

@@ -17,12 +17,14 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from lalm.data.audio_inputs import Clip
+from lalm.data.messages import AudioPart, part_recording
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.inference.answer import Answer
 from lalm.inference.generation import Progress, processors_of, settings_of
 from lalm.inference.options import FinishReason
 from lalm.inference.options import Options as Options
+from lalm.inference.protocols import Hearing
 from lalm.inference.reply import Heard as Heard
 from lalm.inference.reply import Reply as Reply
 from lalm.inference.reply import Stream
@@ -55,6 +57,8 @@ class Engine:
         self.model = model.eval()
         self.processor = processor
         self.name = name
+        self.hearing = Hearing()  # what of a recording is heard: all, unless a protocol says otherwise
+        self.autocast: torch.dtype | None = None  # the number format that a protocol computes in
         self._lock = threading.Lock()
         template = str(processor.chat_template)
         self._ends = answer_ends(processor.tokenizer, template, model.generation_config)
@@ -166,7 +170,7 @@ class Engine:
 
     def heard(self, sample: Sample) -> tuple[Heard, ...]:
         """Seconds given and heard of each clip of ``sample``, without answering it."""
-        return self.heard_of(self.processor.clips(sample))
+        return self.heard_of(self._clips(sample))
 
     def heard_of(self, clips: Sequence[Clip]) -> tuple[Heard, ...]:
         """The same of clips that are decoded already."""
@@ -180,8 +184,18 @@ class Engine:
     def _prepare(self, sample: Sample) -> "_Question":
         began = time.perf_counter()
         prompt = sample.prompt()
-        clips = self.processor.clips(prompt)
+        clips = self._clips(prompt)
         return _Question(prompt, clips, time.perf_counter() - began)
+
+    def _clips(self, sample: Sample) -> list[Clip]:
+        """The sample's recordings, as far as they are heard."""
+        channel, longest_s = self.hearing.channel, self.hearing.longest_s
+        parts: list[AudioPart] = [
+            part if channel is None or "channel" in part else {**part, "channel": channel}
+            for part in sample.audios
+        ]
+        clips = [Clip.of(part_recording(part)) for part in parts]
+        return clips if longest_s is None else [clip.beginning(longest_s) for clip in clips]
 
     def _answer(self, questions: Sequence["_Question"], options: Options) -> list[Reply]:
         clock = _Clock()
@@ -212,7 +226,7 @@ class Engine:
         for question, length in zip(questions, lengths, strict=True):
             self.check_length(question.clips, length, options)
         progress = Progress(len(questions), options, self.ends(), self.processor.tokenizer, hear)
-        with self._lock, torch.random.fork_rng(self._gpus()):
+        with self._lock, torch.random.fork_rng(self._gpus()), self._computing():
             set_lora_scale(self.model, options.lora_scale)
             torch.manual_seed(options.seed)
             inputs: dict[str, Any] = dict(batch.to(self.model.device))
@@ -243,6 +257,10 @@ class Engine:
                 f"{names}: {seconds:.0f} s of audio and the text make {length} tokens, and with "
                 f"{options.max_new_tokens} for the answer that is more than the model's {window}"
             )
+
+    def _computing(self) -> Any:
+        device, on = self.model.device.type, self.autocast is not None
+        return torch.autocast(device, dtype=self.autocast, enabled=on)
 
     def ends(self) -> set[int]:
         """Tokens that end an answer: the chat template's, and the LLM's own."""

@@ -235,10 +235,14 @@ class Every(_Section):
 
 
 class Valid(_Section):
-    """How many validation samples give the loss, and for how many an answer is printed."""
+    """How many validation samples give the loss, and for how many an answer is printed.
+
+    ``protocol``: the paper's way in which those are asked (``lalm.inference.protocols``), else as they stand.
+    """
 
     samples: Positive = 200
     generate: Count = 3
+    protocol: Name | None = None
 
 
 class Recipe(_Section):

@@ -23,6 +23,7 @@ from lalm.data.mixture import Mixture, audio_seconds, held_out, open_manifest, s
 from lalm.data.sample import Sample
 from lalm.data.samplers import Limits, PackedMixture
 from lalm.data.source_batches import PerSourceMixture
+from lalm.inference.protocols import find_protocol
 from lalm.models.answer_end import check_learned
 from lalm.models.assemble import build_model
 from lalm.models.load import load_model
@@ -59,6 +60,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     main_process = os.environ.get("RANK", "0") == "0"
     console = Console(quiet=not main_process)
     out = Path(recipe.out)
+    protocol = find_protocol(recipe.valid.protocol) if recipe.valid.protocol else None
     if not resume:
         check_fresh(out)
     start = starting_point(recipe, out, console)
@@ -103,7 +105,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
         if valid is not None and not recipe.align:
             answered = subset(valid.sources[0], recipe.valid.generate)
             together = recipe.shard in ("fsdp2", "zero3")
-            trainer.add_callback(Answers(answered, processor, read, report, console, together))
+            trainer.add_callback(Answers(answered, processor, read, report, console, together, protocol))
         with Interruption() as interruption:
             trainer.add_callback(interruption)
             trainer.train(resume_from_checkpoint=str(start) if start else None)

@@ -14,6 +14,10 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from lalm.data.audio_inputs import CachedFrames, Clip
 from lalm.data.sample import Sample
+from lalm.inference.generation import processors_of, settings_of
+from lalm.inference.options import Options
+from lalm.inference.protocols import Protocol, asked
+from lalm.models.answer_end import answer_ends
 from lalm.models.load import load_trained
 from lalm.models.modeling import AudioLMForConditionalGeneration, name_matches
 from lalm.models.processing import AudioLMProcessor
@@ -162,7 +166,8 @@ class RecipeTrainer(Trainer):
 class Answers(TrainerCallback):
     """After each validation, prints and logs what the model answers to a few samples.
 
-    Of a model whose weights are divided all processes answer ``together``, and the first one tells.
+    Of a model whose weights are divided all processes answer ``together``, and the first one tells. They are
+    asked in the words and with the settings of a paper's ``protocol``, if one is given.
     """
 
     def __init__(
@@ -173,8 +178,13 @@ class Answers(TrainerCallback):
         report: Report,
         console: Console,
         together: bool,
+        protocol: Protocol | None = None,
     ) -> None:
-        self._samples, self._processor, self._read = samples, processor, read
+        self._samples = [asked(s, protocol) for s in samples] if protocol else samples
+        self._options = Options(
+            **{"max_new_tokens": ANSWER_TOKENS, **(protocol.generation if protocol else {})}
+        )
+        self._processor, self._read = processor, read
         self._report, self._console, self._together = report, console, together
 
     def on_evaluate(
@@ -194,7 +204,7 @@ class Answers(TrainerCallback):
             except (ValueError, OSError) as error:
                 say(self._console, f"no answer: {error}", "yellow")
                 continue
-            ids = model.generate(**batch.to(model.device), max_new_tokens=ANSWER_TOKENS, do_sample=False)
+            ids = model.generate(**batch.to(model.device), **self._settings(model, batch["input_ids"]))
             (answer,) = self._processor.decode_new(ids)
             target = sample.target or sample.chosen
             answers.append({"id": sample.id, "target": target, "answer": answer})
@@ -203,6 +213,16 @@ class Answers(TrainerCallback):
                 say(self._console, f"  {name} {sample.id}: {line}")
         if answers and state.is_world_process_zero:
             self._report.write(state.global_step, {"answers": answers})
+
+    def _settings(self, model: AudioLMForConditionalGeneration, prompts: torch.Tensor) -> dict[str, Any]:
+        """How answers are generated, as ``generate`` takes it; prompts: (B, L) ids."""
+        tokenizer = self._processor.tokenizer
+        ends = answer_ends(tokenizer, str(self._processor.chat_template), model.generation_config)
+        vocabulary = int(model.config.text_config.vocab_size)
+        return {
+            "generation_config": settings_of(self._options, ends, tokenizer.pad_token_id),
+            "logits_processor": processors_of(list(prompts), vocabulary, ends, self._options),
+        }
 
 
 class Interruption(TrainerCallback):

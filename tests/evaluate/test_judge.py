@@ -9,7 +9,15 @@ import pytest
 from lalm.cli.app import run
 from lalm.data.sample import Sample, ask
 from lalm.evaluate.agreement import agreement, kappa, read_judgments, spearman
-from lalm.evaluate.judge import Judge, JudgeError, read_pair, read_points, read_verdict, read_yes_no
+from lalm.evaluate.judge import (
+    Judge,
+    JudgeError,
+    read_pair,
+    read_points,
+    read_rating,
+    read_verdict,
+    read_yes_no,
+)
 from lalm.evaluate.metrics import Answer, Resources
 from lalm.evaluate.metrics.intervals import interval
 from lalm.evaluate.scores import numbers, score
@@ -52,6 +60,35 @@ def task(judge: str) -> Task:
 )
 def test_points_are_read_or_not(reply, points):
     assert read_points(reply) == points
+
+
+@pytest.mark.parametrize(
+    ("reply", "rating"),
+    [  # the shapes of replies in AudioBench's published logs of Llama-3-70B as judge
+        ("Explanation: The reference is longer. I think it fits.\n\nRating: 3", 0.6),
+        ("Explanation: 5 of 7 points are there.\nRating: 2", 0.4),
+        ("Explanation: As it should be.\n\nRating: 3\n\nThe answer lacks detail in 2 aspects.", 0.6),
+        *[("**Rating:** 5", 1.0), ("Explanation: Right.\nRating: 4/5", 0.8), ("It is wrong: 0", 0.0)],
+        *[("Explanation: it goes on and on", None), ("Rating: 7", None), ("Rating: 10", None), ("", None)],
+    ],
+)
+def test_ratings_after_an_explanation_are_read_or_not(reply, rating):
+    assert read_rating(reply) == rating
+
+
+def test_the_explained_form_asks_for_an_explanation_and_has_room_for_it(tmp_path):
+    model = Replies("Explanation: It is another animal.\nRating: 1")
+    asked: list[int] = []
+    complete = model.complete
+    model.complete = lambda chats, seeds, sampling: (
+        asked.append(sampling.max_new_tokens),
+        complete(chats, seeds, sampling),
+    )[1]
+    judge = Judge("m", lambda: model, tmp_path / "j.sqlite")
+    (judged,) = judge.judged(task("quality_explained"), answers("a cat"))
+    assert judged.judged == 0.2 and asked == [512]
+    assert "Reference: a dog\nAnswer: a cat\nQuestion: What is it?" in model.prompts[0]
+    assert "Explanation: ..." in model.prompts[0] and "5: says what the reference says" in model.prompts[0]
 
 
 def test_pairs_and_verdicts_are_read_or_not():

@@ -271,6 +271,8 @@ def test_prompts_take_question_choices_and_options(tmp_path):
         ("mine: {about: x, metrics: [nothing]}", "there is no metric 'nothing'"),
         ("mine: {about: x, metrics: [wer], parser: odd}", "there is no parser 'odd'"),
         ("mine: {about: x, metrics: [wer], odd: 1}", r"mine\.odd: Extra inputs"),
+        ("mine: {like: nothing}", r"mine\.like: 'nothing' is no task whose keys could be taken"),
+        ("mine: {like: esc50, protocol: nobody/tags}", r"mine\.protocol: there is no protocol 'nobody'"),
         ("- a", "not a mapping of task names"),
         ("a: [", "is not YAML"),
     ],
