@@ -315,7 +315,7 @@ def test_what_the_papers_page_names_is_there():
     page = (ROOT / "docs" / "papers.md").read_text()
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     named = re.findall(r"(?:::|`)(test_\w+)(?=`)", page)
-    assert len(named) > 50 and not [name for name in named if f"def {name}(" not in tests]
+    assert len(named) > 20 and not [name for name in named if f"def {name}(" not in tests]
     rooms = "|".join(path.name for path in PACKAGE.iterdir() if path.is_dir())
     files = re.findall(rf"`((?:{rooms})/[\w/]+\.(?:py|yaml))", page)
-    assert len(files) > 30 and not [name for name in files if not (PACKAGE / name).is_file()]
+    assert len(files) > 20 and not [name for name in files if not (PACKAGE / name).is_file()]
