@@ -55,7 +55,9 @@ MAY_BE_IMPORTED_BY = {
         *("training.recipe", "evaluate.task", "inference.answer_words", "inference.protocols"),
         "tasks.sound_labels",
     ],
-    "pydantic": ["training.recipe", "evaluate.task", "inference.protocols", "serve*"],
+    "pydantic": [
+        *("training.recipe", "training.sections", "evaluate.task", "inference.protocols", "serve*"),
+    ],
     "fastapi": ["cli*", "serve*"],
     "vllm": ["vllm*"],
     "torchaudio": [],

@@ -21,12 +21,19 @@ def summed_cross_entropy(
 
 
 def summed_in_parts(part: Callable[..., Tensor], vocabulary: int, *positions: Tensor) -> Tensor:
-    """The sum that ``part`` makes of tensors with a row a position, (P, ...) each.
+    """The sum of what ``part`` makes of ``positions``; see ``in_parts``."""
+    found = in_parts(part, vocabulary, *positions)
+    return found[0] if len(found) == 1 else torch.stack(found).sum()
 
-    Where it needs more than ``LOGITS_AT_ONCE`` numbers, it is made in pieces, each again going back.
+
+def in_parts(part: Callable[..., Tensor], vocabulary: int, *positions: Tensor) -> list[Tensor]:
+    """What ``part`` makes of tensors with a row a position, (P, ...) each.
+
+    Where logits of all positions are more than ``LOGITS_AT_ONCE`` numbers, it is made in pieces, each again
+    going back.
     """
     size = max(1, LOGITS_AT_ONCE // vocabulary)
     if len(positions[0]) <= size:
-        return part(*positions)
+        return [part(*positions)]
     pieces = zip(*(tensor.split(size) for tensor in positions), strict=True)
-    return torch.stack([checkpoint(part, *piece, use_reentrant=False) for piece in pieces]).sum()
+    return [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]

@@ -77,10 +77,14 @@ def draw(logits: Tensor, generators: Sequence[torch.Generator], drawing: Drawing
 
 
 class RowDraws(LogitsProcessor):
-    """For transformers' greedy ``generate``: leaves each row the one token that its own generator draws."""
+    """For transformers' greedy ``generate``: leaves each row the one token that its own generator draws.
 
-    def __init__(self, num_rows: int, seed: int, drawing: Drawing) -> None:
-        self._generators = [torch.Generator().manual_seed(seed) for _ in range(num_rows)]
+    ``seed``: that of every row, or one a row.
+    """
+
+    def __init__(self, num_rows: int, seed: int | Sequence[int], drawing: Drawing) -> None:
+        seeds = [seed] * num_rows if isinstance(seed, int) else list(seed)
+        self._generators = [torch.Generator().manual_seed(own) for own in seeds]
         self._drawing = drawing
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:

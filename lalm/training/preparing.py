@@ -20,6 +20,7 @@ from lalm.training.batches import Collator
 from lalm.training.objectives.alignment import alignment_collator
 from lalm.training.objectives.distil import check_known, distil_collator, known_rows, teach
 from lalm.training.objectives.dpo import ReferenceTable, check_pairs, pair_collator, reference_model
+from lalm.training.objectives.grpo import group_collator
 from lalm.training.objectives.teacher_table import TeacherTable
 from lalm.training.objectives.warm_start import warm_start
 from lalm.training.recipe import Recipe
@@ -43,6 +44,8 @@ def collator_of(
     """What makes batches of samples: conversations, or pairs of answers when the recipe has ``dpo``."""
     if recipe.align:
         return alignment_collator(processor, read)
+    if recipe.grpo is not None:
+        return group_collator(processor, read, recipe.grpo)
     if recipe.dpo is None:
         augment = Augmentation(**recipe.augment.model_dump()) if recipe.augment else None
         if recipe.distil is not None:

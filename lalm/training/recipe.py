@@ -10,33 +10,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lalm.errors import LalmError
-
-Name = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+from lalm.training.sections import Bounds, Count, Distil, Dpo, Grpo, Name, Positive, Section, WarmStart
 
 
 class RecipeError(LalmError, ValueError):
     """A recipe that cannot be used; the text names the file and the key."""
 
 
-def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] > bounds[1]:
-        raise ValueError(f"the bounds {bounds[0]} and {bounds[1]} stand the wrong way round")
-    return bounds
-
-
-Bounds = Annotated[tuple[float, float], AfterValidator(_rising)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
-
-
-class Init(_Section):
+class Init(Section):
     """Where the weights come from: a checkpoint folder (``from``), or one or two encoders and an LLM by name.
 
     Names are pinned ones (``lalm weights list``), folders, or Hub ids; ``options`` are the system config's
@@ -51,7 +35,7 @@ class Init(_Section):
     encoder_2: Name | None = None
     aligner: Name | None = None
     llm: Name | None = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -63,7 +47,7 @@ class Init(_Section):
         return self
 
 
-class Lora(_Section):
+class Lora(Section):
     """LoRA matrices on the LLM's layers of these names; they always train."""
 
     rank: Positive
@@ -72,14 +56,14 @@ class Lora(_Section):
     targets: list[Name] = Field(["q_proj", "v_proj"], min_length=1)
 
 
-class Source(_Section):
+class Source(Section):
     """One manifest. Per epoch each of its samples is seen ``weight`` times (0.5: every second epoch)."""
 
     path: Name
     weight: float = Field(1.0, gt=0)
 
 
-class Filters(_Section):
+class Filters(Section):
     """Which training samples are left out; see ``lalm.synthesis.filters``.
 
     ``duplicates``: the same turns again; ``words``: answers outside [fewest, most]; ``duration_s``: samples
@@ -91,7 +75,7 @@ class Filters(_Section):
     duplicates: bool = False
     words: tuple[Count, Positive] | None = None
     duration_s: Bounds | None = None
-    languages: list[Name] = []
+    languages: list[Name] = Field([])
     contradictions: Name | None = None
     url: Name | None = None
 
@@ -108,7 +92,7 @@ class Filters(_Section):
         return self
 
 
-class Data(_Section):
+class Data(Section):
     """Manifests, what of them is left out, and how many processes prepare batches beside the training one.
 
     With ``separate`` a batch is of one manifest, and the manifests take turns in proportion to their samples.
@@ -117,11 +101,11 @@ class Data(_Section):
     train: list[Source] = Field(min_length=1)
     separate: bool = False
     filters: Filters | None = None
-    valid: list[Name] = []
+    valid: list[Name] = Field([])
     workers: Count = 0
 
 
-class Optim(_Section):
+class Optim(Section):
     """AdamW and its schedule, counted in optimizer steps; a step sees batch_size * accumulation samples.
 
     That is in all, however many processes share it. With ``batch_tokens`` or ``batch_s``, limits on what a
@@ -134,7 +118,7 @@ class Optim(_Section):
     """
 
     learning_rate: float = Field(gt=0)
-    learning_rates: dict[Name, Annotated[float, Field(gt=0)]] = {}
+    learning_rates: dict[Name, Annotated[float, Field(gt=0)]] = Field({})
     warmup_steps: Count = 0
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     weight_decay: float = Field(0.0, ge=0)
@@ -158,14 +142,7 @@ class Optim(_Section):
         return self
 
 
-class WarmStart(_Section):
-    """A short stage before the first step that needs no LLM pass; see ``training.objectives.warm_start``."""
-
-    epochs: float = Field(gt=0)
-    learning_rate: float = Field(gt=0)
-
-
-class Augment(_Section):
+class Augment(Section):
     """What may happen to a training waveform, each with ``probability``; see ``lalm.data.augment``.
 
     Bounds are drawn from evenly: ``gain_db``, ``speed`` (1.1: a tenth faster), ``reverb_s`` (until a sound
@@ -194,39 +171,7 @@ class Augment(_Section):
         return self
 
 
-class Dpo(_Section):
-    """Learn from pairs of a ``chosen`` and a ``rejected`` answer; see ``lalm.training.objectives.dpo``.
-
-    ``reference`` is the model as the run starts: a frozen "copy", the LLM without its "adapter" (fresh LoRA
-    alone learns), or "precomputed" numbers. ``label_smoothing``: the share of pairs taken to be wrong.
-    ``sft_weight`` adds the chosen answers' cross-entropy, a mean over tokens, so that they stay likely (Pang
-    et al., Iterative reasoning preference optimization, eq. 1).
-    """
-
-    beta: float = Field(gt=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    sft_weight: float = Field(0.0, ge=0)
-    reference: Literal["copy", "adapter", "precomputed"] = "copy"
-
-
-class Distil(_Section):
-    """Learn what the LLM says that reads the caption; see ``lalm.training.objectives.distil``.
-
-    ``weight``: the teacher's share of the loss, cross-entropy has the rest. ``temperature`` flattens both
-    distributions; of the teacher's, the ``top_k`` likeliest tokens are kept one by one. ``on``: its "logits",
-    or the "hidden" states before them. ``cache``: a folder in which its numbers are kept, at most
-    ``cache_gb``; without, the teacher reads in every step.
-    """
-
-    weight: float = Field(1.0, gt=0, le=1)
-    temperature: float = Field(1.0, gt=0)
-    top_k: Positive = 64
-    on: Literal["logits", "hidden"] = "logits"
-    cache: Name | None = None
-    cache_gb: float = Field(4.0, gt=0)
-
-
-class Every(_Section):
+class Every(Section):
     """Optimizer steps between log lines, checkpoints and validations (0: no validation)."""
 
     log: Positive = 10
@@ -234,7 +179,7 @@ class Every(_Section):
     valid: Count = 500
 
 
-class Valid(_Section):
+class Valid(Section):
     """How many validation samples give the loss, and for how many an answer is printed.
 
     ``protocol``: the paper's way in which those are asked (``lalm.inference.protocols``), else as they stand.
@@ -245,7 +190,7 @@ class Valid(_Section):
     protocol: Name | None = None
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """One training run. ``trainable`` names what learns ("connector"; * is allowed); the rest is frozen.
 
     With ``align`` the connector learns from clips and captions alone, without the LLM; see
@@ -256,11 +201,12 @@ class Recipe(_Section):
 
     system: Literal["acdc", "apt", "qwen2-audio", "salmonn"]
     init: Init
-    trainable: list[Name] = ["connector"]
+    trainable: list[Name] = Field(["connector"])
     lora: Lora | None = None
     warm_start: WarmStart | None = None
     dpo: Dpo | None = None
     distil: Distil | None = None
+    grpo: Grpo | None = None
     augment: Augment | None = None
     align: bool = False
     data: Data
@@ -278,14 +224,22 @@ class Recipe(_Section):
             raise ValueError("nothing learns: 'trainable' is empty and there is no 'lora'")
         if self.align and (self.dpo is not None or self.lora is not None):
             raise ValueError("'align' trains the connector alone: take out 'dpo' and 'lora'")
-        if self.distil is not None and (self.dpo is not None or self.align or self.shard is not None):
-            raise ValueError("'distil' is an objective of its own: it goes with no 'dpo', 'align' or 'shard'")
+        own = [name for name in ("dpo", "distil", "grpo") if getattr(self, name) is not None]
+        if len(own) > 1 or (own and self.align):
+            others = [*own, *(["align"] if self.align else [])]
+            raise ValueError(f"a run has one objective: take out all but one of {', '.join(others)}")
+        if own and own != ["dpo"] and self.shard is not None:
+            raise ValueError(f"'shard' goes with no '{own[0]}'")
+        if self.grpo is not None and (self.optim.packing or self.augment is not None):
+            raise ValueError("'grpo' draws its answers itself, and goes with no 'optim.packing' or 'augment'")
         if self.shard is not None and self.optim.dtype in ("int8", "nf4"):
             raise ValueError(f"'shard' goes with no weights in {self.optim.dtype}")
         if self.shard is not None and (self.dpo is not None or self.align or self.warm_start is not None):
             raise ValueError("'shard' goes with no 'dpo', 'align' or 'warm_start'")
         if self.optim.packing and self.align:
             raise ValueError("'optim.packing' is for answers, and goes with no 'align'")
+        if self.grpo is not None and self.grpo.updates > 1 and self.lora is not None and self.lora.dropout:
+            raise ValueError("'grpo.updates' above 1 compares with what was drawn: set 'lora.dropout' to 0")
         if self.data.separate and (self.optim.batch_tokens or self.optim.batch_s):
             raise ValueError(
                 "'data.separate' needs a fixed 'batch_size': take out 'batch_tokens' and 'batch_s'"

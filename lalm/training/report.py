@@ -40,8 +40,9 @@ from lalm.training.parallel.fsdp2 import full_gradient
 PREFERENCE = ("margin", "accuracy", "kl", "chosen_log_prob", "rejected_log_prob")
 RETRIEVAL = tuple(f"{way}_recall_at_{k}" for way in ("audio_to_text", "text_to_audio") for k in (1, 5, 10))
 DISTILLED = ("cross_entropy", "distance")  # and "kl"
+REWARDED = ("reward", "spread", "cut", "tokens", "entropy", "clipped", "unheard")
 LOGGED = (
-    *("loss", "learning_rate", "grad_norm", *PREFERENCE, *DISTILLED),
+    *("loss", "learning_rate", "grad_norm", *PREFERENCE, *DISTILLED, *REWARDED),
     *("atc", "atm", "agtg", *RETRIEVAL),
 )
 GRADIENT_STEPS = 3  # LoRA's first matrices get their first gradient in the second step
@@ -215,7 +216,7 @@ class Report(TrainerCallback):
         values = {
             key.replace("eval_", "valid_"): value
             for key, value in logs.items()
-            if key.removeprefix("eval_") in LOGGED
+            if key.removeprefix("eval_") in LOGGED or key.removeprefix("eval_").startswith("reward_")
         }
         step = state.global_step
         if values and self._board is not None:

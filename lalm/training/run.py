@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainingArguments
 from transformers import set_seed as seed_everything
 
@@ -40,6 +41,7 @@ from lalm.training.malloc import keep_freed_memory
 from lalm.training.objectives.alignment import AlignmentTrainer, check_alignable
 from lalm.training.objectives.distil import DistillationTrainer
 from lalm.training.objectives.dpo import PreferenceTrainer
+from lalm.training.objectives.grpo import GroupTrainer, Repeated
 from lalm.training.parallel.deepspeed import deepspeed_arguments, first_moment
 from lalm.training.parallel.fsdp2 import fsdp_arguments, full_gradient
 from lalm.training.preparing import collator_of, processes, warm_up
@@ -84,12 +86,16 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     console.print(parts_table(model))
     first = collator([batches[0]])
     if not recipe.align:
-        say(console, "The first example; the loss learns what stands in [[ ]]:", "bold")
+        told = (
+            "The first prompt" if recipe.grpo else "The first example; the loss learns what stands in [[ ]]"
+        )
+        say(console, f"{told}:", "bold")
         console.print(show_example(first, processor.tokenizer, model.config.audio_token_id))
     gradient = first_moment if settings.deepspeed else full_gradient
     with Report(out, console, train.steps_per_epoch) as report:
         make: Any = AlignmentTrainer if recipe.align else RecipeTrainer
         make = make if recipe.dpo is None else partial(PreferenceTrainer, recipe.dpo)
+        make = make if recipe.grpo is None else partial(GroupTrainer, recipe.grpo)
         make = make if recipe.distil is None else partial(DistillationTrainer, recipe.distil)
         trainer = make(
             recipe=recipe,
@@ -97,7 +103,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
             model=model,
             args=settings,
             data_collator=collator,
-            train_dataset=batches,
+            train_dataset=steps_of(recipe, batches),
             eval_dataset=Batches(valid, valid.steps_in(1), "validation") if valid else None,
             callbacks=[report, GradientCheck(console, gradient)],
         )
@@ -121,6 +127,13 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     return out
 
 
+def steps_of(recipe: Recipe, batches: Batches) -> Dataset[Any]:
+    """The batches in the order of the steps: those of ``grpo.updates`` come several times running."""
+    if recipe.grpo is None or recipe.grpo.updates == 1:
+        return batches
+    return Repeated(batches, batches.mixture.parts, recipe.grpo.updates)
+
+
 def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
     """The recipe's model, frozen but for what trains (float32), and its processor."""
     dtype = torch.float32 if recipe.optim.dtype == "float32" else torch.bfloat16
@@ -138,7 +151,8 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
         )
     else:
         model, processor = load_model(recipe.init.from_, dtype=dtype, options=recipe.init.options)
-        if model.config.lora and recipe.dpo is not None and recipe.dpo.reference == "adapter":
+        learner = recipe.dpo or recipe.grpo
+        if model.config.lora and learner is not None and learner.reference == "adapter":
             merge_lora(model)  # the reference is the model as it is, the new LoRA beside it is what learns
             model.config.parts = {"model": str(Path(recipe.init.from_).resolve())}
         if lora and not model.config.lora:

@@ -14,7 +14,8 @@ from lalm.training import recipe
 from lalm.training import run as train
 from lalm.training.objectives import distil
 from lalm.training.objectives.teacher_table import TeacherError, TeacherTable
-from lalm.training.recipe import Distil, RecipeError
+from lalm.training.recipe import RecipeError
+from lalm.training.sections import Distil
 
 BELL = Event(label="bell", caption="A bell rings", onset_s=0.0, offset_s=0.5)
 
@@ -132,7 +133,7 @@ def test_a_table_refuses_rows_it_was_not_asked_about(tmp_path):
 def test_objectives_do_not_mix():
     fields: dict[str, Any] = {"init": {"from": "x"}, "data": {"train": [{"path": "x"}]}, "system": "acdc"}
     optim = {"learning_rate": 1, "batch_size": 1, "max_steps": 1}
-    with pytest.raises(ValueError, match="'distil' is an objective of its own"):
+    with pytest.raises(ValueError, match="a run has one objective: take out all but one of dpo, distil"):
         recipe.Recipe.model_validate(
             fields | {"optim": optim, "out": "x", "distil": {}, "dpo": {"beta": 0.1}}
         )

@@ -28,7 +28,7 @@ from lalm.models.processing import AudioLMProcessor
 from lalm.training.batches import Collator
 from lalm.training.objectives.dpo import frozen_copy, reference_model
 from lalm.training.objectives.teacher_table import TeacherTable
-from lalm.training.recipe import Distil
+from lalm.training.sections import Distil
 from lalm.training.trainer import Read, RecipeTrainer
 
 TEACHER = "teacher_"  # prefix of the teacher's tensors in a batch

@@ -29,7 +29,7 @@ from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration, 
 from lalm.models.prefill import PER_CLIP
 from lalm.models.processing import AudioLMProcessor
 from lalm.training.batches import Collator
-from lalm.training.recipe import Dpo
+from lalm.training.sections import Dpo
 from lalm.training.trainer import Read, RecipeTrainer
 
 
@@ -182,10 +182,10 @@ def check_adapter(model: AudioLMForConditionalGeneration) -> None:
     other = [n for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n]
     if other or not model.config.lora:
         what = other[0] if other else "there is no LoRA"
-        raise ValueError(f"dpo.reference: 'adapter' needs LoRA to be all that learns ({what}): say 'copy'")
+        raise ValueError(f"reference: 'adapter' needs LoRA to be all that learns ({what}): say 'copy'")
     trained = [n for n, p in model.named_parameters() if "lora_B" in n and bool(p.any())]
     if trained:
-        raise ValueError("dpo.reference: 'adapter' would forget what this LoRA has learned: say 'copy'")
+        raise ValueError("reference: 'adapter' would forget what this LoRA has learned: say 'copy'")
 
 
 @contextmanager

@@ -1,0 +1,136 @@
+"""The parts of a recipe: its plain types, and the sections of what a run may learn from."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the bounds {bounds[0]} and {bounds[1]} stand the wrong way round")
+    return bounds
+
+
+Bounds = Annotated[tuple[float, float], AfterValidator(_rising)]
+
+
+# Those of ``lalm.training.objectives.rewards``.
+REWARDS = (
+    *("right", "choice", "yes_no", "number", "names", "exact", "words", "times", "order"),
+    *("json", "format", "length", "repeats", "vote"),
+)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class WarmStart(Section):
+    """A short stage before the first step that needs no LLM pass; see ``training.objectives.warm_start``."""
+
+    epochs: float = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+
+
+class Dpo(Section):
+    """Learn from pairs of a ``chosen`` and a ``rejected`` answer; see ``lalm.training.objectives.dpo``.
+
+    ``reference`` is the model as the run starts: a frozen "copy", the LLM without its "adapter" (fresh LoRA
+    alone learns), or "precomputed" numbers. ``label_smoothing``: the share of pairs taken to be wrong.
+    ``sft_weight`` adds the chosen answers' cross-entropy, a mean over tokens, so that they stay likely (Pang
+    et al., Iterative reasoning preference optimization, eq. 1).
+    """
+
+    beta: float = Field(gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    sft_weight: float = Field(0.0, ge=0)
+    reference: Literal["copy", "adapter", "precomputed"] = "copy"
+
+
+class Distil(Section):
+    """Learn what the LLM says that reads the caption; see ``lalm.training.objectives.distil``.
+
+    ``weight``: the teacher's share of the loss, cross-entropy has the rest. ``temperature`` flattens both
+    distributions; of the teacher's, the ``top_k`` likeliest tokens are kept one by one. ``on``: its "logits",
+    or the "hidden" states before them. ``cache``: a folder in which its numbers are kept, at most
+    ``cache_gb``; without, the teacher reads in every step.
+    """
+
+    weight: float = Field(1.0, gt=0, le=1)
+    temperature: float = Field(1.0, gt=0)
+    top_k: Positive = 64
+    on: Literal["logits", "hidden"] = "logits"
+    cache: Name | None = None
+    cache_gb: float = Field(4.0, gt=0)
+
+
+class Reward(Section):
+    """One reward and its weight; names are those of ``lalm.training.objectives.rewards``, or "mine.py:name".
+
+    ``pattern``: the regular expression of "format"; ``between``: the fewest and most words of "length".
+    """
+
+    name: Name
+    weight: float = 1.0
+    pattern: str | None = None
+    between: tuple[Count, Positive] | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.name not in REWARDS and ".py:" not in self.name:
+            raise ValueError(
+                f"there is no reward '{self.name}': take {', '.join(REWARDS)}, or your own, 'mine.py:name'"
+            )
+        if (self.name == "format") != (self.pattern is not None):
+            raise ValueError("'pattern' is the regular expression of the reward 'format'")
+        if (self.name == "length") != (self.between is not None):
+            raise ValueError("'between' is the fewest and the most words of the reward 'length'")
+        if self.pattern is not None:
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                raise ValueError(f"'pattern' is no regular expression: {error}") from None
+        return self
+
+    @property
+    def label(self) -> str:
+        """What it is called in the log."""
+        return self.name.rpartition(":")[2]
+
+
+class Grpo(Section):
+    """Learn from rewards of answers drawn in groups; see ``lalm.training.objectives.grpo``.
+
+    ``group`` answers a prompt at ``temperature`` (``top_p``, ``top_k``, ``min_p``), each of at most
+    ``max_new_tokens``; ``updates``: optimizer steps on the same answers. ``kl``: weight of the distance to
+    the ``reference`` (a frozen "copy", or the LLM without its "adapter"). ``overlong``: so many tokens
+    before the limit cost more and more; ``drop_cut``: answers that the limit cut off teach nothing.
+    ``unheard_weight``: what a prompt counts that is answered rightly without its recordings.
+    """
+
+    rewards: list[Reward] = Field(min_length=1)
+    loss: Literal["grpo", "dr_grpo", "gspo", "dapo"] = "grpo"
+    group: Annotated[int, Field(ge=2)] = 8
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: Count = 0
+    min_p: float = Field(0.0, ge=0, le=1)
+    max_new_tokens: Positive = 64
+    updates: Positive = 1
+    clip: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0)]] = (0.2, 0.2)
+    kl: float = Field(0.0, ge=0)
+    reference: Literal["copy", "adapter"] = "copy"
+    overlong: Count = 0
+    drop_cut: bool = False
+    unheard_weight: float = Field(1.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _within_the_limit(self) -> Self:
+        if self.overlong > self.max_new_tokens:
+            raise ValueError(f"'overlong' is at most max_new_tokens ({self.max_new_tokens})")
+        return self
