@@ -27,6 +27,8 @@ REWARDS = (
 
 
 class Section(BaseModel):
+    """A part of a recipe: fixed, and without keys that nothing reads."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 

@@ -161,6 +161,7 @@ class DistillationTrainer(RecipeTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        """The loss a token; the teacher reads now unless the batch brings what it said."""
         batch = {name: value for name, value in inputs.items() if not name.startswith(TEACHER)}
         told = {
             name.removeprefix(TEACHER): value for name, value in inputs.items() if name.startswith(TEACHER)

@@ -140,6 +140,7 @@ class GroupTrainer(RecipeTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        """The loss of a step's answers; of validation, 1 minus the mean reward of the likeliest answers."""
         plain, settings = self.model, self._grpo
         samples, clips = inputs["samples"], inputs["clips"]
         prompts = {k: v for k, v in inputs.items() if k not in ("samples", "clips", "labels")}
