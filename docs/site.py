@@ -1,0 +1,184 @@
+"""The site's made pages, and its links out of docs/ (a hook of ``mkdocs.yml``).
+
+The README is the first page; result tables, the model card and the pages of the repository's root stand beside
+the guides. The reference of the command line comes from the commands, that of recipes from their types, that
+of Python from docstrings. A link to a file that is no page becomes its text.
+"""
+
+import re
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+MADE = {  # file of the repository -> page of the site
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
+    "lalm/models/small/README.md": "model-card.md",
+}
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^(```.*?^```$)", re.M | re.S)
+
+
+def pages() -> dict[str, str]:
+    """File of the repository -> page of the site, for all that is not a page of docs/ already."""
+    results = {str(p.relative_to(ROOT)): str(p.relative_to(ROOT)) for p in ROOT.glob("results/**/*.md")}
+    return MADE | results
+
+
+def relinked(text: str, source: str, page: str) -> str:
+    """The page's Markdown with links as the site has them; ``source`` is its file, from the root."""
+    known = pages() | {
+        f"docs/{p.relative_to(ROOT / 'docs')}": str(p.relative_to(ROOT / "docs")) for p in _kept()
+    }
+    up = "../" * page.count("/")
+
+    def link(found: re.Match[str]) -> str:
+        picture, label, target = found.groups()
+        path, sign, anchor = target.partition("#")
+        if not path or "://" in path or path.startswith("mailto:"):
+            return found[0]
+        inside = _normal(Path(source).parent / path)
+        if inside in known:
+            return f"{picture}[{label}]({up}{known[inside]}{sign}{anchor})"
+        return label if not picture else f"*{label}*"
+
+    parts = FENCE.split(text)
+    return "".join(part if part.startswith("```") else LINK.sub(link, part) for part in parts)
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the made pages."""
+    for source, page in pages().items():
+        text = (ROOT / source).read_text(encoding="utf-8")
+        _add(files, config, page, relinked(text, source, page))
+    _add(files, config, "reference/cli.md", cli_page())
+    _add(files, config, "reference/recipe.md", recipe_page())
+    _add(files, config, "reference/python.md", python_page())
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """A page of docs/ with its links; made pages have theirs already."""
+    source = page.file.src_uri
+    return relinked(markdown, f"docs/{source}", source) if (ROOT / "docs" / source).is_file() else markdown
+
+
+def cli_page() -> str:
+    """Every command with its help, as ``lalm COMMAND --help`` prints it."""
+    import typer
+
+    from lalm.cli.app import app
+
+    parts = ["# Command line\n\nEvery command, as its `--help` prints it.\n"]
+
+    def walk(command: Any, name: str, context: Any, depth: int) -> None:
+        own = type(context)(command, info_name=name, parent=context if depth else None, terminal_width=96)
+        title = "lalm" if not depth else own.command_path
+        parts.append(
+            f"\n{'#' * min(depth + 2, 4)} {title}\n\n```text\n{command.get_help(own).rstrip()}\n```\n"
+        )
+        for child in command.list_commands(own) if hasattr(command, "list_commands") else ():
+            walk(command.get_command(own, child), child, own, depth + 1)
+
+    root = typer.main.get_command(app)
+    walk(root, "lalm", root.context_class(root, info_name="lalm"), 0)
+    return "".join(parts)
+
+
+def recipe_page() -> str:
+    """Every key of a recipe, from the types that check it."""
+    from lalm.training.recipe import Recipe
+
+    parts = [
+        "# Recipe\n\nEvery key, from the types that check a recipe; what they do: [Training](../train.md).\n"
+    ]
+
+    def walk(kind: Any, path: str) -> None:
+        parts.append(
+            f"\n## {path or 'recipe'}\n\n{_plain(kind.__doc__ or '')}\n\n| key | type | default |\n|---|---|---|\n"
+        )
+        inner = []
+        for name, field in kind.model_fields.items():
+            shown = field.alias or name
+            default = (
+                "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`"
+            )
+            section = _section(field.annotation)
+            if section is not None:
+                inner.append((section, f"{path}.{shown}" if path else shown))
+                default = default if field.is_required() else "as below" if field.default else "left out"
+            parts.append(f"| `{shown}` | {_type(field.annotation)} | {default.replace('|', ' or ')} |\n")
+        for section, name in inner:
+            walk(section, name)
+
+    walk(Recipe, "")
+    return "".join(parts)
+
+
+def python_page() -> str:
+    """The public names, by mkdocstrings."""
+    import lalm
+
+    parts = ["# Python\n\nWhat `from lalm import ...` gives.\n"]
+    for home, names in lalm._HOMES.items():
+        parts += [f"\n::: {home}.{name}\n" for name in names]
+    return "".join(parts)
+
+
+def _add(files: Files, config: Any, page: str, text: str) -> None:
+    if (known := files.get_file_from_path(page)) is not None:
+        files.remove(known)
+    files.append(File.generated(config, page, content=text))
+
+
+def _kept() -> list[Path]:
+    return [p for p in (ROOT / "docs").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
+
+
+def _normal(path: Path) -> str:
+    parts: list[str] = []
+    for part in path.parts:
+        if part == "..":
+            parts = parts[:-1]
+        elif part != ".":
+            parts.append(part)
+    return "/".join(parts)
+
+
+def _section(annotation: Any) -> Any:
+    from lalm.training.sections import Section
+
+    for kind in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
+
+
+def _type(annotation: Any) -> str:
+    """A type for people: "`linear`, `cosine`" for a Literal, "list of text" for list[str]."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(inner[0])
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inner)
+    if origin in (Union, UnionType):
+        return " or ".join(_type(kind) for kind in inner if kind is not type(None))
+    if origin is list:
+        return f"list of {_type(inner[0])}"
+    if origin is tuple:
+        return f"[{', '.join(_type(kind) for kind in inner)}]"
+    if origin is dict:
+        return f"{_type(inner[1])} by name"
+    if _section(annotation) is not None:
+        return "section"
+    plain = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "anything"}
+    return plain.get(annotation, str(annotation))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"``([^`]+)``", r"`\1`", re.sub(r"\n +", "\n", text)).strip()
