@@ -1,7 +1,7 @@
 """The site's made pages, and its links out of docs/ (a hook of ``mkdocs.yml``).
 
-The README is the first page; result tables, the model card and the pages of the repository's root stand beside
-the guides. The reference of the command line comes from the commands, that of recipes from their types, that
+The README is the first page; result tables, the model card and the pages of the repository's root stand
+beside the guides. The reference of the command line comes from the commands, that of recipes from their types, that
 of Python from docstrings. A link to a file that is no page becomes its text.
 """
 
@@ -94,14 +94,11 @@ def recipe_page() -> str:
     """Every key of a recipe, from the types that check it."""
     from lalm.training.recipe import Recipe
 
-    parts = [
-        "# Recipe\n\nEvery key, from the types that check a recipe; what they do: [Training](../train.md).\n"
-    ]
+    parts = ["# Recipe\n\nEvery key, from the types that check it. What they do: [Training](../train.md).\n"]
+    head = "| key | type | default |\n|---|---|---|\n"
 
     def walk(kind: Any, path: str) -> None:
-        parts.append(
-            f"\n## {path or 'recipe'}\n\n{_plain(kind.__doc__ or '')}\n\n| key | type | default |\n|---|---|---|\n"
-        )
+        parts.append(f"\n## {path or 'recipe'}\n\n{_plain(kind.__doc__ or '')}\n\n{head}")
         inner = []
         for name, field in kind.model_fields.items():
             shown = field.alias or name
