@@ -1,8 +1,8 @@
 """The site's made pages, and its links out of docs/ (a hook of ``mkdocs.yml``).
 
 The README is the first page; result tables, the model card and the pages of the repository's root stand
-beside the guides. The reference of the command line comes from the commands, that of recipes from their types, that
-of Python from docstrings. A link to a file that is no page becomes its text.
+beside the guides. The reference of the command line comes from the commands, that of recipes from their
+types, that of Python from docstrings. A link to a file that is no page becomes its text.
 """
 
 import re
