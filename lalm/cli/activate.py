@@ -1,7 +1,7 @@
 """``lalm activate``: stories with LoRA turned down, a dozen training steps, and what that changed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -11,10 +11,8 @@ from lalm.cli.options import Device, Seed, Temperature
 
 if TYPE_CHECKING:
     from lalm.data.sample import Sample
-    from lalm.evaluate.task import Task
-    from lalm.inference.engine import Engine, Reply
-
-ANSWER_TOKENS = 64  # of an answer to anything but a story
+    from lalm.evaluate.judge import Judge
+    from lalm.inference.engine import Engine
 
 Way = Literal["story", "given", "text", "lora"]
 
@@ -34,6 +32,14 @@ class Job(NamedTuple):
     temperature: float
     seed: int
     device: str | None
+    each_step: bool
+    earlier: tuple[Path, ...]
+    judge: str | None
+    judge_url: str | None
+
+
+# What may differ when a command goes on: what is measured, and how.
+FREE = ("measure", "per_task", "device", "each_step", "earlier", "judge", "judge_url")
 
 
 def activate(
@@ -57,6 +63,17 @@ def activate(
     steps: Annotated[int, typer.Option(min=1, help="Training steps, one story each.")] = 12,
     learning_rate: Annotated[float, typer.Option(help="Of the steps (the paper does not say).")] = 3e-5,
     temperature: Temperature = 0.7,
+    each_step: Annotated[
+        bool, typer.Option("--each-step", help="Measure after every step, and draw what changes (2 figures).")
+    ] = False,
+    earlier: Annotated[
+        list[Path] | None,
+        typer.Option(help="Model of an earlier stage, to be drawn before step 0; may be repeated."),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="LLM that judges what is measured, as in lalm eval.")
+    ] = None,
+    judge_url: Annotated[str | None, typer.Option(help="The judge's endpoint.")] = None,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
@@ -68,39 +85,57 @@ def activate(
     from lalm.data.mixture import open_manifest
     from lalm.data.sample import write_manifest
     from lalm.inference.engine import Options
+    from lalm.systems.salmonn import curves
     from lalm.systems.salmonn.activation import learn
 
     measured = tuple(measure or ())
     job = Job(
         *(model, clips, out, lora_scale, way, measured, per_task, steps),
         *(learning_rate, temperature, seed, device),
+        *(each_step, tuple(earlier or ()), judge, judge_url),
     )
+    if (each_step or earlier) and not measured:
+        raise ValueError("--each-step and --earlier need --measure, what is to be measured")
+    if earlier and not each_step:
+        raise ValueError("--earlier is drawn with --each-step")
+    if each_step:
+        curves.check_plots()
     if out.resolve() == model.resolve():
         raise ValueError(f"'{out}' is the model itself: give --out another folder")
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"the learning rate must be above 0, not {learning_rate:g}")
     Options(temperature=temperature, seed=seed, lora_scale=lora_scale)  # refuses what cannot be
     recordings = open_manifest(clips)
-    asked = [sample for path in measured for sample in _of_each_task(path, per_task)]
+    asked = curves.of_each_task(measured, per_task)
     _begin(job)
     engine = open_engine(str(model), device)
     if not engine.model.config.lora:
         raise ValueError(f"'{model}' has no LoRA, so there is nothing to activate")
     stories, facts = _stories(job, engine, recordings)
-    before = _measure(engine, asked)
-    del engine
     manifest = out / "stories.jsonl"
     write_manifest(manifest, stories)
-    learn(
-        model,
-        manifest,
-        out,
-        steps=steps,
-        learning_rate=learning_rate,
-        connector=way not in ("text", "lora"),
-        seed=seed,
-    )
-    after = _measure(open_engine(str(out), device), asked)
+
+    def train(count: int, save_every: int) -> None:
+        learn(
+            model,
+            manifest,
+            out,
+            steps=count,
+            learning_rate=learning_rate,
+            connector=way not in ("text", "lora"),
+            seed=seed,
+            save_every=save_every,
+        )
+
+    judging = _judge(job)
+    if each_step:
+        del engine
+        before, after = _along(job, train, asked, judging)
+    else:
+        before = curves.by_task(curves.measure(engine, asked, judge=judging))
+        del engine
+        train(steps, steps)
+        after = curves.by_task(curves.measure(open_engine(str(out), device), asked, judge=judging))
     report = {"job": job._asdict(), **facts, "before": before, "after": after}
     (out / "activation.json").write_text(json.dumps(report, indent=1, default=str) + "\n", "utf-8")
     _show(before, after)
@@ -113,7 +148,7 @@ def _begin(job: Job) -> None:
     import hashlib
 
     note = job.out / "activation_job.json"
-    own = {key: value for key, value in job._asdict().items() if key not in ("measure", "per_task", "device")}
+    own = {key: value for key, value in job._asdict().items() if key not in FREE}
     own["clips_sha256"] = hashlib.sha256(job.clips.read_bytes()).hexdigest()
     own["model"], own["out"] = job.model.resolve(), job.out.resolve()
     settings = json.loads(json.dumps(own, default=str))
@@ -130,6 +165,47 @@ def _begin(job: Job) -> None:
             raise ValueError(f"'{job.out}' holds the finished model of this very command")
     job.out.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
+
+
+def _judge(job: Job) -> "Judge | None":
+    if job.judge is None:
+        if job.judge_url is not None:
+            raise ValueError("--judge-url needs --judge, the judge's name")
+        return None
+    from lalm.cli.eval import open_judge
+
+    return open_judge(job.judge, job.judge_url, job.out / "judgments.sqlite")
+
+
+def _along(
+    job: Job, train: Callable[[int, int], None], samples: "Sequence[Sample]", judge: "Judge | None"
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Train step by step and measure at each, from step 0; draw figures 2 and 21. Before and after."""
+    from lalm.cli.opening import open_engine
+    from lalm.systems.salmonn import curves
+
+    file = job.out / "activation_steps.json"
+    measured = curves.about(samples, judge=job.judge)
+    places = curves.read(file, measured)
+    wanted = [*(folder.name for folder in job.earlier), *map(str, range(job.steps + 1))]
+    if [place.name for place in places] != wanted[: len(places)]:
+        raise ValueError(f"'{file}' was measured along other steps: delete it to measure again")
+    for name in wanted[len(places) :]:
+        number = wanted.index(name)
+        step = number - len(job.earlier)
+        if step > 0:
+            train(step, 1)
+        folder = job.earlier[number] if step < 0 else job.model if step == 0 else job.out
+        found = curves.measure(open_engine(str(folder), job.device), samples, judge=judge)
+        places.append(curves.Place(name, found))
+        curves.write(places, file, measured)
+        print(f"measured {name if step < 0 else f'after step {step}'}", flush=True)
+    chosen, axis = curves.drawn_metrics(), "steps of activation tuning"
+    for plot, perplexity in (("activation_steps.png", False), ("activation_perplexity.png", True)):
+        if curves.draw(places, job.out / plot, axis, perplexity=perplexity, chosen=chosen):
+            print(job.out / plot)
+    before, after = places[len(job.earlier)], places[-1]
+    return curves.by_task(before.measures), curves.by_task(after.measures)
 
 
 def _stories(job: Job, engine: "Engine", clips: "Sequence[Sample]") -> "tuple[list[Sample], dict[str, Any]]":
@@ -156,48 +232,6 @@ def _stories(job: Job, engine: "Engine", clips: "Sequence[Sample]") -> "tuple[li
     )
     kept = list(without_audio(made.kept)) if job.way == "text" else list(made.kept)
     return kept, {"lora_scale": scale, "stories_written": made.written}
-
-
-def _measure(engine: "Engine", samples: "Sequence[Sample]") -> dict[str, dict[str, float]]:
-    """By task: its metrics if `lalm eval` knows it, and the perplexity of known answers."""
-    from lalm.evaluate.metrics.instruction_following import STORY_TOKENS
-    from lalm.evaluate.perplexity import perplexities
-    from lalm.evaluate.task import known_tasks
-    from lalm.inference.engine import Options
-
-    found: dict[str, dict[str, float]] = {}
-    for name in sorted({sample.task for sample in samples}):
-        own = [sample for sample in samples if sample.task == name]
-        found[name] = {"n": float(len(own))}
-        if (task := known_tasks().get(name)) is not None:
-            limit = STORY_TOKENS if name == "story" else ANSWER_TOKENS
-            found[name] |= _scored(task, own, engine.reply(own, Options(limit)))
-        known = [sample for sample in own if sample.target]
-        if known:
-            found[name]["perplexity"] = perplexities(engine, known)[0].pooled
-    return found
-
-
-def _scored(task: "Task", samples: "Sequence[Sample]", replies: "Sequence[Reply]") -> dict[str, float]:
-    from lalm.evaluate.metrics import Answer, Resources, unreadable
-    from lalm.evaluate.parsers import PARSERS
-    from lalm.evaluate.scores import score
-
-    answers = [
-        Answer(sample, reply.text, PARSERS[task.parser](sample, reply.text))
-        for sample, reply in zip(samples, replies, strict=True)
-    ]
-    scored = score(task, answers, Resources(), judged=False)
-    values = {name: measured.value for name, measured in scored.measured.items()}
-    return {**values, "unreadable": unreadable(answers).value}
-
-
-def _of_each_task(path: Path, count: int) -> "list[Sample]":
-    from lalm.data.mixture import open_manifest, subset
-
-    samples = open_manifest(path)
-    tasks = sorted({sample.task for sample in samples})
-    return [s for task in tasks for s in subset([o for o in samples if o.task == task], count)]
 
 
 def _show(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> None:

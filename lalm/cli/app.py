@@ -36,6 +36,7 @@ from lalm.cli import (
     perplexity,
     recipes,
     respond,
+    scales,
     serve,
     tasks,
     train,
@@ -75,6 +76,7 @@ COMMANDS: dict[str, dict[str, Any]] = {  # in the order of the help: what a newc
         "compare": compare.compare,
         "agree": agree.agree,
         "perplexity": perplexity.perplexity,
+        "scales": scales.scales,
     },
     "Exchange with other programs": {
         "export": export.export,

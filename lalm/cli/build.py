@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lalm.cli.build_preferences import preferences
-from lalm.cli.build_questions import nlar, qa, spoken
+from lalm.cli.build_questions import nlar, qa, sac, spoken
 from lalm.cli.options import NewManifest, PromptSeed
 
 app = typer.Typer(
@@ -81,7 +81,8 @@ def corpus_task(
     task = str(context.info_name)
     if task not in READERS:
         raise ValueError(
-            f"there is no task '{task}' to build; there are corpus, qa, nlar, {', '.join(READERS)}"
+            f"there is no task '{task}' to build; "
+            f"there are corpus, qa, nlar, spoken, sac, {', '.join(READERS)}"
         )
     if not source.exists():
         raise ValueError(f"there is no '{source}'")
@@ -119,5 +120,5 @@ def corpus(
 
 for _name, _what in TASKS.items():
     app.command(_name, help=f"{_what[0].upper()}{_what[1:]}.")(corpus_task)
-for _command in (corpus, qa, nlar, spoken, preferences):
+for _command in (corpus, qa, nlar, spoken, sac, preferences):
     app.command()(_command)

@@ -1,4 +1,4 @@
-"""``lalm build qa``, ``nlar`` and ``spoken``: questions that an LLM writes, or that a voice speaks."""
+"""``lalm build qa``, ``nlar``, ``spoken``, ``sac``: questions that an LLM writes, or that a voice speaks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -67,16 +67,38 @@ def nlar(
     print(f"{out}: {count} samples, each question in both orders")
 
 
+Voices = Annotated[
+    list[str],
+    typer.Option(
+        "--voice", help="flite:slt, espeak-ng:en-us and so on; may be repeated.", show_default=False
+    ),
+]
+
+
 def spoken(
     source: Manifest,
     out: NewManifest,
-    voice: Annotated[
-        list[str],
-        typer.Option(help="flite:slt, espeak-ng:en-us and so on; may be repeated.", show_default=False),
-    ],
+    voice: Voices,
     seed: Annotated[int, typer.Option(min=0, help="Of the voices drawn.")] = 0,
 ) -> None:
     """Typed questions about one recording each, spoken after it instead (needs flite or espeak-ng)."""
     from lalm.tasks.spoken_questions import write_spoken
 
     print(f"{out}: {write_spoken(source, out, voice, seed=seed)} spoken questions")
+
+
+def sac(
+    source: Manifest,
+    out: NewManifest,
+    voice: Voices,
+    items: Annotated[
+        int, typer.Option(min=0, help="At most so many, of all kinds of sounds; 0: one a sound.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sounds, questions and voices drawn.")] = 0,
+) -> None:
+    """Spoken questions about the sounds behind them, over captioned sounds (needs flite or espeak-ng)."""
+    from lalm.tasks.background_questions import write_background_questions
+
+    counts = write_background_questions(source, out, voice, items=items, seed=seed)
+    kinds = ", ".join(f"{group or 'other'} {count}" for group, count in counts.most_common())
+    print(f"{out}: {counts.total()} spoken questions over sounds ({kinds})")

@@ -36,6 +36,7 @@ def detect(
     recording = read(clip, channel, track, lenient=lenient)  # a bad one is refused before a model is loaded
     from lalm.audio import spectrogram
     from lalm.cli.opening import open_engine
+    from lalm.data.labels import join_labels
     from lalm.inference import detection
 
     found = detection.detect(open_engine(model, device), recording, sounds)
@@ -43,7 +44,7 @@ def detect(
         labels.write_text(detection.audacity(found), encoding="utf-8")
     if picture:
         spans = [span for one in found for span in one.spans]
-        spectrogram.draw(recording.audio, spans, f"{recording.account.name}: {', '.join(sounds)}", picture)
+        spectrogram.draw(recording.audio, spans, f"{recording.account.name}: {join_labels(sounds)}", picture)
     if as_json:
         _print_json(found)
     else:

@@ -157,7 +157,7 @@ def evaluate(
         Asked(model, url, vision, lora_scale, seed, own_device, followed if is_local else None, dtype)
     )
     out = out or Path("eval") / answerer.name
-    judging = None if judge is None else _judge(judge, judge_url, judge_cache or out / "judgments.sqlite")
+    judging = None if judge is None else open_judge(judge, judge_url, judge_cache or out / "judgments.sqlite")
     job = Job(opened, out, CONTROLS if controls else (), samples, seed, folder)
     with progress_bar("answers", disable=share.rank > 0) as progress:
         result = run(job, answerer, Resources(folders), judging, progress=progress, share=share)
@@ -274,7 +274,7 @@ def _endpoint(url: str, model: str, option: str) -> Any:
     return EndpointWriter(url, model, key, tries=5, patient_tries=12, bare=False)
 
 
-def _judge(model: str, url: str | None, cache: Path) -> "Judge":
+def open_judge(model: str, url: str | None, cache: Path) -> "Judge":
     """The LLM that judges; it is loaded when the first judgment is not in ``cache``."""
     from lalm.evaluate.judge import Judge
 

@@ -67,6 +67,7 @@ def _import_salmonn(file: Path, out: Path, *, llm: str, whisper: str, beats: str
     left = f", {len(found.skipped)} left out{tables}" if found.skipped else ""
     print(f"{out}: {len(found.tensors) - 2} tensors read{left}, LoRA scale {released.LORA_SCALE:g}")
     print(f"The file does not say which LLM {found.llm_width} wide it is for: you said '{llm}'.")
+    print("As its authors run it: lalm ask or lalm eval --protocol salmonn --prompts THEIR/test_prompt.json")
 
 
 def _llm_of(file: Path, found: "Released", llm: str) -> tuple[Path, Any]:

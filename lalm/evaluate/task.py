@@ -280,7 +280,7 @@ def _by_task(path: Path) -> list[Asked]:
         raise TaskError(f"there is no manifest '{path}'")
     groups: dict[str, list[Sample]] = {}
     for sample in read_manifest(path):
-        groups.setdefault(sample.task, []).append(_with_reference(sample))
+        groups.setdefault(sample.task, []).append(with_reference(sample))
     if not groups:
         raise TaskError(f"{path.name} holds no samples")
     tasks = known_tasks()
@@ -325,7 +325,7 @@ def _there(task: Task, samples: Sequence[Sample], source: str) -> Asked:
             origin.setdefault("language", task.language)
         if task.target_language:
             origin.setdefault("target_language", task.target_language)
-        sample = _with_reference(sample)
+        sample = with_reference(sample)
         found[name] = replace(sample, id=name, choices=sample.choices or task.choices, origin=origin)
     if not found:
         example = f": there is no '{absent}', for one" if absent else ""
@@ -333,7 +333,7 @@ def _there(task: Task, samples: Sequence[Sample], source: str) -> Asked:
     return Asked(task, tuple(found.values()), source, missing)
 
 
-def _with_reference(sample: Sample) -> Sample:
+def with_reference(sample: Sample) -> Sample:
     """A sample that has an answer and no references: its answer is the reference."""
     return sample if sample.references or not sample.target else replace(sample, references=(sample.target,))
 

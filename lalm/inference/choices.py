@@ -79,6 +79,16 @@ def read_choice(answer: str, choices: Sequence[str], *, letters: bool = True) ->
     return None if chosen is None else choices[chosen]
 
 
+def read_labels(answer: str, labels: Sequence[str]) -> set[str]:
+    """All labels that an answer names and does not deny; of names within one another the longest alone
+    ("male speech, man speaking" is not "speech" as well)."""
+    said = _IDIOMS.sub("", plain(final_answer(answer))).strip()[-LONGEST:]
+    flat = re.sub(r"\s+", " ", said).casefold()
+    held = [label for label in labels if _bare(plain(label)) in flat]  # of 527, few are worth a closer look
+    options = [plain(label).strip() for label in held]
+    return {held[mention.index] for mention in _standing(said, _mentions(said, options, letters=False))}
+
+
 def _bare(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip(" \t\n.,;:!?\"'()[]{}<>*_\u3002").casefold()
 

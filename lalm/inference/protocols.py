@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from lalm.data.labels import list_choices
 from lalm.data.sample import Message, Part, Sample, message_text
 from lalm.errors import LalmError
 from lalm.inference.options import Options
@@ -176,8 +177,12 @@ def with_prompts(protocol: Protocol, path: Path) -> Protocol:
 def fill(prompt: str, question: str, choices: Sequence[str], language: str = "") -> str:
     """The prompt with its places filled. Raises ProtocolError naming a place for which there is nothing."""
     lettered = "\n".join(f"{chr(ord('A') + i)}. {text}" for i, text in enumerate(choices))
-    listed = f"{', '.join(choices[:-1])} or {choices[-1]}" if len(choices) > 1 else "".join(choices)
-    values = {"question": question, "choices": listed, "options": lettered, "language": language}
+    values = {
+        "question": question,
+        "choices": list_choices(choices),
+        "options": lettered,
+        "language": language,
+    }
     for place, value in values.items():
         if f"{{{place}}}" in prompt and not value:
             raise ProtocolError(f"nothing to put in the prompt's {{{place}}}")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lalm.corpus.catalogue import classes
+from lalm.data.labels import join_labels
 from lalm.data.mixture import known_seconds
 from lalm.data.sample import Sample, ask, read_manifest
 from lalm.tasks.sources import Source, SourceError, lines, opened, table
@@ -116,7 +117,7 @@ def retrievals(recordings: Recordings, source: Source) -> Iterator[Sample]:
         ]
         if names:
             stretch = f"{start_s:.1f}s and {stop_s:.1f}s"
-            yield _asked("retrieve", recorded, "", stretch, f"{'; '.join(names)}.", names)
+            yield _asked("retrieve", recorded, "", stretch, f"{join_labels(names)}.", names)
 
 
 def counts(recordings: Recordings, source: Source) -> Iterator[Sample]:

@@ -20,6 +20,7 @@ from lalm.corpus.catalogue import SPLITS, Row, classes
 from lalm.corpus.clips import Clip
 from lalm.corpus.questions import questions
 from lalm.corpus.scenes import Recording
+from lalm.data.labels import join_labels
 from lalm.data.sample import Sample, read_manifest, write_manifest
 from lalm.tasks.instructions import instruct
 from lalm.tasks.sources import asking
@@ -98,7 +99,7 @@ def _transcript(sample: Sample, languages: Sequence[str]) -> Sample | None:
 
 def _tags(sample: Sample) -> Sample | None:
     names = list(dict.fromkeys(classes()[event["label"]].name for event in sample.events))
-    return _bare(sample, "tags", ", ".join(names), names)
+    return _bare(sample, "tags", join_labels(names), names)
 
 
 def _language(sample: Sample) -> Sample | None:

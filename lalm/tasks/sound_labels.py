@@ -1,6 +1,6 @@
 """Reads corpora of labelled sounds and sound questions: ESC-50, VocalSound, AudioSet, MACS, Clotho-AQA.
 
-Labels become the task "tags" (names with commas between), questions "audio_qa".
+Labels become the task "tags" (names with semicolons between), questions "audio_qa".
 """
 
 import csv
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from lalm.data.labels import join_labels
 from lalm.data.sample import AudioPart, Sample
 from lalm.tasks.sources import Source, SourceError, asking, heard, lines, opened, table
 
@@ -68,7 +69,7 @@ def audioset(source: Source) -> Iterator[Sample]:
             raise SourceError(f"{place}: not 'YTID, START, END, \"LABELS\"' with labels of the class list")
         video, start_s = fields[0], fields[1].removesuffix(".000").removesuffix(".0")
         stems = [video, f"Y{video}", f"{video}_{start_s}", f"{video}_{start_s}000"]
-        yield heard("tags", video, [source.find(*stems)], ", ".join(labels), references=labels)
+        yield heard("tags", video, [source.find(*stems)], join_labels(labels), references=labels)
 
 
 def audioset_strong(source: Source) -> Iterator[Sample]:
@@ -91,7 +92,7 @@ def audioset_strong(source: Source) -> Iterator[Sample]:
         video = segment.rpartition("_")[0]
         labels = list(dict.fromkeys(label for _, _, label in sorted(events)))
         path = source.find(segment, video, f"Y{video}")
-        made = heard("tags", segment, [path], ", ".join(labels), references=labels)
+        made = heard("tags", segment, [path], join_labels(labels), references=labels)
         yield replace(
             made,
             events=tuple(

@@ -42,14 +42,25 @@ def write_spoken(manifest: Path, out: Path, voices: Sequence[str], *, seed: int 
     a program and its voice ("flite:slt", "espeak-ng:en-us"); which one asks is drawn by row and ``seed``.
     Raises SourceError for a row or a voice that does not fit.
     """
+    check_voices(voices)
+    folder = out.with_name(f"{out.name.removesuffix('.jsonl')}_audio")
+    return write_manifest(out, _spoken(manifest, folder, voices, seed))
+
+
+def check_voices(voices: Sequence[str]) -> None:
+    """Raise SourceError for a voice that is none, or when there are no voices at all."""
     for voice in voices:
         program, colon, name = voice.partition(":")
         if program not in SYNTHESISERS or not colon or not name:
             raise SourceError(f"a voice is {' or '.join(f'{p}:NAME' for p in SYNTHESISERS)}, not '{voice}'")
     if not voices:
         raise SourceError("no voice is given to ask the questions")
-    folder = out.with_name(f"{out.name.removesuffix('.jsonl')}_audio")
-    return write_manifest(out, _spoken(manifest, folder, voices, seed))
+
+
+def drawn_voice(voices: Sequence[str], digest: int) -> tuple[str, float]:
+    """A voice and how slowly it speaks (1: as it does by itself), by a number that was drawn."""
+    stretch = round(FASTEST + (SLOWEST - FASTEST) * (digest // 1000 % 7) / 6, 2)  # few: they are kept
+    return voices[digest % len(voices)], stretch
 
 
 def _spoken(manifest: Path, folder: Path, voices: Sequence[str], seed: int) -> Iterator[Sample]:
@@ -63,8 +74,7 @@ def _spoken(manifest: Path, folder: Path, voices: Sequence[str], seed: int) -> I
             raise SourceError(f"{place}: its last turn is not one recording with a question as text")
         name = sample.id or f"{manifest.stem}-{number}"
         digest = int(hashlib.sha256(f"{seed} {name}".encode()).hexdigest()[:12], 16)
-        voice = voices[digest % len(voices)]
-        stretch = round(FASTEST + (SLOWEST - FASTEST) * (digest // 1000 % 7) / 6, 2)  # few: they are kept
+        voice, stretch = drawn_voice(voices, digest)
         part = prompt.audios[0]
         sound = part_recording(part).audio
         file = folder / f"{hashlib.sha256(f'{place} {name} {voice}'.encode()).hexdigest()[:20]}.flac"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lalm.inference.choices import read_choice
+from lalm.data.labels import join_labels, list_choices
+from lalm.inference.choices import read_choice, read_labels
 from lalm.inference.final_answer import final_answer, without_reasoning
 from lalm.inference.naming import names_it, read_number
 from lalm.inference.times import read_ranges
@@ -127,3 +128,18 @@ def test_a_thing_is_named_only_where_it_is_neither_denied_nor_guessed(answer, na
 )
 def test_numbers_are_read(answer, number):
     assert read_number(answer) == number
+
+
+def test_labels_with_commas_are_read_as_one_and_the_longest_counts():
+    """AudioSet's own names: some have commas, and some stand within others."""
+    labels = ["speech", "male speech, man speaking", "bird vocalization, bird call, bird song", "bird", "dog"]
+    said = join_labels([labels[1], labels[2]])
+    assert said == "male speech, man speaking; bird vocalization, bird call, bird song"
+    assert read_labels(said, labels) == {labels[1], labels[2]}
+    assert read_labels("Speech, a bird and no dog.", labels) == {"speech", "bird"}
+    assert read_labels("Male speech,  man speaking", labels) == {labels[1]}
+    assert read_labels("silence", labels) == set()
+    assert list_choices(labels[1:3]) == f"{labels[1]}; or {labels[2]}"
+    assert list_choices(["a dog", "a cat", "rain"]) == "a dog, a cat or rain"
+    assert read_choice("It is male speech, man speaking.", labels[:2], letters=False) == labels[1]
+    assert names_it(labels[2].capitalize(), [labels[2]]) and not names_it("man speaking", [labels[1]])

@@ -162,6 +162,61 @@ def test_the_command_activates_and_reports(stage, tmp_path, capsys):
     assert "caption         perplexity" in capsys.readouterr().out
 
 
+def test_one_step_after_another_leaves_what_one_run_leaves(stage, tmp_path):
+    shared = {"learning_rate": 1e-2, "connector": True, "seed": 0}
+    learn(stage, tmp_path / "rows.jsonl", tmp_path / "once", steps=2, **shared)
+    for steps in (1, 2, 2):  # the last one finds all done, as after a kill between training and measuring
+        learn(stage, tmp_path / "rows.jsonl", tmp_path / "each", steps=steps, save_every=1, **shared)
+    once, each = (load_file(tmp_path / name / "model.safetensors") for name in ("once", "each"))
+    assert all(torch.equal(once[name], each[name]) for name in once)
+
+
+def test_every_step_is_measured_and_drawn(stage, tmp_path, capsys):
+    """Figures 2 and 21: earlier stages, step 0 and every step; a killed one goes on."""
+    rows, out = str(tmp_path / "rows.jsonl"), tmp_path / "each"
+    words = ["activate", str(stage), "--clips", rows, "--way", "given", "--steps", "1", "--device", "cpu"]
+    words += ["--measure", rows, "--per-task", "1", "--learning-rate", "0.01", "--out", str(out)]
+    assert run([*words, "--each-step", "--earlier", str(stage)]) == 0, capsys.readouterr().err
+    assert "activation_steps.png" in capsys.readouterr().out
+    whole = json.loads((out / "activation_steps.json").read_text())
+    assert [place["name"] for place in whole["places"]] == ["stage2", "0", "1"]
+    first, second, last = [
+        {(m["task"], m["metric"]): m["mean"] for m in place["measures"]} for place in whole["places"]
+    ]
+    assert first == second and last["caption", "perplexity"] < first["caption", "perplexity"]
+    assert ("presence", "accuracy") in last and ("caption", "cider_d") in last
+    for name in ("activation_steps.png", "activation_perplexity.png"):
+        assert (out / name).read_bytes()[:4] == b"\x89PNG"
+    (
+        out / "activation.json"
+    ).unlink()  # killed when all was measured: only the figures and the report are due
+    assert run([*words, "--each-step", "--earlier", str(stage)]) == 0, capsys.readouterr().err
+    assert json.loads((out / "activation_steps.json").read_text()) == whole
+    assert "measured after" not in capsys.readouterr().out and (out / "activation.json").is_file()
+
+
+def test_the_scales_command_measures_and_draws(stage, tmp_path, capsys):
+    rows, out = str(tmp_path / "rows.jsonl"), tmp_path / "scales"
+    words = ["scales", str(stage), "--measure", rows, "--out", str(out), "--device", "cpu"]
+    words += ["--per-task", "1"]
+    assert run([*words, "--scale", "4", "--scale", "0"]) == 0, capsys.readouterr().err
+    shown = capsys.readouterr().out
+    assert "LoRA scale 0    caption" in shown and "scales.png" in shown
+    assert (out / "scales.png").read_bytes()[:4] == (out / "scales_perplexity.png").read_bytes()[:4]
+    places = json.loads((out / "scales.json").read_text())["places"]
+    off, trained = [{m["metric"]: m["mean"] for m in p["measures"] if m["task"] == "caption"} for p in places]
+    engine = Engine.load(str(stage), "cpu")
+    samples = [next(s for s in read_manifest(rows) if s.task == "caption")]
+    for found, scale in ((off, 0.0), (trained, None)):
+        (wanted,) = perplexities(engine, samples, scale)
+        assert found["perplexity"] == pytest.approx(wanted.pooled, rel=1e-5)
+    assert run([*words, "--scale", "2"]) == 0  # what is there already is kept
+    assert [p["name"] for p in json.loads((out / "scales.json").read_text())["places"]] == ["0", "2", "4"]
+    other = [*words[:3], str(tmp_path / "stories.jsonl"), *words[4:], "--scale", "1"]
+    assert run(other) == 2
+    assert "was measured with other items: delete it, or give another --out" in capsys.readouterr().err
+
+
 def test_what_cannot_be_is_refused_in_a_sentence(stage, tmp_path, capsys):
     rows, out = str(tmp_path / "rows.jsonl"), str(tmp_path / "out")
     activate = ["activate", str(stage), "--clips", rows, "--device", "cpu", "--steps", "2"]
@@ -171,6 +226,8 @@ def test_what_cannot_be_is_refused_in_a_sentence(stage, tmp_path, capsys):
         ([*activate, "--out", out, "--temperature", "-1"], "temperature must be 0 or more, not -1.0"),
         ([*activate, "--out", out, "--clips", "gone.jsonl"], "there is no manifest 'gone.jsonl'"),
         ([*activate, "--out", out, "--temperature", "0"], "stories at LoRA scale 2, 0 had 50 words"),
+        ([*activate, "--out", out, "--each-step"], "need --measure, what is to be measured"),
+        (["scales", str(stage), "--measure", rows, "--scale", "inf"], "lora_scale must be 0 or more"),
         (["perplexity", str(stage), "--data", rows, "--lora-scale", "inf"], "lora_scale must be 0 or more"),
     ):
         assert run(words) == 2 and said in (error := capsys.readouterr().err) and error.count("\n") == 1

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from lalm.audio.load import load_audio
+from lalm.cli.app import run
 from lalm.data.sample import Sample, message_text, read_manifest
 from lalm.tasks import Source, SourceError, build
 
@@ -137,7 +138,7 @@ def test_audioset_weak_and_strong(tmp_path: Path) -> None:
     path = put(tmp_path / "eval_segments.csv", comment + '-abc_de, 30.000, 40.000, "/m/1,/m/2"\n')
     cut(tmp_path / "audio" / "Y-abc_de.wav")
     (sample,) = made("tags", "audioset", path, tmp_path, audio=tmp_path / "audio")
-    assert sample.target == "bird, wind, gusts" and sample.references == ("bird", "wind, gusts")
+    assert sample.target == "bird; wind, gusts" and sample.references == ("bird", "wind, gusts")
     put(path, 'x, 30.0, 40.0, "/m/9"\n')
     with pytest.raises(SourceError, match=r"eval_segments.csv:1: not 'YTID"):
         made("tags", "audioset", path, tmp_path)
@@ -146,7 +147,7 @@ def test_audioset_weak_and_strong(tmp_path: Path) -> None:
     rows = "-abc_de_30000\t1.5\t2.0\t/m/2\n-abc_de_30000\t0.0\t0.5\t/m/1\n"
     strong = put(tmp_path / "strong.tsv", head + rows)
     (sample,) = made("tags", "audioset_strong", strong, tmp_path, audio=tmp_path / "audio")
-    assert sample.target == "bird, wind" and [e["onset_s"] for e in sample.events] == [0.0, 1.5]
+    assert sample.target == "bird; wind" and [e["onset_s"] for e in sample.events] == [0.0, 1.5]
 
 
 def test_macs_and_clotho_aqa(tmp_path: Path) -> None:
@@ -206,6 +207,31 @@ def test_every_caption_of_a_clip_is_learned_and_all_are_tested_with(tmp_path: Pa
     assert len({s.id for s in samples}) == 4
     (together,) = made("caption", "clotho", path, tmp_path)
     assert together.references == ("A", "B", "C", "D", "D")
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "text"),
+    [
+        ("clotho", "clotho_captions_validation.csv", "{columns}\na.wav,A,B,C,D,E\n"),
+        (
+            "audiocaps",
+            "val.csv",
+            "audiocap_id,youtube_id,start_time,caption\n1,a,30,A\n2,a,30,B\n3,a,30,C\n4,a,30,D\n5,a,30,E\n",
+        ),
+        ("macs", "MACS.yaml", "files:\n- filename: a.wav\n  annotations:\n{sentences}"),
+    ],
+)
+def test_validation_has_every_caption_of_a_clip(tmp_path: Path, capsys, layout, name, text) -> None:
+    """As documented for AC/DC's recipes: captions as the corpus has them, then a target for each of them."""
+    cut(tmp_path / "audio" / "a.wav")
+    columns = ",".join(["file_name", *(f"caption_{n}" for n in range(1, 6))])
+    sentences = "".join(f"  - {{annotator_id: {i}, sentence: {c}}}\n" for i, c in enumerate("ABCDE"))
+    path = put(tmp_path / name, text.format(columns=columns, sentences=sentences))
+    every, targets = str(tmp_path / "every.jsonl"), str(tmp_path / "valid.captions.jsonl")
+    words = ["build", "caption", str(path), "--layout", layout, "--audio", str(tmp_path / "audio")]
+    assert run([*words, "--out", every]) == 0, capsys.readouterr().err
+    assert run(["respond", every, targets, "--mode", "caption"]) == 0, capsys.readouterr().err
+    assert [s.target for s in read_manifest(Path(targets))] == list("ABCDE")
 
 
 def test_avqa_with_videos_as_they_lie(tmp_path: Path) -> None:

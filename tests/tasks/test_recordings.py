@@ -100,7 +100,7 @@ def test_a_corpus_becomes_a_manifest_a_task(corpus, tmp_path):
     assert [s.target for s in manifest(out, "train/language")] == ["English.", "English."]
     assert [s.target for s in manifest(out, "train/gender")] == ["A woman.", "A woman."]
     scene = manifest(out, "train/tags")[1]
-    assert scene.target == "a person speaking, a dog barking" and scene.references[1] == "a dog barking"
+    assert scene.target == "a person speaking; a dog barking" and scene.references[1] == "a dog barking"
     assert scene.audios[0]["audio"] == "/clips/train-scene.flac" and scene.origin["caption"]
     assert {s.task for s in manifest(out, "train/caption")} == {"caption"}
     ids = [s.id for path in (out / "train").iterdir() for s in read_manifest(path)]

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import soundfile
 
 from lalm.audio.load import load_audio
 from lalm.cli.app import run
+from lalm.corpus.catalogue import classes
 from lalm.data.sample import ask, read_manifest, write_manifest
+from lalm.tasks import background_questions as background
 from lalm.tasks import spoken_questions as spoken
 
 # A synthesiser for the tests: a tone whose pitch is the voice and whose length is the text.
@@ -84,3 +87,42 @@ def test_rows_without_a_typed_question_are_named(tmp_path, capsys):
     assert "typed.jsonl:1: its last turn is not one recording with a question" in capsys.readouterr().err
     assert run(["build", "spoken", "nothing.jsonl", *words[3:], "--voice", "flite:slt"]) == 2
     assert "there is no file 'nothing.jsonl'" in capsys.readouterr().err
+
+
+def test_a_question_is_asked_over_a_sound_and_its_name_is_the_reference(questions, tmp_path, capsys):
+    """SAC: the voice over the sound, references where its name answers, no sounds with speech."""
+    rows = []
+    for number, (label, caption) in enumerate(
+        [
+            *[("animal/dog", "a dog barks"), ("animal/cat", "a cat meows"), ("weather/rain", "rain falls")],
+            *[("speech/english", "a man speaks in English"), ("odd/label", "something rustles")],
+        ]
+    ):
+        seconds = 4.0 if number == 2 else 0.5
+        sound = np.random.default_rng(number).normal(0, 0.2, int(seconds * 16_000)).clip(-1, 1)
+        soundfile.write(tmp_path / f"{number}.wav", sound, 16_000)
+        event = {"label": label, "caption": caption, "onset_s": 0.0, "offset_s": seconds}
+        row = ask([tmp_path / f"{number}.wav"], "").with_target(caption)
+        rows.append(replace(row, id=f"s{number}", task="caption", events=(event,)))
+    write_manifest(tmp_path / "sounds.jsonl", rows)
+    out = tmp_path / "sac.jsonl"
+    words = ["build", "sac", str(tmp_path / "sounds.jsonl"), "--out", str(out), "--voice", "flite:700"]
+    assert run(words) == 0
+    assert "4 spoken questions over sounds (animal 2, other 1, weather 1)" in capsys.readouterr().out
+    for row in read_manifest(out):
+        group, question = row.origin["category"], row.origin["transcript"]
+        bank = {**dict(background.QUESTIONS[""]), **dict(background.QUESTIONS.get(group, ()))}
+        label = {"s0": "animal/dog", "s1": "animal/cat", "s2": "weather/rain"}.get(row.origin["recording"])
+        assert row.references == (classes()[label].words if label and bank[question] else ())
+        whole = load_audio(row.audios[0]["audio"])
+        said = 0.05 * len(question) * 16_000
+        assert len(whole) >= said * 0.85 + 1.5 * 16_000 and whole[: 16_000 // 4].any()
+        power = np.abs(np.fft.rfft(whole)) ** 2
+        at = round(700 / 16_000 * len(whole))
+        tone = power[at - 20 : at + 20].sum()
+        louder_db = 10 * np.log10(tone / (power.sum() - tone))
+        assert louder_db < float(row.origin["louder_db"]) + 1 and louder_db > 0  # the sound lasts longer
+    assert run([*words[:-1], "flite:700", "--items", "2"]) == 0
+    assert "(other 1, animal 1)" in capsys.readouterr().out
+    write_manifest(tmp_path / "sounds.jsonl", rows[3:4])
+    assert run(words) == 2 and "in which nobody speaks" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from lalm.evaluate.metrics.intervals import (
 from lalm.evaluate.metrics.meteor import meteor
 from lalm.evaluate.metrics.spice import NEEDS, spice
 from lalm.evaluate.parsers import speaks
-from lalm.inference.choices import read_choice
+from lalm.inference.choices import read_labels
 from lalm.inference.naming import names_it, read_number
 from lalm.inference.times import Span, read_ranges
 
@@ -185,9 +185,8 @@ def _tagging(answers: Sequence[Answer], resources: Resources) -> Measured:
         scores = encoder([a.text or " " for a in answers]) @ encoder(classes).T
     else:
         resources.used["map"] = "a class scores 1 when the answer names it, else 0"
-        scores = np.array(
-            [[float(read_choice(a.text, [c], letters=False) == c) for c in classes] for a in answers]
-        )
+        named = [read_labels(answer.text, classes) for answer in answers]
+        scores = np.array([[float(c in own) for c in classes] for own in named])
     return labels.mean_average_precision(scores, wanted)
 
 

@@ -120,12 +120,21 @@ def without_audio(samples: Sequence[Sample]) -> Iterator[Sample]:
 
 
 def learn(
-    model: Path, stories: Path, out: Path, *, steps: int, learning_rate: float, connector: bool, seed: int
+    model: Path,
+    stories: Path,
+    out: Path,
+    *,
+    steps: int,
+    learning_rate: float,
+    connector: bool,
+    seed: int,
+    save_every: int | None = None,
 ) -> Path:
     """Train ``steps`` steps of one sample each from ``model``'s folder; returns ``out``.
 
-    LoRA goes on training at full scale, and the connector with it unless ``connector`` is false. A run that
-    was interrupted in ``out`` goes on.
+    LoRA goes on training at full scale, and the connector with it unless ``connector`` is false. A run in
+    ``out`` goes on from its newest checkpoint, one of which is kept every ``save_every`` steps (None: at the
+    end): called for 1, 2, 3 steps in turn it leaves what one call for 3 does.
     """
     system, config = read_config(model)
     if not config.lora:
@@ -145,7 +154,7 @@ def learn(
             "dtype": "bfloat16" if fast else "float32",
             "seed": seed,
         },
-        "every": {"log": 1, "save": steps, "valid": 0},
+        "every": {"log": 1, "save": save_every or steps, "valid": 0},
         "out": str(out),
     }
     return train.run(Recipe.model_validate(fields))
