@@ -3,7 +3,8 @@
 It is made once, where audio is decoded, and goes with the samples to every reply, report and model card.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
@@ -67,3 +68,38 @@ class Account:
             if value not in (None, "", []):
                 written[name] = value
         return written
+
+
+@dataclass
+class Tally:
+    """What the accounts of many recordings say together.
+
+    ``noted``: recordings with a remark; ``damaged``: with holes; ``silent``: of digital silence alone.
+    """
+
+    recordings: int = 0
+    seconds: float = 0.0
+    noted: int = 0
+    damaged: int = 0
+    silent: int = 0
+
+    def add(self, account: Mapping[str, Any]) -> None:
+        """Count one recording by the JSON of its account."""
+        self.recordings += 1
+        self.seconds += account.get("decoded_s", 0.0)
+        self.noted += "notes" in account
+        self.damaged += "holes" in account
+        self.silent += account.get("silent_fraction") == 1
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; seconds to the tenth."""
+        return asdict(self) | {"seconds": round(self.seconds, 1)}
+
+    @property
+    def sentence(self) -> str:
+        """What stands out among the recordings; empty when nothing does."""
+        found = {"damaged": self.damaged, "nothing but digital silence": self.silent}
+        told = ", ".join(f"{count} {what}" for what, count in found.items() if count)
+        if not self.noted:
+            return ""
+        return f"{self.noted} of {self.recordings} recordings have a remark" + (f" ({told})" if told else "")

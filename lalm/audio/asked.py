@@ -22,8 +22,11 @@ class Findings:
 
     container: str = ""
     codec: str = ""
+    bits: int = 0  # of integer samples; 0 where samples are floats, or compressed
+    scale: int = 1  # of integers that turned out to hold narrow values
     declared_s: float | None = None
     track: int = 0
+    silent_tracks: tuple[int, ...] = ()  # tried before, and without sound
     num_tracks: int = 1
     starts_s: float = 0.0
     holes: list[Hole] = field(default_factory=list)
@@ -33,6 +36,12 @@ class Findings:
         """Keep a remark, once."""
         if sentence not in self.notes:
             self.notes.append(sentence)
+
+    def cut_short(self, at_s: float, inside: str = "inside a frame") -> None:
+        """Note a stream that states no length and ends in the midst of a frame: what is provably missing is
+        shorter than any rounding, and what else may be missing nobody can know."""
+        if not any(note.startswith("it breaks off") for note in self.notes):
+            self.note(f"it breaks off {inside} after {shown_s(at_s)} s, and may have been longer")
 
     def gap(self, at_s: float, lost_s: float) -> None:
         """Keep a place where time stamps jump, which recorders do that pause, and lost pieces too."""
@@ -91,6 +100,11 @@ class Asked:
         if self.channel is not None and self.channel >= channels:
             have = "1 channel" if channels == 1 else f"{channels} channels"
             raise AudioError(f"{self.place} has {have}, counted from 0: there is no channel {self.channel}")
+
+    @property
+    def is_all(self) -> bool:
+        """Whether the whole recording is asked for."""
+        return not self.offset_s and self.duration_s is None
 
     @property
     def end_s(self) -> float:

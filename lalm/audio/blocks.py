@@ -38,13 +38,14 @@ def larger(blocks: Blocks) -> Blocks:
         yield rate, np.concatenate(held) if len(held) > 1 else held[0]
 
 
-def narrow_scale(peak: int, bits: int) -> int:
+def narrow_scale(peak: int, used: int, bits: int) -> int:
     """What to multiply integers of ``bits`` by whose largest is ``peak``: narrow values in wide integers.
 
     16- or 24-bit samples that were stored in 32- or 64-bit integers without being shifted would be heard as
-    silence. Example: ``narrow_scale(20_000, 32) == 65_536``.
+    silence. ``used`` are all samples or-ed: quiet samples that were shifted have no low bits.
+    Example: ``narrow_scale(20_000, 0x7FFF, 32) == 65_536``.
     """
-    if bits < 32 or not peak:
+    if bits < 32 or not peak or not used & 0xFF:
         return 1
     for narrow in (16, 24, 32):
         if narrow < bits and peak <= 1 << (narrow - 1):

@@ -13,26 +13,30 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from lalm.audio import mpeg_frames, ogg_pages, wave_chunks
+from lalm.audio import leftovers, mpeg_frames, ogg_pages, wave_chunks
 from lalm.audio.asked import TOLERANCE_S, Asked, AudioError, shown_s
 from lalm.audio.blocks import BLOCK_FRAMES, Blocks, narrow_scale
-from lalm.audio.ffmpeg_tracks import bare_blocks, ffmpeg_blocks
-from lalm.audio.leftovers import id3v2_end
+from lalm.audio.ffmpeg_tracks import UnreadableError, bare_blocks, ffmpeg_blocks
 from lalm.audio.windows import Window, read_at, size_of, window
 
 _UNKNOWN_FRAMES = 1 << 40  # libsndfile reports lengths beyond this when a stream does not state one
 _MPEG_TAGS = (0x50, 0x55)  # format tags of MPEG audio in a WAV
 _EXACT_TAGS = (1, 3, 6, 7)  # of samples without compression over time
 _MPEG_DECODERS = {"mp3": "mp3float", "mp2": "mp2float", "mp1": "mp1float", "aac": "aac"}
+_MOST_SAMPLE_BYTES = 8  # no codec takes more
+_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _RUN_UP = 12  # frames decoded before the first wanted one: MPEG frames lean on those before
-_FOREIGN = (b"fLaC", b"OggS", b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75", b"FLV\x01", b"#!AM", b"wvpk", b"TTA1")
+_FOREIGN = (  # how other containers begin, which may hold MPEG frames too
+    *(b"fLaC", b"OggS", b"RIFF", b"FORM", b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75", b"FLV\x01", b"#!AM"),
+    *(b"wvpk", b"TTA1", b"\x00\x00\x01\xba", b".RMF", b"caff"),
+)
 
 Part = tuple[float, Callable[[Asked], Blocks]]  # seconds, and what decodes it
 
 
 def file_blocks(file: BinaryIO, asked: Asked) -> Blocks:
     """(rate, (n, C) float32) blocks of the asked part of an encoded file."""
-    start, size = id3v2_end(file), size_of(file)
+    start, size = leftovers.id3v2_end(file), size_of(file)
     head = read_at(file, start, 12)
     if start and (head[:4] in (b"fLaC", b"OggS", b"RIFF", b"FORM")):
         file = window(file, start, size)
@@ -42,7 +46,9 @@ def file_blocks(file: BinaryIO, asked: Asked) -> Blocks:
         yield from _flac_blocks(file, asked)
     elif (chunks := wave_chunks.layout(file)) is not None:
         yield from _wave_blocks(file, chunks, asked)
-    elif _may_be_frames(head) and (frames := mpeg_frames.stream(file)) is not None and _is_mostly(frames):
+    elif (
+        _may_be_frames(file, head) and (frames := mpeg_frames.stream(file)) is not None and _is_mostly(frames)
+    ):
         yield from _mpeg_blocks(file, frames, asked)
     elif late := wave_chunks.late_start(file):
         if not asked.lenient:
@@ -56,8 +62,13 @@ def file_blocks(file: BinaryIO, asked: Asked) -> Blocks:
         yield from ffmpeg_blocks(file, asked)
 
 
-def _may_be_frames(head: bytes) -> bool:
-    return head[:4] not in _FOREIGN and head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide")
+def _may_be_frames(file: BinaryIO, head: bytes) -> bool:
+    transport = head[:1] == b"G" and read_at(file, 188, 1) == read_at(file, 376, 1) == b"G"
+    return (
+        not transport
+        and head[:4] not in _FOREIGN
+        and head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"styp", b"moof", b"free", b"skip")
+    )
 
 
 def _is_mostly(frames: mpeg_frames.Stream) -> bool:
@@ -122,22 +133,41 @@ def _one_wave(file: BinaryIO, chunks: wave_chunks.Layout, asked: Asked) -> Block
         file = window(file, 0, size_of(file), chunks.patches)
     sound = _opened(file)
     if sound is None:
-        count, rate = 0, 1
-        for rate, block in ffmpeg_blocks(file, asked):
-            count += len(block)
-            yield rate, block
-        asked.found.container = chunks.container
-        if chunks.declared and chunks.there and asked.end_s == float("inf") and not asked.offset_s:
-            asked.compare(count / rate, count / rate * chunks.declared / chunks.there, 2 * TOLERANCE_S)
+        yield from _compressed_wave(file, chunks, asked)
         return
     with sound:
+        there_s = sound.frames / sound.samplerate
         if chunks.declared and chunks.there:
-            there_s = sound.frames / sound.samplerate
             exact = chunks.format_tag in (None, *_EXACT_TAGS)
             asked.compare(
                 there_s, there_s * chunks.declared / chunks.there, TOLERANCE_S if exact else 2 * TOLERANCE_S
             )
+        if chunks.frames and not asked.found.holes:
+            asked.compare(there_s, chunks.frames / sound.samplerate)
         yield from _soundfile_blocks(sound, asked)
+
+
+def _compressed_wave(file: BinaryIO, chunks: wave_chunks.Layout, asked: Asked) -> Blocks:
+    """Samples in a codec that FFmpeg knows and libsndfile does not."""
+    count, rate = 0, 1
+    try:
+        for rate, block in ffmpeg_blocks(file, asked):
+            count += len(block)
+            yield rate, block
+    except UnreadableError:
+        if chunks.declared and chunks.there < chunks.declared:  # the packets' sizes stood behind the sound
+            raise AudioError(
+                f"{asked.place} is truncated: it promises {chunks.declared} bytes of audio but holds "
+                f"{chunks.there}"
+            ) from None
+        raise
+    asked.found.container = chunks.container
+    if not asked.is_all:
+        return
+    if chunks.there > _MOST_SAMPLE_BYTES * (chunks.channels or 1) * count:
+        asked.damaged(count / rate)
+    elif chunks.declared and chunks.there:
+        asked.compare(count / rate, count / rate * chunks.declared / chunks.there, 2 * TOLERANCE_S)
 
 
 def _bare_wave(file: BinaryIO, chunks: wave_chunks.Layout, asked: Asked) -> Blocks:
@@ -169,6 +199,7 @@ def _soundfile_blocks(sound: soundfile.SoundFile, asked: Asked) -> Blocks:
     rate = sound.samplerate
     asked.found.container = asked.found.container or sound.format
     asked.found.codec = sound.subtype.lower()
+    asked.found.bits = _BITS.get(sound.subtype, 0)
     asked.check_stream(rate, sound.channels)
     if sound.frames:
         asked.check_length(sound.frames / rate)
@@ -197,11 +228,12 @@ def _narrow_scale(sound: soundfile.SoundFile, asked: Asked) -> int:
     """What 32-bit samples are multiplied by when all of them would fit into 16 or 24 bits."""
     if sound.subtype != "PCM_32" or not sound.frames:
         return 1
-    peak = 0
+    peak, used = 0, 0
     while len(block := sound.read(BLOCK_FRAMES, dtype="int32", always_2d=True)):
         peak = max(peak, int(block.max()), -int(block.min()))
+        used |= int(np.bitwise_or.reduce(block, axis=None))
     sound.seek(0)
-    scale = narrow_scale(peak, 32)
+    scale = narrow_scale(peak, used, 32)
     if scale > 1:
         asked.found.note(f"its 32-bit samples hold {16 if scale > 256 else 24}-bit values and are scaled up")
     return scale
@@ -246,6 +278,8 @@ def _check_link(link: ogg_pages.Link, start_s: float, asked: Asked) -> None:
         heard_s = stream.seconds(stream.granule)
         if link.broken_off or not stream.ended:
             asked.broken_off(start_s + heard_s)
+        elif stream.goes_on:
+            asked.found.note("its end mark stands before its end, and all of it is heard")
         elif stream.highest > stream.granule + stream.rate * TOLERANCE_S:
             asked.found.note(f"its last page promises {shown_s(heard_s)} s, but more are there and are heard")
 
@@ -254,7 +288,7 @@ def _link_decoder(file: BinaryIO, link: ogg_pages.Link) -> Callable[[Asked], Blo
     def blocks(asked: Asked) -> Blocks:
         [*sounds] = link.sounds
         plain = len(link.streams) == 1 and sounds and not sounds[0].damage and sounds[0].ended
-        whole = plain and sounds[0].highest == sounds[0].granule
+        whole = plain and sounds[0].highest == sounds[0].granule and not sounds[0].goes_on
         sound = _opened(file) if whole else None
         if sound is None or sound.frames >= _UNKNOWN_FRAMES:
             yield from ffmpeg_blocks(file, asked)
@@ -275,6 +309,7 @@ def _flac_blocks(file: BinaryIO, asked: Asked) -> Blocks:
     info = read_at(file, 8, 34)
     rate = int.from_bytes(info[10:13], "big") >> 4
     total = int.from_bytes(info[13:18], "big") & ((1 << 36) - 1)
+    asked.found.bits = (int.from_bytes(info[12:14], "big") >> 4 & 31) + 1
     promised_s = total / rate if rate and total else None
     if promised_s is not None:
         asked.check_length(promised_s)
@@ -327,9 +362,7 @@ def _check_frames(link: mpeg_frames.Link, start_s: float, asked: Asked, *, cut_s
         promised_s = link.promised_samples / link.head.rate
         asked.compare(start_s + there_s, start_s + promised_s, max(TOLERANCE_S, 2.5 * frame_s))
     elif cut_short:
-        if link.head.codec == "aac":
-            asked.broken_off(start_s + there_s)
-        asked.found.note(f"it breaks off inside a frame after {shown_s(start_s + there_s)} s")
+        asked.found.cut_short(start_s + there_s)
 
 
 def _frame_decoder(file: BinaryIO, link: mpeg_frames.Link) -> Callable[[Asked], Blocks]:

@@ -1,22 +1,26 @@
 """Blocks of samples from a track of any container that FFmpeg reads (through PyAV)."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, BinaryIO
 
 import av
+import numpy as np
 
 from lalm.audio.asked import ROUNDING_S, TOLERANCE_S, Asked, AudioError, shown_s
-from lalm.audio.blocks import Array, Blocks, as_float
+from lalm.audio.blocks import Array, Blocks, as_float, narrow_scale
 from lalm.audio.mp4_boxes import Movie, movie
 from lalm.audio.webm_elements import breaks_off
-from lalm.audio.windows import read_at
+from lalm.audio.windows import read_at, size_of
 
 # Containers ffmpeg may open: media only, so that a playlist can never make it open other files or sites.
 _CONTAINERS = (
-    "mov,matroska,aac,mp3,ogg,flac,wav,w64,aiff,au,caf,asf,avi,flv,mpegts,mpeg,ac3,eac3,amr,wv,tta,ape,voc,rm"
+    "mov,matroska,aac,mp3,ogg,flac,wav,w64,aiff,au,caf,asf,avi,flv,mpegts,mpeg,ac3,eac3,amr,wv,tta,ape,voc,rm,"
+    "adx,avr,dsf,dts,dtshd,iff,ircam,loas,mpc,mpc8,mxf,nistsphere,nut,oma,epaf,pvf,shn,sox,tak"
 )
-_STATED_LENGTH = ("mov", "matroska", "asf", "avi", "flv", "wv", "tta", "ape", "voc")  # believed
+_STATED_LENGTH = ("mov", "matroska", "asf", "avi", "flv", "wv", "tta", "ape", "voc", "nistsphere")  # believed
+_BARE = ("ac3", "eac3", "amr", "dts", "loas", "mpegts", "mpeg")  # streams that may end anywhere
+_PACKET_BYTES = 188  # of MPEG-TS
 _CODEC_SLACK_S = 0.25  # codec delay that a stated length may include
 _SEEKABLE = ("mov", "matroska")  # whose time stamps can be trusted
 _TIMED = ("mov", "matroska", "mpegts", "flv")  # whose time stamps tell of missing pieces
@@ -27,7 +31,8 @@ _MOST_ERRORS = 1_000
 def ffmpeg_blocks(file: BinaryIO, asked: Asked) -> Blocks:
     """(rate, (n, C) float32) blocks of the asked part of one track."""
     head = read_at(file, 0, 12)
-    index = movie(file) if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") else None
+    is_movie = head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp")
+    index = movie(file) if is_movie else None
     file.seek(0)
     try:
         container = av.open(
@@ -40,12 +45,19 @@ def ffmpeg_blocks(file: BinaryIO, asked: Asked) -> Blocks:
             raise AudioError(
                 f"{asked.place} is truncated: the index of its MP4 container is missing"
             ) from None
-        raise AudioError(f"{asked.place} is not audio, or in a format that cannot be read") from None
+        raise UnreadableError(f"{asked.place} is not audio, or in a format that cannot be read") from None
     with container:
         track = _chosen(container, asked)
-        yield from _track_blocks(container, track, asked, index)
-    if container.format.name.startswith("matroska") and breaks_off(file):
-        asked.found.note("it breaks off in the midst of a block, and may have been longer")
+        heard_s = yield from _track_blocks(container, track, asked, index)
+    name = container.format.name
+    if heard_s is None:
+        return
+    if name.startswith("matroska") and breaks_off(file):
+        asked.found.cut_short(heard_s, "in the midst of a block")
+    elif name == "mpegts" and head[:1] == b"G" and size_of(file) % _PACKET_BYTES:
+        asked.found.cut_short(heard_s, "inside a packet")
+    elif name == "avi" and int.from_bytes(head[4:8], "little") > size_of(file):
+        asked.broken_off(heard_s)
 
 
 def _chosen(container: Any, asked: Asked) -> Any:
@@ -56,13 +68,13 @@ def _chosen(container: Any, asked: Asked) -> Any:
     have = "1 audio track" if len(tracks) == 1 else f"{len(tracks)} audio tracks"
     if asked.track is not None and asked.track >= len(tracks):
         raise AudioError(f"{asked.place} has {have}, counted from 0: there is no track {asked.track}")
-    best = min(range(len(tracks)), key=lambda i: _rank(tracks[i]))
-    number = best if asked.track is None else asked.track
+    left = [i for i in range(len(tracks)) if i not in asked.found.silent_tracks] or [0]
+    number = min(left, key=lambda i: _rank(tracks[i])) if asked.track is None else asked.track
     found, track = asked.found, tracks[number]
     found.container = container.format.name.split(",")[0]
     found.codec = track.codec_context.name if track.codec_context else "unknown"
     found.track, found.num_tracks = number, len(tracks)
-    if len(tracks) > 1 and asked.track is None:
+    if len(tracks) > 1 and asked.track is None and not found.silent_tracks:
         found.note(f"it has {have}, of which track {number} is heard; track= chooses another")
     if track.codec_context is None:
         raise AudioError(f"{asked.place} is in a codec that cannot be decoded")
@@ -75,14 +87,19 @@ def _rank(track: Any) -> tuple[bool, bool]:
     return bool(track.disposition & aside), not track.disposition & kind.default
 
 
-def _track_blocks(container: Any, track: Any, asked: Asked, index: Movie | None) -> Blocks:
+def _track_blocks(
+    container: Any, track: Any, asked: Asked, index: Movie | None
+) -> Generator[tuple[int, Array], None, float | None]:
+    """Blocks of one track; returns how many seconds it has, unless the asked part ended before its end."""
     name = container.format.name
     promised_s = _stated_length_s(container, track) if name.startswith(_STATED_LENGTH) else None
     if promised_s:
         asked.found.declared_s = promised_s
         asked.check_length(promised_s)
     asked.found.starts_s = _late_s(container, track)
-    start_s = float((track.start_time or 0) * track.time_base)
+    if bits := re.match(r"pcm_[su](16|24|32)", asked.found.codec):
+        asked.found.bits = int(bits[1])
+    start_s = _start_s(track)
     if track.codec_context.name == "flac":
         track.codec_context.options = {"err_detect": "crccheck+explode"}
     seeking = name.startswith(_SEEKABLE) and asked.offset_s > 1
@@ -91,14 +108,24 @@ def _track_blocks(container: Any, track: Any, asked: Asked, index: Movie | None)
     reader = _Reader(asked, start_s, promised_s, seeking, name)
     yield from reader.blocks(container, track)
     if reader.finished:
-        return
+        return None
     if index is not None:
         index.compare(asked, track, reader.at_s)
-    if promised_s:
+    if promised_s and not asked.found.holes:
+        # where pieces are missing between others, and that is told already, the rest was not promised
         slack_s = _CODEC_SLACK_S if name.startswith(("mov", "asf", "flv", "avi", "matroska")) else TOLERANCE_S
+        if abs(reader.at_s - promised_s - start_s) <= slack_s:  # some programs count from its own beginning
+            promised_s += start_s
         asked.compare(reader.at_s, promised_s, slack_s)
     if asked.offset_s and not reader.heard:
         asked.check_length(reader.at_s)
+    if asked.is_all:
+        reader.tell_narrow()
+    return reader.at_s
+
+
+class UnreadableError(AudioError):
+    """A file in none of the formats that can be read."""
 
 
 class _Reader:
@@ -112,15 +139,19 @@ class _Reader:
         self.timed, self.counted = container.startswith(_TIMED), container == "flac"
         self.at_s, self.heard, self.errors = 0.0, 0, 0
         self.finished = False  # the asked part is complete, and the rest of the track was not looked at
+        self.counts_sizes = container == "ac3"
         self._stamps_s = 0.0  # what time stamps have jumped over so far
         self._excess: list[tuple[int, Array]] = []
+        self.bare, self.failed = container in _BARE, False
+        self._sizes = (0, 0)  # of the last two packets of AC-3, whose frames are alike
+        self.peak, self.used = 0, 0  # of 32-bit integers
 
     def blocks(self, container: Any, track: Any) -> Blocks:
         for frame in self._frames(container, track):
             rate = frame.sample_rate
             self.asked.check_stream(rate, frame.layout.nb_channels)
             self._look_at_time(frame)
-            block = _frame_array(frame)
+            block = self._array(frame)
             skip = max(0, round((self.asked.offset_s - self.at_s) * rate))
             before_s, self.at_s = self.at_s, self.at_s + len(block) / rate
             wanted = self.asked.num_frames(rate) - self.heard
@@ -149,28 +180,55 @@ class _Reader:
         while True:
             try:
                 packet = next(packets)
+                if packet.size and self.counts_sizes:
+                    self._sizes = (self._sizes[1], packet.size)
                 if packet.is_corrupt:
-                    self._damaged()
+                    self._failed()
                 frames = packet.decode()
+                if self.failed and frames and packet.size and not packet.is_corrupt:
+                    self.failed = False  # it goes on, so that was not its end
+                    self._damaged()
                 if self.counted and packet.size and not frames:
                     self._damaged()
                 yield from frames
-            except StopIteration:
-                return
-            except av.error.EOFError:
+            except (StopIteration, av.error.EOFError):
+                if self.failed or self._sizes[1] < self._sizes[0] - 2:
+                    self.asked.found.cut_short(self.at_s)
                 return
             except (av.error.FFmpegError, ValueError, OverflowError) as error:
                 if isinstance(error, AudioError):
                     raise
                 if self.promised_s and self.at_s >= self.promised_s:
                     continue  # all that was promised is there: what follows is no sound
-                self._damaged()
+                self._failed()
+
+    def _failed(self) -> None:
+        """A packet that is not whole; the last one of a bare stream is only where it was cut."""
+        if self.bare:
+            self.failed = True
+        else:
+            self._damaged()
 
     def _damaged(self) -> None:
         self.errors += 1
         self.asked.damaged(self.at_s)
         if self.errors > _MOST_ERRORS:
             raise AudioError(f"{self.asked.place} is damaged: next to nothing of it can be decoded")
+
+    def _array(self, frame: Any) -> Array:
+        """(n, C) float32 samples of one decoded frame; the integers of a 32-bit one are looked at."""
+        values = _frame_values(frame)
+        if values.dtype == np.int32:
+            self.peak = max(self.peak, int(values.max(initial=0)), -int(values.min(initial=0)))
+            self.used |= int(np.bitwise_or.reduce(values, axis=None))
+        return as_float(values)
+
+    def tell_narrow(self) -> None:
+        """Have 32-bit integers scaled up that hold 16-bit values, which would be heard as silence."""
+        scale = narrow_scale(self.peak, self.used, 32)
+        if scale > 256:  # 24-bit values in 32 bits may as well be a quiet recording
+            self.asked.found.scale = scale
+            self.asked.found.note("its 32-bit samples hold 16-bit values and are scaled up")
 
     def _look_at_time(self, frame: Any) -> None:
         if frame.time is None:
@@ -199,21 +257,36 @@ def _late_s(container: Any, track: Any) -> float:
     return late_s if late_s > TOLERANCE_S else 0.0
 
 
+def _start_s(track: Any) -> float:
+    return float((track.start_time or 0) * track.time_base)
+
+
 def _stated_length_s(container: Any, track: Any) -> float | None:
     """Length in seconds that a container states for one track, if it does."""
+    if container.format.name == "avi" and track.codec_context.name.startswith("adpcm"):
+        return None  # counts bytes where it should count blocks
     if track.duration:
         return float(track.duration * track.time_base)
+    end_s = 0.0  # both numbers of Matroska count from the picture's beginning
     if stated := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", track.metadata.get("DURATION", "")):
-        return int(stated[1]) * 3600 + int(stated[2]) * 60 + float(stated[3])
-    if container.duration and len(container.streams) == 1:
-        return float(container.duration / av.time_base)
-    return None
+        end_s = int(stated[1]) * 3600 + int(stated[2]) * 60 + float(stated[3])
+    elif container.duration and len(container.streams) == 1:
+        end_s = float(container.duration / av.time_base)
+    late_s = _start_s(track)
+    return end_s - late_s if end_s > late_s > TOLERANCE_S else end_s or None
 
 
-def _frame_array(frame: Any) -> Array:
-    """(n, C) float32 samples of one decoded frame, planar or packed."""
-    values = frame.to_ndarray()
-    return as_float(values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels))
+def _frame_values(frame: Any) -> Array:
+    """(n, C) samples of one decoded frame, planar or packed, in the codec's own type."""
+    channels = frame.layout.nb_channels
+    if frame.format.name in ("s64", "s64p"):  # PyAV makes no arrays of these
+        rows = [np.frombuffer(plane, np.int64) for plane in frame.planes]
+        planar = np.stack(rows)[:, : frame.samples]
+        return (
+            planar.T if frame.format.is_planar else rows[0][: frame.samples * channels].reshape(-1, channels)
+        )
+    values: Array = frame.to_ndarray()
+    return values.T if frame.format.is_planar else values.reshape(-1, channels)
 
 
 def bare_blocks(codec: str, packets: Iterator[tuple[float, bytes]], asked: Asked) -> Iterator[Any]:
@@ -222,7 +295,7 @@ def bare_blocks(codec: str, packets: Iterator[tuple[float, bytes]], asked: Asked
     for at_s, data in packets:
         try:
             for frame in decoder.decode(av.Packet(data)):
-                yield at_s, frame.sample_rate, _frame_array(frame)
+                yield at_s, frame.sample_rate, as_float(_frame_values(frame))
         except (av.error.FFmpegError, ValueError):
             asked.hole(
                 *(at_s, None, "cannot be decoded"),

@@ -18,7 +18,7 @@ from lalm.audio.account import Account
 from lalm.audio.asked import MAX_CHANNELS, Asked, AudioError, Findings
 from lalm.audio.blocks import BLOCK_FRAMES, Array, Blocks, as_float, larger, narrow_scale
 from lalm.audio.decoding import file_blocks
-from lalm.audio.mixing import SAMPLE_RATE, CancelledError, Mixed, mixed, set_right
+from lalm.audio.mixing import SAMPLE_RATE, SILENT, CancelledError, Mixed, mixed, set_right
 from lalm.audio.sources import is_data_url, opened, shortened
 from lalm.audio.windows import size_of
 
@@ -36,6 +36,7 @@ __all__ = [
     "seconds",
 ]
 
+_MOST_TRACKS = 16  # that are listened to for one with sound
 AUDIO_SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".m4a")  # what is looked for in a folder
 _NAMED_LIKE_RECORDINGS = (
     *AUDIO_SUFFIXES,
@@ -162,12 +163,30 @@ def seconds(audio: Array) -> float:
 
 
 def _recording(blocks_of: Callable[[Asked], Blocks], asked: Asked, name: str) -> Recording:
-    """Decode; where the mix of the channels would lose sound, once more for the loudest channel."""
+    """Decode; where the track that players take is silent throughout, the first one that is not."""
+    notes = tuple(asked.found.notes)
+    first = found = _track(blocks_of, asked, name)
+    silent: list[int] = []
+    while found.account.silent_fraction == 1 and asked.track is None and asked.is_all:
+        silent.append(found.account.track)
+        if len(silent) >= min(first.account.num_tracks, _MOST_TRACKS):
+            return first
+        again = Findings(notes=list(notes), silent_tracks=tuple(silent))
+        found = _track(blocks_of, replace(asked, found=again), name)
+    if not silent:
+        return first
+    told = f"track {silent[0]} is silent, so track {found.account.track} is heard; track= chooses another"
+    return Recording(found.audio, replace(found.account, notes=(told, *found.account.notes)))
+
+
+def _track(blocks_of: Callable[[Asked], Blocks], asked: Asked, name: str) -> Recording:
+    """Decode one track; where the mix of its channels would lose sound, once more for the loudest channel."""
+    before = replace(asked.found, notes=list(asked.found.notes))
     try:
         with closing(blocks_of(asked)) as blocks:
             clip = mixed(larger(blocks), asked, asked.channel)
     except CancelledError as lost:
-        asked = replace(asked, found=Findings())
+        asked = replace(asked, found=before)
         with closing(blocks_of(asked)) as blocks:
             clip = mixed(larger(blocks), asked, lost.channel)
         asked.found.note(
@@ -175,6 +194,8 @@ def _recording(blocks_of: Callable[[Asked], Blocks], asked: Asked, name: str) ->
             f"channel= chooses another"
         )
     audio = set_right(clip.audio, asked)
+    if asked.found.scale > 1:
+        clip.silent_fraction = float(np.count_nonzero(np.abs(audio) < SILENT)) / len(audio)
     return Recording(audio, _account(clip, audio, asked, name))
 
 
@@ -182,8 +203,6 @@ def _account(clip: Mixed, audio: Array, asked: Asked, name: str) -> Account:
     found = asked.found
     for hole in found.holes[:3] if asked.lenient else ():
         found.note(f"{hole.what} at {hole.at_s:.2f} s")
-    if found.num_tracks > 1 and clip.silent_fraction == 1:
-        found.note(f"track {found.track} is silent, and {found.num_tracks - 1} more were not heard")
     power = float(np.dot(audio, audio)) / len(audio)
     return Account(
         name=name,
@@ -228,11 +247,13 @@ def _array_blocks(array: Array, rate: int, asked: Asked) -> Blocks:
         )
     table = array[:, None] if array.ndim == 1 else array
     asked.found.container, asked.found.codec = "array", str(array.dtype)
+    asked.found.bits = 8 * array.dtype.itemsize if array.dtype.kind in "iu" else 0
     asked.check_stream(rate, table.shape[1])
     asked.check_length(len(table) / rate)
     scale = 1
     if array.dtype.kind == "i" and array.dtype.itemsize >= 4 and array.size:
-        scale = narrow_scale(max(int(array.max()), -int(array.min())), 8 * array.dtype.itemsize)
+        used = int(np.bitwise_or.reduce(array, axis=None))
+        scale = narrow_scale(max(int(array.max()), -int(array.min())), used, 8 * array.dtype.itemsize)
     if scale > 1:
         bits = 8 * array.dtype.itemsize - (scale.bit_length() - 1)
         asked.found.note(f"its {array.dtype} samples hold {bits}-bit values and are scaled up")

@@ -24,7 +24,9 @@ INTEGER_PEAK = 100.0  # floats that reach this far above 1 are integers
 _STEADY = 0.01  # a mean this far from 0 must not count as sound
 _LOUD_PEAK = 2.0
 _QUIET_PEAK = 2.0**-8
+_SPIKES = 1e-3  # of all samples: so few that are far too large are damage, and not how the sound was saved
 _OFFSET, _OFFSET_S = 0.1, 0.1  # a mean this far from 0, in clips at least this long
+_EDGE_S = 0.02
 
 
 class CancelledError(AudioError):
@@ -146,7 +148,9 @@ class Mixer:
             self._resampler = None if same else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
             self.rate, self.powers = rate, Powers(block.shape[1], rate)
         mono = self._mono(block)
-        if not np.isfinite(mono.sum()):
+        with np.errstate(all="ignore"):
+            total = mono.sum()
+        if not np.isfinite(total):
             block = self._without_bad(block)
             mono = self._mono(block)
         self.powers.add(block)
@@ -174,7 +178,8 @@ class Mixer:
             return np.ascontiguousarray(block[:, min(self.channel or 0, count - 1)])
         if count == 2:
             return (block[:, 0] + block[:, 1]) * np.float32(0.5)
-        mean: Array = block.mean(axis=1, dtype=np.float32)
+        with np.errstate(all="ignore"):
+            mean: Array = block.mean(axis=1, dtype=np.float32)
         return mean
 
     def _without_bad(self, block: Array) -> Array:
@@ -240,7 +245,19 @@ def set_right(audio: Array, asked: Asked) -> Array:
     ``audio``: (N,) float32, changed in place. What is odd and heard all the same is noted.
     """
     found: Findings = asked.found
+    if found.scale > 1:
+        audio *= np.float32(found.scale)
     peak = _peak(audio)
+    if peak > INTEGER_PEAK and (large := np.flatnonzero(np.abs(audio) > _LOUD_PEAK)).size < _SPIKES * len(
+        audio
+    ):
+        at_s = asked.offset_s + int(large[0]) / SAMPLE_RATE
+        asked.hole(
+            *(at_s, large.size / SAMPLE_RATE, "values far too large"),
+            f"is damaged: some values reach {peak:.0f}, where 1 is the loudest, first at {shown_s(at_s)} s",
+        )
+        np.clip(audio, -1, 1, out=audio)
+        peak = _peak(audio)
     if peak > INTEGER_PEAK:
         scale = next((2.0**bits for bits in (15, 23, 31) if peak <= 2.0**bits), 2.0 ** np.ceil(np.log2(peak)))
         if not asked.lenient:
@@ -254,13 +271,22 @@ def set_right(audio: Array, asked: Asked) -> Array:
     mean = float(audio.mean(dtype=np.float64))
     if abs(mean) > _OFFSET and len(audio) >= _OFFSET_S * SAMPLE_RATE:
         audio -= np.float32(mean)
-        peak = _peak(audio)
         found.note(f"a constant offset of {mean:.2f} was taken out")
+        edge = round(_EDGE_S * SAMPLE_RATE)
+        if _peak(audio[edge:-edge]) < _QUIET_PEAK / 16:  # what is left is the resampler's ringing
+            audio[:] = 0
+        peak = _peak(audio)
+    long = len(audio) >= _OFFSET_S * SAMPLE_RATE
+    loudest = peak if abs(mean) > _OFFSET or not long else max(audio.max() - mean, mean - audio.min())
     if peak < SILENT:
         found.note("it holds nothing but digital silence")
-    elif peak < _QUIET_PEAK:
-        below = -20 * np.log10(peak)
-        found.note(f"it is very quiet: its loudest sample lies {below:.0f} dB below full scale")
+    elif loudest < _QUIET_PEAK:
+        below = -20 * np.log10(max(loudest, SILENT / 2))
+        narrow = f", as if {found.bits - 8}-bit values stood in its {found.bits}-bit samples"
+        found.note(
+            f"it is very quiet: its loudest sample lies {below:.0f} dB below full scale"
+            f"{narrow if found.bits in (16, 24, 32) and loudest > _QUIET_PEAK / 16 else ''}"
+        )
     elif peak > _LOUD_PEAK:
         found.note(f"its values reach {peak:.1f}, where 1 is the loudest that a file of integers can hold")
     return audio

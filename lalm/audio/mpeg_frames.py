@@ -28,6 +28,7 @@ _AAC_RATES = (
 _ENCODERS = (b"LAME", b"Lavf", b"Lavc", b"GOGO")  # whose Xing frames hold delay and padding
 _CHAIN = 3  # frames in a row by which a stream is recognised
 _READ = 1 << 20
+_NO_COUNT = (0, 0xFFFF_FFFF)  # what encoders write that could not go back to the first frame
 
 
 class Head(NamedTuple):
@@ -174,7 +175,7 @@ def _add(found: Stream, data: _Bytes, place: int, head: Head) -> None:
 def _counts(frame: bytes, head: Head) -> tuple[int | None, int, int] | None:
     """(frames, delay, padding) of a Xing, Info or VBRI frame; None for a frame of sound."""
     if frame[36:40] == b"VBRI" and len(frame) >= 54:
-        return int.from_bytes(frame[50:54], "big"), 0, 0
+        return _count(frame[50:54]), 0, 0
     side = (32, 17) if head.version == 3 else (17, 9)
     for at in (4 + side[head.channels == 1], 6 + side[head.channels == 1]):
         if frame[at : at + 4] in (b"Xing", b"Info"):
@@ -182,12 +183,17 @@ def _counts(frame: bytes, head: Head) -> tuple[int | None, int, int] | None:
     else:
         return None
     flags = int.from_bytes(frame[at + 4 : at + 8], "big")
-    frames = int.from_bytes(frame[at + 8 : at + 12], "big") or None if flags & 1 else None
+    frames = _count(frame[at + 8 : at + 12]) if flags & 1 else None
     encoder = at + 8 + 4 * (flags & 1) + 2 * (flags & 2) + 25 * (flags & 4) + (flags & 8) // 2
     trim = frame[encoder + 21 : encoder + 24]
     if frame[encoder : encoder + 4] not in _ENCODERS or len(trim) < 3:
         return frames, 0, 0
     return frames, trim[0] << 4 | trim[1] >> 4, (trim[1] & 15) << 8 | trim[2]
+
+
+def _count(field: bytes) -> int | None:
+    count = int.from_bytes(field, "big")
+    return None if count in _NO_COUNT else count
 
 
 def _behind(data: _Bytes, place: int, found: Stream) -> int | None:

@@ -11,6 +11,7 @@ LARGEST_PAGE = 65_307
 _READ = 1 << 20
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _NO_GRANULE = (1 << 64) - 1
+_LONGEST_PAGE_S = 40  # 255 packets of Opus at 120 ms are 31 s
 _SOUNDS = {"vorbis", "opus", "flac", "speex"}
 
 
@@ -42,6 +43,7 @@ class Stream:
     granule: int = 0
     highest: int = 0
     ended: bool = False
+    goes_on: bool = False  # behind its end mark
     damage: list[tuple[int, str]] = field(default_factory=list)
 
     def seconds(self, granule: int) -> float:
@@ -93,16 +95,18 @@ def _count(link: Link, page: Page) -> None:
     if page.first or stream is None:
         link.streams[page.serial] = stream = _opened(page)
     elif page.number != stream.number + 1:
-        if page.number > stream.number:
-            stream.damage.append((stream.granule, "a page is missing"))
+        what = "a page is missing" if page.number > stream.number else "a page comes again or late"
+        stream.damage.append((stream.granule, what))
     elif not page.whole:
         stream.damage.append((stream.granule, "a page's checksum is wrong"))
     stream.number = page.number
     stream.pages += 1
+    stream.goes_on |= stream.ended
     stream.ended |= page.last
     if page.granule is not None and page.whole:
         if stream.start is None and page.granule > 0:
-            stream.start = 0
+            # A recording of a running broadcast begins at whatever its clock says.
+            stream.start = 0 if page.granule <= _LONGEST_PAGE_S * stream.rate else page.granule
         stream.granule = page.granule
         stream.highest = max(stream.highest, page.granule)
 

@@ -14,7 +14,7 @@ from lalm.audio.windows import read_at, size_of
 
 STREAMED_SIZE = 0x7FFF_0000  # data sizes above are what programs write to a pipe: length not known yet
 _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of W64's chunk names, but for its first
-_COMPRESSED = {0x50, 0x55}  # MPEG audio in a WAV
+_PLAIN_AIFC = (b"", b"NONE", b"twos", b"sowt", b"fl32", b"FL32", b"fl64")  # whose frames are samples
 
 
 class Form(NamedTuple):
@@ -68,7 +68,7 @@ class Layout:
     fault: str = ""
     bare: bool = False
     ds64: int | None = None  # where an RF64's long sizes lie
-    samples: int | None = None  # what a fact chunk says of compressed data
+    frames: int | None = None  # what AIFF's COMM chunk counts
 
 
 def layout(file: BinaryIO) -> Layout | None:
@@ -188,7 +188,8 @@ def _describe(file: BinaryIO, form: Form, found: Layout, about: list[Chunk]) -> 
             tag, channels, rate, per_s = struct.unpack("<HHII", body[:12])
             found.format_tag, found.channels, found.rate, found.bytes_per_s = tag, channels, rate, per_s
         elif form is _AIFF and chunk.name == b"COMM" and len(body) >= 18:
-            found.channels, _, bits = struct.unpack(">HIH", body[:8])
+            found.channels, frames, bits = struct.unpack(">HIH", body[:8])
+            found.frames = frames if body[18:22] in _PLAIN_AIFC else None
             exponent, mantissa = struct.unpack(">HQ", body[8:18])
             found.rate = round(mantissa * 2.0 ** (exponent - 16_383 - 63)) if exponent < 16_500 else 0
             found.bytes_per_s = found.rate * found.channels * -(-bits // 8)
@@ -196,8 +197,6 @@ def _describe(file: BinaryIO, form: Form, found: Layout, about: list[Chunk]) -> 
             rate, _, _, packet, frames, channels, _ = struct.unpack(">dIIIIII", body[:32])
             found.rate, found.channels = round(rate) if 0 <= rate < 1e9 else 0, channels
             found.bytes_per_s = rate * packet / frames if frames else 0.0
-        elif form is _WAV and chunk.name == b"fact" and len(body) >= 4:
-            found.samples = struct.unpack("<I", body[:4])[0]
 
 
 def _look_behind(file: BinaryIO, form: Form, found: Layout, size: int) -> None:

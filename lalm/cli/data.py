@@ -1,16 +1,20 @@
 """``lalm data``: what is wrong with a manifest, what it holds, and what the loss learns from it."""
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from lalm.cli.options import Json, Model
 
 if TYPE_CHECKING:
-    from lalm.data.validate import ManifestReport
+    from lalm.data.validate import ManifestReport, RowReport
 
+MOST_REMARKS = 20  # that are printed
 app = typer.Typer(help="Manifests: check them, count them, look at them.", no_args_is_help=True)
 
 Source = Annotated[
@@ -28,22 +32,37 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Processes (default: al
 def validate(
     source: Source,
     out: Annotated[Path | None, typer.Option(help="Manifest to write with the good lines.")] = None,
+    accounts: Annotated[
+        Path | None, typer.Option(help="JSONL to write with the account of every recording.")
+    ] = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> int:
-    """Check every line, decode every recording, name each bad line; exit code 1 when there is one."""
+    """Check every line, decode every recording, name each bad line; exit code 1 when there is one.
+
+    Recordings that are heard but odd (damaged and lenient, silent, longer than their header says) are told
+    on standard error.
+    """
     from lalm.data.readers import open_samples
     from lalm.data.sample import write_manifest
 
     if out is not None and source.is_file() and out.resolve() == source.resolve():
         raise ValueError(f"--out is the manifest itself, '{source}'; name another file")
-    found = _validate(source, decode=True, workers=workers, what="decoding")
+    if accounts is not None and not accounts.parent.is_dir():
+        raise ValueError(f"there is no folder '{accounts.parent}' to write '{accounts.name}' to")
+    with accounts.open("w", encoding="utf-8") if accounts else nullcontext() as log:
+        found = _validate(source, decode=True, workers=workers, what="decoding", log=log)
     if out is not None:
         samples = open_samples(source)
         write_manifest(out, (samples[number] for number in found.good))
     if as_json:
-        print(json.dumps({"good": len(found.good), "bad": found.faults, "hours": round(found.hours, 4)}))
+        told = {"good": len(found.good), "bad": found.faults, "hours": round(found.hours, 4)}
+        print(json.dumps(told | {"remarks": found.remarks, "audio": found.tally.to_json()}))
     else:
+        for remark in found.remarks[:MOST_REMARKS]:
+            print("lalm:", remark, file=sys.stderr)
+        if more := found.remarks[MOST_REMARKS:]:
+            print(f"lalm: and {len(more)} remarks more: --accounts FILE.jsonl has all", file=sys.stderr)
         for fault in found.faults:
             print(fault)
         wrote = f"; the good ones are in {out}" if out is not None else ""
@@ -156,9 +175,20 @@ def preview(
         console.print(show_example(batch, processor.tokenizer, processor.audio_token_id), soft_wrap=True)
 
 
-def _validate(path: Path, *, decode: bool, workers: int | None, what: str) -> "ManifestReport":
+def _validate(
+    path: Path, *, decode: bool, workers: int | None, what: str, log: TextIO | None = None
+) -> "ManifestReport":
     from lalm.cli.opening import progress_bar
     from lalm.data.validate import validate_manifest
 
     with progress_bar(what, bar=True, transient=True) as progress:
-        return validate_manifest(path, decode=decode, workers=workers, progress=progress)
+        heard = None if log is None else lambda row: log.writelines(_account_lines(row))
+        return validate_manifest(path, decode=decode, workers=workers, progress=progress, heard=heard)
+
+
+def _account_lines(row: "RowReport") -> Iterator[str]:
+    """A line for each recording of a row, and one for a row that is bad."""
+    if row.fault:
+        yield json.dumps({"place": row.place, "error": row.fault}, ensure_ascii=False) + "\n"
+    for account in row.accounts:
+        yield json.dumps({"place": row.place, **account.to_json()}, ensure_ascii=False) + "\n"

@@ -318,6 +318,7 @@ def _print(card: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from lalm.audio.account import Tally
     from lalm.evaluate.page import shown_number
 
     table = Table(box=None, pad_edge=False)
@@ -341,6 +342,8 @@ def _print(card: dict[str, Any]) -> None:
             notes.append(f"{name}: {entry['cut_off']} answers were cut off at {limit} tokens")
         if entry.get("repeating"):
             notes.append(f"{name}: {entry['repeating']} answers repeated themselves and were ended there")
+        if told := Tally(**entry.get("audio", {})).sentence:
+            notes.append(f"{name}: {told}; predictions.jsonl holds their accounts")
         if entry["missing"]:
             notes.append(f"{name}: {entry['missing']} items left out because their audio is missing")
     Console().print(table)

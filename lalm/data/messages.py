@@ -22,9 +22,10 @@ import soundfile
 from lalm.audio.load import SAMPLE_RATE, AudioSource, Recording, read_recording
 from lalm.errors import LalmError
 
+CHOICES = ("channel", "track", "lenient")  # what of a recording is heard; see AudioPart
 _PART_KEYS = {
     "text": ("type", "text"),
-    "audio": ("type", "audio", "offset_s", "duration_s", "channel", "track", "lenient"),
+    "audio": ("type", "audio", "offset_s", "duration_s", *CHOICES),
     "image": ("type", "image"),
     "video": ("type", "video"),
 }
@@ -83,13 +84,14 @@ def message_text(message: Message) -> str:
     return "\n".join(part["text"] for part in content if part["type"] == "text")
 
 
-def part_recording(part: AudioPart) -> Recording:
-    """Decode what an audio part asks for. Raises AudioError naming the source."""
+def part_recording(part: AudioPart, max_s: float | None = None) -> Recording:
+    """Decode what an audio part asks for. Raises AudioError naming the source, also one over ``max_s``."""
     recording = read_recording(
         part["audio"],
         rate=part.get("rate"),
         offset_s=part.get("offset_s", 0.0),
         duration_s=part.get("duration_s"),
+        max_s=max_s,
         channel=part.get("channel"),
         track=part.get("track"),
         lenient=part.get("lenient", False),
@@ -100,9 +102,8 @@ def part_recording(part: AudioPart) -> Recording:
 
 def part_choice(part: AudioPart) -> str:
     """What of its recording a part chooses, as text that is the same for the same choice only."""
-    others = "".join(
-        f"-{name}={part[name]}" for name in ("channel", "track", "lenient") if part.get(name) is not None
-    )
+    chosen = {name: value for name, value in part.items() if name in CHOICES and value is not None}
+    others = "".join(f"-{name}={chosen[name]}" for name in CHOICES if name in chosen)
     return f"{part.get('offset_s', 0.0)}-{part.get('duration_s')}{others}"
 
 
@@ -136,13 +137,17 @@ def _part_from_json(obj: object, where: str, folder: Path | None) -> Part:
     for name in ("offset_s", "duration_s"):
         if name in part:
             part[name] = json_seconds(part[name], f"{where} {name}")
+    _check_choices(part, where)
+    return part
+
+
+def _check_choices(given: dict[str, Any], where: str) -> None:
     for name in ("channel", "track"):
-        number = part.get(name, 0)
+        number = given.get(name, 0)
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise SampleError(f"{where} {name} must be a whole number from 0 on, not {json.dumps(number)}")
-    if not isinstance(part.get("lenient", False), bool):
-        raise SampleError(f"{where} lenient must be true or false, not {json_kind(part['lenient'])}")
-    return part
+    if not isinstance(given.get("lenient", False), bool):
+        raise SampleError(f"{where} lenient must be true or false, not {json_kind(given['lenient'])}")
 
 
 def json_object(
@@ -261,18 +266,30 @@ def _part_from_openai(obj: object, where: str, images: bool) -> Part:
         json_object(part, where, ["type", "text"], ["text"])
         return {"type": "text", "text": json_text(part["text"], f"{where} text")}
     if kind == "input_audio":
-        audio = json_object(part.get(kind), f"{where} input_audio", ["data", "format"], ["data"])
-        return {"type": "audio", "audio": _base64_bytes(audio["data"], f"{where} input_audio.data")}
+        audio = json_object(part.get(kind), f"{where} input_audio", ["data", "format", *CHOICES], ["data"])
+        data = _base64_bytes(audio["data"], f"{where} input_audio.data")
+        return _chosen({"type": "audio", "audio": data}, audio, f"{where} input_audio")
     if kind == "image_url" and not images:
         raise SampleError(f"{where} is an image, and this model takes audio and text only")
     if kind in ("audio_url", "image_url"):
         told = part.get(kind)
-        url = told if isinstance(told, str) else json_object(told, f"{where} {kind}").get("url")
+        known = ["url", *CHOICES] if kind == "audio_url" else None
+        given = {"url": told} if isinstance(told, str) else json_object(told, f"{where} {kind}", known)
+        url = given.get("url")
         url = json_text(url, f"{where} {kind}.url")
         if url[:5].lower() != "data:":
             raise SampleError(f"{where} {kind}.url must be a data: URL, since addresses are not fetched")
-        return {"type": "audio", "audio": url} if kind == "audio_url" else {"type": "image", "image": url}
+        if kind == "image_url":
+            return {"type": "image", "image": url}
+        return _chosen({"type": "audio", "audio": url}, given, f"{where} audio_url")
     raise SampleError(f"{where} has the type {kind!r}; types are text, input_audio, audio_url and image_url")
+
+
+def _chosen(part: AudioPart, given: dict[str, Any], where: str) -> Part:
+    """The part with what of its recording is to be heard; null is as good as nothing."""
+    told: Any = {name: given[name] for name in CHOICES if given.get(name) is not None}
+    _check_choices(told, where)
+    return {**part, **told}
 
 
 def _base64_bytes(value: object, where: str) -> bytes:

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lalm.audio.load import SAMPLE_RATE, audio_name
+from lalm.audio.account import Account, Tally
+from lalm.audio.load import SAMPLE_RATE, Recording, audio_name
 from lalm.data.messages import part_recording
 from lalm.data.mixture import audio_seconds, text_tokens
 from lalm.data.readers import Samples, open_samples
@@ -37,11 +38,15 @@ class RowReport(NamedTuple):
     tokens: float = 0.0
     language: str = ""
     task: str = ""
+    accounts: tuple[Account, ...] = ()
 
 
 @dataclass
 class ManifestReport:
-    """The findings about a manifest: sums over its good rows, the faults, and which rows are good."""
+    """The findings about a manifest: sums over its good rows, the faults, and which rows are good.
+
+    ``remarks`` are sentences about recordings that are heard but odd; ``tally`` counts all that were decoded.
+    """
 
     seconds: list[float] = field(default_factory=list)
     tokens: float = 0.0
@@ -49,6 +54,8 @@ class ManifestReport:
     tasks: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     good: list[int] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
 
     def add(self, number: int, line: RowReport) -> None:
         """Count one row."""
@@ -61,6 +68,10 @@ class ManifestReport:
         self.tokens += line.tokens
         self.languages[line.language or "not said"] += 1
         self.tasks[line.task or "not said"] += 1
+        for account in line.accounts:
+            self.tally.add(account.to_json())
+            if account.sentence:
+                self.remarks.append(f"{line.place}: {account.sentence}")
 
     @property
     def hours(self) -> float:
@@ -68,17 +79,25 @@ class ManifestReport:
 
 
 def validate_manifest(
-    path: str | Path, *, decode: bool, workers: int | None = None, progress: Progress | None = None
+    path: str | Path,
+    *,
+    decode: bool,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    heard: Callable[[RowReport], None] | None = None,
 ) -> ManifestReport:
     """Check every row of the data at ``path``; with ``decode`` every recording is decoded completely.
 
-    Rows are checked by ``workers`` processes (all CPUs), and counted in their order.
+    Rows are checked by ``workers`` processes (all CPUs), and counted in their order; ``heard`` gets each
+    with the accounts of its recordings.
     """
     total = len(open_samples(path))
     workers = min(workers or os.cpu_count() or 1, -(-total // CHUNK_ROWS) or 1)
     found = ManifestReport()
     for number, line in enumerate(_row_reports(str(path), total, decode, workers)):
         found.add(number, line)
+        if heard:
+            heard(line)
         if progress:
             progress(number + 1, total)
     return found
@@ -111,11 +130,12 @@ def _check_row(samples: Samples, number: int, decode: bool) -> RowReport:
     try:
         sample = samples[number]
         fault = _label_fault(sample)
-        seconds = sum(_seconds(part, decode) for part in sample.audios)
+        recordings = [_decoded(part) for part in sample.audios] if decode else []
+        seconds = sum(r.account.decoded_s for r in recordings) or sum(map(audio_seconds, sample.audios))
     except (ValueError, OSError) as error:
         return RowReport(place, str(error))
-    language = sample.origin.get("language", "")
-    return RowReport(place, fault, seconds, text_tokens(sample), language, sample.task)
+    language, accounts = sample.origin.get("language", ""), tuple(r.account for r in recordings)
+    return RowReport(place, fault, seconds, text_tokens(sample), language, sample.task, accounts)
 
 
 def _label_fault(sample: Sample) -> str:
@@ -129,10 +149,8 @@ def _label_fault(sample: Sample) -> str:
     return ""
 
 
-def _seconds(part: AudioPart, decode: bool) -> float:
-    """Seconds of an audio part; decoded, they are checked against the duration it asks for."""
-    if not decode:
-        return audio_seconds(part)
+def _decoded(part: AudioPart) -> Recording:
+    """An audio part, checked against the duration it asks for."""
     wanted_s = part.get("duration_s")
     recording = part_recording(part)
     seconds, name = len(recording.audio) / SAMPLE_RATE, audio_name(part["audio"])
@@ -140,7 +158,7 @@ def _seconds(part: AudioPart, decode: bool) -> float:
         raise ValueError(f"{name}: {seconds:.3f} s is too short to hear anything")
     if wanted_s is not None and seconds < wanted_s - MISSING_S:
         raise ValueError(f"{name}: {wanted_s:g} s asked for, but only {seconds:.2f} s are there")
-    return seconds
+    return recording
 
 
 def histogram(seconds: list[float], bins: int = 20) -> tuple[np.ndarray, np.ndarray]:

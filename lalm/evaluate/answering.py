@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from lalm.audio.load import SAMPLE_RATE
 from lalm.data.messages import message_to_openai, part_recording
 from lalm.data.sample import Sample
 from lalm.evaluate.perplexity import answer_nll
@@ -27,13 +26,14 @@ CHUNK = 64  # answers between two writes
 class Said:
     """One answer; seconds of each recording given, and heard where that is known. ``likelihood``: nats that
     the known answer costs the model, and its tokens, where that was asked for. ``finish_reason``: why it
-    ended ("stop", "length", "repetition"), where that is known."""
+    ended ("stop", "length", "repetition"), where that is known. ``accounts``: of each recording, as JSON."""
 
     text: str
     given_s: tuple[float, ...] = ()
     heard_s: tuple[float, ...] | None = None
     likelihood: tuple[float, int] | None = None
     finish_reason: str = ""
+    accounts: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Endpoint:
             sampling,
             lambda number, reply: arrived(number, _completed(reply, given[number])),
         )
-        return [_completed(reply, seconds) for seconds, reply in zip(given, done, strict=True)]
+        return [_completed(reply, accounts) for accounts, reply in zip(given, done, strict=True)]
 
 
 class Recorded:
@@ -174,8 +174,7 @@ class Recorded:
             task, control = row.get("task", ""), row.get("control", "audio")
             if not isinstance(row.get("id"), str) or not isinstance(row.get("text"), str):
                 raise ValueError(f"{place}: an answer needs an id and a text, both strings")
-            given, heard = tuple(row.get("given_s") or ()), _maybe(row.get("heard_s"))
-            said = Said(row["text"], given, heard, likelihood_of(row), str(row.get("finish_reason") or ""))
+            said = _said_of(row)
             self._said[str(task), str(control), row["id"]] = said
 
     def answer(self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding) -> list[Said]:
@@ -280,14 +279,21 @@ def _read(folder: Path) -> dict[Key, Said]:
     for log in sorted(folder.glob("predictions*.jsonl")):
         for _, row in rows_of(log):
             key = Key(str(row.get("task")), str(row.get("control")), str(row.get("id")))
-            given, heard = tuple(row.get("given_s") or ()), _maybe(row.get("heard_s"))
-            ended = str(row.get("finish_reason") or "")
-            said[key] = Said(str(row.get("text")), given, heard, likelihood_of(row), ended)
+            said[key] = _said_of(row)
     return said
 
 
-def _completed(reply: Completion, seconds: tuple[float, ...]) -> Said:
-    return Said(reply.text, seconds, finish_reason="length" if reply.truncated else "stop")
+def _said_of(row: dict[str, Any]) -> Said:
+    """The answer in a log's row."""
+    given, heard = tuple(row.get("given_s") or ()), _maybe(row.get("heard_s"))
+    ended, accounts = str(row.get("finish_reason") or ""), tuple(row.get("accounts") or ())
+    return Said(str(row.get("text")), given, heard, likelihood_of(row), ended, accounts)
+
+
+def _completed(reply: Completion, accounts: tuple[dict[str, Any], ...]) -> Said:
+    seconds = tuple(account["decoded_s"] for account in accounts)
+    ended = "length" if reply.truncated else "stop"
+    return Said(reply.text, seconds, finish_reason=ended, accounts=accounts)
 
 
 def likelihood_of(row: dict[str, Any]) -> tuple[float, int] | None:
@@ -303,6 +309,7 @@ def _said(replies: Sequence[Reply]) -> list[Said]:
             tuple(round(heard.seconds_given, 3) for heard in reply.heard),
             tuple(round(heard.seconds_heard, 3) for heard in reply.heard),
             finish_reason=reply.finish_reason,
+            accounts=tuple(heard.account.to_json() for heard in reply.heard if heard.account),
         )
         for reply in replies
     ]
@@ -323,11 +330,5 @@ def _plain(message: Any) -> Any:
     return {**message, "content": parts}
 
 
-def _given(sample: Sample) -> tuple[float, ...]:
-    return tuple(
-        round(
-            len(part_recording(part).audio) / SAMPLE_RATE,
-            3,
-        )
-        for part in sample.audios
-    )
+def _given(sample: Sample) -> tuple[dict[str, Any], ...]:
+    return tuple(part_recording(part).account.to_json() for part in sample.audios)

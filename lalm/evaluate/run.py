@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lalm.audio.account import Tally
 from lalm.data.sample import Sample, ask
 from lalm.errors import LalmError
 from lalm.evaluate import card as cards
@@ -200,6 +201,10 @@ def _finish(
         for key, reason in (("cut_off", "length"), ("repeating", "repetition")):
             if count := sum(s.finish_reason == reason for s in own):
                 entry[key] = count
+        tally = Tally()
+        for account in (account for s in own for account in s.accounts):
+            tally.add(account)
+        entry["audio"] = tally.to_json()
         heard = [s.heard_s for s in own]
         known = [h for h in heard if h is not None]
         entry["seconds_heard"] = round(sum(map(sum, known)), 1) if len(known) == len(heard) else None
@@ -248,6 +253,8 @@ def _write_rows(
             row |= {"origin": answer.sample.origin, "events": answer.sample.events}
             if row["likelihood"] is None:
                 del row["likelihood"]
+            if not row["accounts"]:
+                del row["accounts"]
             if answer.judged is not None:
                 row["judged"] = answer.judged
             if answer.tried is not None:

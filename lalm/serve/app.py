@@ -33,7 +33,7 @@ from lalm.serve.realtime import SessionManager
 from lalm.serve.request_fields import check_fields
 from lalm.serve.responses import ResponsesRequest, respond
 from lalm.serve.settings import Settings
-from lalm.serve.speech_form import SpeechForm
+from lalm.serve.speech_form import CHANNEL, LENIENT, TRACK, SpeechForm, audio_part
 from lalm.serve.transcriptions import Task, Transcript, formatted
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -122,11 +122,15 @@ def _add_routes(app: FastAPI, models: ModelPool) -> None:
         file: Annotated[UploadFile, File(description="A recording of any common format.")],
         sound: Annotated[list[SoundName], Form(min_length=1, max_length=8, description="What to look for.")],
         model: Annotated[str | None, Form()] = None,
+        channel: Annotated[int | None, Form(ge=0, description=CHANNEL)] = None,
+        track: Annotated[int | None, Form(ge=0, description=TRACK)] = None,
+        lenient: Annotated[bool, Form(description=LENIENT)] = False,
     ) -> Detections:
         """When sounds occur in a recording, as the model writes the times; an addition to OpenAI's API."""
         check_fields("/v1/audio/detections", await request.form())
         async_engine = await models.get(model)
-        [clip] = await async_engine.load_clips([await file.read()])
+        part = audio_part(await file.read(), channel, track, lenient)
+        [clip] = await async_engine.load_clips([part])
         return await cancel_on_disconnect(request, detect(async_engine, clip, sound))
 
 
@@ -222,7 +226,7 @@ def _add_transcriptions(app: FastAPI, models: ModelPool, path: str, task: Task) 
         """Speech as text; verbose_json, srt and vtt have one timed segment for each stretch of speech."""
         wishes = await form.read(task)
         async_engine = await models.get(form.model)
-        [clip] = await async_engine.load_clips([await file.read()])
+        [clip] = await async_engine.load_clips([form.part(await file.read())])
         transcript = Transcript(async_engine, clip, wishes)
         pieces = transcript.pieces()
         if wishes.stream:

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import anyio
 from starlette.requests import Request
 
-from lalm.audio.load import AudioError, AudioSource, read_recording
+from lalm.audio.load import AudioError
 from lalm.data.audio_inputs import Clip
+from lalm.data.messages import AudioPart, part_recording
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.inference.engine import Engine, Options
@@ -92,16 +93,16 @@ class AsyncEngine:
         self._grammars = GrammarCompiler(engine)
         self._threads: anyio.CapacityLimiter | None = None
 
-    async def load_clips(self, sources: Sequence[AudioSource]) -> list[Clip]:
+    async def load_clips(self, parts: Sequence[AudioPart]) -> list[Clip]:
         """Decode recordings up to the allowed total length. Raises AudioError naming the recording."""
-        if len(sources) > self.settings.clips:
-            raise AudioError(f"{len(sources)} recordings are too many: the limit is {self.settings.clips}")
+        if len(parts) > self.settings.clips:
+            raise AudioError(f"{len(parts)} recordings are too many: the limit is {self.settings.clips}")
         clips: list[Clip] = []
-        for number, source in enumerate(sources, 1):
+        for number, part in enumerate(parts, 1):
             left_s = self.settings.audio_s - sum(clip.seconds for clip in clips)
             if left_s <= 0:
                 raise AudioError(f"the recordings are longer than {self.settings.audio_s:g} s together")
-            clip = await self.in_thread(_decode, source, number, left_s)
+            clip = await self.in_thread(_decode, part, number, left_s)
             clips.append(clip)
         self.metrics.count_audio(sum(clip.seconds for clip in clips))
         return clips
@@ -207,9 +208,9 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
         await asyncio.gather(task, watcher, return_exceptions=True)
 
 
-def _decode(source: AudioSource, number: int, limit_s: float) -> Clip:
+def _decode(part: AudioPart, number: int, limit_s: float) -> Clip:
     try:
-        recording = read_recording(source, max_s=limit_s)
+        recording = part_recording(part, max_s=limit_s)
         name = f"audio {number}"
         return Clip(name, recording.audio, replace(recording.account, name=name))
     except AudioError as error:

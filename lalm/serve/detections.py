@@ -1,6 +1,7 @@
 """``/v1/audio/detections``: when sounds occur in a recording, as time spans."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -27,10 +28,11 @@ class Sound(BaseModel):
 
 
 class Detections(BaseModel):
-    """The recording's length in seconds, and each sound that was asked for."""
+    """The recording's length in seconds, each sound that was asked for, and the account of the recording."""
 
     seconds: float
     sounds: list[Sound]
+    heard: list[dict[str, Any]]
 
 
 async def detect(async_engine: AsyncEngine, clip: Clip, sounds: Sequence[str]) -> Detections:
@@ -49,6 +51,7 @@ async def detect(async_engine: AsyncEngine, clip: Clip, sounds: Sequence[str]) -
     found = [read(sound, text, clip.seconds) for sound, text in zip(sounds, said, strict=True)]
     return Detections(
         seconds=round(clip.seconds, 3),
+        heard=async_engine.audio_heard([clip]),
         sounds=[
             Sound(
                 sound=one.sound,

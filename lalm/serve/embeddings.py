@@ -64,4 +64,5 @@ async def embed(async_engine: AsyncEngine, asked: EmbeddingRequest) -> dict[str,
         data.append({"object": "embedding", "index": number, "embedding": written})
     read = sum(len(one) for one in frames)
     usage = {"prompt_tokens": read, "total_tokens": read}
-    return {"object": "list", "data": data, "model": async_engine.engine.name, "usage": usage}
+    told = {"object": "list", "data": data, "model": async_engine.engine.name, "usage": usage}
+    return {**told, "lalm": {"heard": async_engine.audio_heard(clips)}}

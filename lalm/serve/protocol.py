@@ -11,8 +11,16 @@ from lalm.serve.tools import Choice, Tool, ToolUse
 DEFAULT_NEW_TOKENS = 256
 
 
+_CHOICES: dict[str, Any] = {
+    "channel": {"type": "integer", "minimum": 0, "description": "Hear this channel alone, from 0"},
+    "track": {"type": "integer", "minimum": 0, "description": "Hear this audio track, from 0"},
+    "lenient": {"type": "boolean", "description": "Hear what can be heard of a damaged recording"},
+}
+
+
 def _shown(kind: str, **fields: Any) -> dict[str, Any]:
-    inner = {"type": "object", "properties": fields, "required": [*fields][:1]}
+    others = _CHOICES if "audio" in kind else {}
+    inner = {"type": "object", "properties": {**fields, **others}, "required": [*fields][:1]}
     one: Any = {"type": {"const": kind}, kind: fields.get(kind, inner)}
     return {"type": "object", "properties": one, "required": [*one], "additionalProperties": False}
 

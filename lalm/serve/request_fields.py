@@ -95,6 +95,7 @@ _REASONING: Fields = {
     **_harmless("the models here do not reason before they answer", "include_reasoning"),
 }
 _OURS = _honoured("lora_scale")
+_HEARD = _honoured("channel track lenient")  # in a conversation they stand in input_audio and audio_url
 
 _DRAWING = _honoured("top_k min_p repetition_penalty no_repeat_ngram_size min_tokens")
 
@@ -125,6 +126,7 @@ CHAT: Fields = {
 SPEECH: Fields = {
     **_honoured("file model language prompt response_format temperature seed top_p stream"),
     **_honoured("max_completion_tokens chunking_strategy include"),
+    **_HEARD,
     **_refused("the model tells no times of words", "timestamp_granularities", "segment"),
     **_refused("write it into prompt", "hotwords keywords"),
     **_refused("name one language with language", "languages"),
@@ -228,7 +230,7 @@ RESPONSE: Fields = {
     **{name: SESSION[name] for name in ("tools", "tool_choice", "parallel_tool_calls", "prompt")},
     **{name: SESSION[name] for name in ("reasoning", "modalities", "max_response_output_tokens")},
 }
-DETECTIONS: Fields = _honoured("file model sound")
+DETECTIONS: Fields = {**_honoured("file model sound"), **_HEARD}
 
 TABLE: dict[str, Fields] = {
     "/v1/chat/completions": CHAT,

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Form, Request
 from pydantic import ValidationError
 
+from lalm.data.messages import AudioPart
 from lalm.serve.error_responses import first_error
 from lalm.serve.request_fields import FieldRefused, check_fields
 from lalm.serve.transcriptions import NEW_TOKENS, Task, VadOptions, Wishes
@@ -13,6 +14,21 @@ from lalm.serve.transcriptions import Form as TextForm
 
 _Names = Literal["logprobs"]
 _Times = Literal["word", "segment"]
+
+
+CHANNEL = "Hear this channel alone, from 0 (else the mix)"
+TRACK = "Hear this audio track of a video, from 0 (else the default track)"
+LENIENT = "Hear what can be heard of a damaged recording instead of refusing it"
+
+
+def audio_part(audio: bytes, channel: int | None, track: int | None, lenient: bool) -> AudioPart:
+    """An uploaded recording, and what of it is to be heard."""
+    part: AudioPart = {"type": "audio", "audio": audio, "lenient": lenient}
+    if channel is not None:
+        part["channel"] = channel
+    if track is not None:
+        part["track"] = track
+    return part
 
 
 class SpeechForm:
@@ -35,7 +51,11 @@ class SpeechForm:
             list[_Times] | None, Form(alias="timestamp_granularities[]")
         ] = None,
         chunking_strategy: Annotated[str, Form(description="auto, or server_vad as JSON")] = "",
+        channel: Annotated[int | None, Form(ge=0, description=CHANNEL)] = None,
+        track: Annotated[int | None, Form(ge=0, description=TRACK)] = None,
+        lenient: Annotated[bool, Form(description=LENIENT)] = False,
     ) -> None:
+        self._choice = (channel, track, lenient)
         self.request = request
         self.model = model
         self.granularities = timestamp_granularities
@@ -45,6 +65,10 @@ class SpeechForm:
             **{"temperature": temperature, "top_p": top_p, "seed": seed},
             **{"max_tokens": max_completion_tokens, "logprobs": bool(include)},
         }
+
+    def part(self, audio: bytes) -> AudioPart:
+        """The recording as it is to be heard."""
+        return audio_part(audio, *self._choice)
 
     async def read(self, task: Task) -> Wishes:
         """What is asked for. Raises ValueError for what would have to be ignored."""

@@ -40,7 +40,9 @@ async def fetch_audio_urls(
                 if url is not None:
                     data = await fetch(url, left, client)
                     left -= len(data)
-                    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode()}}
+                    others = {name: part["audio_url"][name] for name in part["audio_url"] if name != "url"}
+                    audio = {"data": base64.b64encode(data).decode(), **others}
+                    part = {"type": "input_audio", "input_audio": audio}
                 parts.append(part)
             message = {**message, "content": parts}
         changed.append(message)
