@@ -24,6 +24,7 @@ from lalm.audio.windows import size_of
 
 __all__ = [
     "AUDIO_SUFFIXES",
+    "RECORDING_SUFFIXES",
     "SAMPLE_RATE",
     "Account",
     "AudioError",
@@ -38,10 +39,39 @@ __all__ = [
 
 _MOST_TRACKS = 16  # that are listened to for one with sound
 AUDIO_SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".m4a")  # what is looked for in a folder
-_NAMED_LIKE_RECORDINGS = (
+RECORDING_SUFFIXES = (  # how recordings are named, videos included
     *AUDIO_SUFFIXES,
-    *(".aac", ".ac3", ".aif", ".aiff", ".amr", ".au", ".caf", ".m4b", ".mka", ".mp2", ".mp4", ".mkv", ".mov"),
-    *(".oga", ".sph", ".w64", ".wave", ".webm", ".wma"),
+    *(
+        ".3gp",
+        ".aac",
+        ".ac3",
+        ".aif",
+        ".aifc",
+        ".aiff",
+        ".amr",
+        ".au",
+        ".avi",
+        ".caf",
+        ".flv",
+        ".m4b",
+        ".mka",
+    ),
+    *(
+        ".mp2",
+        ".mp4",
+        ".mkv",
+        ".mov",
+        ".oga",
+        ".rf64",
+        ".sph",
+        ".spx",
+        ".tta",
+        ".voc",
+        ".w64",
+        ".wave",
+        ".webm",
+    ),
+    *(".wma", ".wv"),
 )
 
 
@@ -153,7 +183,7 @@ def is_recording(word: str) -> bool:
         return False
     if any(character.isspace() for character in word):
         return False
-    named = word.lower().endswith(_NAMED_LIKE_RECORDINGS)
+    named = word.lower().endswith(RECORDING_SUFFIXES)
     return named or word.startswith(("/", "./", "../", "~/"))
 
 

@@ -24,7 +24,7 @@ INTEGER_PEAK = 100.0  # floats that reach this far above 1 are integers
 _STEADY = 0.01  # a mean this far from 0 must not count as sound
 _LOUD_PEAK = 2.0
 _QUIET_PEAK = 2.0**-8
-_SPIKES = 1e-3  # of all samples: so few that are far too large are damage, and not how the sound was saved
+_SPIKES = 1e-2  # of all samples: so few that are far too large are damage, and not how the sound was saved
 _OFFSET, _OFFSET_S = 0.1, 0.1  # a mean this far from 0, in clips at least this long
 _EDGE_S = 0.02
 

@@ -10,6 +10,7 @@ from lalm.audio.windows import read_at, size_of
 
 _LARGEST_INDEX = 256 << 20
 _LEAST_FRAGMENT_S = 0.25
+_HIDDEN_SAMPLES = 4_096
 _MOST_PIECES = 1 << 20
 _PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts"}
 
@@ -64,7 +65,8 @@ class Movie:
         if sound is None:
             return
         hidden_s = sound.media_s - heard_s
-        if hidden_s > 2 * TOLERANCE_S and not asked.found.holes:
+        frames_s = _HIDDEN_SAMPLES / sound.scale if sound.scale else 0.0  # a codec's delay and its last frame
+        if hidden_s > max(2 * TOLERANCE_S, frames_s) and not asked.found.holes:
             asked.found.note(
                 f"its edit list leaves out {shown_s(hidden_s)} s of the {shown_s(sound.media_s)} s that its "
                 f"track holds"

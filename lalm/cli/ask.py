@@ -21,6 +21,7 @@ from lalm.cli.options import (
     MinTokens,
     Model,
     NoRepeatNgram,
+    Out,
     RepetitionPenalty,
     Seed,
     Stop,
@@ -29,6 +30,7 @@ from lalm.cli.options import (
     TopP,
     Track,
     Vision,
+    heard_choice,
 )
 from lalm.cli.protocol import Prompts, ProtocolName
 
@@ -80,12 +82,7 @@ def ask(
             metavar="NAME", help="With --protocol a kind of question (caption), or one of --prompts."
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Ask about each file, folder or pattern by itself: a row each in this .csv or .jsonl."
-        ),
-    ] = None,
+    out: Out = None,
     vision: Vision = None,
     device: Device = None,
 ) -> None:
@@ -118,7 +115,7 @@ def ask(
     )
     if followed is not None and channel is None:
         channel = followed.hearing.channel
-    choice = {"channel": channel, "track": track, "lenient": lenient}
+    choice = heard_choice(channel, track, lenient)
     if out is not None:
         if vision is not None or orders > 1 or system or Piece("-", True) in pieces:
             raise ValueError("--out takes files, and no --orders, --system or --vision")
@@ -126,7 +123,7 @@ def ask(
         return
     if vision is not None and (orders > 1 or lora_scale is not None or system or Piece("-", True) in pieces):
         raise ValueError("--vision takes files, and no --orders, --lora-scale or --system")
-    sample = _about(pieces, system, orders, choice) if vision is None else _about_pictures(pieces)
+    sample = _about_pictures(pieces, choice) if vision is not None else _about(pieces, system, orders, choice)
     if vision is not None:
         from lalm.cli.ask_vision import open_vision
 
@@ -182,10 +179,7 @@ def _table(
     question = " ".join(piece.word for piece in pieces if not piece.is_file)
     from lalm.cli.opening import open_engine
 
-    kept = {name: value for name, value in choice.items() if value is not None and value is not False}
-    failed = ask_many(open_engine(model, device), files, question, options, out, kept)
-    told = f"{len(files)} rows in {out}" + (f", {failed} of them errors" if failed else "")
-    print(f"lalm: {told}", file=sys.stderr)
+    ask_many(open_engine(model, device), files, question, options, out, choice)
 
 
 class Piece(NamedTuple):
@@ -203,9 +197,9 @@ def read_words(words: Sequence[str], *, pictures: bool = False, unasked: bool = 
     """
     if not words:
         raise ValueError('there is nothing to ask about: lalm ask AUDIO... "What do you hear?"')
-    from lalm.audio.load import is_recording
+    from lalm.cli.ask_many import is_files
 
-    is_file = _is_file_or_picture if pictures else is_recording
+    is_file = _is_file_or_picture if pictures else is_files
     pieces: list[Piece] = []
     for word in words:
         piece = Piece(word if is_file(word) else " ".join(word.split()), is_file(word))
@@ -232,6 +226,7 @@ def _about(
     pieces: Sequence[Piece], system: str, orders: int, choice: dict[str, Any] | None = None
 ) -> "Sample":
     """The question as a sample, its recordings decoded: a bad one is refused before a model is loaded."""
+    from lalm.cli.ask_many import check_one
     from lalm.data.sample import Message, Part, Sample
 
     count = sum(piece.is_file for piece in pieces)
@@ -239,6 +234,9 @@ def _about(
         raise ValueError("several orders need at least two recordings")
     if orders > 1 and any(piece.is_file for piece in pieces[count:]):
         raise ValueError("several orders need the recordings beside one another, then the question")
+    for word, is_file in pieces:
+        if is_file:
+            check_one(word)
     content: list[Part] = [
         {"type": "audio", "audio": read(word, **(choice or {}))}
         if is_file
@@ -261,10 +259,10 @@ def read(
     return recording
 
 
-def _about_pictures(pieces: Sequence[Piece]) -> "Sample":
+def _about_pictures(pieces: Sequence[Piece], choice: dict[str, Any]) -> "Sample":
     from lalm.cli.ask_vision import question_with_pictures
 
-    return question_with_pictures(pieces)
+    return question_with_pictures(pieces, lambda file: read(file, **choice))
 
 
 def _vote(engine: "Engine", sample: "Sample", options: "Options", count: int, *, as_json: bool) -> None:

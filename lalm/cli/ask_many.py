@@ -1,35 +1,68 @@
-"""One question about many recordings: a table with a row for each, which can be resumed."""
+"""The same asked about many recordings: a table with a row for each, which can be resumed."""
 
 import csv
 import glob
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from lalm.audio.load import Account
     from lalm.inference.engine import Engine, Options
 
-SUFFIXES = {
-    *(".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".m4a", ".aac", ".mp4", ".webm", ".mkv", ".mov"),
-    *(".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".wma", ".amr", ".3gp", ".spx", ".wv", ".mp2", ".avi"),
-}
-COLUMNS = (
-    *("audio", "answer", "finish_reason", "error", "declared_s", "decoded_s", "heard_s", "container"),
-    *("codec", "rate_hz", "num_channels", "channels", "track", "holes", "peak", "rms", "silent_fraction"),
-    "notes",
+ACCOUNT = (
+    *("declared_s", "decoded_s", "heard_s", "container", "codec", "rate_hz", "num_channels", "channels"),
+    *("track", "num_tracks", "holes", "peak", "rms", "silent_fraction", "notes"),
 )
 CHUNK_FILES = 16  # files that are decoded and answered together, and then written
 
+Row: TypeAlias = dict[str, Any]
+Answers: TypeAlias = Callable[[Sequence[str]], Sequence[Row | ValueError]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A .csv or .jsonl of one row a file: ``audio``, ``asked``, the command's own columns, ``error`` and the
+    account. ``asked`` says what was asked, so that a second run never mixes two questions."""
+
+    out: Path
+    columns: tuple[str, ...]
+    asked: str
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """All columns of a .csv."""
+        return "audio", "asked", *self.columns, "error", *ACCOUNT
+
+
+def is_files(word: str) -> bool:
+    """Does a word stand for recordings: a file, a folder, or a pattern of files such as ``calls/*``?"""
+    from lalm.audio.load import is_recording
+
+    if is_recording(word):
+        return True
+    if not glob.has_magic(word):
+        return False
+    spaces = any(character.isspace() for character in word)
+    return ("/" in word and not spaces) or any(True for _ in glob.iglob(word, recursive=True))  # noqa: PTH207
+
 
 def recordings(words: Sequence[str]) -> list[str]:
-    """The files that words name: files themselves, all recordings in a folder, or what a pattern fits."""
+    """The files that words name: files themselves, all recordings in a folder, or what a pattern fits.
+
+    Raises ValueError for a folder without recordings and a pattern that fits nothing.
+    """
+    from lalm.audio.load import RECORDING_SUFFIXES
+
     found: list[str] = []
     for word in words:
         if Path(word).is_dir():
-            inside = sorted(p for p in Path(word).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            paths = (path for path in Path(word).rglob("*") if path.suffix.lower() in RECORDING_SUFFIXES)
+            inside = sorted(path for path in paths if path.is_file())
             if not inside:
                 raise ValueError(f"the folder {word} holds no recordings")
             found += map(str, inside)
@@ -43,50 +76,6 @@ def recordings(words: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def ask_many(
-    engine: "Engine",
-    files: Sequence[str],
-    question: str,
-    options: "Options",
-    out: Path,
-    choice: dict[str, Any],
-) -> int:
-    """Write a row for each file; those that ``out`` has an answer for are not asked again.
-
-    ``choice``: channel, track and lenient of every part. Returns how many rows are errors.
-    """
-    from lalm.data.sample import Sample
-
-    rows = {row["audio"]: row for row in _written(out) if not row.get("error")}
-    left = [file for file in files if file not in rows]
-    began, failed = time.monotonic(), 0
-    for at in range(0, len(left), CHUNK_FILES):
-        chunk = left[at : at + CHUNK_FILES]
-        samples = [
-            Sample.from_json(_line(file, question, choice), place=file) for file in chunk
-        ]  # paths are taken from where we stand
-        for file, reply in zip(chunk, engine.reply(samples, options, errors="return"), strict=True):
-            if isinstance(reply, ValueError):
-                failed += 1
-                rows[file] = {"audio": file, "error": str(reply)}
-                continue
-            [heard] = reply.heard
-            account = heard.account.to_json() if heard.account else {}
-            rows[file] = {"audio": file, "answer": reply.text, "finish_reason": reply.finish_reason} | {
-                k: account[k] for k in account if k in COLUMNS
-            }
-        _write(out, rows.values())
-        done = at + len(chunk)
-        left_s = (time.monotonic() - began) / done * (len(left) - done)
-        print(f"lalm: {done} of {len(left)}, {left_s:.0f} s left", file=sys.stderr)
-    return failed
-
-
-def _line(file: str, question: str, choice: dict[str, Any]) -> dict[str, Any]:
-    parts = [{"type": "audio", "audio": file, **choice}, {"type": "text", "text": question}]
-    return {"messages": [{"role": "user", "content": parts}]}
-
-
 def check_out(out: Path) -> None:
     """Refuse a table of another kind, or in a folder that is not there."""
     if out.suffix.lower() not in (".csv", ".jsonl"):
@@ -95,32 +84,124 @@ def check_out(out: Path) -> None:
         raise ValueError(f"there is no folder '{out.parent}' to write '{out.name}' to")
 
 
-def _written(out: Path) -> list[dict[str, Any]]:
-    """The rows that a table holds already."""
-    if not out.is_file():
+def check_one(word: str) -> None:
+    """Refuse a folder or a pattern where one recording is asked for, with the way to ask about each file."""
+    if word != "-" and is_files(word) and (Path(word).is_dir() or not Path(word).exists()):
+        kind = "folder" if Path(word).is_dir() else "pattern" if glob.has_magic(word) else ""
+        if kind:
+            raise ValueError(f"'{word}' is a {kind}: with --out TABLE.csv each of its files gets a row")
+
+
+def fill(table: Table, files: Sequence[str], answers: Answers) -> int:
+    """Write a row for each file; those that the table has answers for are not asked again.
+
+    Returns how many rows are errors, and says so on standard error, as it says the time left.
+    """
+    rows = {row["audio"]: row for row in _written(table) if not row.get("error")}
+    _write(table, rows.values())
+    left = [file for file in files if file not in rows]
+    began, failed = time.monotonic(), 0
+    for at in range(0, len(left), CHUNK_FILES):
+        chunk = left[at : at + CHUNK_FILES]
+        new: list[Row] = []
+        for file, answer in zip(chunk, answers(chunk), strict=True):
+            failed += isinstance(answer, ValueError)
+            told = {"error": str(answer)} if isinstance(answer, ValueError) else answer
+            new.append({"audio": file, "asked": table.asked, **told})
+        _write(table, new, more=True)
+        done = at + len(chunk)
+        left_s = round((time.monotonic() - began) / done * (len(left) - done))
+        clock = f"{left_s // 3600}:{left_s // 60 % 60:02}:{left_s % 60:02}"
+        print(f"lalm: {done} of {len(left)}, time left {clock}", file=sys.stderr)
+    errors = f", {failed} of them errors" if failed else ""
+    print(f"lalm: {len(files)} rows in {table.out}{errors}", file=sys.stderr)
+    return failed
+
+
+def ask_many(
+    engine: "Engine",
+    files: Sequence[str],
+    question: str,
+    options: "Options",
+    out: Path,
+    choice: dict[str, Any],
+) -> int:
+    """Ask one question about each file; ``choice``: channel, track and lenient of every part.
+
+    Returns how many rows are errors.
+    """
+    from lalm.data.sample import Sample
+
+    def sample(file: str) -> Sample:
+        parts = [{"type": "audio", "audio": file, **choice}, {"type": "text", "text": question}]
+        line = {"messages": [{"role": "user", "content": parts if question else parts[:1]}]}
+        return Sample.from_json(line, place=file)  # paths are taken from where we stand
+
+    def answers(chunk: Sequence[str]) -> list[Row | ValueError]:
+        found: list[Row | ValueError] = []
+        for reply in engine.reply([sample(file) for file in chunk], options, errors="return"):
+            if isinstance(reply, ValueError):
+                found.append(reply)
+                continue
+            own = {"answer": reply.text, "finish_reason": reply.finish_reason}
+            found.append(own | account_row(reply.heard[0].account))
+        return found
+
+    return fill(Table(out, ("answer", "finish_reason"), question), files, answers)
+
+
+def account_row(account: "Account | None") -> Row:
+    """The columns of an account."""
+    told = {} if account is None else account.to_json()
+    return {name: told[name] for name in ACCOUNT if name in told}
+
+
+def _written(table: Table) -> list[Row]:
+    """The rows that a table holds already, but for one that a killed run left unfinished."""
+    if not table.out.is_file():
         return []
-    with out.open(encoding="utf-8", newline="") as file:
-        if out.suffix.lower() == ".jsonl":
-            rows: list[dict[str, Any]] = [json.loads(line) for line in file if line.strip()]
+    with table.out.open(encoding="utf-8", newline="") as file:
+        if table.out.suffix.lower() == ".jsonl":
+            lines = file.read().split("\n")
+            rows = [_json_row(line, table.out) for line in lines[:-1] if line.strip()]
         else:
-            rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+            whole = [row for row in csv.DictReader(file) if None not in row.values()]
+            rows = [{k: v for k, v in row.items() if v} for row in whole]
     if any("audio" not in row for row in rows):
-        raise ValueError(f"'{out}' is not a table of this command: it has no column audio")
+        raise ValueError(f"'{table.out}' is not a table of this command: it has no column audio")
+    for row in rows:
+        if row.get("asked", "") != table.asked:
+            raise ValueError(
+                f"'{table.out}' holds answers to another question ('{row.get('asked', '')}'): "
+                "name another file with --out"
+            )
     return rows
 
 
-def _write(out: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """All rows, all or nothing."""
-    partial = out.with_name(out.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        if out.suffix.lower() == ".jsonl":
+def _json_row(line: str, out: Path) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise ValueError(f"'{out}' is not a table of this command: a line is no JSON object")
+    return row
+
+
+def _write(table: Table, rows: Iterable[Row], *, more: bool = False) -> None:
+    """All rows, all or nothing; or ``more`` rows behind those that are there."""
+    partial = table.out if more else table.out.with_name(table.out.name + ".partial")
+    with partial.open("a" if more else "w", encoding="utf-8", newline="") as file:
+        if table.out.suffix.lower() == ".jsonl":
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         else:
-            table = csv.DictWriter(file, COLUMNS)
-            table.writeheader()
-            table.writerows({key: _cell(row.get(key)) for key in COLUMNS} for row in rows)
-    partial.replace(out)
+            written = csv.DictWriter(file, table.header)
+            if not more:
+                written.writeheader()
+            written.writerows({key: _cell(row.get(key)) for key in table.header} for row in rows)
+    if not more:
+        partial.replace(table.out)
 
 
 def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

@@ -1,10 +1,11 @@
 """``--vision`` of ``lalm ask`` and ``lalm eval``: APT-BLIP-2 answers about images, videos and sounds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lalm.audio.load import Recording
     from lalm.cli.ask import Piece
     from lalm.data.sample import Part, Sample
     from lalm.systems.apt.vision import APTBlip2
@@ -13,13 +14,12 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg")
 
 
-def question_with_pictures(pieces: "Sequence[Piece]") -> "Sample":
+def question_with_pictures(pieces: "Sequence[Piece]", read: "Callable[[str], Recording]") -> "Sample":
     """Files and texts in their order: images, sounds, and videos with their sound after them.
 
-    Raises AudioError or PictureError for a file that cannot be used.
+    ``read`` decodes a sound. Raises AudioError or PictureError for a file that cannot be used.
     """
     from lalm.audio.images import has_sound, load_image
-    from lalm.audio.load import load_audio
     from lalm.data.sample import Sample
 
     content: list[Part] = []
@@ -36,8 +36,7 @@ def question_with_pictures(pieces: "Sequence[Piece]") -> "Sample":
             content.append({"type": "video", "video": file})
             if not has_sound(file):
                 continue
-        load_audio(file)
-        content.append({"type": "audio", "audio": file})
+        content.append({"type": "audio", "audio": read(file)})
     return Sample(({"role": "user", "content": content},))
 
 

@@ -18,7 +18,9 @@ from lalm.cli.chat_lines import HELP, Command, Turn, lines, read_line, read_word
 from lalm.cli.ending import note_ending
 from lalm.cli.error_messages import explain
 from lalm.cli.options import (
+    Channel,
     Device,
+    Lenient,
     Longest,
     LoopGuard,
     LoraScale,
@@ -32,6 +34,8 @@ from lalm.cli.options import (
     Temperature,
     TopK,
     TopP,
+    Track,
+    heard_choice,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +70,9 @@ def chat(
     loop_guard: LoopGuard = True,
     seed: Seed = 0,
     lora_scale: LoraScale = None,
+    channel: Channel = None,
+    track: Track = None,
+    lenient: Lenient = False,
     drop_oldest: Annotated[
         bool, typer.Option("--drop-oldest", help="When the model's window is full, forget the oldest turns.")
     ] = False,
@@ -102,15 +109,18 @@ def chat(
         from lalm.audio.vad import load_detector
 
         load_detector(pause)  # a missing package is named before a model is loaded
-    turns = spoken_turns(words or [], pause) if voice else typed_turns(words or [])
+    choice = heard_choice(channel, track, lenient)
+    turns = spoken_turns(words or [], pause, choice) if voice else typed_turns(words or [])
     from lalm.cli.opening import open_engine
     from lalm.inference.conversation import Conversation
 
     engine = open_engine(model, device, dtype)
-    return _talk(Conversation(engine, options, system=system, drop_oldest=drop_oldest), turns)
+    return _talk(Conversation(engine, options, system=system, drop_oldest=drop_oldest), turns, choice)
 
 
-def _talk(conversation: "Conversation", turns: "Iterator[Turn | str | Exception]") -> int:
+def _talk(
+    conversation: "Conversation", turns: "Iterator[Turn | str | Exception]", choice: dict[str, Any]
+) -> int:
     """Answer turns and obey commands until they end; the exit code, 0 for people at a terminal."""
     failed = 0
     for turn in turns:
@@ -119,7 +129,7 @@ def _talk(conversation: "Conversation", turns: "Iterator[Turn | str | Exception]
                 raise turn
             asked = read_line(turn) if isinstance(turn, str) else turn
             if isinstance(asked, Turn):
-                _answer(conversation, asked)
+                _answer(conversation, asked.choosing(choice))
             elif asked.name == "/quit":
                 break
             else:
@@ -139,7 +149,9 @@ def _talk(conversation: "Conversation", turns: "Iterator[Turn | str | Exception]
 def _answer(conversation: "Conversation", turn: Turn) -> None:
     """Print the answer as it comes."""
     with closing(conversation.say(turn.parts)) as pieces:
-        for piece in pieces:
+        for number, piece in enumerate(pieces):
+            for remark in conversation.remarks if not number else ():
+                print("lalm:", remark, file=sys.stderr)
             print(piece, end="", flush=True)
     print(flush=True)
     note_ending(conversation.finish_reason, conversation.options)
@@ -182,7 +194,9 @@ def typed_turns(words: Sequence[str]) -> Iterator[Turn | str]:
     return turns()
 
 
-def spoken_turns(words: Sequence[str], pause_s: float) -> Iterator[Turn | str | Exception]:
+def spoken_turns(
+    words: Sequence[str], pause_s: float, choice: dict[str, Any] | None = None
+) -> Iterator[Turn | str | Exception]:
     """Every utterance in the files, or in standard input (-), or at the microphone; other words are text."""
     from lalm.audio.load import audio_name, load_audio
     from lalm.audio.vad import VoiceError, load_detector, pcm_blocks, utterances
@@ -196,7 +210,8 @@ def spoken_turns(words: Sequence[str], pause_s: float) -> Iterator[Turn | str | 
             if not turn.audios:
                 yield turn
                 continue
-            blocks: Any = pcm_blocks(sys.stdin.buffer) if word == "-" else map(load_audio, turn.audios)
+            clips = (load_audio(audio, **(choice or {})) for audio in turn.audios)
+            blocks: Any = pcm_blocks(sys.stdin.buffer) if word == "-" else clips
             found = 0
             for speech in utterances(blocks, load_detector(pause_s)):
                 found += 1

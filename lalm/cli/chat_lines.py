@@ -35,6 +35,15 @@ class Turn:
         """The recordings."""
         return [part["audio"] for part in self.parts if part["type"] == "audio"]
 
+    def choosing(self, choice: dict[str, Any]) -> "Turn":
+        """The turn with what of its recordings is heard; what was recorded just now is heard whole."""
+        named = (str, Path)
+        parts: Any = [
+            {**part, **choice} if part["type"] == "audio" and isinstance(part["audio"], named) else part
+            for part in self.parts
+        ]
+        return Turn(tuple(parts))
+
     @property
     def text(self) -> str:
         """The texts, joined."""

@@ -3,14 +3,16 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lalm.cli.ask import read
-from lalm.cli.options import Channel, Device, Json, Lenient, Model, Track
+from lalm.cli.ask_many import Row, Table, account_row, check_one, check_out, fill, is_files, recordings
+from lalm.cli.options import Channel, Device, Json, Lenient, Model, Out, Track, heard_choice
 
 if TYPE_CHECKING:
+    from lalm.audio.load import Recording
     from lalm.inference.detection import Found
 
 
@@ -25,15 +27,27 @@ def detect(
     as_json: Json = False,
     labels: Annotated[Path | None, typer.Option(help="Write an Audacity label track.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Write the spectrogram with the spans, a PNG.")] = None,
+    out: Out = None,
     channel: Channel = None,
     track: Track = None,
     lenient: Lenient = False,
     device: Device = None,
 ) -> None:
-    """When does a sound occur? Onset and offset in seconds."""
-    clip, sounds = _split(words or [])
+    """When does a sound occur? Onset and offset in seconds.
+
+    With --out several recordings, folders and patterns may stand before the sounds: a row each, an error is a
+    row, a second run goes on.
+    """
+    choice = heard_choice(channel, track, lenient)
     _check_outputs(labels, picture)
-    recording = read(clip, channel, track, lenient=lenient)  # a bad one is refused before a model is loaded
+    if out is not None:
+        if labels or picture or as_json:
+            raise ValueError("--out writes a table, and no --labels, --picture or --json beside it")
+        _table(words or [], out, choice, model, device)
+        return
+    clip, sounds = _split(words or [])
+    check_one(clip)
+    recording = read(clip, **choice)  # a bad one is refused before a model is loaded
     from lalm.audio import spectrogram
     from lalm.cli.opening import open_engine
     from lalm.data.labels import join_labels
@@ -46,9 +60,41 @@ def detect(
         spans = [span for one in found for span in one.spans]
         spectrogram.draw(recording.audio, spans, f"{recording.account.name}: {join_labels(sounds)}", picture)
     if as_json:
-        _print_json(found)
+        _print_json(found, recording)
     else:
         _print_lines(found)
+
+
+def _table(
+    words: Sequence[str], out: Path, choice: dict[str, Any], model: str | None, device: str | None
+) -> None:
+    """A row for each recording; the words that name none are the sounds."""
+    count = next((i for i, word in enumerate(words) if not is_files(word)), len(words))
+    sounds = list(words[count:])
+    if not count or not sounds:
+        raise ValueError(
+            'name recordings and what to look for: lalm detect calls/ "dog bark" --out table.csv'
+        )
+    _check_sounds(sounds)
+    check_out(out)
+    files = recordings(words[:count])
+    from lalm.audio.load import read_recording
+    from lalm.cli.opening import open_engine
+    from lalm.inference import detection
+
+    engine = open_engine(model, device)
+
+    def row(file: str) -> Row | ValueError:
+        try:
+            recording = read_recording(file, **choice)
+            found = detection.detect(engine, recording, sounds)
+        except ValueError as error:
+            return error
+        return {"seconds": round(found[0].seconds, 3), "sounds": _rows(found)} | account_row(
+            recording.account
+        )
+
+    fill(Table(out, ("seconds", "sounds"), ", ".join(sounds)), files, lambda chunk: [*map(row, chunk)])
 
 
 def _split(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -56,12 +102,16 @@ def _split(words: Sequence[str]) -> tuple[str, list[str]]:
     if len(words) < 2:
         raise ValueError('name a recording and what to look for: lalm detect clip.wav "dog bark"')
     clip, *sounds = words
+    _check_sounds(sounds)
+    return clip, sounds
+
+
+def _check_sounds(sounds: Sequence[str]) -> None:
     for sound in sounds:
         if not sound.strip():
             raise ValueError("the name of a sound is empty")
         if Path(sound).is_file():
             raise ValueError(f"one recording at a time: '{sound}' is a second file, not the name of a sound")
-    return clip, sounds
 
 
 def _check_outputs(labels: Path | None, picture: Path | None) -> None:
@@ -72,8 +122,13 @@ def _check_outputs(labels: Path | None, picture: Path | None) -> None:
         raise ValueError(f"the picture is a PNG: name it .png, not '{picture.name}'")
 
 
-def _print_json(found: Sequence["Found"]) -> None:
-    rows = [
+def _print_json(found: Sequence["Found"], recording: "Recording") -> None:
+    told = {"seconds": round(found[0].seconds, 3), "sounds": _rows(found)}
+    print(json.dumps(told | {"account": recording.account.to_json()}, indent=2, ensure_ascii=False))
+
+
+def _rows(found: Sequence["Found"]) -> list[dict[str, Any]]:
+    return [
         {
             "sound": one.sound,
             "spans": [{"onset_s": round(a, 3), "offset_s": round(b, 3)} for a, b in one.spans],
@@ -81,7 +136,6 @@ def _print_json(found: Sequence["Found"]) -> None:
         }
         for one in found
     ]
-    print(json.dumps({"seconds": round(found[0].seconds, 3), "sounds": rows}, indent=2, ensure_ascii=False))
 
 
 def _print_lines(found: Sequence["Found"]) -> None:

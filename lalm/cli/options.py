@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,6 +49,10 @@ Lenient = Annotated[
     bool,
     typer.Option("--lenient", help="Hear what can be heard of damaged recordings instead of refusing them."),
 ]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="A row for each file, folder's file or pattern's file in this .csv or .jsonl."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")]
 Manifest = Annotated[Path, typer.Argument(help="Manifest (JSONL).", show_default=False)]
 NewManifest = Annotated[Path, typer.Option(help="Manifest to write.", show_default=False)]
@@ -66,3 +70,9 @@ Vision = Annotated[
         "of --model, a trained APT, hears for it."
     ),
 ]
+
+
+def heard_choice(channel: int | None, track: int | None, lenient: bool) -> dict[str, Any]:
+    """What of a recording is heard, as keys of an audio part; what is not chosen is left out."""
+    told = {"channel": channel, "track": track, "lenient": lenient or None}
+    return {name: value for name, value in told.items() if value is not None}

@@ -14,6 +14,7 @@ import soundfile
 import torch
 
 from lalm.audio import archives
+from lalm.audio.account import Account, Tally
 from lalm.audio.load import SAMPLE_RATE, load_audio, seconds
 from lalm.data.readers import Samples, open_samples
 from lalm.data.sample import AudioPart, Sample
@@ -23,6 +24,7 @@ WINDOW_STEPS = 50  # samples of this many steps are sorted by length together
 CHARACTERS_PER_TOKEN = 4  # rough, for sorting only
 UNKNOWN_SECONDS = 10.0  # for sorting only, where a header does not tell
 CHECKED_ROWS = 20_000  # a second or two of reading
+READ, NOTED, DAMAGED, SILENT = 1, 2, 4, 8  # what is marked of a sample that was heard
 NEIGHBOURS = 1000  # rows among which those of a stream are shuffled
 
 
@@ -99,9 +101,28 @@ class Mixture:
         self._places = self.steps_per_epoch * step  # of an epoch
         # (num_samples,) bool: found unreadable. Shared memory, so loader processes count together.
         self.unreadable = torch.zeros(self.num_samples, dtype=torch.bool).share_memory_()
+        # of each sample that was read: marks, bits of READ, NOTED, DAMAGED and SILENT, and seconds of audio
+        self.marks = torch.zeros(self.num_samples, dtype=torch.uint8).share_memory_()
+        self.seconds = torch.zeros(self.num_samples).share_memory_()
         self._first = np.cumsum([0, *(len(samples) for samples in self.sources)])
         self._epoch: tuple[int, np.ndarray] | None = None
         self._window: tuple[tuple[int, int], list[np.ndarray]] | None = None
+
+    def heard(self, key: tuple[int, int], accounts: Sequence[Account]) -> None:
+        """Keep what the accounts of a sample's recordings say."""
+        number, told = self.number(key), [account.to_json() for account in accounts]
+        self.marks[number] = (
+            READ
+            | NOTED * any("notes" in one for one in told)
+            | DAMAGED * any("holes" in one for one in told)
+            | SILENT * any(one.get("silent_fraction") == 1 for one in told)
+        )
+        self.seconds[number] = sum(account.decoded_s for account in accounts)
+
+    def tally(self) -> Tally:
+        """What was heard so far; counted are samples, also those of several recordings."""
+        counts = [int((self.marks & bit).count_nonzero()) for bit in (READ, NOTED, DAMAGED, SILENT)]
+        return Tally(counts[0], float(self.seconds.sum(dtype=torch.float64)), *counts[1:])
 
     @property
     def num_samples(self) -> int:

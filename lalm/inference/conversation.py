@@ -7,8 +7,10 @@ and no system prompt says which. Any system can be asked.
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from lalm.audio.load import SAMPLE_RATE, AudioSource, audio_name, load_audio
-from lalm.data.messages import Message, Part
+import numpy as np
+
+from lalm.audio.load import SAMPLE_RATE, AudioSource, Recording
+from lalm.data.messages import Message, Part, part_recording
 from lalm.data.sample import Sample
 from lalm.inference.engine import Engine, TooLongError
 from lalm.inference.options import FinishReason, Options
@@ -32,6 +34,7 @@ class Conversation:
         self.finish_reason: FinishReason | None = None  # of the last answer
         self.drop_oldest = drop_oldest
         self.dropped = 0  # turns that were let go for the last answer
+        self.remarks: list[str] = []  # what a listener should know of the last turn's recordings
         self._begin = len(self.messages)  # where the turns begin
         self._given: list[list[Part]] = []  # each turn as it was given, its recordings not decoded
         self._prefix_cache = PrefixCache()
@@ -49,6 +52,7 @@ class Conversation:
         """
         parts = [part for part in parts if part["type"] != "text" or part["text"].strip()]
         content = [_decoded(part) for part in parts]
+        self.remarks = [remark for part in content if (remark := _remark(part))]
         if not content:
             raise ValueError("a turn needs a recording or some text")
         before = list(self.messages), list(self._given)
@@ -116,7 +120,9 @@ def _decoded(part: Part) -> Part:
     """A part as the model gets it: its recording decoded, its text without white space at the ends."""
     if part["type"] == "audio":
         source = part["audio"]
-        return {"type": "audio", "audio": load_audio(source), "rate": SAMPLE_RATE, "name": audio_name(source)}
+        if isinstance(source, np.ndarray):
+            return {"type": "audio", "audio": part_recording({**part, "rate": SAMPLE_RATE})}
+        return {"type": "audio", "audio": part_recording(part)}
     return {"type": "text", "text": part["text"].strip()} if part["type"] == "text" else part
 
 
@@ -124,4 +130,13 @@ def _storable(given: Part, decoded: Part) -> Part:
     """The part as it was given if it can be written so, else decoded: standard input is read only once."""
     if given["type"] == "audio" and isinstance(given["audio"], str | Path) and given["audio"] != "-":
         return given
+    if decoded["type"] == "audio" and isinstance(decoded["audio"], Recording):
+        clip = decoded["audio"]
+        return {"type": "audio", "audio": clip.audio, "rate": SAMPLE_RATE, "name": clip.account.name}
     return decoded
+
+
+def _remark(part: Part) -> str:
+    if part["type"] == "audio" and isinstance(part["audio"], Recording):
+        return part["audio"].account.sentence
+    return ""

@@ -104,6 +104,9 @@ class Collator:
                 sample = batch.sample(place)
                 name = sample.id
                 audios.append(self._heard(batch, place, sample))
+                accounts = [one.account for one in audios[-1] if isinstance(one, Clip) and one.account]
+                if accounts:
+                    batch.origin.mixture.heard(key, accounts)
             except (ValueError, OSError) as error:
                 self._skip(batch, place, name, error)
                 continue

@@ -35,6 +35,7 @@ from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import trained_names
 from lalm.synthesis.filters import Filtering
 from lalm.training.batches import Batches
+from lalm.training.card import NAME, write_card
 from lalm.training.clip_loading import reader
 from lalm.training.llm_layers import compile_layers, enable_gradient_checkpointing, quantize
 from lalm.training.malloc import keep_freed_memory
@@ -121,7 +122,15 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
         say(console, f"Go on with: lalm train {newest / 'recipe.yaml'}")
         raise KeyboardInterrupt
     _finish(trainer, out)
-    if lost := int(train.unreadable.sum()):
+    lost, tally = int(train.unreadable.sum()), train.tally()
+    if main_process:
+        write_card(recipe, out, trainer.state.global_step, tally, lost)
+    if tally.noted:
+        say(
+            console,
+            f"Of {tally.recordings} samples that were heard {tally.noted} had a remark; {out / NAME}.",
+        )
+    if lost:
         say(console, f"{lost} of {train.num_samples} training samples were skipped; the log names them.")
     say(console, f"Done after step {trainer.state.global_step}; the model is in {out}.")
     return out

@@ -11,6 +11,7 @@ begin-of-sentence token, as InstructBLIP learned it. There are no role markers, 
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from transformers import (
 )
 
 from lalm.audio.images import load_image, video_frames
+from lalm.data.audio_inputs import Clip
 from lalm.data.messages import message_text
 from lalm.data.sample import Sample
 from lalm.inference.engine import Heard, Options, Reply
@@ -109,7 +111,8 @@ class APTBlip2:
 
     def _reply(self, sample: Sample, options: Options) -> Reply:
         began = time.perf_counter()
-        embeds = self.embed(sample)
+        clips = AudioLMProcessor.clips(sample)
+        embeds = self.embed(sample, clips)
         self._check_length(embeds.shape[1], options)
         torch.manual_seed(options.seed)
         llm = self.vlm.language_model
@@ -128,12 +131,12 @@ class APTBlip2:
         )
         (answer,) = progress.read(ids)
         total_s, count = time.perf_counter() - began, len(answer.tokens)
-        heard = tuple(Heard(c.name, c.seconds, c.seconds) for c in AudioLMProcessor.clips(sample))
+        heard = tuple(_heard(clip) for clip in clips)
         text, reason = answer.text(self.tokenizer), answer.reason or "stop"
         return Reply(text, heard, total_s, total_s, count / total_s, count, reason)
 
-    def embed(self, sample: Sample) -> Tensor:
-        """The prompt of one sample as embeddings, (1, L, D)."""
+    def embed(self, sample: Sample, clips: Sequence[Clip] | None = None) -> Tensor:
+        """The prompt of one sample as embeddings, (1, L, D); ``clips`` are its recordings, if decoded."""
         if len(sample.messages) != 1 or sample.messages[0]["role"] != "user":
             raise ValueError(
                 f"{sample.id or 'sample'}: APT-BLIP-2 answers one user message, not a conversation"
@@ -141,7 +144,7 @@ class APTBlip2:
         (message,) = sample.messages
         content = message["content"]
         parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else [*content]
-        heard = iter(self.hear(sample))
+        heard = iter(self.hear(sample, clips))
         pieces: list[Tensor] = []
         begun = False
         for part in parts:
@@ -173,9 +176,9 @@ class APTBlip2:
         seen: Tensor = self.vlm.get_image_features(pixels, return_dict=True, **asked).pooler_output
         return seen.flatten(0, 1)
 
-    def hear(self, sample: Sample) -> list[Tensor]:
+    def hear(self, sample: Sample, clips: Sequence[Clip] | None = None) -> list[Tensor]:
         """The tokens of every clip in reading order, (33, D) each up to 10.24 s."""
-        clips = AudioLMProcessor.clips(sample)
+        clips = AudioLMProcessor.clips(sample) if clips is None else clips
         if not clips:
             return []
         config = self.hearing.config
@@ -211,3 +214,9 @@ class APTBlip2:
                 f"the prompt makes {length} tokens, and with {options.max_new_tokens} for the answer that is "
                 f"more than the model's {window}"
             )
+
+
+def _heard(clip: Clip) -> Heard:
+    """All of a clip reaches the LLM."""
+    account = replace(clip.account, heard_s=clip.seconds) if clip.account else None
+    return Heard(clip.name, clip.seconds, clip.seconds, account)
