@@ -69,9 +69,33 @@ def test_validate_writes_the_good_lines(manifest: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("m.jsonl:41: ") and "40 good lines, 0.01 h, 7 bad" in said[-1]
     assert run(["data", "validate", str(out), "--workers", "1", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"good": 40, "bad": [], "hours": 0.0111}
+    told = json.loads(capsys.readouterr().out)
+    assert told.pop("audio") == {"recordings": 40, "seconds": 40.0, "noted": 0, "damaged": 0, "silent": 0}
+    assert told == {"good": 40, "bad": [], "hours": 0.0111, "remarks": []}
     assert run(["data", "validate", str(manifest), "--out", str(manifest)]) == 2
     assert "is the manifest itself" in capsys.readouterr().err
+
+
+def test_odd_recordings_are_told_and_their_accounts_written(tmp_path: Path, capsys) -> None:
+    soundfile.write(tmp_path / "still.wav", np.zeros(16_000), 16_000)
+    whole = noise(tmp_path / "whole.wav", 1.0).read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    lines = [row("whole.wav"), row("still.wav"), row("cut.wav", lenient=True), row("cut.wav")]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    accounts = tmp_path / "accounts.jsonl"
+    given = ["data", "validate", str(tmp_path / "m.jsonl"), "--accounts", str(accounts), "--workers", "1"]
+    assert run(given) == 1
+    err = capsys.readouterr().err
+    assert "m.jsonl:2: still.wav: it holds nothing but digital silence" in err
+    assert "m.jsonl:3: cut.wav: the end is missing" in err and "whole.wav" not in err
+    written = [json.loads(line) for line in accounts.read_text().splitlines()]
+    assert [one["place"] for one in written] == [f"m.jsonl:{n}" for n in (1, 2, 3, 4)]
+    assert written[1]["silent_fraction"] == 1 and written[2]["holes"][0]["what"] == "the end is missing"
+    assert "is truncated" in written[3]["error"]
+    assert run([*given, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["audio"] == {"recordings": 3, "seconds": 2.5, "noted": 2, "damaged": 1, "silent": 1}
+    assert len(told["remarks"]) == 2
 
 
 def test_stats_and_their_picture(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,7 @@ def test_a_tiny_model_is_evaluated_and_compared(tiny, tmp_path, manifest, capsys
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert {row["id"] for row in rows} == {"bird", "horse", "train"}
     assert all(row["heard_s"] and row["given_s"][0] > 1 for row in rows)
+    assert all(abs(row["accounts"][0]["decoded_s"] - row["given_s"][0]) < 0.002 for row in rows)
     assert run(["compare", str(out), str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["difference"]["mean"] == 0
     assert run([*words, "--lora-scale", "2", "--json"]) == 2

@@ -79,6 +79,7 @@ def test_the_command_writes_all_it_is_asked_for(tmp_path, monkeypatch, capsys):
     more = ["--json", "--labels", str(labels), "--picture", str(picture)]
     assert cli.run(["detect", str(clip), "rain", *more]) == 0
     told = json.loads(capsys.readouterr().out)
+    assert told.pop("account")["decoded_s"] == 1.0
     assert told == {
         "seconds": 1.0,
         "sounds": [{"sound": "rain", "spans": [{"onset_s": 0.2, "offset_s": 0.4}], "answer": "0.2s-0.4s."}],

@@ -67,6 +67,20 @@ def test_a_reply_tells_what_was_heard_and_how_long_it_took(engine):
     assert 1 <= reply.num_tokens <= 6 and reply.tokens_per_s > 0
 
 
+def test_one_bad_sample_does_not_lose_the_good_ones(engine, tmp_path: Path):
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    window = engine.model.config.text_config.max_position_embeddings
+    samples = [*rows(), ask([tmp_path / "bad.wav"], "What?"), ask([], "a " * 2 * window), ask([sound(9_000)])]
+    replies = engine.reply(samples, SHORT, errors="return")
+    errors = [str(one) if isinstance(one, ValueError) else "" for one in replies]
+    assert "bad.wav is not audio" in errors[5] and "more than the model's" in errors[6]
+    assert [bool(error) for error in errors] == [False] * 5 + [True, True, False]
+    assert [one.text for one in replies[:5]] == [one.text for one in engine.reply(rows(), SHORT)]
+    for bad in samples[5:7]:
+        with pytest.raises(ValueError):
+            engine.reply([*rows(), bad], SHORT)
+
+
 def test_no_samples_give_no_replies(engine):
     assert engine.reply([]) == []
 

@@ -91,6 +91,7 @@ def test_the_command_prints_and_refuses(labelled, apt_folder, tmp_path, capsys):
     assert cli.run(["classify", *words, "--json", clip]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["audio"] == clip and set(row["shares"]) == {"dog bark", "rain"}
+    assert row["account"]["decoded_s"] == 0.3
     assert cli.run(["classify", *words, "--how", "words", clip]) == 0
     assert capsys.readouterr().out.startswith(f"{clip}: ")
     one = tmp_path / "one"

@@ -287,6 +287,7 @@ def test_the_command_asks_about_files_that_are_seen_and_heard(seeing, tmp_path, 
     assert cli.run(["ask", *files, "What is it?", *given, *apt, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["model"] == "vlm with apt" and [a["name"] for a in told["audio"]] == ["horn.wav"]
+    assert told["audio"][0]["account"]["heard_s"] == told["audio"][0]["seconds_heard"]
     whole, *_ = seeing
     parts = [{"type": "image", "image": files[0]}, {"type": "video", "video": files[1]}]
     sample = user(*parts, {"type": "audio", "audio": files[2]}, "What is it?")

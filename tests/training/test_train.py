@@ -57,6 +57,9 @@ def test_a_run_learns_and_leaves_a_model_that_loads(finished: Path) -> None:
     assert sorted(lines(finished, "answers")) == [4, 8, 12]
     assert recipe.load(finished) == recipe.load(finished / "checkpoint-12")
     assert any(file.name.startswith("events") for file in (finished / "runs").iterdir())
+    card = (finished / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: lalm") and "trained for 12 steps" in card
+    assert "samples were read" in card and "None was left out." in card
     assert not checkpoint.staging(finished).exists()
     model, _ = load_model(finished)
     tensors = load_file(finished / "model.safetensors")
