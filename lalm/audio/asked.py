@@ -89,7 +89,7 @@ class Asked:
             raise self.too_long(shown_s(part_s))
 
     def check_stream(self, rate: int, channels: int) -> None:
-        """Refuse rates and channel counts that cannot be read, and a channel that is not there."""
+        """Refuse rates and channel counts that cannot be read, and a channel or track that is not there."""
         if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
             low, high = RATES_HZ
             raise AudioError(
@@ -100,6 +100,13 @@ class Asked:
         if self.channel is not None and self.channel >= channels:
             have = "1 channel" if channels == 1 else f"{channels} channels"
             raise AudioError(f"{self.place} has {have}, counted from 0: there is no channel {self.channel}")
+        self.check_track(self.found.num_tracks)
+
+    def check_track(self, count: int) -> None:
+        """Refuse a track that is not there."""
+        if self.track is not None and self.track >= count:
+            have = "1 audio track" if count == 1 else f"{count} audio tracks"
+            raise AudioError(f"{self.place} has {have}, counted from 0: there is no track {self.track}")
 
     @property
     def is_all(self) -> bool:

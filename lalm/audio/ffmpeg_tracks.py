@@ -65,9 +65,7 @@ def _chosen(container: Any, asked: Asked) -> Any:
     tracks = list(container.streams.audio)
     if not tracks:
         raise AudioError(f"{asked.place} holds no audio track")
-    have = "1 audio track" if len(tracks) == 1 else f"{len(tracks)} audio tracks"
-    if asked.track is not None and asked.track >= len(tracks):
-        raise AudioError(f"{asked.place} has {have}, counted from 0: there is no track {asked.track}")
+    asked.check_track(len(tracks))
     left = [i for i in range(len(tracks)) if i not in asked.found.silent_tracks] or [0]
     number = min(left, key=lambda i: _rank(tracks[i])) if asked.track is None else asked.track
     found, track = asked.found, tracks[number]
@@ -75,7 +73,9 @@ def _chosen(container: Any, asked: Asked) -> Any:
     found.codec = track.codec_context.name if track.codec_context else "unknown"
     found.track, found.num_tracks = number, len(tracks)
     if len(tracks) > 1 and asked.track is None and not found.silent_tracks:
-        found.note(f"it has {have}, of which track {number} is heard; track= chooses another")
+        found.note(
+            f"it has {len(tracks)} audio tracks, of which track {number} is heard; track= chooses another"
+        )
     if track.codec_context is None:
         raise AudioError(f"{asked.place} is in a codec that cannot be decoded")
     return track

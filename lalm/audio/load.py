@@ -143,8 +143,6 @@ def read_recording(
         return _part(source, asked)
     name = audio_name(source)
     if isinstance(source, np.ndarray):
-        if track:
-            raise AudioError(f"{asked.place} has 1 audio track, counted from 0: there is no track {track}")
         if rate is None:
             asked.found.note(f"its rate was not given, and {SAMPLE_RATE} Hz was assumed")
         array_rate = SAMPLE_RATE if rate is None else rate

@@ -128,6 +128,13 @@ def stream(file: BinaryIO) -> Stream | None:
     return found if any(link.places for link in found.links) else None
 
 
+def begins(file: BinaryIO, place: int) -> bool:
+    """Whether a stream of frames begins at ``place``, perhaps with an ID3 tag."""
+    data = _Bytes(file)
+    start = tag_end(file, place)
+    return data.size - start > 64 and _is_chain(data, start, 2 * _CHAIN)
+
+
 def header(data: bytes) -> Head | None:
     """The frame header at the start of ``data``, or None."""
     if len(data) < 7 or data[0] != 0xFF or data[1] < 0xE0:

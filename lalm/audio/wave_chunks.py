@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
+from lalm.audio import mpeg_frames
 from lalm.audio.leftovers import harmless_end
 from lalm.audio.windows import read_at, size_of
 
 STREAMED_SIZE = 0x7FFF_0000  # data sizes above are what programs write to a pipe: length not known yet
 _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of W64's chunk names, but for its first
+_LEAST_RECORDING = 128  # bytes of a recording behind another
 _PLAIN_AIFC = (b"", b"NONE", b"twos", b"sowt", b"fl32", b"FL32", b"fl64")  # whose frames are samples
 
 
@@ -83,17 +85,27 @@ def layout(file: BinaryIO) -> Layout | None:
     found: Layout | None = None
     about: list[Chunk] = []
     for chunk in _chunks(file, form, size):
-        if chunk.name == form.data:
+        if chunk.name == form.data and not _is_empty(file, form, chunk, size):
             found = _data(file, form, chunk, size, about)
             break
         about.append(chunk)
+    empty = [chunk for chunk in about if chunk.name == form.data]
     if found is None and form.align == 2:
         found, about = _unpadded(file, form, size)
     if found is None:
         return None
     _describe(file, form, found, about)
     _look_behind(file, form, found, size)
+    found.patches |= {chunk.place - form.name_bytes: b"JUNK" for chunk in empty}
     return found
+
+
+def _is_empty(file: BinaryIO, form: Form, chunk: Chunk, size: int) -> bool:
+    """Whether a chunk of samples is empty and another one follows, as some editors leave it."""
+    if chunk.size:
+        return False
+    behind = [other.name for other in _chunks(file, form, size, chunk.start)]
+    return form.data in behind and _is_chunk_list(file, form, chunk.start, size)
 
 
 def _unpadded(file: BinaryIO, form: Form, size: int) -> tuple[Layout | None, list[Chunk]]:
@@ -207,7 +219,9 @@ def _look_behind(file: BinaryIO, form: Form, found: Layout, size: int) -> None:
     end = found.start + found.there
     padded = end + -end % form.align
     for place in (end, padded):
-        if place < size and _form(read_at(file, place, 40)) is not None:
+        head = read_at(file, place, 40)
+        other = head[:4] in (b"fLaC", b"OggS") or head[4:8] == b"ftyp" or mpeg_frames.begins(file, place)
+        if size - place > _LEAST_RECORDING and (other or _form(head) is not None):
             found.next_start = place
             return
     if found.declared > found.there and form is _CAF:  # libsndfile stumbles at such an end

@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import io
 import json
 import sys
 import time
@@ -165,8 +166,10 @@ def _written(table: Table) -> list[Row]:
             lines = file.read().split("\n")
             rows = [_json_row(line, table.out) for line in lines[:-1] if line.strip()]
         else:
-            whole = [row for row in csv.DictReader(file) if None not in row.values()]
-            rows = [{k: v for k, v in row.items() if v} for row in whole]
+            text = file.read()
+            whole = [row for row in csv.DictReader(io.StringIO(text)) if None not in row.values()]
+            last = len(whole) if text.endswith("\n") else len(whole) - 1
+            rows = [{k: v for k, v in row.items() if v} for row in whole[: max(0, last)]]
     if any("audio" not in row for row in rows):
         raise ValueError(f"'{table.out}' is not a table of this command: it has no column audio")
     for row in rows:

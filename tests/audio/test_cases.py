@@ -154,6 +154,9 @@ def test_channels_and_tracks_can_be_chosen() -> None:
     second = read_recording(FOLDER / "mp4_two_audio.mp4", track=1)
     assert loudest_hz(second.audio) == pytest.approx(2_000, abs=12)
     assert (second.account.track, second.account.num_tracks, second.account.notes) == (1, 2, ())
+    for name in ("wav_u8.wav", "mp3_noxing_cbr.mp3", "vorbis.ogg", "flac_piped.flac", "alac.m4a"):
+        with pytest.raises(AudioError, match="has 1 audio track, counted from 0: there is no track 1"):
+            read_recording(FOLDER / name, track=1)
     with pytest.raises(AudioError, match="has 2 audio tracks, counted from 0: there is no track 2"):
         read_recording(FOLDER / "mp4_two_audio.mp4", track=2)
 

@@ -169,6 +169,12 @@ CASES: dict[str, tuple[Made, float | None, str]] = {
         None,
         "promises 1.57 s of audio but ends after 1.5 s",
     ),
+    "wav: an empty data chunk before": (
+        lambda: fmt_and(chunk(b"data", b""), chunk(b"data", data_of_wav())),
+        1.5,
+        "",
+    ),
+    "wav: an mp3 behind it": (lambda: sound("WAV") + bare_mp3(), 3.0, "several recordings"),
     "w64: data size 0": (lambda: put(sound("W64"), b"data\xf3\xac", 10, 0, 8, "little"), 1.5, ""),
     "aiff: data size 0": (lambda: put(sound("AIFF"), b"SSND", 0, 0), 1.5, ""),
     "aiff: counts fewer": (lambda: put(sound("AIFF"), b"COMM", 6, RATE), 1.5, "promises 1 s"),
