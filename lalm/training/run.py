@@ -35,6 +35,14 @@ from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import trained_names
 from lalm.synthesis.filters import Filtering
 from lalm.training.batches import Batches
+from lalm.training.clip_loading import reader
+from lalm.training.llm_layers import compile_layers, enable_gradient_checkpointing, quantize
+from lalm.training.malloc import keep_freed_memory
+from lalm.training.model_card import NAME, write_card
+from lalm.training.objectives.alignment import AlignmentTrainer, check_alignable
+from lalm.training.objectives.distil import DistillationTrainer
+from lalm.training.objectives.dpo import PreferenceTrainer
+from lalm.training.objectives.grpo import GroupTrainer, Repeated
 from lalm.training.parallel.deepspeed import deepspeed_arguments, first_moment
 from lalm.training.parallel.fsdp2 import fsdp_arguments, full_gradient
 from lalm.training.preparing import collator_of, processes, warm_up
