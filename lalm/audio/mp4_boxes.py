@@ -11,7 +11,7 @@ from lalm.audio.windows import read_at, size_of
 _LARGEST_INDEX = 256 << 20
 _LEAST_FRAGMENT_S = 0.25
 _HIDDEN_SAMPLES = 4_096
-_MOST_PIECES = 1 << 20
+_MOST_PIECES, _LARGEST_TABLE = 1 << 20, 1 << 20
 _PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts"}
 
 
@@ -109,7 +109,8 @@ def movie(file: BinaryIO) -> Movie:
             fragment = _fragment(file, box, found, fragment)
         elif box.name == b"sidx" and box.stop <= size:
             found.promised_s = max(
-                found.promised_s, _segments_s(read_at(file, box.start, box.stop - box.start))
+                found.promised_s,
+                _segments_s(read_at(file, box.start, min(box.stop - box.start, _LARGEST_TABLE))),
             )
         elif box.name == b"moov" and box.stop <= size and box.stop - box.start < _LARGEST_INDEX:
             found.indexes += 1
@@ -155,7 +156,7 @@ def _piece(file: BinaryIO, traf: Box, found: Movie, number: int) -> None:
     sound: Sound | None = None
     each, first, ticks = 0, None, 0
     for box in _boxes(file, traf.start, traf.stop):
-        body = read_at(file, box.start, min(box.stop - box.start, 1 << 20))
+        body = read_at(file, box.start, min(box.stop - box.start, _LARGEST_TABLE))
         flags = _number(body, 1, 3)
         if box.name == b"tfhd":
             sound = found.sounds.get(_number(body, 4))

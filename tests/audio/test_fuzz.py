@@ -14,7 +14,8 @@ FOLDER = Path(__file__).parents[1] / "fixtures" / "audio_cases"
 SEEDS = [
     *("wav_pcm24.wav", "rf64.wav", "w64.w64", "aiff.aiff", "au.au", "caf.caf", "flac_piped.flac"),
     *("vorbis.ogg", "opus_preskip.opus", "mp3_lame_gapless.mp3", "aac_adts.aac"),
-    *("m4a_aac_editlist.m4a", "webm_browser_no_duration.webm"),
+    *("m4a_aac_editlist.m4a", "webm_browser_no_duration.webm", "m4a_fragmented.m4a", "mp4_two_audio.mp4"),
+    *("ts.ts", "ac3.ac3", "avi.avi", "wav_ima_adpcm.wav", "mkv_pcm.mkv"),
 ]
 LONGEST_S, MOST_BYTES = 10.0, 64 << 20
 
