@@ -91,7 +91,7 @@ def ask(
     followed = _protocol(
         protocol, prompts, prompt, unusual=out is not None or vision is not None or orders > 1
     )
-    from lalm.inference.engine import Options
+    from lalm.inference.engine import SMALL, Options
 
     given: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
@@ -107,7 +107,7 @@ def ask(
     if followed is not None:
         from lalm.cli.protocol import generation
 
-        own = generation(followed, model)
+        own = generation(followed, model or SMALL)
         unsaid = {name for name in own if context.get_parameter_source(name).name == "DEFAULT"}  # type: ignore[union-attr]
         given |= {name: own[name] for name in unsaid}
     options = Options(

@@ -139,6 +139,7 @@ def evaluate(
     from lalm.evaluate.metrics import Resources
     from lalm.evaluate.run import Job, run
     from lalm.evaluate.task import AbsentData, open_task
+    from lalm.inference.engine import SMALL
 
     opened, absent = [], list[AbsentData]()
     for spec in specs:
@@ -152,7 +153,9 @@ def evaluate(
         print(f"left out: {left_out}", file=sys.stderr)
     share, own_device = _share(device)
     is_local = url is None and vision is None and not (model or "").endswith(".jsonl")
-    opened = _as_asked(opened, followed, model if is_local else None, own, judge_form, tell=share.rank == 0)
+    opened = _as_asked(
+        opened, followed, (model or SMALL) if is_local else None, own, judge_form, tell=share.rank == 0
+    )
     answerer, folder = _answerer(
         Asked(model, url, vision, lora_scale, seed, own_device, followed if is_local else None, dtype)
     )
@@ -173,7 +176,7 @@ def evaluate(
 def _as_asked(
     tasks: "Sequence[Opened]",
     protocol: "Protocol | None",
-    model: str | None,
+    model: str | Path | None,
     own: dict[str, Any],
     judge_form: str | None,
     *,

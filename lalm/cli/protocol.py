@@ -70,19 +70,21 @@ def open_under(
     return engine
 
 
-def generation(protocol: "Protocol", model: str | None) -> dict[str, Any]:
-    """How the protocol has answers generated, as fields of ``Options``; says what is unlike lalm's own."""
-    from lalm.inference.engine import SMALL
+def generation(protocol: "Protocol", model: str | Path | None) -> dict[str, Any]:
+    """How the protocol has answers generated, as fields of ``Options``; says what is unlike lalm's own.
+
+    ``model`` is None for answers that do not come from a folder here.
+    """
     from lalm.inference.protocol_run import folder_settings, unlike_ours
 
-    own = folder_settings(model or SMALL) if protocol.folder_generation else {}
+    own = folder_settings(model) if protocol.folder_generation and model is not None else {}
     found = {**own, **protocol.generation}
     if odd := unlike_ours(found):
         say(protocol.name, f"answers are generated with {odd}")
     return found
 
 
-def warn_of_folder_settings(model: str | None) -> None:
+def warn_of_folder_settings(model: str | Path | None) -> None:
     """Say it when a released folder asks for other settings than lalm's, and nobody asked for them."""
     from lalm.inference.protocol_run import folder_settings, unlike_ours
     from lalm.models.load import model_folder

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tiny_qwen2_audio import original
 
 from lalm.cli.app import run
 from lalm.data.sample import Sample, ask, message_text, write_manifest
@@ -262,3 +263,29 @@ def test_an_unknown_protocol_stops_a_run_before_it_begins(tmp_path):
     with pytest.raises(ProtocolError, match="there is no protocol 'nope'"):
         train(settings(tmp_path, tmp_path / "out", valid={"protocol": "nope"}))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_released_folders_own_settings_are_said_aloud_and_taken_when_asked_for(rows, tmp_path, capsys):
+    """Qwen2-Audio-7B-Instruct's generation_config.json, and the number format of its config.json."""
+    original("small", tmp_path / "released")
+    settings = {"do_sample": True, "temperature": 0.7, "top_p": 0.5, "top_k": 20, "repetition_penalty": 1.1}
+    (tmp_path / "released" / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": 5}))
+    config = json.loads((tmp_path / "released" / "config.json").read_text())
+    (tmp_path / "released" / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    write_manifest(tmp_path / "rows.jsonl", rows[1:])
+    words = ["eval", str(tmp_path / "released"), "--task", f"manifest={tmp_path / 'rows.jsonl'}", "--json"]
+    words += ["--max-new-tokens", "2", "--device", "cpu"]
+    assert run([*words, "--out", str(tmp_path / "ours")]) == 0
+    shown = capsys.readouterr()
+    odd = "temperature 0.7 (lalm's own: 0), top_p 0.5 (lalm's own: 1), top_k 20 (lalm's own: 0)"
+    assert f"released's generation_config.json asks for {odd}" in shown.err and "left aside" in shown.err
+    assert "temperature" not in json.loads(shown.out)["tasks"]["audio_qa"]
+    assert run([*words, "--out", str(tmp_path / "theirs"), "--protocol", "qwen2_audio_instruct"]) == 0
+    shown = capsys.readouterr()
+    assert f"answers are generated with {odd}" in shown.err and "computed in bfloat16" in shown.err
+    card = json.loads(shown.out)
+    assert card["tasks"]["audio_qa"]["temperature"] == 0.7 and card["model"]["dtype"] == "bfloat16"
+    answers = tmp_path / "ours" / "predictions.jsonl"
+    words[1:2] = [str(answers)]
+    assert run([*words, "--out", str(tmp_path / "given"), "--protocol", "qwen2_audio_instruct"]) == 0
+    assert "temperature" not in json.loads(capsys.readouterr().out)["tasks"]["audio_qa"]  # no folder here
