@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from lalm.audio.load import Recording
 from lalm.data.audio_inputs import Clip
 from lalm.data.messages import AudioPart, part_recording
 from lalm.data.sample import Sample
@@ -191,7 +192,9 @@ class Engine:
         """The sample's recordings, as far as they are heard."""
         channel, longest_s = self.hearing.channel, self.hearing.longest_s
         parts: list[AudioPart] = [
-            part if channel is None or "channel" in part else {**part, "channel": channel}
+            part
+            if channel is None or "channel" in part or isinstance(part["audio"], Recording)  # chosen already
+            else {**part, "channel": channel}
             for part in sample.audios
         ]
         clips = [Clip.of(part_recording(part)) for part in parts]

@@ -216,6 +216,7 @@ def test_ask_takes_a_protocol_and_a_prompt_by_its_name(tiny, rows, prompts, tmp_
     shown = capsys.readouterr()
     assert "beams 4 (lalm's own: 1)" in shown.err and json.loads(shown.out)["finish_reason"] == "length"
     assert "without sound and left out" not in shown.err  # the first channel, not a mix of both
+    assert run([*words, *follow_, "What?", "--channel", "1"]) == 0 and "decoded already" not in shown.err
     for more, said in (
         (["--prompts", str(prompts)], "--prompts needs --prompt"),
         (["--prompts", str(prompts), "--prompt", "nope"], "has no prompt 'nope'; it has asr, asr_zh"),
