@@ -37,7 +37,8 @@ from transformers import GenerationConfig
 from lalm.data.audio_inputs import CachedFrames
 from lalm.data.episode import Labelled
 from lalm.data.frame_cache import FrameCache
-from lalm.data.sample import AudioPart, Sample, read_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import AudioPart, Sample
 from lalm.evaluate.answering import rows_of
 from lalm.evaluate.metrics.embeddings import SentenceEncoder
 from lalm.inference.engine import Engine

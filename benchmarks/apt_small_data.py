@@ -17,7 +17,8 @@ from pathlib import Path
 
 import soundfile
 
-from lalm.data.sample import Sample, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import Sample, write_manifest
 from lalm.tasks import Source, build
 from lalm.tasks.episodes import labelled
 from lalm.tasks.events import class_name

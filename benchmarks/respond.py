@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from lalm.data.sample import ask, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import ask, write_manifest
 from lalm.inference.engine import pick_device, pick_dtype
 from lalm.synthesis.completions import Chat, LocalWriter, Sampling
 from lalm.systems.acdc.continuation import respond

@@ -25,7 +25,8 @@ import httpx
 import torch
 from respond import captions
 
-from lalm.data.sample import Sample, ask, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import Sample, ask, write_manifest
 from lalm.models.processing import bare_template
 from lalm.synthesis.completions import EndpointWriter, LocalWriter, Sampling, Writer
 from lalm.systems.acdc.continuation import respond

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lalm.audio.load import AudioError, load_audio
-    from lalm.data.sample import Sample, ask, read_manifest, write_manifest
+    from lalm.data.readers import read_manifest
+    from lalm.data.sample import Sample, ask, write_manifest
     from lalm.errors import LalmError
     from lalm.evaluate.local import evaluate_model
     from lalm.inference.engine import Engine, Heard, Options, Reply
@@ -40,7 +41,8 @@ __all__ = [
 
 _HOMES = {
     "lalm.audio.load": ("AudioError", "load_audio"),
-    "lalm.data.sample": ("Sample", "ask", "read_manifest", "write_manifest"),
+    "lalm.data.readers": ("read_manifest",),
+    "lalm.data.sample": ("Sample", "ask", "write_manifest"),
     "lalm.errors": ("LalmError",),
     "lalm.evaluate.local": ("evaluate_model",),
     "lalm.inference.engine": ("Engine", "Heard", "Options", "Reply"),

@@ -56,7 +56,14 @@ MAY_BE_IMPORTED_BY = {
         "tasks.sound_labels",
     ],
     "pydantic": [
-        *("training.recipe", "training.sections", "evaluate.task", "inference.protocols", "serve*"),
+        *(
+            "training.recipe",
+            "training.sections",
+            "training.ingredients",
+            "evaluate.task",
+            "inference.protocols",
+            "serve*",
+        ),
     ],
     "fastapi": ["cli*", "serve*"],
     "vllm": ["vllm*"],

@@ -181,8 +181,12 @@ def is_recording(word: str) -> bool:
         return False
     if any(character.isspace() for character in word):
         return False
-    named = word.lower().endswith(RECORDING_SUFFIXES)
-    return named or word.startswith(("/", "./", "../", "~/"))
+    return is_named_like_recording(word) or word.startswith(("/", "./", "../", "~/"))
+
+
+def is_named_like_recording(name: str) -> bool:
+    """Whether a file's name ends like one of a recording, by which nothing is opened."""
+    return name.lower().endswith(RECORDING_SUFFIXES)
 
 
 def seconds(audio: Array) -> float:

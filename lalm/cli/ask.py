@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from lalm.cli.ending import note_ending
+from lalm.cli.opening import reading_of
 from lalm.cli.options import (
     Channel,
+    Columns,
     Device,
     Json,
     Lenient,
@@ -36,6 +38,7 @@ from lalm.cli.protocol import Prompts, ProtocolName
 
 if TYPE_CHECKING:
     from lalm.audio.load import Recording
+    from lalm.data.readers import Reading
     from lalm.data.sample import Sample
     from lalm.inference.engine import Engine, Options, Reply
     from lalm.inference.protocols import Protocol
@@ -83,6 +86,7 @@ def ask(
         ),
     ] = None,
     out: Out = None,
+    columns: Columns = None,
     vision: Vision = None,
     device: Device = None,
 ) -> None:
@@ -119,8 +123,10 @@ def ask(
     if out is not None:
         if vision is not None or orders > 1 or system or Piece("-", True) in pieces:
             raise ValueError("--out takes files, and no --orders, --system or --vision")
-        _table(pieces, out, model, device, choice, options)
+        _table(pieces, out, model, device, choice, options, reading_of(columns))
         return
+    if columns:
+        raise ValueError("--columns is for the tables that --out asks about")
     if vision is not None and (orders > 1 or lora_scale is not None or system or Piece("-", True) in pieces):
         raise ValueError("--vision takes files, and no --orders, --lora-scale or --system")
     sample = _about_pictures(pieces, choice) if vision is not None else _about(pieces, system, orders, choice)
@@ -170,16 +176,17 @@ def _table(
     device: str | None,
     choice: dict[str, Any],
     options: "Options",
+    reading: "Reading",
 ) -> None:
     """Write the table of answers; what it holds already is kept."""
-    from lalm.cli.ask_many import ask_many, check_out, recordings
+    from lalm.cli.ask_many import ask_many, check_out, parts_of
 
     check_out(out)
-    files = recordings([piece.word for piece in pieces if piece.is_file])
+    parts = parts_of([piece.word for piece in pieces if piece.is_file], reading)
     question = " ".join(piece.word for piece in pieces if not piece.is_file)
     from lalm.cli.opening import open_engine
 
-    ask_many(open_engine(model, device), files, question, options, out, choice)
+    ask_many(open_engine(model, device), parts, question, options, out, choice)
 
 
 class Piece(NamedTuple):

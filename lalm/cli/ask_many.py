@@ -6,13 +6,15 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from lalm.audio.load import Account
+    from lalm.data.readers import Reading
+    from lalm.data.sample import AudioPart
     from lalm.inference.engine import Engine, Options
 
 ACCOUNT = (
@@ -77,6 +79,51 @@ def recordings(words: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def parts_of(words: Sequence[str], reading: "Reading | None" = None) -> "dict[str, AudioPart]":
+    """What is asked about, by its name in the table: what ``recordings`` finds, and the recordings of a
+    SOURCE: a manifest, a table, a toolkit's folder.
+
+    A stretch of a file is named as on the web: ``talk.wav#t=0.5,2``.
+    """
+    found: dict[str, AudioPart] = {}
+    for word in words:
+        if _is_source(word, reading):
+            found |= _of_source(word, reading)
+        else:
+            found |= {name: {"type": "audio", "audio": name} for name in recordings([word])}
+    return found
+
+
+def _is_source(word: str, reading: "Reading | None") -> bool:
+    """Is a word data rather than a recording, a pattern or a folder of recordings?"""
+    from lalm.audio.load import is_named_like_recording
+    from lalm.data.readers import is_source
+
+    if word.startswith("hf://") or (reading is not None and reading.columns):
+        return True
+    path = Path(word)
+    if path.is_dir():
+        return is_source(path)
+    return path.is_file() and path.suffix != "" and not is_named_like_recording(path.name)
+
+
+def _of_source(word: str, reading: "Reading | None") -> "dict[str, AudioPart]":
+    from lalm.data.readers import open_samples
+
+    samples = open_samples(word, reading)
+    found: dict[str, AudioPart] = {}
+    for number in range(len(samples)):
+        for part in samples[number].audios:
+            source = part["audio"]
+            name = source if isinstance(source, str) and source[:5] != "data:" else samples.place(number)
+            if "offset_s" in part or "duration_s" in part:
+                start = part.get("offset_s", 0.0)
+                end = f",{start + part['duration_s']:g}" if "duration_s" in part else ""
+                name = f"{name}#t={start:g}{end}"
+            found[name] = part
+    return found
+
+
 def check_out(out: Path) -> None:
     """Refuse a table of another kind, or in a folder that is not there."""
     if out.suffix.lower() not in (".csv", ".jsonl"):
@@ -121,26 +168,25 @@ def fill(table: Table, files: Sequence[str], answers: Answers) -> int:
 
 def ask_many(
     engine: "Engine",
-    files: Sequence[str],
+    parts: "Mapping[str, AudioPart]",
     question: str,
     options: "Options",
     out: Path,
     choice: dict[str, Any],
 ) -> int:
-    """Ask one question about each file; ``choice``: channel, track and lenient of every part.
+    """Ask one question about each of ``parts``; ``choice``: channel, track and lenient of all of them.
 
     Returns how many rows are errors.
     """
     from lalm.data.sample import Sample
 
-    def sample(file: str) -> Sample:
-        parts = [{"type": "audio", "audio": file, **choice}, {"type": "text", "text": question}]
-        line = {"messages": [{"role": "user", "content": parts if question else parts[:1]}]}
-        return Sample.from_json(line, place=file)  # paths are taken from where we stand
+    def sample(name: str) -> Sample:
+        content: list[Any] = [{**parts[name], **choice}, {"type": "text", "text": question}]
+        return Sample(({"role": "user", "content": content if question else content[:1]},))
 
     def answers(chunk: Sequence[str]) -> list[Row | ValueError]:
         found: list[Row | ValueError] = []
-        for reply in engine.reply([sample(file) for file in chunk], options, errors="return"):
+        for reply in engine.reply([sample(name) for name in chunk], options, errors="return"):
             if isinstance(reply, ValueError):
                 found.append(reply)
                 continue
@@ -148,7 +194,7 @@ def ask_many(
             found.append(own | account_row(reply.heard[0].account))
         return found
 
-    return fill(Table(out, ("answer", "finish_reason"), question), files, answers)
+    return fill(Table(out, ("answer", "finish_reason"), question), list(parts), answers)
 
 
 def account_row(account: "Account | None") -> Row:

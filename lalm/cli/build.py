@@ -7,7 +7,8 @@ import typer
 
 from lalm.cli.build_preferences import preferences
 from lalm.cli.build_questions import nlar, qa, sac, spoken
-from lalm.cli.options import NewManifest, PromptSeed
+from lalm.cli.opening import reading_of
+from lalm.cli.options import Columns, NewManifest, PromptSeed
 
 app = typer.Typer(
     help="Turn corpora into manifests of tasks, replies into pairs.",
@@ -74,6 +75,7 @@ def corpus_task(
         float,
         typer.Option(min=0, max=1, help="few_shot: share of episodes whose classes have others' names."),
     ] = 0.0,
+    columns: Columns = None,
 ) -> None:
     """Turn a public corpus into a manifest of one task."""
     from lalm.tasks import READERS, Source, build
@@ -84,12 +86,20 @@ def corpus_task(
             f"there is no task '{task}' to build; "
             f"there are corpus, qa, nlar, spoken, sac, {', '.join(READERS)}"
         )
-    if not source.exists():
+    if not source.exists() and not str(source).startswith("hf:"):
         raise ValueError(f"there is no '{source}'")
     built = build(
         task,
         Source(
-            source, audio, seed, ways=ways, shots=shots, episodes=episodes, renamed=renamed, exclude=exclude
+            source,
+            audio,
+            seed,
+            ways=ways,
+            shots=shots,
+            episodes=episodes,
+            renamed=renamed,
+            exclude=exclude,
+            reading=reading_of(columns, audio=audio),
         ),
         out,
         layout=layout,

@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lalm.cli.options import WRITER, Device, Llm, Manifest, NewManifest, Url
+from lalm.cli.opening import reading_of
+from lalm.cli.options import (
+    WRITER,
+    AudioFolder,
+    Columns,
+    Device,
+    Llm,
+    Manifest,
+    NewManifest,
+    Prompt,
+    PromptDraw,
+    Url,
+)
 
 if TYPE_CHECKING:
     from lalm.data.sample import Sample
@@ -44,20 +56,23 @@ def preferences(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts at a time.")] = 16,
+    columns: Columns = None,
+    prompt: Prompt = None,
+    prompt_seed: PromptDraw = 0,
+    audio: AudioFolder = None,
     device: Device = None,
 ) -> None:
     """Pairs of a better and a worse reply to a manifest's prompts, to learn preferences (DPO) from.
 
     The same command again goes on where it stopped. Keys of servers are read from OPENAI_API_KEY.
     """
-    if not source.is_file():
-        raise ValueError(f"there is no manifest '{source}'")
+    reading = reading_of(columns, prompt, prompt_seed, audio)
     from lalm.cli.opening import open_writer, progress_bar
     from lalm.evaluate.metric_judge import judge_by_metric
     from lalm.synthesis import preferences as pairs
     from lalm.synthesis.completions import Sampling
 
-    prompts = pairs.read_prompts(source)  # a bad one is refused before a model is loaded
+    prompts = pairs.read_prompts(source, reading)  # a bad one is refused before a model is loaded
     sampling = Sampling(temperature, top_p, max_new_tokens, seed)
     served = model is not None and model.startswith(("http://", "https://"))
     draw, name = _from_server(str(model), sampling) if served else _from_model(model, device, sampling)

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from lalm.cli.options import WRITER, Llm, Manifest, NewManifest, PromptSeed, Url
+from lalm.cli.opening import reading_of
+from lalm.cli.options import (
+    WRITER,
+    AudioFolder,
+    Columns,
+    Llm,
+    Manifest,
+    NewManifest,
+    PromptSeed,
+    Url,
+)
 
 QA_TOKENS, LONG_QA_TOKENS = 128, 320  # of a reply with a question and its answer
 
@@ -17,18 +27,21 @@ def qa(
     long: Annotated[bool, typer.Option("--long", help="Long answers.")] = False,
     llm: Llm = WRITER,
     url: Url = None,
+    columns: Columns = None,
+    audio: AudioFolder = None,
 ) -> None:
     """Questions with answers that an LLM writes about a manifest's transcripts or captions."""
-    if not source.is_file():
-        raise ValueError(f"there is no manifest '{source}'")
     from lalm.cli.opening import open_writer, progress_bar
     from lalm.synthesis.completions import Sampling
     from lalm.tasks.question_answers import write_questions
 
+    reading = reading_of(columns, audio=audio)
     sampling = Sampling(max_new_tokens=LONG_QA_TOKENS if long else QA_TOKENS, seed=seed)
     writer = open_writer(llm, url)
     with progress_bar("questions") as progress:
-        counts = write_questions(source, out, writer, sampling=sampling, long=long, progress=progress)
+        counts = write_questions(
+            source, out, writer, sampling=sampling, long=long, reading=reading, progress=progress
+        )
     print(
         f"{out}: {counts.written} questions written, {counts.existing} were there already, "
         f"{counts.retried} malformed replies asked for again, {counts.dropped} rows dropped"
@@ -45,6 +58,7 @@ def nlar(
     seed: PromptSeed = 0,
     llm: Llm = WRITER,
     url: Url = None,
+    columns: Columns = None,
 ) -> None:
     """Questions about pairs of recordings that an LLM writes and the recordings' events check."""
     from lalm.cli.opening import open_writer
@@ -53,11 +67,13 @@ def nlar(
     from lalm.tasks.events import RECORDINGS
     from lalm.tasks.instructions import instruct
     from lalm.tasks.reasoning import written
-    from lalm.tasks.sources import opened
 
     if layout not in (None, *RECORDINGS):
         raise ValueError(f"task 'nlar' has no layout '{layout}'; it has {', '.join(RECORDINGS)}")
-    recordings_of, corpus = RECORDINGS[layout or "manifest"], Source(opened(source), audio, seed)
+    recordings_of, corpus = (
+        RECORDINGS[layout or "manifest"],
+        Source(source, audio, seed, reading=reading_of(columns, audio=audio)),
+    )
     samples, dropped = written(recordings_of, corpus, open_writer(llm, url))
     for why, count in dropped.most_common():
         print(f"{count} questions dropped: {why}")
@@ -80,11 +96,14 @@ def spoken(
     out: NewManifest,
     voice: Voices,
     seed: Annotated[int, typer.Option(min=0, help="Of the voices drawn.")] = 0,
+    columns: Columns = None,
+    audio: AudioFolder = None,
 ) -> None:
     """Typed questions about one recording each, spoken after it instead (needs flite or espeak-ng)."""
     from lalm.tasks.spoken_questions import write_spoken
 
-    print(f"{out}: {write_spoken(source, out, voice, seed=seed)} spoken questions")
+    reading = reading_of(columns, audio=audio)
+    print(f"{out}: {write_spoken(source, out, voice, seed=seed, reading=reading)} spoken questions")
 
 
 def sac(
@@ -95,10 +114,14 @@ def sac(
         int, typer.Option(min=0, help="At most so many, of all kinds of sounds; 0: one a sound.")
     ] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of the sounds, questions and voices drawn.")] = 0,
+    columns: Columns = None,
+    audio: AudioFolder = None,
 ) -> None:
     """Spoken questions about the sounds behind them, over captioned sounds (needs flite or espeak-ng)."""
     from lalm.tasks.background_questions import write_background_questions
 
-    counts = write_background_questions(source, out, voice, items=items, seed=seed)
+    counts = write_background_questions(
+        source, out, voice, items=items, seed=seed, reading=reading_of(columns, audio=audio)
+    )
     kinds = ", ".join(f"{group or 'other'} {count}" for group, count in counts.most_common())
     print(f"{out}: {counts.total()} spoken questions over sounds ({kinds})")

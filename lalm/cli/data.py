@@ -5,13 +5,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from lalm.cli.options import Json, Model
+from lalm.cli.opening import reading_of
+from lalm.cli.options import AudioFolder, Columns, Json, Model, Prompt, PromptDraw
 
 if TYPE_CHECKING:
+    from lalm.data.readers import Reading
     from lalm.data.validate import ManifestReport, RowReport
 
 MOST_REMARKS = 20  # that are printed
@@ -20,8 +22,8 @@ app = typer.Typer(help="Manifests: check them, count them, look at them.", no_ar
 Source = Annotated[
     Path,
     typer.Argument(
-        help="A manifest (JSONL of lalm, ms-swift, LLaMA-Factory, OpenAI, SLAM-LLM or Lhotse cuts), a tar, "
-        "or a folder of Kaldi, Lhotse Shar, WebDataset or Hugging Face datasets.",
+        help="A manifest of lalm or another toolkit, a table, a tar, a folder, hf://datasets/... "
+        "(docs/data.md).",
         show_default=False,
     ),
 ]
@@ -36,12 +38,17 @@ def validate(
         Path | None, typer.Option(help="JSONL to write with the account of every recording.")
     ] = None,
     workers: Workers = None,
+    columns: Columns = None,
+    prompt: Prompt = None,
+    prompt_seed: PromptDraw = 0,
+    audio: AudioFolder = None,
     as_json: Json = False,
 ) -> int:
     """Check every line, decode every recording, name each bad line; exit code 1 when there is one.
 
     Recordings that are heard but odd (damaged and lenient, silent, longer than their header says) are told
     on standard error.
+    With --out whatever can be read becomes a manifest.
     """
     from lalm.data.readers import open_samples
     from lalm.data.sample import write_manifest
@@ -50,10 +57,11 @@ def validate(
         raise ValueError(f"--out is the manifest itself, '{source}'; name another file")
     if accounts is not None and not accounts.parent.is_dir():
         raise ValueError(f"there is no folder '{accounts.parent}' to write '{accounts.name}' to")
+    reading = reading_of(columns, prompt, prompt_seed, audio)
     with accounts.open("w", encoding="utf-8") if accounts else nullcontext() as log:
-        found = _validate(source, decode=True, workers=workers, what="decoding", log=log)
+        found = _validate(source, reading, decode=True, workers=workers, what="decoding", log=log)
     if out is not None:
-        samples = open_samples(source)
+        samples = open_samples(source, reading)
         write_manifest(out, (samples[number] for number in found.good))
     if as_json:
         told = {"good": len(found.good), "bad": found.faults, "hours": round(found.hours, 4)}
@@ -63,7 +71,7 @@ def validate(
             print("lalm:", remark, file=sys.stderr)
         if more := found.remarks[MOST_REMARKS:]:
             print(f"lalm: and {len(more)} remarks more: --accounts FILE.jsonl has all", file=sys.stderr)
-        for fault in found.faults:
+        for fault in found.grouped:
             print(fault)
         wrote = f"; the good ones are in {out}" if out is not None else ""
         print(f"{source}: {len(found.good)} good lines, {found.hours:.2f} h, {len(found.faults)} bad{wrote}")
@@ -75,12 +83,15 @@ def stats(
     source: Source,
     picture: Annotated[Path | None, typer.Option(help="SVG to write with the histogram.")] = None,
     workers: Workers = None,
+    columns: Columns = None,
+    audio: AudioFolder = None,
     as_json: Json = False,
 ) -> None:
     """Hours, durations, tokens, languages and tasks, from the manifest and the files' headers."""
     if picture is not None and picture.suffix != ".svg":
         raise ValueError(f"--picture writes an SVG: name it {picture.stem}.svg")
-    found = _validate(source, decode=False, workers=workers, what="reading")
+    reading = reading_of(columns, audio=audio)
+    found = _validate(source, reading, decode=False, workers=workers, what="reading")
     if not found.good:
         raise ValueError(f"'{source}' has no good line; `lalm data validate` says why")
     if picture is not None:
@@ -139,11 +150,15 @@ def preview(
     model: Model = None,
     rows: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
     seed: Annotated[int | None, typer.Option(min=0, help="Draw them at random (default: the first).")] = None,
+    columns: Columns = None,
+    prompt: Prompt = None,
+    prompt_seed: PromptDraw = 0,
+    audio: AudioFolder = None,
 ) -> None:
     """Show samples as the model gets them; what the loss learns stands in [[ ]]."""
     from lalm.data.readers import open_samples
 
-    samples = open_samples(source)
+    samples = open_samples(source, reading_of(columns, prompt, prompt_seed, audio))
     if not len(samples):
         raise ValueError(f"'{source}' holds no samples")
     numbers = list(range(min(rows, len(samples))))
@@ -176,14 +191,21 @@ def preview(
 
 
 def _validate(
-    path: Path, *, decode: bool, workers: int | None, what: str, log: TextIO | None = None
+    path: Path,
+    reading: "Reading",
+    *,
+    decode: bool,
+    workers: int | None,
+    what: str,
+    log: TextIO | None = None,
 ) -> "ManifestReport":
     from lalm.cli.opening import progress_bar
     from lalm.data.validate import validate_manifest
 
     with progress_bar(what, bar=True, transient=True) as progress:
         heard = None if log is None else lambda row: log.writelines(_account_lines(row))
-        return validate_manifest(path, decode=decode, workers=workers, progress=progress, heard=heard)
+        settings: dict[str, Any] = {"decode": decode, "workers": workers, "reading": reading}
+        return validate_manifest(path, **settings, progress=progress, heard=heard)
 
 
 def _account_lines(row: "RowReport") -> Iterator[str]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from lalm.cli.options import Device, Json, LoraScale, Resource, Url, Vision
+from lalm.cli.opening import reading_of
+from lalm.cli.options import Columns, Device, Json, LoraScale, Prompt, PromptDraw, Resource, Url, Vision
 from lalm.cli.protocol import Prompts, ProtocolName, chosen
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ def evaluate(
         typer.Option(
             "--task",
             metavar="NAME[=PATH],...",
-            help="What is asked (`lalm tasks` lists them); PATH is its data. manifest=FILE.jsonl: any "
-            "manifest with references. A .yaml file of your own may stand for NAME.",
+            help="What is asked (`lalm tasks` lists them); PATH is its data. manifest=SOURCE: any "
+            "manifest, table or folder with answers. A .yaml file of your own may stand for NAME.",
         ),
     ] = None,
     data: Annotated[Path, typer.Option(help="Folder in which tasks look for their data.")] = Path("data"),
@@ -106,6 +107,9 @@ def evaluate(
     ] = None,
     resource: Resource = None,
     vision: Vision = None,
+    columns: Columns = None,
+    prompt: Prompt = None,
+    prompt_seed: PromptDraw = 0,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -141,10 +145,11 @@ def evaluate(
     from lalm.evaluate.task import AbsentData, open_task
     from lalm.inference.engine import SMALL
 
+    reading = reading_of(columns, prompt, prompt_seed, audio)
     opened, absent = [], list[AbsentData]()
     for spec in specs:
         try:
-            opened += open_task(spec, data, limit=samples, seed=seed, audio=audio)
+            opened += open_task(spec, data, limit=samples, seed=seed, audio=audio, reading=reading)
         except AbsentData as error:
             absent.append(error)
     if not opened:

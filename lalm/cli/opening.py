@@ -1,11 +1,13 @@
 """Opening what several commands need: a model's engine, the LLM that writes, and progress bars."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lalm.data.readers import Reading
     from lalm.inference.engine import Engine
     from lalm.synthesis.completions import Writer
 
@@ -20,6 +22,24 @@ def open_engine(model: str | None, device: str | None, dtype: str | None = None)
     fetch_for(model)
     silence_transformers()
     return Engine.load(model, device, getattr(torch, dtype) if dtype else None)
+
+
+def reading_of(
+    columns: Sequence[str] | None,
+    prompts: Sequence[str] | None = None,
+    seed: int = 0,
+    audio: Path | None = None,
+) -> "Reading":
+    """What ``--columns``, ``--prompt``, ``--prompt-seed`` and ``--audio`` say about a SOURCE."""
+    from lalm.data.readers import Reading
+
+    named: dict[str, str] = {}
+    for pair in (pair for given in columns or () for pair in given.split(",") if pair.strip()):
+        role, equals, column = pair.partition("=")
+        if not equals or not column.strip():
+            raise ValueError(f"--columns takes ROLE=COLUMN, such as audio=path,answer=caption, not '{pair}'")
+        named[role.strip()] = column.strip()
+    return Reading(named, tuple(prompts or ()), seed, audio)
 
 
 def silence_transformers() -> None:

@@ -54,7 +54,34 @@ Out = Annotated[
     typer.Option(help="A row for each file, folder's file or pattern's file in this .csv or .jsonl."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")]
-Manifest = Annotated[Path, typer.Argument(help="Manifest (JSONL).", show_default=False)]
+Manifest = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE", help="Manifest, table or folder of data (docs/data.md).", show_default=False
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--columns",
+        metavar="ROLE=COLUMN,...",
+        help="What is in which column of a table: audio=path,answer=caption,question=... (docs/data.md).",
+        show_default=False,
+    ),
+]
+Prompt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt",
+        metavar="TEXT",
+        help="Ask this about recordings that come without a question; given again, one is drawn for each.",
+        show_default=False,
+    ),
+]
+PromptDraw = Annotated[int, typer.Option("--prompt-seed", min=0, help="Of the prompts drawn.")]
+AudioFolder = Annotated[
+    Path | None, typer.Option("--audio", help="Folder that relative audio paths start from.")
+]
 NewManifest = Annotated[Path, typer.Option(help="Manifest to write.", show_default=False)]
 PromptSeed = Annotated[int, typer.Option(min=0, help="Of the prompts, pairs and mixtures drawn.")]
 Resource = Annotated[

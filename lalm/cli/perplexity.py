@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lalm.cli.options import Device
+from lalm.cli.opening import reading_of
+from lalm.cli.options import AudioFolder, Columns, Device, Prompt, PromptDraw
 
 if TYPE_CHECKING:
+    from lalm.data.readers import Reading
     from lalm.data.sample import Sample
     from lalm.evaluate.perplexity import Perplexity
 
@@ -24,6 +26,10 @@ def perplexity(
         typer.Option(min=0.0, help="Beside the trained one; 0 removes LoRA; may be repeated."),
     ] = None,
     per_task: Annotated[int, typer.Option(min=1, help="Samples of each task.")] = 50,
+    columns: Columns = None,
+    prompt: Prompt = None,
+    prompt_seed: PromptDraw = 0,
+    audio: AudioFolder = None,
     device: Device = None,
 ) -> None:
     """How likely models find known answers, with LoRA on and off."""
@@ -34,7 +40,7 @@ def perplexity(
     lora_scales = [0.0] if lora_scale is None else lora_scale
     for asked in lora_scales:
         Options(lora_scale=asked)  # refuses what cannot be
-    samples = answered(data, per_task)
+    samples = answered(data, per_task, reading_of(columns, prompt, prompt_seed, audio))
     found: list[Perplexity] = []
     print(f"{'model':<24}{'task':<16}{'LoRA':>8}{'mean':>12}{'std':>12}{'pooled':>12}{'n':>6}")
     for model in models:
@@ -52,13 +58,13 @@ def perplexity(
     print(f"The numbers and the plot are in {out}.")
 
 
-def answered(manifests: Sequence[Path], per_task: int) -> "list[Sample]":
+def answered(manifests: Sequence[Path], per_task: int, reading: "Reading | None" = None) -> "list[Sample]":
     """Samples of the manifests that have a target, ``per_task`` of each task spread evenly."""
     from lalm.data.mixture import open_manifest, subset
 
     by_task: dict[str, list[Sample]] = {}
     for path in manifests:
-        for sample in open_manifest(path):
+        for sample in open_manifest(path, reading):
             if sample.target:
                 by_task.setdefault(sample.task, []).append(sample)
     if not by_task:

@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from lalm.cli.options import WRITER, Llm, Url
+from lalm.cli.opening import reading_of
+from lalm.cli.options import WRITER, AudioFolder, Columns, Llm, Manifest, Url
 
 
 def respond(
-    manifest: Annotated[Path, typer.Argument(help="Caption manifest (JSONL).", show_default=False)],
+    manifest: Manifest,
     out: Annotated[
         Path, typer.Argument(help="Manifest to write; goes on where it stopped.", show_default=False)
     ],
@@ -34,13 +35,14 @@ def respond(
     keep_mentioning: Annotated[
         bool, typer.Option("--keep-mentioning", help="Drop replies without any word of the caption.")
     ] = False,
+    columns: Columns = None,
+    audio: AudioFolder = None,
 ) -> None:
     """Turn captions into training targets: the LLM's own replies.
 
     An endpoint's key is read from OPENAI_API_KEY.
     """
-    if not manifest.is_file():
-        raise ValueError(f"there is no manifest '{manifest}'")
+    reading = reading_of(columns, audio=audio)
     from lalm.cli.opening import open_writer, progress_bar
     from lalm.synthesis.completions import Sampling
     from lalm.systems.acdc import continuation
@@ -58,6 +60,7 @@ def respond(
             system=system,
             batch_size=batch_size,
             keep_mentioning=keep_mentioning,
+            reading=reading,
             progress=progress,
         )
     print(

@@ -17,14 +17,14 @@ def train(
     ] = True,
 ) -> None:
     """Train as a recipe says; run it again to resume."""
-    from lalm.cli.weights import fetch_with_bar
+    from lalm.cli.weights import fetch_for_recipe
     from lalm.training import recipe as recipes
 
     read = recipes.load(recipe, changes or [])
-    filters = read.data.filters
-    judge = filters.contradictions if filters is not None and filters.url is None else None
-    parts = (read.init.encoder, read.init.encoder_2, read.init.aligner, read.init.llm, judge)
-    fetch_with_bar([name for name in parts if name])
+    from lalm.training.manifests import training_sources
     from lalm.training.run import run
+
+    training_sources(read)  # what is wrong with the data is said before anything is fetched
+    fetch_for_recipe(read)
 
     run(read, resume=resume)

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lalm.cli.options import Json
+
+if TYPE_CHECKING:
+    from lalm.training.recipe import Recipe
 
 SMALL = Path(__file__).parents[1] / "models" / "small"
 
@@ -77,6 +80,16 @@ def fetch_for(model: str | None) -> None:
     from lalm.models.load import model_folder
 
     fetch_with_bar(parts_of(SMALL if model is None else model_folder(model)))
+
+
+def fetch_for_recipe(recipe: "Recipe") -> None:
+    """Fetch the pinned parts that a recipe names, or that the model is made of which it starts from."""
+    filters, init = recipe.data.filters, recipe.init
+    judge = filters.contradictions if filters is not None and filters.url is None else None
+    fetch_with_bar([name for name in (init.encoder, init.encoder_2, init.aligner, init.llm, judge) if name])
+    if init.from_ is not None:
+        embedded = init.from_ == SMALL.name and not Path(init.from_).is_dir()
+        fetch_for(None if embedded else init.from_)
 
 
 def parts_of(folder: Path) -> list[str]:

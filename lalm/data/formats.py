@@ -1,4 +1,5 @@
-"""Converts manifest rows of other toolkits: ms-swift, LLaMA-Factory, OpenAI, Hugging Face, SLAM-LLM, Lhotse.
+"""Converts manifest rows of other toolkits: ms-swift, LLaMA-Factory, OpenAI, Hugging Face, SLAM-LLM, Lhotse,
+and NeMo's conversations.
 
 A row is recognised by its keys and parts, never by the file's name. What a row says that a sample cannot
 hold is refused, not dropped. Errors say what is wrong; the reader adds file and line.
@@ -14,19 +15,34 @@ TAG = "<audio>"
 SPEAKERS = {"human": "user", "gpt": "assistant", "system": "system"}  # LLaMA-Factory's sharegpt form
 
 
+def known_form(row: dict[str, Any]) -> bool:
+    """Whether a row is a whole sample, ours or another toolkit's, rather than columns of a table."""
+    whole = ("messages", "conversations", "preferred_output", "non_preferred_output")
+    return any(key in row for key in whole) or _is_slam_llm(row) or _is_cut(row)
+
+
+def _is_slam_llm(row: dict[str, Any]) -> bool:
+    return "source" in row and "target" in row
+
+
+def _is_cut(row: dict[str, Any]) -> bool:
+    return ("recording" in row and "start" in row) or str(row.get("type", "")).endswith("Cut")
+
+
 def native(row: Any) -> Any:
     """The row as a manifest row of ours; one that is ours already, or no object, is returned as it is."""
     if not isinstance(row, dict):
         return row
     if "conversations" in row:
-        return _llama_factory(row)
+        turns = row["conversations"]
+        typed = isinstance(turns, list) and any(isinstance(turn, dict) and "type" in turn for turn in turns)
+        return _nemo(row) if typed else _llama_factory(row)
     if "preferred_output" in row or "non_preferred_output" in row:
         return _openai_pair(row)
     if "messages" not in row:
-        if "source" in row and "target" in row:
+        if _is_slam_llm(row):
             return _slam_llm(row)
-        made_by_lhotse = ("recording" in row and "start" in row) or str(row.get("type", "")).endswith("Cut")
-        return _cut(row) if made_by_lhotse else row
+        return _cut(row) if _is_cut(row) else row
     if any(key in row for key in ("audios", "rejected_response", "rejected_messages", "rejected_audios")):
         return _ms_swift(row)
     return {**row, "messages": _openai(row["messages"])}
@@ -72,6 +88,36 @@ def _llama_factory(row: dict[str, Any]) -> dict[str, Any]:
                 answer = json_object(answer, name, ["from", "value"], ["value"])["value"]
             made[name] = json_text(answer, name)
     return made | _id(row)
+
+
+def _nemo(row: dict[str, Any]) -> dict[str, Any]:
+    """{"id", "conversations": [{"value", "from": "User", "type": "text" or "audio", "duration", "offset"}]}.
+
+    Turns of one speaker behind one another are parts of one message.
+    """
+    json_object(row, "a NeMo conversation", ["id", "conversations", "system"])
+    system = json_text(row.get("system", ""), "system")
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    for number, turn in enumerate(json_list(row["conversations"], "conversations"), 1):
+        where = f"conversations turn {number}"
+        keys = ["value", "from", "type"]
+        json_object(turn, where, [*keys, "duration", "offset"], keys)
+        role = json_text(turn["from"], f"{where} from").lower()
+        if role not in ("user", "assistant", "system"):
+            raise SampleError(f"{where} is from {turn['from']!r}; turns are from User, Assistant and System")
+        value = json_text(turn["value"], f"{where} value")
+        if turn["type"] not in ("text", "audio"):
+            raise SampleError(f"{where} has the type {turn['type']!r}; types are text and audio")
+        part: dict[str, Any] = {"type": turn["type"], turn["type"]: value}
+        if turn["type"] == "audio":
+            for ours, theirs in (("offset_s", "offset"), ("duration_s", "duration")):
+                if turn.get(theirs) is not None:
+                    part[ours] = json_seconds(turn[theirs], f"{where} {theirs}")
+        if messages and messages[-1]["role"] == role and isinstance(messages[-1]["content"], list):
+            messages[-1]["content"].append(part)
+        else:
+            messages.append({"role": role, "content": [part]})
+    return {"messages": messages, **_id(row)}
 
 
 def _slam_llm(row: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from lalm.audio import archives
 from lalm.audio.account import Account, Tally
 from lalm.audio.load import SAMPLE_RATE, load_audio, seconds
-from lalm.data.readers import Samples, open_samples
+from lalm.data.readers import Reading, Samples, open_samples
 from lalm.data.sample import AudioPart, Sample
 from lalm.errors import LalmError
 
@@ -36,13 +36,13 @@ class DataError(LalmError, ValueError):
         super().__init__(text.strip().splitlines()[-1].removeprefix(f"{__name__}.DataError: "))
 
 
-def open_manifest(path: str | Path) -> Samples:
-    """The samples at a path, read when asked for; see ``lalm.data.readers.open_samples``.
+def open_manifest(path: str | Path, reading: Reading | None = None) -> Samples:
+    """The samples of a SOURCE, read when asked for; see ``lalm.data.readers.open_samples``.
 
     Up to ``CHECKED_ROWS`` rows are all read once now, so that a line that is no sample stops a run before it
     begins, by its number. Of larger ones ``lalm data validate`` says it. Raises a ValueError naming the file.
     """
-    samples = open_samples(path)
+    samples = open_samples(path, reading)
     if not len(samples):
         raise DataError(f"'{path}' holds no samples")
     if len(samples) <= CHECKED_ROWS and not samples.heavy:
@@ -60,9 +60,8 @@ def subset(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[i] for i in _spread(len(samples), count)]
 
 
-def held_out(paths: Sequence[str | Path], count: int) -> list[Sample]:
+def held_out(sources: Sequence[Samples], count: int) -> list[Sample]:
     """At most ``count`` samples spread evenly over several manifests."""
-    sources = [open_manifest(path) for path in paths]
     firsts = np.cumsum([0, *(len(source) for source in sources)])
     places = _spread(int(firsts[-1]), count)
     numbers = np.searchsorted(firsts, places, side="right") - 1

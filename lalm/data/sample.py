@@ -11,7 +11,7 @@ and the server share one shape. A manifest line::
 import copy
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -45,7 +45,6 @@ __all__ = [
     "SampleError",
     "ask",
     "message_text",
-    "read_manifest",
     "write_manifest",
 ]
 
@@ -174,46 +173,6 @@ def ask(audios: Sequence[AudioSource], question: str | None = None, *, system: s
         content.append({"type": "text", "text": question})
     user: Message = {"role": "user", "content": content}
     return Sample(({"role": "system", "content": system}, user) if system else (user,))
-
-
-def read_manifest(path: str | Path) -> Iterator[Sample]:
-    """Samples of a JSONL manifest; blank lines are skipped, errors read ``train.jsonl:42: <what>``.
-
-    Rows may also be those of ms-swift, LLaMA-Factory, OpenAI or Hugging Face chats (``lalm.data.formats``),
-    and the file one JSON list of rows, as LLaMA-Factory's are (``train.json[3]: <what>``).
-    """
-    path = Path(path)
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise SampleError(f"the manifest {path} cannot be opened: {error.strerror}") from None
-    with file:
-        if file.peek(64).lstrip(BOM + b" \t\r\n").startswith(b"["):
-            yield from _read_list(path)
-            return
-        for number, line in enumerate(file, 1):
-            place = f"{path.name}:{number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                obj = json.loads(text) if text else None
-            except UnicodeDecodeError:
-                raise SampleError(f"{place}: the line is not UTF-8 text") from None
-            except json.JSONDecodeError as error:
-                raise SampleError(f"{place}: not JSON: {error.msg} at column {error.colno}") from None
-            if text:
-                yield Sample.from_json(obj, place=place, folder=path.parent)
-
-
-def _read_list(path: Path) -> Iterator[Sample]:
-    """Samples of a file that is one JSON list."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError:
-        raise SampleError(f"{path.name}: the file is not UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        raise SampleError(f"{path.name}:{error.lineno}: not JSON: {error.msg}") from None
-    for number, row in enumerate(rows):
-        yield Sample.from_json(row, place=f"{path.name}[{number}]", folder=path.parent)
 
 
 def write_manifest(path: str | Path, samples: Iterable[Sample]) -> int:

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from lalm.audio.account import Account, Tally
 from lalm.audio.load import SAMPLE_RATE, Recording, audio_name
 from lalm.data.messages import part_recording
 from lalm.data.mixture import audio_seconds, text_tokens
-from lalm.data.readers import Samples, open_samples
+from lalm.data.readers import Reading, Samples, open_samples
 from lalm.data.sample import AudioPart, Sample
 
 CHUNK_ROWS = 32
@@ -74,6 +73,19 @@ class ManifestReport:
                 self.remarks.append(f"{line.place}: {account.sentence}")
 
     @property
+    def grouped(self) -> list[str]:
+        """The faults, what many rows share in one sentence with the places of the first and their number."""
+        places: dict[str, list[str]] = {}
+        for fault in self.faults:
+            place, _, what = fault.partition(": ")
+            places.setdefault(what, []).append(place)
+        said = []
+        for what, found in places.items():
+            more = f" (and {len(found) - 1} more, the last {found[-1]})" if len(found) > 1 else ""
+            said.append(f"{found[0]}: {what}{more}")
+        return said
+
+    @property
     def hours(self) -> float:
         return sum(self.seconds) / 3600
 
@@ -85,16 +97,18 @@ def validate_manifest(
     workers: int | None = None,
     progress: Progress | None = None,
     heard: Callable[[RowReport], None] | None = None,
+    reading: Reading | None = None,
 ) -> ManifestReport:
     """Check every row of the data at ``path``; with ``decode`` every recording is decoded completely.
 
     Rows are checked by ``workers`` processes (all CPUs), and counted in their order; ``heard`` gets each
     with the accounts of its recordings.
     """
-    total = len(open_samples(path))
+    samples = open_samples(path, reading)
+    total = len(samples)
     workers = min(workers or os.cpu_count() or 1, -(-total // CHUNK_ROWS) or 1)
     found = ManifestReport()
-    for number, line in enumerate(_row_reports(str(path), total, decode, workers)):
+    for number, line in enumerate(_row_reports(samples, decode, workers)):
         found.add(number, line)
         if heard:
             heard(line)
@@ -103,26 +117,23 @@ def validate_manifest(
     return found
 
 
-def _row_reports(path: str, total: int, decode: bool, workers: int) -> Iterator[RowReport]:
-    chunks = [(path, at, min(at + CHUNK_ROWS, total), decode) for at in range(0, total, CHUNK_ROWS)]
+def _row_reports(samples: Samples, decode: bool, workers: int) -> Iterator[RowReport]:
+    total = len(samples)
     if workers == 1:
-        for chunk in chunks:
-            yield from _check_chunk(chunk)
+        yield from (_check_row(samples, number, decode) for number in range(total))
         return
-    with ProcessPoolExecutor(workers) as pool:
+    chunks = [(at, min(at + CHUNK_ROWS, total), decode) for at in range(0, total, CHUNK_ROWS)]
+    with ProcessPoolExecutor(workers, initializer=_OPENED.append, initargs=(samples,)) as pool:
         for lines in pool.map(_check_chunk, chunks):
             yield from lines
 
 
-@lru_cache(maxsize=1)
-def _opened(path: str) -> Samples:
-    return open_samples(path)
+_OPENED: list[Samples] = []  # what a process checks
 
 
-def _check_chunk(chunk: tuple[str, int, int, bool]) -> list[RowReport]:
-    path, start, stop, decode = chunk
-    samples = _opened(path)
-    return [_check_row(samples, number, decode) for number in range(start, stop)]
+def _check_chunk(chunk: tuple[int, int, bool]) -> list[RowReport]:
+    start, stop, decode = chunk
+    return [_check_row(_OPENED[-1], number, decode) for number in range(start, stop)]
 
 
 def _check_row(samples: Samples, number: int, decode: bool) -> RowReport:

@@ -28,7 +28,8 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from lalm.data.sample import Message, Sample, message_text, read_manifest
+from lalm.data.readers import Reading, is_source, read_manifest
+from lalm.data.sample import Message, Sample, message_text
 from lalm.errors import LalmError
 from lalm.evaluate.metrics import METRICS
 from lalm.evaluate.parsers import PARSERS
@@ -238,11 +239,18 @@ def known_tasks() -> dict[str, Task]:
 
 
 def open_task(
-    spec: str, data: Path, *, limit: int = 0, seed: int = 0, audio: Path | None = None
+    spec: str,
+    data: Path,
+    *,
+    limit: int = 0,
+    seed: int = 0,
+    audio: Path | None = None,
+    reading: Reading | None = None,
 ) -> list[Asked]:
-    """The items of "NAME", "NAME=PATH", "FILE.yaml=PATH", or "manifest=FILE" (one entry a task in it).
+    """The items of "NAME", "NAME=PATH", "FILE.yaml=PATH", or "manifest=SOURCE" (one entry a task in it).
 
-    ``audio`` is where a corpus keeps its audio if not where its archives unpack it.
+    PATH is the task's corpus, or any SOURCE of ``lalm.data.readers``, as ``reading`` says. ``audio`` is
+    where a corpus keeps its audio if not where its archives unpack it.
     At most ``limit`` items a task (0: all), drawn with ``seed``. Items whose audio is not there are left
     out and counted. Raises TaskError for an unknown task or one without any item.
     """
@@ -255,7 +263,7 @@ def open_task(
     elif name == ANY:
         if not given:
             raise TaskError("the task 'manifest' needs its file: --task manifest=FILE.jsonl")
-        return [_drawn(asked, limit, seed) for asked in _by_task(Path(given))]
+        return [_drawn(asked, limit, seed) for asked in _by_task(given, reading)]
     else:
         tasks = known_tasks()
         if name not in tasks:
@@ -265,21 +273,26 @@ def open_task(
         task = tasks[name]
     if not given and not task.path:
         raise TaskError(f"the task '{task.name}' needs its file: --task {name}=FILE.jsonl")
+    reading = reading or Reading(audio=audio)
     path = Path(given) if given else found_below(data, task.path)
+    if given.startswith("hf://") or (given and reading.columns):
+        return [_drawn(_there(task, list(read_manifest(given, reading)), given), limit, seed)]
     if not path.exists():
         hint = "" if given else f" (say --data FOLDER, or --task {name}=PATH)"
         raise AbsentData(f"{task.name}: there is no '{path}'{hint}")
-    own_manifest = path.suffix == ".jsonl" and task.layout != "slurp"
-    reader = LAYOUTS["manifest" if own_manifest else task.layout]
-    return [_drawn(_there(task, list(reader(Source(path, audio))), str(path)), limit, seed)]
+    is_own = is_source(path) and task.layout not in ("slurp", "aishell2", "hub")
+    reader = LAYOUTS["manifest" if is_own else task.layout]
+    source = Source(path, audio, reading=reading)
+    return [_drawn(_there(task, list(reader(source)), str(path)), limit, seed)]
 
 
-def _by_task(path: Path) -> list[Asked]:
-    """A manifest's samples by their task; a task without a name of ours is scored by what samples hold."""
-    if not path.is_file():
+def _by_task(source: str, reading: Reading | None) -> list[Asked]:
+    """A SOURCE's samples by their task; a task without a name of ours is scored by what samples hold."""
+    path = Path(source)
+    if not source.startswith("hf://") and "*" not in source and not path.exists():
         raise TaskError(f"there is no manifest '{path}'")
     groups: dict[str, list[Sample]] = {}
-    for sample in read_manifest(path):
+    for sample in read_manifest(source, reading):
         groups.setdefault(sample.task, []).append(with_reference(sample))
     if not groups:
         raise TaskError(f"{path.name} holds no samples")

@@ -6,7 +6,8 @@ Each reader yields samples with references and, where the corpus asks them, ques
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lalm.data.sample import Sample, read_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import Sample
 from lalm.tasks import (
     Source,
     hub,
@@ -20,14 +21,13 @@ from lalm.tasks import (
 )
 from lalm.tasks.annotation import annotation
 from lalm.tasks.phones import phone_samples
-from lalm.tasks.sources import opened
 
 Reader = Callable[[Source], Iterator[Sample]]
 
 
 def manifest(source: Source) -> Iterator[Sample]:
-    """A manifest of ours, or one of ``lalm.data.formats``."""
-    return read_manifest(opened(source.path))
+    """Any SOURCE of ``lalm.data.readers``."""
+    return read_manifest(source.path, source.reading)
 
 
 LAYOUTS: Mapping[str, Reader] = {

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from lalm.data.sample import Sample, read_manifest
+from lalm.data.readers import Reading, read_manifest
+from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.synthesis.completions import Completion, Sampling, Writer
 from lalm.synthesis.judging import RATE, SYSTEM, known, rating_chat, read_rating
@@ -136,10 +137,10 @@ def described(sampling: Sampling) -> dict[str, object]:
     return {key: value for key, value in asdict(sampling).items() if key != "seed"}
 
 
-def read_prompts(manifest: Path) -> list[Prompt]:
+def read_prompts(manifest: Path, reading: Reading | None = None) -> list[Prompt]:
     """The prompts of a manifest; answers in it are kept for judges. Raises PreferenceError naming the row."""
     prompts: dict[str, Prompt] = {}
-    for number, sample in enumerate(read_manifest(manifest), 1):
+    for number, sample in enumerate(read_manifest(manifest, reading), 1):
         place = f"{manifest.name}:{number}"
         name = sample.id or f"{manifest.stem}-{number}"
         messages = sample.prompt().messages

@@ -18,8 +18,9 @@ import soundfile
 from lalm.audio.load import SAMPLE_RATE
 from lalm.corpus.catalogue import classes
 from lalm.data.messages import part_recording
-from lalm.data.sample import Sample, ask, read_manifest, write_manifest
-from lalm.tasks.sources import SourceError, opened
+from lalm.data.readers import Reading, read_manifest
+from lalm.data.sample import Sample, ask, write_manifest
+from lalm.tasks.sources import SourceError
 from lalm.tasks.spoken_questions import SPEECH_RMS, check_voices, drawn_voice, speech
 
 BEFORE_S, AFTER_S = 0.5, 1.0  # of sound alone, around the question
@@ -72,7 +73,13 @@ class Background:
 
 
 def write_background_questions(
-    manifest: Path, out: Path, voices: Sequence[str], *, items: int = 0, seed: int = 0
+    manifest: Path,
+    out: Path,
+    voices: Sequence[str],
+    *,
+    items: int = 0,
+    seed: int = 0,
+    reading: Reading | None = None,
 ) -> Counter[str]:
     """Write ``out``, at most ``items`` questions (0: one a sound), taking turns between groups of sounds;
     returns how many of each group ("" for sounds of no class of ours).
@@ -83,7 +90,7 @@ def write_background_questions(
     sounds, or a voice that does not fit.
     """
     check_voices(voices)
-    found = _backgrounds(manifest)
+    found = _backgrounds(manifest, reading)
     if not found:
         raise SourceError(f"'{manifest}' has no captioned sound of one clip in which nobody speaks")
     chosen = _spread(found, items or len(found), seed)
@@ -93,11 +100,11 @@ def write_background_questions(
     return Counter(background.group for background in chosen)
 
 
-def _backgrounds(manifest: Path) -> list[Background]:
+def _backgrounds(manifest: Path, reading: Reading | None) -> list[Background]:
     found: dict[str, Background] = {}
-    for number, sample in enumerate(read_manifest(opened(manifest)), 1):
+    for number, sample in enumerate(read_manifest(manifest, reading), 1):
         name = sample.origin.get("recording") or sample.id or f"{manifest.stem}-{number}"
-        captions = (sample.target, *sample.references) if sample.task == "caption" else ()
+        captions = (sample.target, *sample.references) if sample.task in ("caption", "") else ()
         caption = sample.origin.get("caption") or next((text for text in captions if text), "")
         labels = [event["label"] for event in sample.events]
         speaks = any(label.startswith("speech/") for label in labels) or bool(sample.origin.get("transcript"))

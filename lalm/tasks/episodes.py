@@ -19,10 +19,11 @@ import numpy as np
 
 from lalm.audio.load import AUDIO_SUFFIXES
 from lalm.data.episode import Labelled, episode
-from lalm.data.sample import Sample, read_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import Sample
 from lalm.systems.apt.prompts import FEW_SHOT
 from lalm.tasks.events import class_name
-from lalm.tasks.sources import Source, SourceError, opened, table
+from lalm.tasks.sources import Source, SourceError, table
 
 QUERIES = 5  # of each class in a test episode; lam4fsl
 ESC50_EPISODES = 20  # of each split; ours, lam4fsl draws 100 to 3,200
@@ -94,7 +95,7 @@ def episodes(
 
 def of_manifest(source: Source) -> Iterator[Sample]:
     """Episodes of the source's size from a manifest's labelled clips, one query each; as many as clips."""
-    clips = labelled(list(read_manifest(opened(source.path))))
+    clips = labelled(list(read_manifest(source.path, source.reading)))
     yield from _drawn(clips, source, source.episodes or len(clips))
 
 

@@ -18,8 +18,9 @@ import numpy as np
 from lalm.corpus.catalogue import classes
 from lalm.data.labels import join_labels
 from lalm.data.mixture import known_seconds
-from lalm.data.sample import Sample, ask, read_manifest
-from lalm.tasks.sources import Source, SourceError, lines, opened, table
+from lalm.data.readers import read_manifest
+from lalm.data.sample import Sample, ask
+from lalm.tasks.sources import Source, SourceError, lines, table
 
 RESOLUTION_S = 0.1  # of answers, and of AudioSet's strong labels
 LEAST_OVERLAP_S = 0.2  # what an event shares with a stretch of time to be heard in it
@@ -56,7 +57,7 @@ Recordings = Callable[[Source], Iterator[Recorded]]
 def from_manifest(source: Source) -> Iterator[Recorded]:
     """The recordings of a manifest whose samples have one clip, whole, and events."""
     seen: set[str] = set()
-    for sample in read_manifest(opened(source.path)):
+    for sample in read_manifest(source.path, source.reading):
         whole = [part for part in sample.audios if "offset_s" not in part and "duration_s" not in part]
         if len(sample.audios) != 1 or not whole or not sample.events:
             continue

@@ -9,14 +9,15 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from lalm.data.sample import Sample, read_manifest
+from lalm.data.readers import Reading, read_manifest
+from lalm.data.sample import Sample
 from lalm.synthesis.completions import Chat, Completion, Sampling, Writer
 from lalm.synthesis.resumable_rows import Counts, write_rows
 from lalm.tasks.instructions import instruct
-from lalm.tasks.sources import SourceError, asking, opened
+from lalm.tasks.sources import SourceError, asking
 
 # Task of a caption or transcript -> task of the questions about it, and what the LLM is told the text is.
 ABOUT = {
@@ -76,16 +77,18 @@ def write_questions(
     long: bool = False,
     tries: int = 3,
     batch_size: int = 64,
+    reading: Reading | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Counts:
     """Write ``out``: a question and an answer for every transcript, caption or music caption of ``manifest``.
 
-    The text of a row is its ``origin.transcript`` (task asr) or its assistant text. ``long`` asks for long
+    The text of a row is its ``origin.transcript`` (task asr) or its assistant text; a row that names no task
+    counts as captioned. ``long`` asks for long
     answers (table 5's "QA (Long)"). A malformed reply is asked for ``tries`` times, then the row is dropped
     and its id noted in ``<out>.dropped``. Rows already in ``out`` are kept: a killed run goes on.
     """
     sampling = sampling or Sampling(max_new_tokens=128)
-    wanted = list(_requests(manifest, long, sampling.seed))
+    wanted = list(_requests(manifest, long, sampling.seed, reading))
     wanted.sort(key=lambda r: len(r.text))  # replies to texts alike in length end alike
     made = {
         "manifest": manifest.name,
@@ -130,10 +133,12 @@ def read_pair(text: str) -> tuple[str, str] | None:
     return question, answer
 
 
-def _requests(manifest: Path, long: bool, seed: int) -> Iterator[Request]:
+def _requests(manifest: Path, long: bool, seed: int, reading: Reading | None) -> Iterator[Request]:
     seen: set[str] = set()
-    for number, sample in enumerate(read_manifest(opened(manifest)), 1):
+    for number, sample in enumerate(read_manifest(manifest, reading), 1):
         place = f"{manifest.name}:{number}"
+        name = sample.id or f"{manifest.stem}-{number}"
+        sample = replace(sample, task=sample.task or "caption", id=name)
         if sample.task not in ABOUT:
             raise SourceError(f"{place}: task '{sample.task}' is none of {', '.join(ABOUT)}")
         text = sample.origin.get("transcript", "") if sample.task == "asr" else ""

@@ -21,7 +21,8 @@ from lalm.corpus.clips import Clip
 from lalm.corpus.questions import questions
 from lalm.corpus.scenes import Recording
 from lalm.data.labels import join_labels
-from lalm.data.sample import Sample, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import Sample, write_manifest
 from lalm.tasks.instructions import instruct
 from lalm.tasks.sources import asking
 

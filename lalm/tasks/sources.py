@@ -4,12 +4,13 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from lalm.audio.load import AUDIO_SUFFIXES
+from lalm.data.readers import Reading
 from lalm.data.sample import AudioPart, Message, Part, Sample, ask
 from lalm.errors import LalmError
 
@@ -28,6 +29,7 @@ class Source:
     ``made`` is the folder for audio that a reader makes itself (mixtures). A few-shot episode has so many
     ``ways`` (classes) and ``shots`` of each; ``episodes`` of 0 are one a clip, and in the share ``renamed``
     of them the classes have the names of others. ``exclude`` lists clips to leave out (WavCaps').
+    ``reading`` says how a manifest or table is read.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class Source:
     episodes: int = 0
     renamed: float = 0.0
     exclude: Path | None = None
+    reading: Reading = field(default_factory=Reading)
 
     @property
     def folder(self) -> Path:

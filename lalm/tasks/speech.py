@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from lalm.audio.load import AUDIO_SUFFIXES
-from lalm.data.sample import Sample, read_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import Sample
 from lalm.tasks.sources import (
     Source,
     SourceError,
     asking,
     heard,
     lines,
-    opened,
     table,
 )
 
@@ -45,7 +45,7 @@ def librispeech(source: Source) -> Iterator[Sample]:
 
 def transcripts(source: Source) -> Iterator[Sample]:
     """A manifest of ours: the transcript is ``origin.transcript``, or else the assistant's text."""
-    for sample in read_manifest(opened(source.path)):
+    for sample in read_manifest(source.path, source.reading):
         text = sample.origin.get("transcript") or sample.target
         if not text or not sample.audios:
             raise SourceError(f"{source.path.name}: {sample.id or 'a sample'} has no transcript or no audio")

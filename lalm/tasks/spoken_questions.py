@@ -18,8 +18,9 @@ import soundfile
 
 from lalm.audio.load import SAMPLE_RATE, load_audio
 from lalm.data.messages import part_recording
-from lalm.data.sample import Message, Sample, message_text, read_manifest, write_manifest
-from lalm.tasks.sources import SourceError, opened
+from lalm.data.readers import Reading, read_manifest
+from lalm.data.sample import Message, Sample, message_text, write_manifest
+from lalm.tasks.sources import SourceError
 
 PAUSE_S = 0.4  # of silence between sound and question
 SPEECH_RMS = 0.06
@@ -34,7 +35,9 @@ SYNTHESISERS = {  # how programs are told the voice, the stretch, the text and t
 }
 
 
-def write_spoken(manifest: Path, out: Path, voices: Sequence[str], *, seed: int = 0) -> int:
+def write_spoken(
+    manifest: Path, out: Path, voices: Sequence[str], *, seed: int = 0, reading: Reading | None = None
+) -> int:
     """Write ``out``: the questions of ``manifest`` spoken after their sounds; returns how many.
 
     A row's last user turn must be one recording and a text; both become one new FLAC file in
@@ -44,7 +47,7 @@ def write_spoken(manifest: Path, out: Path, voices: Sequence[str], *, seed: int 
     """
     check_voices(voices)
     folder = out.with_name(f"{out.name.removesuffix('.jsonl')}_audio")
-    return write_manifest(out, _spoken(manifest, folder, voices, seed))
+    return write_manifest(out, _spoken(manifest, folder, voices, seed, reading))
 
 
 def check_voices(voices: Sequence[str]) -> None:
@@ -63,9 +66,11 @@ def drawn_voice(voices: Sequence[str], digest: int) -> tuple[str, float]:
     return voices[digest % len(voices)], stretch
 
 
-def _spoken(manifest: Path, folder: Path, voices: Sequence[str], seed: int) -> Iterator[Sample]:
+def _spoken(
+    manifest: Path, folder: Path, voices: Sequence[str], seed: int, reading: Reading | None
+) -> Iterator[Sample]:
     folder.mkdir(parents=True, exist_ok=True)
-    for number, sample in enumerate(read_manifest(opened(manifest)), 1):
+    for number, sample in enumerate(read_manifest(manifest, reading), 1):
         place = f"{manifest.name}:{number}"
         prompt = sample.prompt()
         *before, last = prompt.messages

@@ -19,6 +19,8 @@ SKIP_FRACTION, SKIP_FLOOR = 0.01, 20
 
 Draw: TypeAlias = Callable[[np.random.Generator], np.ndarray]  # audio (N,) of another sample
 
+Augment: TypeAlias = Callable[[Audios, np.random.Generator, Draw], Audios]
+
 logger = logging.getLogger("lalm.training.batches")
 
 
@@ -71,7 +73,7 @@ class Collator:
         processor: AudioLMProcessor,
         read: Callable[[Sample], Audios],
         render: Callable[[Sequence[Sample], Sequence[Audios]], BatchFeature] | None = None,
-        augment: Callable[[Audios, np.random.Generator, Draw], Audios] | None = None,
+        augment: Augment | None = None,
         packing: bool = False,
     ) -> None:
         self._read, self._augment, self._packing = read, augment, packing

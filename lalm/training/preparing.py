@@ -17,6 +17,7 @@ from lalm.models.llm_sketch import embedding_sketch
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
 from lalm.training.batches import Collator
+from lalm.training.manifests import processes
 from lalm.training.objectives.alignment import alignment_collator
 from lalm.training.objectives.distil import check_known, distil_collator, known_rows, teach
 from lalm.training.objectives.dpo import ReferenceTable, check_pairs, pair_collator, reference_model
@@ -24,13 +25,8 @@ from lalm.training.objectives.grpo import group_collator
 from lalm.training.objectives.teacher_table import TeacherTable
 from lalm.training.objectives.warm_start import warm_start
 from lalm.training.recipe import Recipe
-from lalm.training.report import TrainError, say
+from lalm.training.report import say
 from lalm.training.trainer import Read
-
-
-def processes() -> int:
-    """How many processes train together: torchrun's and accelerate's WORLD_SIZE."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def collator_of(
@@ -46,14 +42,12 @@ def collator_of(
         return alignment_collator(processor, read)
     if recipe.grpo is not None:
         return group_collator(processor, read, recipe.grpo)
+    augment = Augmentation(**recipe.augment.model_dump()) if recipe.augment else None
     if recipe.dpo is None:
-        augment = Augmentation(**recipe.augment.model_dump()) if recipe.augment else None
         if recipe.distil is not None:
             told = teacher_of(recipe, model, processor, mixed, console)
             return distil_collator(processor, read, told, augment, packing=recipe.optim.packing)
         return Collator(processor, read, augment=augment, packing=recipe.optim.packing)
-    if processes() > 1:
-        raise TrainError("dpo: preferences are learned in one process; start the run without torchrun")
     names = [*(source.path for source in recipe.data.train), "data.valid"]
     sources = [source for m in mixed if m is not None for source in m.sources]
     for name, source in zip(names, sources, strict=False):
@@ -62,7 +56,7 @@ def collator_of(
     if recipe.dpo.reference == "precomputed":
         table = ReferenceTable(Path(recipe.out) / "reference.json")
         table.fill(model, processor, sources, read, recipe.optim.batch_size)
-    return pair_collator(processor, read, table, packing=recipe.optim.packing)
+    return pair_collator(processor, read, table, augment=augment, packing=recipe.optim.packing)
 
 
 def teacher_of(

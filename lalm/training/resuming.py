@@ -14,6 +14,8 @@ from lalm.weights import checkpoint
 MAY_CHANGE = (
     "every",
     "valid",
+    "keep",
+    "report_to",
     "data.valid",
     "data.workers",
     "optim.max_steps",

@@ -2,13 +2,12 @@
 
 ``run`` assembles the model, freezes what does not learn, shows what it will do, trains, and leaves in
 ``out``: config.json, model.safetensors, recipe.yaml (what ``lalm.models.load`` opens),
-metrics.jsonl, TensorBoard's ``runs/`` and the last two checkpoints. Started again, it goes on
-from the newest good one.
+metrics.jsonl, TensorBoard's ``runs/``, the last two checkpoints and, if asked for, the best model. Started
+again, it goes on from the newest good checkpoint.
 """
 
 import os
 import shutil
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,8 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainingArguments
 from transformers import set_seed as seed_everything
 
-from lalm.audio.load import SAMPLE_RATE
-from lalm.data.mixture import Mixture, audio_seconds, held_out, open_manifest, subset, text_tokens
-from lalm.data.sample import Sample
-from lalm.data.samplers import Limits, PackedMixture
-from lalm.data.source_batches import PerSourceMixture
+from lalm import models
+from lalm.data.mixture import subset
 from lalm.inference.protocols import find_protocol
 from lalm.models.answer_end import check_learned
 from lalm.models.assemble import build_model
@@ -33,24 +29,29 @@ from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.packing import check_packable
 from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import trained_names
-from lalm.synthesis.filters import Filtering
 from lalm.training.batches import Batches
 from lalm.training.clip_loading import reader
 from lalm.training.llm_layers import compile_layers, enable_gradient_checkpointing, quantize
 from lalm.training.malloc import keep_freed_memory
+from lalm.training.manifests import mixtures, processes, shared_step, training_sources
 from lalm.training.model_card import NAME, write_card
 from lalm.training.objectives.alignment import AlignmentTrainer, check_alignable
 from lalm.training.objectives.distil import DistillationTrainer
 from lalm.training.objectives.dpo import PreferenceTrainer
 from lalm.training.objectives.grpo import GroupTrainer, Repeated
+from lalm.training.optimizers import TRAINER_ARGUMENTS, TRAINER_NAMES, check_optimizer
 from lalm.training.parallel.deepspeed import deepspeed_arguments, first_moment
 from lalm.training.parallel.fsdp2 import fsdp_arguments, full_gradient
-from lalm.training.preparing import collator_of, processes, warm_up
-from lalm.training.recipe import Optim, Recipe
+from lalm.training.preparing import collator_of, warm_up
+from lalm.training.recipe import Recipe
 from lalm.training.report import GradientCheck, Report, TrainError, parts_table, say, show_example
 from lalm.training.resuming import check_fresh, starting_point
+from lalm.training.selection import KeepBest, stopped_at, take_best
+from lalm.training.trackers import PROJECT, check_trackers, trackers
 from lalm.training.trainer import Answers, Interruption, RecipeTrainer, is_slim
 from lalm.weights import checkpoint
+
+SMALL = Path(models.__file__).parent / "small"  # the embedded model, which ``init.from: small`` names
 
 
 def run(recipe: Recipe, *, resume: bool = True) -> Path:
@@ -73,15 +74,23 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     seed_everything(recipe.optim.seed)
     if not torch.accelerator.is_available():
         keep_freed_memory()
+    check_trackers(recipe.report_to or [])
+    check_optimizer(recipe.optim.optimizer)
+    sources = training_sources(recipe)
     model, processor = build(recipe)
-    train, valid = mixtures(recipe, model, console)
+    train, valid = mixtures(recipe, sources, model, console)
     steps = recipe.optim.max_steps or train.steps_in(recipe.optim.epochs or 0)
+    if start is not None and stopped_at(start, recipe.keep):
+        steps = checkpoint.step_of(start)
+        say(console, f"This run stopped at step {steps}, when it got no better; keep.patience=null goes on.")
     settings = arguments(recipe, steps, model, with_valid=valid is not None)
     # Sharding moves a layer at a time: a model that is larger than a device must not go there whole.
     (model.model.audio_tower if recipe.shard else model).to(settings.device)
-    read = reader(recipe, model, processor, [train, valid], console)
     if recipe.warm_start and start is None:
-        warm_up(recipe, model, processor, train, read, console)
+        plain = recipe.model_copy(update={"augment": None})  # names are learned from the sound as it is
+        frames = reader(plain, model, processor, [train], console)
+        warm_up(recipe, model, processor, train, frames, console)
+    read = reader(recipe, model, processor, [train, valid], console)
     collator = collator_of(recipe, model, processor, [train, valid], read, console)
     batches = Batches(train, steps * train.parts)
     console.print(parts_table(model))
@@ -113,6 +122,8 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
             answered = subset(valid.sources[0], recipe.valid.generate)
             together = recipe.shard in ("fsdp2", "zero3")
             trainer.add_callback(Answers(answered, processor, read, report, console, together, protocol))
+        if recipe.keep is not None and recipe.keep.best:
+            trainer.add_callback(KeepBest(recipe.keep, out, trainer.save_run, console))
         with Interruption() as interruption:
             trainer.add_callback(interruption)
             trainer.train(resume_from_checkpoint=str(start) if start else None)
@@ -121,7 +132,8 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
         say(console, f"Stopped after step {trainer.state.global_step}; {newest} holds everything.")
         say(console, f"Go on with: lalm train {newest / 'recipe.yaml'}")
         raise KeyboardInterrupt
-    _finish(trainer, out)
+    best = recipe.keep is not None and recipe.keep.best is not None
+    _finish(trainer, out, best)
     lost, tally = int(train.unreadable.sum()), train.tally()
     if main_process:
         write_card(recipe, out, trainer.state.global_step, tally, lost)
@@ -159,7 +171,9 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
             dtype=dtype,
         )
     else:
-        model, processor = load_model(recipe.init.from_, dtype=dtype, options=recipe.init.options)
+        embedded = recipe.init.from_ == SMALL.name and not Path(SMALL.name).is_dir()
+        folder = SMALL if embedded else recipe.init.from_
+        model, processor = load_model(folder, dtype=dtype, options=recipe.init.options)
         learner = recipe.dpo or recipe.grpo
         if model.config.lora and learner is not None and learner.reference == "adapter":
             merge_lora(model)  # the reference is the model as it is, the new LoRA beside it is what learns
@@ -193,74 +207,6 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
     return model, processor
 
 
-def mixtures(
-    recipe: Recipe, model: AudioLMForConditionalGeneration, console: Console
-) -> tuple[Mixture, Mixture | None]:
-    """The training mixture, filtered, and, when the recipe names manifests for it, the validation one."""
-
-    def length(sample: Sample) -> float:
-        heard = sum(model.config.num_audio_tokens(int(audio_seconds(p) * SAMPLE_RATE)) for p in sample.audios)
-        return heard + text_tokens(sample)
-
-    optim = recipe.optim
-    sources: list[tuple[Sequence[Sample], float]] = [
-        (open_manifest(source.path), source.weight) for source in recipe.data.train
-    ]
-    if recipe.data.filters is not None:
-        sources = _filtered(recipe, sources, console)
-    batch_size, accumulation = shared_step(optim)
-    parts = accumulation * processes()
-    mix: Any = Mixture
-    if optim.batch_tokens or optim.batch_s:
-        mix = partial(PackedMixture, limits=Limits(optim.batch_tokens, optim.batch_s))
-    training = partial(PerSourceMixture, group=optim.batch_size) if recipe.data.separate else mix
-    train = training(sources, length, batch_size=batch_size, parts=parts, seed=optim.seed)
-    if not recipe.data.valid or not recipe.every.valid:
-        return train, None
-    kept = held_out(recipe.data.valid, recipe.valid.samples)
-    return train, mix([(kept, 1.0)], length, batch_size=min(batch_size, len(kept)))
-
-
-def shared_step(optim: Optim) -> tuple[int, int]:
-    """Samples of one batch, and batches that one process accumulates, so that all give the recipe's step.
-
-    Eight batches of 4 on two processes are four each; one batch of 8 is split. Raises TrainError when the
-    step cannot be shared evenly.
-    """
-    count, samples = processes(), optim.batch_size * optim.accumulation
-    if optim.accumulation % count == 0:
-        return optim.batch_size, optim.accumulation // count
-    if (
-        samples % count == 0
-        and samples // count <= optim.batch_size
-        and not (optim.batch_tokens or optim.batch_s)
-    ):
-        return samples // count, 1
-    raise TrainError(
-        f"optim: {optim.accumulation} batches of {optim.batch_size} cannot be shared evenly by {count} "
-        f"processes: make accumulation a multiple of {count}"
-    )
-
-
-def _filtered(
-    recipe: Recipe, sources: Sequence[tuple[Sequence[Sample], float]], console: Console
-) -> list[tuple[Sequence[Sample], float]]:
-    """The sources without what the recipe's filters take away, which is told."""
-    assert recipe.data.filters is not None
-    with console.status("Filtering the training samples") as status:
-        filtering = Filtering(
-            Path(recipe.out),
-            lambda done, total: status.update(f"Judging answers: {done}/{total}"),
-            **recipe.data.filters.model_dump(),
-        )
-        kept: list[tuple[Sequence[Sample], float]] = [(filtering(own), weight) for own, weight in sources]
-    say(console, filtering.summary())
-    for source, (samples, _) in zip(recipe.data.train, kept, strict=True):
-        if not samples:
-            raise TrainError(f"data.filters leave no sample of '{source.path}'")
-    return kept
-
-
 def arguments(
     recipe: Recipe, steps: int, model: AudioLMForConditionalGeneration, *, with_valid: bool
 ) -> TrainingArguments:
@@ -279,7 +225,8 @@ def arguments(
         warmup_steps=optim.warmup_steps,
         weight_decay=optim.weight_decay,
         max_grad_norm=optim.max_grad_norm,
-        optim="adamw_torch",
+        optim=TRAINER_NAMES[optim.optimizer],
+        optim_args=TRAINER_ARGUMENTS.get(optim.optimizer),
         seed=optim.seed,
         use_cpu=not torch.accelerator.is_available(),
         bf16=False,  # the model casts; autocast on top would cast the connector's float32 weights too
@@ -297,20 +244,24 @@ def arguments(
         save_steps=every.save,
         eval_strategy="steps" if with_valid else "no",
         eval_steps=every.valid or None,
-        report_to=[],
+        report_to=trackers(recipe.report_to or [], Path(recipe.out)),
+        run_name=Path(recipe.out).name,
+        project=PROJECT,
         disable_tqdm=True,
         log_level="error",
         **(fsdp_arguments(model) if shard == "fsdp2" else deepspeed_arguments(shard) if shard else {}),
     )
 
 
-def _finish(trainer: RecipeTrainer, out: Path) -> None:
-    """Put the final model beside the logs, file by file renamed into place."""
+def _finish(trainer: RecipeTrainer, out: Path, best: bool) -> None:
+    """Put the final model (or the ``best``) beside the logs, file by file renamed into place."""
     draft = checkpoint.staging(out) / "final"
-    with checkpoint.writing(draft, out / "model.safetensors"):
+    with checkpoint.writing(draft, out / "model.safetensors"), trainer.averaged():
         trainer.save_run(draft)
     if not trainer.args.should_save:
         return
     for file in draft.iterdir():
         file.replace(out / file.name)
+    if best:
+        take_best(out)
     shutil.rmtree(checkpoint.staging(out), ignore_errors=True)

@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -23,6 +24,8 @@ from lalm.models.modeling import AudioLMForConditionalGeneration, name_matches
 from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import has_parts, save_model, trained_names
 from lalm.training import recipe as recipes
+from lalm.training.averaging import WeightAverage
+from lalm.training.optimizers import MuonWithAdamW
 from lalm.training.parallel.deepspeed import (
     gather_optimizer_state,
     gather_zero_weights,
@@ -40,7 +43,10 @@ Read = Callable[[Sample], Sequence[Clip | CachedFrames]]
 
 
 class RecipeTrainer(Trainer):
-    """The Trainer with checkpoints of ours: what trains, sealed, renamed into place, the last two kept."""
+    """The Trainer with checkpoints of ours: what trains, sealed, renamed into place, the last ones kept.
+
+    Validation and what a run leaves are of the weights' average where the recipe wants one.
+    """
 
     def __init__(self, recipe: Recipe, processor: AudioLMProcessor, **settings: Any) -> None:
         super().__init__(**settings)
@@ -49,6 +55,19 @@ class RecipeTrainer(Trainer):
         self._out = Path(recipe.out)
         self._groups: list[list[torch.nn.Parameter]] = []  # what AdamW was made with
         self._noted: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}  # by whether it trains
+        decay = recipe.optim.average
+        self._average = WeightAverage(self.whole, decay) if decay else None
+        if self._average:
+            self.add_callback(Averaging(self._average))
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The average in the place of the weights, if there is one."""
+        return self._average.in_place() if self._average else nullcontext()
+
+    def evaluate(self, *args: Any, **settings: Any) -> dict[str, float]:
+        """The Trainer's validation and all that hangs on it."""
+        with self.averaged():
+            return super().evaluate(*args, **settings)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's optimizer, with the recipe's learning rates of parts as groups of their own."""
@@ -57,6 +76,9 @@ class RecipeTrainer(Trainer):
         if rates:
             names = {id(p): name for name, p in self.model.named_parameters()}
             optimizer.param_groups[:] = split_groups(optimizer.param_groups, names, rates)
+        if self._recipe.optim.optimizer == "muon":
+            optimizer = MuonWithAdamW(optimizer.param_groups)
+            self.optimizer: Any = optimizer
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         return optimizer
 
@@ -70,8 +92,15 @@ class RecipeTrainer(Trainer):
         if validation or "loss" in logs:
             prefix = "eval_" if validation else ""
             noted, self._noted[not validation] = self._noted[not validation], {}
-            logs |= {prefix + name: sum(values) / len(values) for name, values in noted.items()}
+            logs |= {prefix + name: self._mean(values) for name, values in noted.items()}
         super().log(logs, start_time)
+
+    def _mean(self, values: Sequence[float]) -> float:
+        """The mean over the values of all processes, which call it together."""
+        total = torch.tensor([sum(values), len(values)], dtype=torch.float64, device="cpu")
+        if self.args.world_size > 1:
+            total = self.accelerator.reduce(total.to(self.args.device), "sum")
+        return float(total[0] / total[1])
 
     def create_accelerator_and_postprocess(self) -> None:
         """The Trainer's accelerator, which shards on CPUs too."""
@@ -99,10 +128,13 @@ class RecipeTrainer(Trainer):
         draft, final = checkpoint.staging(self._out) / name, self._out / name
         with checkpoint.writing(draft, final):
             super()._save_checkpoint(model, trial)
+            if self._average and self.args.should_save:
+                self._average.save(draft)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 checkpoint.publish(draft, final)
-                checkpoint.prune(self._out, self.state.global_step)
+                last = self._recipe.keep.last if self._recipe.keep else checkpoint.KEEP
+                checkpoint.prune(self._out, self.state.global_step, last)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         self.save_run(Path(output_dir or self._out))
@@ -155,12 +187,26 @@ class RecipeTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
     ) -> None:
+        if self._average:
+            self._average.load(Path(resume_from_checkpoint))
         if (Path(resume_from_checkpoint) / METADATA).is_file():
             return  # its weights come with the optimizer
         if is_slim(self.whole):
             load_trained(self.whole, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+class Averaging(TrainerCallback):
+    """Takes the weights after each optimizer step into their average."""
+
+    def __init__(self, average: WeightAverage) -> None:
+        self._average = average
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._average.update(state.global_step)
 
 
 class Answers(TrainerCallback):

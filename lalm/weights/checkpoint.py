@@ -98,10 +98,10 @@ def newest_good(out: Path) -> tuple[Path | None, list[str]]:
     return None, remarks
 
 
-def prune(out: Path, newest: int) -> None:
-    """Delete all but the ``KEEP`` last checkpoints up to step ``newest``; any beyond it were broken."""
+def prune(out: Path, newest: int, last: int = KEEP) -> None:
+    """Delete all but the ``last`` checkpoints up to step ``newest``; any beyond it were broken."""
     good = [folder for folder in checkpoints(out) if step_of(folder) <= newest]
-    for folder in set(checkpoints(out)) - set(good[:KEEP]):
+    for folder in set(checkpoints(out)) - set(good[:last]):
         shutil.rmtree(folder)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lalm.audio.load import AudioError, read_recording
-from lalm.cli.ask_many import ask_many, check_out, recordings
+from lalm.cli.ask_many import ask_many, check_out, parts_of, recordings
 from lalm.inference.engine import Heard, Options, Reply
 
 CASES = Path(__file__).parents[1] / "fixtures" / "audio_cases"
@@ -53,7 +53,7 @@ def read(out: Path) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_row_for_each_file_and_only_errors_again(kind: str, folder: Path, tmp_path: Path) -> None:
     out, engine = tmp_path / f"out.{kind}", Fake()
-    files = recordings([str(folder)])
+    files = parts_of([str(folder)])
     assert ask_many(engine, files, "What?", Options(), out, {}) == 2  # type: ignore[arg-type]
     rows = read(out)
     assert rows["vorbis.ogg"]["answer"] == "vorbis.ogg" and float(rows["vorbis.ogg"]["decoded_s"]) == 1

@@ -11,7 +11,7 @@ import torch
 
 from lalm.cli.app import run as cli
 from lalm.cli.chat_lines import Command, Turn, read_line, read_words
-from lalm.data.sample import read_manifest
+from lalm.data.readers import read_manifest
 from lalm.inference.conversation import Conversation
 from lalm.inference.engine import Engine, Options, TooLongError
 from lalm.models.save import save_model

@@ -19,7 +19,7 @@ from lalm.audio.load import SAMPLE_RATE, AudioError
 from lalm.corpus import clips, packages
 from lalm.corpus.catalogue import SPLITS, Row, split_of
 from lalm.corpus.packages import Archive, PackageError
-from lalm.data.sample import read_manifest
+from lalm.data.readers import read_manifest
 
 tables = importlib.import_module("lalm.corpus.catalogue")  # the package's function has its name
 NAME = "tuxpaint-stamps-default"  # its Danish is a held-out language

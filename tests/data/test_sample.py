@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lalm.audio.load import load_audio
-from lalm.data.sample import Sample, SampleError, ask, message_text, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import Sample, SampleError, ask, message_text, write_manifest
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 AUDIO = {"type": "audio", "audio": "dog.ogg", "offset_s": 1, "duration_s": 2.5}
@@ -118,7 +119,11 @@ def test_manifest_lines(tmp_path: Path) -> None:
     assert len(list(read_manifest(path))) == 2
     for broken, sentence in [
         (b"{'a'", "not JSON: Expecting property name enclosed in double quotes at column 2"),
-        (b"\xff\xfe", "the line is not UTF-8 text"),
+        (
+            b"\xff\xfe",
+            "the line is not UTF-8 text; iconv -f WINDOWS-1252 -t UTF-8 train.jsonl > utf8-train.jsonl "
+            "converts a file that Windows saved",
+        ),
         (b"[1]", "a sample must be a JSON object, not a list"),
         (b"null", "a sample must be a JSON object, not null"),
     ]:
@@ -126,7 +131,7 @@ def test_manifest_lines(tmp_path: Path) -> None:
         with pytest.raises(SampleError) as caught:
             list(read_manifest(str(path)))
         assert str(caught.value) == f"train.jsonl:3: {sentence}"
-    with pytest.raises(SampleError, match=r"the manifest .*no\.jsonl cannot be opened: No such file"):
+    with pytest.raises(SampleError, match=r"there is no manifest '.*no\.jsonl'"):
         next(read_manifest(tmp_path / "no.jsonl"))
 
 

@@ -18,7 +18,8 @@ import uvicorn
 from lalm.cli.app import run
 from lalm.cli.serve import Place, listen
 from lalm.data.mixture import Mixture, open_manifest, text_tokens
-from lalm.data.sample import Sample, ask, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import Sample, ask, write_manifest
 from lalm.inference import engine as engines
 from lalm.inference.engine import Engine
 from lalm.models.processing import AudioLMProcessor

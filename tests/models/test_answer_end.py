@@ -9,7 +9,8 @@ from tiny_parts import byte_tokenizer, llama_folder, sentencepiece_llama
 from tiny_runs import settings, training_world
 from transformers import AutoTokenizer, GenerationConfig
 
-from lalm.data.sample import ask, read_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import ask
 from lalm.inference.engine import Engine, Options
 from lalm.models.answer_end import AnswerEndError, answer_ends, check_learned, written_end
 from lalm.models.load import load_model

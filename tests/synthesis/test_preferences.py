@@ -9,7 +9,8 @@ import pytest
 from tiny_parts import noise
 
 from lalm.cli.app import run
-from lalm.data.sample import ask, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import ask, write_manifest
 from lalm.evaluate.metric_judge import judge_by_metric
 from lalm.models.save import save_model
 from lalm.synthesis.completions import Completion

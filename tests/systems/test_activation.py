@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from tiny_parts import OPTIONS, noise
 
 from lalm.cli.app import run
-from lalm.data.sample import ask, message_text, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import ask, message_text, write_manifest
 from lalm.evaluate.perplexity import answer_nll, perplexities
 from lalm.inference.engine import Engine, Reply
 from lalm.models.assemble import build_model

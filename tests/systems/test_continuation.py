@@ -15,7 +15,8 @@ import pytest
 import torch
 from tiny_parts import byte_tokenizer
 
-from lalm.data.sample import ask, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import ask, write_manifest
 from lalm.models.processing import AUDIO_TOKEN
 from lalm.synthesis.completions import (
     Completion,

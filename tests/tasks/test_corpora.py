@@ -9,7 +9,8 @@ import soundfile
 
 from lalm.audio.load import load_audio
 from lalm.cli.app import run
-from lalm.data.sample import Sample, message_text, read_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import Sample, message_text
 from lalm.tasks import Source, SourceError, build
 
 SAMPLES = Path(__file__).parents[2] / "samples"

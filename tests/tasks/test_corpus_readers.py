@@ -9,7 +9,8 @@ import soundfile
 
 from lalm.audio.load import load_audio
 from lalm.cli.app import run
-from lalm.data.sample import message_text, read_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import message_text
 from lalm.systems.apt.prompts import prompts as apt_prompts
 from lalm.systems.salmonn.prompts import prompts
 from lalm.tasks import READERS, Source, SourceError, build

@@ -9,7 +9,8 @@ import pytest
 from tiny_parts import noise
 
 from lalm.data.episode import Labelled
-from lalm.data.sample import Sample, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import Sample, write_manifest
 from lalm.systems.apt.prompts import FEW_SHOT, prompts
 from lalm.tasks import Source, SourceError, build, comparisons, episodes, events
 from lalm.tasks.comparisons import BOTH, FIRST, NEITHER, SECOND

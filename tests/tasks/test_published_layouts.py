@@ -8,7 +8,7 @@ import json
 import pytest
 from test_corpus_readers import cut, put
 
-from lalm.data.sample import read_manifest
+from lalm.data.readers import read_manifest
 from lalm.evaluate.task import known_tasks, open_task
 from lalm.evaluate.task_data import OTHER_NAMES
 from lalm.tasks import Source, build

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from lalm.cli.app import run
-from lalm.data.sample import ask, message_text, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import ask, message_text, write_manifest
 from lalm.synthesis.completions import Completion
 from lalm.synthesis.resumable_rows import RowsError
 from lalm.tasks.question_answers import read_pair, write_questions

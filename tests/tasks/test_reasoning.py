@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lalm.data.sample import read_manifest
+from lalm.data.readers import read_manifest
 from lalm.synthesis.completions import Completion
 from lalm.tasks import READERS, Source, SourceError
 from lalm.tasks.episodes import ESC50_NOVEL

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from lalm.data.sample import SampleError, ask, message_text, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import SampleError, ask, message_text, write_manifest
 from lalm.systems.salmonn.prompts import QUESTION, prompts
 from lalm.tasks.instructions import instruct
 from lalm.tasks.recordings import build

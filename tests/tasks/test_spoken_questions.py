@@ -11,7 +11,8 @@ import soundfile
 from lalm.audio.load import load_audio
 from lalm.cli.app import run
 from lalm.corpus.catalogue import classes
-from lalm.data.sample import ask, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import ask, write_manifest
 from lalm.tasks import background_questions as background
 from lalm.tasks import spoken_questions as spoken
 
@@ -86,7 +87,7 @@ def test_rows_without_a_typed_question_are_named(tmp_path, capsys):
     assert run([*words, "--voice", "flite:slt"]) == 2
     assert "typed.jsonl:1: its last turn is not one recording with a question" in capsys.readouterr().err
     assert run(["build", "spoken", "nothing.jsonl", *words[3:], "--voice", "flite:slt"]) == 2
-    assert "there is no file 'nothing.jsonl'" in capsys.readouterr().err
+    assert "there is no manifest 'nothing.jsonl'" in capsys.readouterr().err
 
 
 def test_a_question_is_asked_over_a_sound_and_its_name_is_the_reference(questions, tmp_path, capsys):

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from tiny_runs import lines, settings, training_world
 from torch.nn.functional import kl_div
 
-from lalm.data.sample import Event, Sample, ask, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import Event, Sample, ask, write_manifest
 from lalm.training import recipe
 from lalm.training import run as train
 from lalm.training.objectives import distil

@@ -13,7 +13,8 @@ from tiny_parts import byte_tokenizer, llama_folder, noise, whisper_folder
 from torch.nn.functional import log_softmax
 from transformers import AutoModelForCausalLM
 
-from lalm.data.sample import Sample, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import Sample, write_manifest
 from lalm.models.assemble import build_model
 from lalm.models.load import load_model
 from lalm.models.lora import add_lora, set_lora_scale

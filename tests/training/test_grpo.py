@@ -12,7 +12,8 @@ from tiny_parts import byte_tokenizer
 from tiny_runs import lines, settings, training_world
 from transformers import AutoModelForCausalLM
 
-from lalm.data.sample import Event, Sample, ask, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import Event, Sample, ask, write_manifest
 from lalm.training import run as train
 from lalm.training.objectives import grpo, rewards, rollouts
 from lalm.training.objectives.rewards import RewardError

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import lines, settings, training_world
 
+from lalm.data.readers import read_manifest
+from lalm.data.sample import write_manifest
 from lalm.models.load import load_model
 from lalm.training import recipe
 from lalm.training import run as train
@@ -147,6 +150,31 @@ def test_one_process_two_and_one_again_share_the_model(
     assert ours.keys() == theirs.keys() == saved.keys()
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, atol=2e-3, rtol=0)
+
+
+def test_two_processes_learn_preferences_as_one_does(world: Path, pair: Pair, tmp_path: Path) -> None:
+    """Also with a waveform that changes, and with a reference that one of them computes for both."""
+    samples = [
+        replace(s.prompt(), chosen=s.target, rejected=f"No. {s.id}")
+        for s in read_manifest(world / "train.jsonl")
+    ]
+    write_manifest(world / "pairs.jsonl", samples)
+    data = {"train": [{"path": str(world / "pairs.jsonl")}], "valid": [str(world / "pairs.jsonl")]}
+    optim = {"batch_size": 2, "accumulation": 2, "max_steps": 3, "schedule": "constant"}
+    for reference, augment in (("copy", {"gain_db": [-3, 3]}), ("precomputed", None)):
+        changes = {
+            "dpo": {"beta": 0.1, "reference": reference},
+            "data": data,
+            "optim": optim,
+            "augment": augment,
+        }
+        changes |= {"lora": None, "every": {"valid": 3, "save": 3}, "valid": {"samples": 4, "generate": 0}}
+        alone = train.run(settings(world, tmp_path / f"alone-{reference}", **changes))
+        said = pair(settings(world, tmp_path / f"shared-{reference}", **changes), tmp_path)
+        assert said.count("Done after step 3") == 1
+        for key in ("loss", "margin", "chosen_log_prob", "grad_norm", "valid_margin"):
+            one, two = lines(alone, key), lines(tmp_path / f"shared-{reference}", key)
+            assert one and two == pytest.approx(one, abs=1e-3), key
 
 
 def test_zero_needs_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,10 @@ draws rows should draw them from near one another (``Samples.in_order``).
 """
 
 import bisect
+import json
+import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,7 +33,9 @@ class RowGroups:
             self._groups += [(number, group) for group in range(layout.num_row_groups)]
             counts += [layout.row_group(group).num_rows for group in range(layout.num_row_groups)]
         self._starts = [0, *accumulate(counts)]
-        self.column_names: list[str] = self._file(0).schema_arrow.names
+        schema = self._file(0).schema_arrow
+        self.column_names: list[str] = schema.names
+        self.features = _features(schema.metadata or {})  # column -> what datasets knows of it
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -89,8 +93,36 @@ def remote_files(address: str) -> list[str]:
 
 
 def local_files(path: Path) -> list[str]:
-    """A parquet file, or those of a folder in order."""
-    return [str(file) for file in sorted(path.glob("*.parquet"))] if path.is_dir() else [str(path)]
+    """A parquet file, or those of a folder (or its ``data``) in order.
+
+    Raises ReaderError for files of several splits, ``train-00000-of-00002.parquet`` and ``test-...``.
+    """
+    if "*" in path.name:
+        fitting = sorted(path.parent.glob(path.name))
+        if not fitting:
+            raise ReaderError(f"no file fits '{path}'")
+        return [str(file) for file in fitting]
+    if not path.is_dir():
+        return [str(path)]
+    files = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
+    if not files:
+        raise ReaderError(f"'{path}' has no parquet files")
+    splits = {found[1] for file in files if (found := re.match(r"(.+)-\d+-of-\d+", file.name))}
+    if len(splits) > 1:
+        raise ReaderError(
+            f"'{path}' holds the splits {', '.join(sorted(splits))}: name one, such as "
+            f"'{files[0].parent}/{sorted(splits)[0]}-*.parquet'"
+        )
+    return [str(file) for file in files]
+
+
+def _features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """What datasets wrote about a parquet file's columns, by name."""
+    try:
+        found = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _hub() -> Any:

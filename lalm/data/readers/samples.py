@@ -2,10 +2,16 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
-from lalm.data.sample import Sample, SampleError
+import numpy as np
+
+from lalm.data.sample import Message, Sample, SampleError, message_text
+
+if TYPE_CHECKING:
+    from lalm.data.readers.columns import ColumnMap
 
 
 class ReaderError(SampleError):
@@ -13,19 +19,25 @@ class ReaderError(SampleError):
 
 
 class Samples(Sequence[Sample]):
-    """Rows of one manifest as samples; ``folder`` is what relative audio paths start from.
+    """Rows of one source as samples; ``folder`` is what relative audio paths start from.
 
     ``heavy`` rows hold their audio, so nobody reads them all only to look whether they are good. Rows that
-    are best read ``in_order`` are shuffled among their neighbours only.
+    are best read ``in_order`` are shuffled among their neighbours only. Rows of a table become manifest rows
+    by ``columns``; ``prompts`` and ``seed`` are those of ``lalm.data.readers.columns.Reading``. ``told`` is a
+    sentence about what was guessed, or empty.
     """
 
     folder: Path
     heavy = False
     in_order = False
+    columns: "ColumnMap | None" = None
+    prompts: tuple[str, ...] = ()
+    seed = 0
+    told = ""
 
     @abstractmethod
     def row(self, number: int) -> Any:
-        """Row ``number`` as the JSON object of a manifest line."""
+        """Row ``number`` as it stands in the source: a manifest line's JSON object, or a table's columns."""
 
     @abstractmethod
     def place(self, number: int) -> str:
@@ -40,11 +52,30 @@ class Samples(Sequence[Sample]):
             return [self[i] for i in range(*number.indices(len(self)))]
         if not 0 <= number < len(self):
             raise IndexError(number)
-        return self.sample(number)
+        sample = self.sample(number)
+        return self._asked(sample, number) if self.prompts else sample
 
     def sample(self, number: int) -> Sample:
         """Sample ``number``, checked. Raises SampleError or ReaderError beginning with its place."""
-        return Sample.from_json(self.row(number), place=self.place(number), folder=self.folder)
+        row, place = self.row(number), self.place(number)
+        if self.columns is not None and isinstance(row, dict):
+            row = self.columns.manifest_row(row, place)
+        return Sample.from_json(row, place=place, folder=self.folder)
+
+    def _asked(self, sample: Sample, number: int) -> Sample:
+        """The sample with one of the prompts after its recordings, if it asks nothing itself."""
+        turns = [i for i, message in enumerate(sample.messages) if message["role"] == "user"]
+        if not turns or any(message_text(sample.messages[i]).strip() for i in turns):
+            return sample
+        drawn = int(np.random.default_rng([self.seed, number]).integers(len(self.prompts)))
+        messages: list[Message] = list(sample.messages)
+        content = messages[turns[-1]]["content"]
+        parts = [] if isinstance(content, str) else list(content)
+        messages[turns[-1]] = {
+            "role": "user",
+            "content": [*parts, {"type": "text", "text": self.prompts[drawn]}],
+        }
+        return replace(sample, messages=tuple(messages))
 
 
 def spoken(audio: dict[str, Any], text: str | None, **fields: Any) -> dict[str, Any]:

@@ -1,19 +1,22 @@
 """Reads Hugging Face data sets: ``save_to_disk`` folders, Arrow files, and parquet on disk or from the Hub.
 
 Needs ``pip install 'lalm[hf]'``; addresses on the Hub are ``hf://datasets/USER/NAME/FOLDER``.
-The audio column is ``audio`` (bytes or a path); the answer is the first of ``TEXT_COLUMNS`` that is there,
-or a row has ``messages`` or ``conversations`` and is read as a manifest row. Rows are read when asked for.
+The audio column holds bytes or paths; which it is, and which the answer, a column map says, or the usual
+names do (``lalm.data.readers.columns``). A row with ``messages`` or ``conversations`` is read as a manifest
+row. Labels that are numbers of names are told by name. Rows are read when asked for.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lalm.data.readers.columns import SEEN_ROWS, ColumnMap, Reading
 from lalm.data.readers.row_groups import REMOTE, RowGroups, local_files, remote_files
-from lalm.data.readers.samples import ReaderError, Samples, spoken
+from lalm.data.readers.samples import ReaderError, Samples
 from lalm.data.sample import Sample
 
-TEXT_COLUMNS = ("text", "sentence", "transcription", "transcript", "normalized_text", "caption", "captions")
+HELD = "held.wav"  # stands for audio that lies in its row
 
 
 class Table(Samples):
@@ -21,7 +24,7 @@ class Table(Samples):
 
     heavy = True
 
-    def __init__(self, source: str | Path) -> None:
+    def __init__(self, source: str | Path, reading: Reading) -> None:
         self.path = path = Path(source)
         self.folder = path if path.is_dir() else path.parent
         if (path / "dataset_dict.json").is_file():
@@ -38,14 +41,19 @@ class Table(Samples):
             data = _arrow(path)
         self.in_order = isinstance(data, RowGroups)
         columns = data.column_names
-        self._whole = next((name for name in ("messages", "conversations") if name in columns), None)
-        self._text = next((name for name in TEXT_COLUMNS if name in columns), None)
-        if self._whole is None and ("audio" not in columns or self._text is None):
-            raise ReaderError(
-                f"'{path}' has the columns {', '.join(columns)}; needed are audio and one of "
-                f"{', '.join(TEXT_COLUMNS)}, or messages"
-            )
         self._data = data
+        self._labels = _label_names(data)
+        self._whole = next((name for name in ("messages", "conversations") if name in columns), None)
+        self._audio = "audio"
+        if self._whole is None or reading.columns:
+            remote = str(source).startswith(REMOTE)  # nothing is read of it before it is asked for
+            count = 0 if remote else min(1 if self.in_order else SEEN_ROWS, len(data))
+            seen = [self._named(data[number]) for number in range(count)]
+            folder = reading.audio or (None if remote else self.folder)
+            name = str(source) if remote else path.name
+            self.columns = ColumnMap(columns, seen, reading.columns, name, folder)
+            self._audio = self.columns.columns["audio"][0]
+            self.told = self.columns.told
 
     def __len__(self) -> int:
         return len(self._data)
@@ -54,26 +62,22 @@ class Table(Samples):
         return f"{self.path.name}[{number}]"
 
     def row(self, number: int) -> Any:
-        row = self._data[number]
-        if self._whole is not None:
+        row = self._named(self._data[number])
+        if self.columns is None:
             return {key: value for key, value in row.items() if value is not None and key != "audio"}
-        text = row[str(self._text)]
-        text = text[0] if isinstance(text, list) and text else text
-        name = row.get("id")
-        language = row.get("language") or row.get("locale")
-        origin = {"language": language} if isinstance(language, str) else {}
-        return spoken({"audio": "."}, text, id=str(name) if name is not None else "", origin=origin)
+        held = row[self._audio]
+        if isinstance(held, bytes) or (isinstance(held, dict) and held.get("bytes") is not None):
+            row = {**row, self._audio: {"path": HELD}}
+        return row
 
     def sample(self, number: int) -> Sample:
         made = super().sample(number)
-        column = self._data[number].get("audio")
-        if column is None:
+        column = self._data[number].get(self._audio)
+        held = column.get("bytes") if isinstance(column, dict) else column
+        if self.columns is None and isinstance(column, dict) and held is None and column.get("path"):
+            held = str(self.folder / column["path"])
+        if held is None or (self.columns is not None and not isinstance(held, bytes)):
             return made
-        audio = column.get("bytes") or column.get("path") if isinstance(column, dict) else column
-        if not isinstance(audio, bytes | str):
-            raise ReaderError(f"{self.place(number)}: the audio column holds neither bytes nor a path")
-        if isinstance(audio, str):
-            audio = str(self.folder / audio)
         parts = made.audios
         if len(parts) != 1:
             raise ReaderError(f"{self.place(number)}: one audio column, but {len(parts)} audio places")
@@ -82,11 +86,37 @@ class Table(Samples):
             if isinstance(m["content"], str)
             else {
                 **m,
-                "content": [{**p, "audio": audio} if p["type"] == "audio" else p for p in m["content"]],
+                "content": [{**p, "audio": held} if p["type"] == "audio" else p for p in m["content"]],
             }
             for m in made.messages
         ]
-        return Sample(tuple(messages), id=made.id, task=made.task, origin=made.origin)
+        return replace(made, messages=tuple(messages))
+
+    def _named(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with names in the place of labels' numbers."""
+        if not self._labels:
+            return row
+        named = {
+            key: names[row[key]]
+            for key, names in self._labels.items()
+            if isinstance(row.get(key), int) and 0 <= row[key] < len(names)
+        }
+        return {**row, **named}
+
+
+def _label_names(data: Any) -> dict[str, list[str]]:
+    """The names behind columns of numbered labels, as datasets keeps them with its tables."""
+    features = getattr(data, "features", None)
+    if features is None:
+        return {}
+    if not isinstance(features, dict):
+        return {}
+    found = {}
+    for column, feature in features.items():
+        names = feature.get("names") if isinstance(feature, dict) else getattr(feature, "names", None)
+        if isinstance(names, list):
+            found[str(column)] = [str(name) for name in names]
+    return found
 
 
 def _arrow(path: Path) -> Any:
@@ -102,6 +132,7 @@ def _arrow(path: Path) -> Any:
             data = datasets.Dataset.from_file(str(path))
     except Exception as error:  # pyarrow's and datasets' errors have no parent of their own
         raise ReaderError(f"'{path}' cannot be read as a data set: {error}") from None
-    if "audio" in data.column_names and isinstance(data.features["audio"], datasets.Audio):
-        data = data.cast_column("audio", datasets.Audio(decode=False))
+    for name, feature in data.features.items():
+        if isinstance(feature, datasets.Audio):
+            data = data.cast_column(name, datasets.Audio(decode=False))
     return data

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from lalm.data.english import stems
-from lalm.data.sample import Message, Part, Sample, message_text, read_manifest
+from lalm.data.readers import Reading, read_manifest
+from lalm.data.sample import Message, Part, Sample, message_text
 from lalm.errors import LalmError
 from lalm.synthesis.completions import Chat, Completion, Sampling, Writer
 from lalm.synthesis.resumable_rows import Counts, write_rows
@@ -94,6 +95,7 @@ def respond(
     system: str = "",
     batch_size: int = 64,
     keep_mentioning: bool = False,
+    reading: Reading | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Counts:
     """Write ``out``, a manifest whose targets are the LLM's replies; the caption stays in ``references``.
@@ -115,7 +117,7 @@ def respond(
         raise ContinuationError(f"replies and batch_size must be 1 or more, not {replies} and {batch_size}")
     if mode == "caption" and replies > 1:
         raise ContinuationError("mode 'caption' has one target a caption, so replies must be 1")
-    wanted = list(_requests(manifest, mode, system, sampling.seed, replies, shard))
+    wanted = list(_requests(manifest, mode, system, sampling.seed, replies, shard, reading))
     made = {
         "manifest": manifest.name,
         "mode": mode,
@@ -147,11 +149,17 @@ def mentions(reply: str, caption: str) -> bool:
 
 
 def _requests(
-    manifest: Path, mode: Mode, system: str, seed: int, replies: int, shard: str
+    manifest: Path,
+    mode: Mode,
+    system: str,
+    seed: int,
+    replies: int,
+    shard: str,
+    reading: Reading | None,
 ) -> Iterator[Request]:
     index, count = _shard(shard)
     seen: set[str] = set()
-    for number, sample in enumerate(read_manifest(manifest), 1):
+    for number, sample in enumerate(read_manifest(manifest, reading), 1):
         place = f"{manifest.name}:{number}"
         captions = _captions(sample, place)
         name = sample.id or f"{manifest.stem}-{number}"

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from lalm.data.english import words
-from lalm.data.sample import Message, Sample, message_text, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import Message, Sample, message_text, write_manifest
 from lalm.errors import LalmError
 from lalm.evaluate.metrics.instruction_following import STORY_TOKENS, STORY_WORDS, follows_story, repeats
 from lalm.inference.engine import Engine, Options, pick_device, pick_dtype

@@ -11,8 +11,10 @@ DPO alone may make both answers less likely and the chosen one still by less: ``
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from lalm.models.lora import set_lora_scale
 from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration, row_numbers
 from lalm.models.prefill import PER_CLIP
 from lalm.models.processing import AudioLMProcessor
-from lalm.training.batches import Collator
+from lalm.training.batches import Augment, Collator
 from lalm.training.sections import Dpo
 from lalm.training.trainer import Read, RecipeTrainer
 
@@ -122,6 +124,9 @@ def pair_key(sample: Sample) -> str:
 class PreferenceTrainer(RecipeTrainer):
     """The recipe's trainer with the preference loss; logs the margin, accuracy and KL of its pairs.
 
+    Of several processes each has the whole model, and their gradients are averaged after each step's last
+    batch: the loss runs the model in parts, which torch's DistributedDataParallel does not take.
+
     ``kl`` is KL(policy || reference) in nats, averaged over the tokens of both answers; there is none with a
     precomputed reference, which keeps no distributions.
     """
@@ -130,11 +135,30 @@ class PreferenceTrainer(RecipeTrainer):
         super().__init__(**others)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over pairs, not over tokens
         self._dpo = settings
+        self._processes = self.args.world_size
         self._copy: AudioLMForConditionalGeneration | None = None
         if settings.reference == "copy":
             self._copy = frozen_copy(self.model)
         elif settings.reference == "adapter":
             check_adapter(self.model)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """The Trainer's accelerator, which leaves the model as it is."""
+        super().create_accelerator_and_postprocess()
+        if self.args.world_size > 1:
+            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The Trainer's; with the last batch of a step the gradients of all processes are averaged."""
+        loss = super().training_step(*args, **kwargs)
+        if self._processes > 1 and self.accelerator.sync_gradients:
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:
+                    if parameter.grad is None:  # everywhere the same sums, in the same order
+                        parameter.grad = torch.zeros_like(parameter)
+                    torch.distributed.all_reduce(parameter.grad)
+                    parameter.grad /= self._processes
+        return loss
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -220,9 +244,7 @@ class ReferenceTable:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._rows: dict[str, tuple[float, float]] = {}
-        if file.is_file():
-            self._rows = {k: (float(v[0]), float(v[1])) for k, v in json.loads(file.read_text()).items()}
+        self._rows = read_rows(file) if file.is_file() else {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -236,7 +258,15 @@ class ReferenceTable:
         read: Read,
         batch_size: int,
     ) -> None:
-        """Compute what is missing; pairs that cannot be read are left to the collator to name."""
+        """Compute what is missing; pairs that cannot be read are left to the collator to name.
+
+        The first of several processes computes, the others read its file.
+        """
+        first, several = os.environ.get("RANK", "0") == "0", int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if not first:
+            torch.distributed.barrier()
+            self._rows = read_rows(self._file)
+            return
         wanted = {pair_key(sample): sample for source in sources for sample in source}
         missing = [key for key in wanted if key not in self._rows]
         training = model.training
@@ -259,6 +289,8 @@ class ReferenceTable:
         draft = self._file.with_suffix(".part")
         draft.write_text(json.dumps(self._rows))
         draft.replace(self._file)
+        if several:
+            torch.distributed.barrier()
 
     def of(self, samples: Sequence[Sample]) -> Tensor:
         """(2n,) float32, chosen first."""
@@ -266,8 +298,18 @@ class ReferenceTable:
         return torch.tensor([chosen for chosen, _ in rows] + [rejected for _, rejected in rows])
 
 
+def read_rows(file: Path) -> dict[str, tuple[float, float]]:
+    """A table's file: pair -> log-probabilities of chosen and rejected."""
+    return {k: (float(v[0]), float(v[1])) for k, v in json.loads(file.read_text()).items()}
+
+
 def pair_collator(
-    processor: AudioLMProcessor, read: Read, table: ReferenceTable | None, *, packing: bool = False
+    processor: AudioLMProcessor,
+    read: Read,
+    table: ReferenceTable | None,
+    *,
+    augment: Augment | None = None,
+    packing: bool = False,
 ) -> Collator:
     """Batches of pairs for the trainer, with the reference's numbers where they are precomputed."""
 
@@ -277,4 +319,4 @@ def pair_collator(
             batch["reference"] = table.of(samples)
         return batch
 
-    return Collator(processor, read, render, packing=packing)
+    return Collator(processor, read, render, augment, packing=packing)

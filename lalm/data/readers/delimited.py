@@ -1,0 +1,102 @@
+"""Reads tables as text: CSV, TSV, and fields between semicolons or bars, with or without a header.
+
+Fields between commas and semicolons may be in double quotes, with line breaks inside; between tabs and bars
+quotes are text, but for those around a whole field. Without a header (LJSpeech's ``metadata.csv``) columns
+are called 1, 2, 3, ...
+"""
+
+import csv
+from pathlib import Path
+from typing import Any, Literal
+
+from lalm.audio.load import AUDIO_SUFFIXES
+from lalm.data.readers.columns import FOLDERS, ROLES, SEEN_ROWS, ColumnMap, Reading
+from lalm.data.readers.lines import Lines
+from lalm.data.readers.samples import ReaderError
+
+DELIMITERS = "\t|;,"  # a tie goes to the first
+
+
+class Delimited(Lines):
+    """Rows of a table, by its columns."""
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        self._delimiter = _delimiter(path)
+        super().__init__(path, quoted=self._delimiter in ",;")
+        self.folder = reading.audio or path.parent
+        if not len(self):
+            raise ReaderError(f"{path.name} is empty")
+        self._names = [name.strip() for name in self._fields(0)]
+        self._header = 1
+        usual = {name for names in ROLES.values() for name in names}
+        known = {name.lower().replace(" ", "_").replace("-", "_") for name in self._names} & usual
+        columns = dict(reading.columns)
+        if not known and all(column.isdecimal() for column in columns.values()):
+            self._header = 0
+            self._names = [str(number) for number in range(1, len(self._names) + 1)]
+            columns = columns or self._guessed()
+        seen = [self.row(number) for number in range(min(len(self), SEEN_ROWS)) if self._whole(number)]
+        self.columns = ColumnMap(self._names, seen, columns, path.name, self.folder)
+        self.told = self.columns.told
+        if not self._header and not reading.columns:
+            shown = ",".join(f"{role}={column}" for role, column in columns.items())
+            self.told = f"{path.name} has no header: {shown} by number; --columns says otherwise"
+
+    def __len__(self) -> int:
+        return super().__len__() - getattr(self, "_header", 0)
+
+    def place(self, number: int) -> str:
+        return super().place(number + getattr(self, "_header", 0))
+
+    def row(self, number: int) -> Any:
+        fields = self._fields(number + self._header)
+        if len(fields) != len(self._names):
+            advice = "; put a text with a comma in double quotes" if self._delimiter == "," else ""
+            raise ReaderError(
+                f"{self.place(number)}: the row has {len(fields)} fields, not {len(self._names)}{advice}"
+            )
+        return dict(zip(self._names, fields, strict=True))
+
+    def _whole(self, number: int) -> bool:
+        return len(self._fields(number + self._header)) == len(self._names)
+
+    def _fields(self, number: int) -> list[str]:
+        text = self.record(number).rstrip("\r\n")
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._delimiter in ",;" else csv.QUOTE_NONE
+        try:
+            (fields,) = csv.reader([text], delimiter=self._delimiter, quoting=quoting)
+        except (csv.Error, ValueError) as error:
+            raise ReaderError(f"{self.path.name}:{self._numbers[number]}: not a row: {error}") from None
+        return fields if quoting == csv.QUOTE_MINIMAL else [_bare(field) for field in fields]
+
+    def _guessed(self) -> dict[str, str]:
+        """Columns of a table without a header: a file that is there, and the last text beside it."""
+        first = self._fields(0)
+        for number, cell in enumerate(first, 1):
+            names = [f"{before}{cell}{after}" for before in FOLDERS for after in ("", *AUDIO_SUFFIXES)]
+            if cell and any((self.folder / name).is_file() for name in names):
+                others = [n for n in range(1, len(first) + 1) if n != number and first[n - 1].strip()]
+                return {"audio": str(number), **({"answer": str(others[-1])} if others else {})}
+        raise ReaderError(
+            f"{self.path.name}: its first line ({', '.join(first)[:80]}) names no column that is usual, and "
+            "no audio file that is there: say --columns audio=COLUMN,answer=COLUMN (by name, or by number "
+            "from 1 where there is no header)"
+        )
+
+
+def _delimiter(path: Path) -> str:
+    """What stands between the fields of the first line."""
+    names = path.name.lower().removesuffix(".gz")
+    if names.endswith(".tsv"):
+        return "\t"
+    first = Lines(path)
+    line = first.record(0) if len(first) else ","
+    return max(DELIMITERS, key=line.count)
+
+
+def _bare(field: str) -> str:
+    """A field without quotes around all of it; such as begin or end a sentence stay."""
+    inner = field[1:-1]
+    if len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inner.replace('""', ""):
+        return inner.replace('""', '"')
+    return field
