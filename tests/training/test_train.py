@@ -18,6 +18,7 @@ from lalm.models.classes import classes_of
 from lalm.models.load import load_model
 from lalm.training import recipe
 from lalm.training import run as train
+from lalm.training.manifests import mixtures, training_sources
 from lalm.training.report import GradientCheck, TrainError, part_of, show_example
 from lalm.weights import checkpoint
 
@@ -26,6 +27,7 @@ import os, signal, sys
 import torch
 from lalm.training import recipe, report
 from lalm.training import run as train
+from lalm.training.manifests import mixtures, training_sources
 torch.set_num_threads(1)
 log = report.Report.on_log
 def then_die(self, args, state, control, logs, **kwargs):
@@ -224,7 +226,7 @@ def test_few_bits_need_a_library_and_a_frozen_llm(
 def test_the_example_shows_slots_folded_and_the_loss_marked(world: Path, tmp_path: Path) -> None:
     made = settings(world, tmp_path)
     model, processor = train.build(made)
-    mixture, _ = train.mixtures(made, model, Console(quiet=True))
+    mixture, _ = mixtures(made, training_sources(made), model, Console(quiet=True))
     sample = mixture.sources[0][0]
     text = show_example(
         processor.batch([sample, mixture.sources[0][11]], labels=True),
