@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,25 +27,9 @@ PATHS = {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[2]
 TORCHRUN = (
     "import sys, torch, lalm.cli.app; torch.set_num_threads(1); sys.exit(lalm.cli.app.run(sys.argv[1:]))"
 )
-CREW = """
-import os, sys, torch, lalm.cli.app, lalm.training.run  # what takes seconds, once for all pairs of processes
-torch.set_num_threads(1)
-for order in sys.stdin:
-    recipe, port, said = order.split()
-    pair = []
-    for rank in ("0", "1"):
-        pair.append(os.fork())
-        if pair[-1] == 0:
-            os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            file = os.open(said + rank, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(file, 1), os.dup2(file, 2)
-            code = lalm.cli.app.run(["--debug", "train", recipe])
-            sys.stdout.flush()
-            os._exit(code)
-    print(*[os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in pair], flush=True)
-"""
+TRAINS = "import sys, lalm.cli.app; sys.exit(lalm.cli.app.run(['--debug', 'train', {recipe!r}]))"
 Pair = Callable[[Recipe, Path], str]
+Crew = Callable[[str, list[dict[str, str]], Path], list[int]]
 
 
 @pytest.fixture(scope="module")
@@ -55,29 +39,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return training_world(folder, dropout=0.0)  # which each process would draw for itself
 
 
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
+@pytest.fixture
+def pair(crew: Crew) -> Pair:
     """``pair(recipe, folder)``: what the first of two processes prints that train as torchrun's would."""
-    command = [sys.executable, "-c", CREW]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=os.environ | PATHS, stdin=pipe, stdout=pipe, text=True) as crew:
-        assert crew.stdin and crew.stdout
 
-        def run(made: Recipe, folder: Path) -> str:
-            assert crew.stdin and crew.stdout
-            (folder / "pair.yaml").write_text(recipe.dump(made))
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            crew.stdin.write(f"{folder / 'pair.yaml'} {port} {folder / 'said'}\n")
-            crew.stdin.flush()
-            codes = crew.stdout.readline().split()
-            said = [(folder / f"said{rank}").read_text() for rank in (0, 1)]
-            assert codes == ["0", "0"], "\n".join(text[-3000:] for text in said)
-            return said[0]
+    def run(made: Recipe, folder: Path) -> str:
+        (folder / "pair.yaml").write_text(recipe.dump(made))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        both = [{"RANK": rank, "LOCAL_RANK": rank, **shared} for rank in ("0", "1")]
+        codes = crew(TRAINS.format(recipe=str(folder / "pair.yaml")), both, folder / "said")
+        said = [(folder / f"said{rank}").read_text() for rank in (0, 1)]
+        assert codes == [0, 0], "\n".join(text[-3000:] for text in said)
+        return said[0]
 
-        yield run
-        crew.stdin.close()
+    return run
 
 
 def until(made: Recipe, step: int) -> Recipe:

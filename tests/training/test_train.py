@@ -23,19 +23,16 @@ from lalm.training.report import GradientCheck, TrainError, part_of, show_exampl
 from lalm.weights import checkpoint
 
 KILLED_RUN = """
-import os, signal, sys
-import torch
+import os, signal
 from lalm.training import recipe, report
 from lalm.training import run as train
-from lalm.training.manifests import mixtures, training_sources
-torch.set_num_threads(1)
 log = report.Report.on_log
 def then_die(self, args, state, control, logs, **kwargs):
     log(self, args, state, control, logs, **kwargs)
     if state.global_step == 7:
         os.kill(os.getpid(), signal.SIGKILL)
 report.Report.on_log = then_die
-train.run(recipe.load(sys.argv[1]))
+train.run(recipe.load({recipe!r}))
 """
 
 
@@ -75,18 +72,14 @@ def test_the_last_two_checkpoints_are_kept_and_whole(finished: Path) -> None:
     assert [checkpoint.fault(folder) for folder in checkpoint.checkpoints(finished)] == ["", ""]
 
 
-def test_a_run_killed_and_resumed_is_the_run_that_was_not(world: Path, finished: Path) -> None:
+def test_a_run_killed_and_resumed_is_the_run_that_was_not(world: Path, finished: Path, crew: Any) -> None:
     """kill -9 between two checkpoints; losses, validation and final weights agree to the last bit."""
     out = world / "killed"
     killed = settings(world, out, data={"valid": [str(world / "valid.jsonl")]})
     file = world / "killed.yaml"
     file.write_text(recipe.dump(killed))
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(root)])}
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED_RUN, str(file)], env=environment, capture_output=True, text=True
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr
+    (code,) = crew(KILLED_RUN.format(recipe=str(file)), [{}], world / "killed-said")
+    assert code == -signal.SIGKILL, (world / "killed-said0").read_text()
     assert max(lines(out)) == 7 and [f.name for f in checkpoint.checkpoints(out)] == ["checkpoint-4"]
     with (out / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 8, "lo')  # as if the kill had come in the middle of a line
