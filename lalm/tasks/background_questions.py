@@ -19,7 +19,7 @@ from lalm.audio.load import SAMPLE_RATE
 from lalm.corpus.catalogue import classes
 from lalm.data.messages import part_recording
 from lalm.data.readers import Reading, read_manifest
-from lalm.data.sample import Sample, ask, write_manifest
+from lalm.data.sample import Sample, ask, message_text, write_manifest
 from lalm.tasks.sources import SourceError
 from lalm.tasks.spoken_questions import SPEECH_RMS, check_voices, drawn_voice, speech
 
@@ -104,7 +104,9 @@ def _backgrounds(manifest: Path, reading: Reading | None) -> list[Background]:
     found: dict[str, Background] = {}
     for number, sample in enumerate(read_manifest(manifest, reading), 1):
         name = sample.origin.get("recording") or sample.id or f"{manifest.stem}-{number}"
-        captions = (sample.target, *sample.references) if sample.task in ("caption", "") else ()
+        asked = any(message_text(m).strip() for m in sample.messages if m["role"] == "user")
+        is_caption = sample.task == "caption" or (not sample.task and not asked)
+        captions = (sample.target, *sample.references) if is_caption else ()
         caption = sample.origin.get("caption") or next((text for text in captions if text), "")
         labels = [event["label"] for event in sample.events]
         speaks = any(label.startswith("speech/") for label in labels) or bool(sample.origin.get("transcript"))
