@@ -382,7 +382,7 @@ def put(task: Task, sample: Sample, wording: int = 0) -> Sample:
     own = brings_instruction(task, bare)
     prompt = "" if own else task.prompts[wording % len(task.prompts)]
     try:
-        return protocols.put(bare, prompt, task.system, task.question_from)
+        return protocols.put(bare, prompt, task.system, task.question_from, instead=task.reworded)
     except ProtocolError as error:
         raise TaskError(f"{task.name}: {error}") from None
 

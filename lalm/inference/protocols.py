@@ -189,10 +189,12 @@ def fill(prompt: str, question: str, choices: Sequence[str], language: str = "")
     return re.sub("|".join(f"{{{place}}}" for place in values), lambda m: values[m[0][1:-1]], prompt)
 
 
-def put(sample: Sample, prompt: str, system: str = "", question_from: str = "") -> Sample:
+def put(
+    sample: Sample, prompt: str, system: str = "", question_from: str = "", *, instead: bool = False
+) -> Sample:
     """The sample asked with ``prompt`` after the audio of its last user turn, under ``system`` unless it
-    brings its own; empty ones leave it as it is. {question} is what it asks by itself, or what its ``origin``
-    has under ``question_from``. Raises ProtocolError."""
+    brings its own (with ``instead`` in place of its own); empty ones leave it as it is. {question} is what it
+    asks by itself, or what its ``origin`` has under ``question_from``. Raises ProtocolError."""
     messages = list(sample.messages)
     if prompt:
         at = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=-1)
@@ -208,6 +210,8 @@ def put(sample: Sample, prompt: str, system: str = "", question_from: str = "") 
         kept = [] if isinstance(content, str) else [part for part in content if part["type"] != "text"]
         parts: list[Part] = [*kept, {"type": "text", "text": text}]
         messages[at] = {"role": "user", "content": parts}
+    if system and instead:
+        messages = [message for message in messages if message["role"] != "system"]
     if system and not any(message["role"] == "system" for message in messages):
         told: Message = {"role": "system", "content": system}
         messages.insert(0, told)
@@ -220,4 +224,4 @@ def asked(sample: Sample, protocol: Protocol) -> Sample:
     if wording is None:
         return sample
     prompt = wording.prompts[0] if wording.prompts else ""
-    return put(sample, prompt, wording.system, wording.question_from)
+    return put(sample, prompt, wording.system, wording.question_from, instead=True)

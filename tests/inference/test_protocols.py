@@ -64,6 +64,10 @@ def test_a_protocols_words_take_the_place_of_an_instruction_and_hold_a_question(
         made = asked(caption, find_protocol(name))
         assert message_text(made.messages[-1]) == said and made.audios == caption.audios
         assert [m["content"] for m in made.messages[:-1]] == ([told] if told else [])
+    learned = replace(caption, messages=({"role": "system", "content": "Caption."}, *caption.messages))
+    for kind in ("caption", "response"):  # rows of `lalm respond`: with a system text of their own, or none
+        told, said = asked(replace(learned, task=kind), find_protocol("acdc")).messages
+        assert told["content"].startswith("Describe the audio content") and message_text(said) == "."
     made = asked(question, find_protocol("acdc"))
     assert message_text(made.messages[-1]) == ". Question: Is it loud?,"
     spoken = replace(question, task="asr", origin={"language": "de"})

@@ -180,7 +180,10 @@ def draw(
             high = [one.mean if one.high is None else one.high for _, one in line]
             if low != means and all(math.isfinite(v) for v in (*low, *high)):
                 axes.fill_between(x, low, high, color=f"C{number}", alpha=0.15)
-        axes.set_xticks(range(len(places)), [place.name for place in places], fontsize="x-small")
+        names = [place.name for place in places]
+        axes.set_xticks(range(len(places)), names, fontsize="x-small")
+        if any(len(name) > 3 for name in names):  # a stage among the steps
+            axes.tick_params("x", labelrotation=60)
         axes.set_title("perplexity of known answers" if perplexity else "\n".join(group[0]), fontsize="small")
     for axes in list(grid.flat)[len(groups) :]:
         axes.axis("off")
