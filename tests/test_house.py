@@ -28,7 +28,7 @@ MAY_USE = {
     "systems": [],  # the list of systems: names, and where their classes are
     "models": ["audio", "data", "encoders", "systems", "weights"],
     "papers": ["audio", "data", "encoders", "models"],
-    "inference": ["audio", "data", "models", "papers"],
+    "inference": ["audio", "data", "models", "papers", "weights"],
     "synthesis": ["data", "inference", "models", "weights"],
     "corpus": ["audio", "data", "weights"],
     "tasks": ["audio", "corpus", "data", "papers", "synthesis"],

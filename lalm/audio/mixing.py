@@ -159,6 +159,13 @@ class Mixer:
         self.decoded_s += len(mono) / rate
         self._keep(mono if self._resampler is None else self._resampler.resample_chunk(mono))
 
+    def taken(self) -> Array:
+        """What has been mixed since this was last called, (N,): the rest is as if it had not been there."""
+        part = np.frombuffer(bytes(self.samples), np.float32)
+        self.samples = bytearray()
+        self._since = 0
+        return part
+
     def finish(self) -> Mixed:
         """The whole clip. Raises AudioError for one without samples, CancelledError for a mix that loses."""
         self._flush()

@@ -13,6 +13,7 @@ from lalm.audio.load import SAMPLE_RATE
 
 Array = np.ndarray[Any, Any]
 
+COLUMN_S = 0.5  # of a long recording's spectrogram
 WIDTH, HEIGHT = 960, 256  # of the spectrogram, pixels
 LEFT, TOP, BOTTOM, RIGHT = 56, 40, 36, 16  # margins
 RANGE_DB = 70.0  # below the loudest point nothing is shown
@@ -28,9 +29,43 @@ def draw(audio: Array, spans: Sequence[tuple[float, float]], title: str, path: P
     """
     if len(audio) < SAMPLE_RATE // 20:
         raise ValueError("a recording under 0.05 s has no spectrogram to draw")
-    seconds = len(audio) / SAMPLE_RATE
+    _draw(_mel(audio), len(audio) / SAMPLE_RATE, spans, title, path)
+
+
+class LongSpectrogram:
+    """The spectrogram of a recording that passes by in blocks: of each ``COLUMN_S`` the loudest is kept.
+
+    Example: ``picture.add(block)`` for all blocks, then ``picture.draw(spans, "hour.mp3: dog", path)``.
+    """
+
+    def __init__(self) -> None:
+        self._columns: list[Array] = []
+        self._left = np.zeros(0, np.float32)
+        self._count = 0
+
+    def add(self, block: Array) -> None:
+        """Take the next samples, (N,) float32 at 16 kHz."""
+        self._count += len(block)
+        self._left = np.concatenate([self._left, block])
+        size = round(COLUMN_S * SAMPLE_RATE)
+        while len(self._left) >= size:
+            self._columns.append(_mel(self._left[:size]).max(axis=0))
+            self._left = self._left[size:]
+
+    def draw(self, spans: Sequence[tuple[float, float]], title: str, path: Path) -> None:
+        """Write the picture as ``draw`` does. Raises ValueError for a recording too short to have one."""
+        columns = list(self._columns)
+        if len(self._left) >= SAMPLE_RATE // 20:
+            columns.append(_mel(self._left).max(axis=0))
+        if not columns:
+            raise ValueError("a recording under 0.05 s has no spectrogram to draw")
+        _draw(np.stack(columns), self._count / SAMPLE_RATE, spans, title, path)
+
+
+def _draw(mel: Array, seconds: float, spans: Sequence[tuple[float, float]], title: str, path: Path) -> None:
+    """mel: (T, 128), natural logarithm."""
     page = Image.new("RGB", (LEFT + WIDTH + RIGHT, TOP + HEIGHT + BOTTOM), BACK)
-    page.paste(_picture(audio).resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR), (LEFT, TOP))
+    page.paste(_picture(mel).resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR), (LEFT, TOP))
     pen, font = ImageDraw.Draw(page, "RGBA"), ImageFont.load_default(14)
     pen.text((LEFT, 10), title[:120], INK, font)
     for onset_s, offset_s in spans:
@@ -48,9 +83,14 @@ def draw(audio: Array, spans: Sequence[tuple[float, float]], title: str, path: P
     page.save(path, "PNG")
 
 
-def _picture(audio: Array) -> Image.Image:
+def _mel(audio: Array) -> Array:
+    """(T, 128) float32, natural logarithm of the mel spectrogram of (N,) samples."""
+    mel: Array = fbank(torch.from_numpy(np.ascontiguousarray(audio))[None])[0][0].numpy()
+    return mel
+
+
+def _picture(mel: Array) -> Image.Image:
     """The mel spectrogram in colours, high frequencies up; at most ``WIDTH`` columns, each the loudest."""
-    mel: Array = fbank(torch.from_numpy(audio)[None])[0][0].numpy()  # (T, 128), natural logarithm
     if len(mel) > WIDTH:
         edges = np.linspace(0, len(mel), WIDTH + 1).astype(int)
         mel = np.maximum.reduceat(mel, edges[:-1])

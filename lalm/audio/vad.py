@@ -35,19 +35,37 @@ def load_detector(pause_s: float, threshold: float = 0.5) -> Detector:
     Frames above ``threshold`` (0 to 1) are speech, which ends after ``pause_s`` seconds without any.
     Raises VoiceError where the package is absent.
     """
-    threads = torch.get_num_threads()
-    try:
-        import silero_vad
-    except ImportError:
-        raise VoiceError("finding the end of speech needs silero-vad: pip install 'lalm[voice]'") from None
-    torch.set_num_threads(threads)  # importing it leaves torch with one
-    model = silero_vad.load_silero_vad()
+    silero_vad = _silero()
     return silero_vad.VADIterator(
-        model,
+        silero_vad.load_silero_vad(),
         threshold,
         sampling_rate=SAMPLE_RATE,
         min_silence_duration_ms=round(1000 * pause_s),
     )
+
+
+def load_probability() -> Callable[[Array], float]:
+    """silero-vad's probability of speech; called with a recording's frames (512,) float32 in order.
+
+    Raises VoiceError where the package is absent.
+    """
+    model = _silero().load_silero_vad()
+
+    @torch.inference_mode()
+    def probability(frame: Array) -> float:
+        return float(model(torch.from_numpy(frame), SAMPLE_RATE))
+
+    return probability
+
+
+def _silero() -> Any:
+    threads = torch.get_num_threads()
+    try:
+        import silero_vad
+    except ImportError:
+        raise VoiceError("finding speech needs silero-vad: pip install silero-vad") from None
+    torch.set_num_threads(threads)  # importing it leaves torch with one
+    return silero_vad
 
 
 def utterances(blocks: Iterable[Array], detector: Detector, *, before_s: float = 0.3) -> Iterator[Array]:

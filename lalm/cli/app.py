@@ -27,12 +27,14 @@ from lalm.cli import (
     compare,
     corpus,
     data,
+    describe,
     detect,
     doctor,
     eval,
     export,
     import_released,
     info,
+    listen,
     perplexity,
     push,
     recipes,
@@ -42,6 +44,7 @@ from lalm.cli import (
     sweep,
     tasks,
     train,
+    transcribe,
     weights,
 )
 from lalm.cli.error_messages import explain, refuse
@@ -50,6 +53,9 @@ COMMANDS: dict[str, dict[str, Any]] = {  # in the order of the help: what a newc
     "Ask a model": {
         "ask": ask.ask,
         "chat": chat.chat,
+        "describe": describe.describe,
+        "transcribe": transcribe.transcribe,
+        "listen": listen.listen,
         "detect": detect.detect,
         "classify": classify.classify,
         "serve": serve.serve,

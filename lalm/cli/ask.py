@@ -31,6 +31,7 @@ from lalm.cli.options import (
     TopK,
     TopP,
     Track,
+    Transcript,
     Vision,
     heard_choice,
 )
@@ -87,6 +88,7 @@ def ask(
     ] = None,
     out: Out = None,
     columns: Columns = None,
+    transcript: Transcript = None,
     vision: Vision = None,
     device: Device = None,
 ) -> None:
@@ -123,10 +125,12 @@ def ask(
     if out is not None:
         if vision is not None or orders > 1 or system or Piece("-", True) in pieces:
             raise ValueError("--out takes files, and no --orders, --system or --vision")
-        _table(pieces, out, model, device, choice, options, reading_of(columns))
+        _table(pieces, out, (model, device, transcript), choice, options, reading_of(columns))
         return
     if columns:
         raise ValueError("--columns is for the tables that --out asks about")
+    if vision is not None and transcript:
+        raise ValueError("--transcript is for models that hear: it goes with no --vision")
     if vision is not None and (orders > 1 or lora_scale is not None or system or Piece("-", True) in pieces):
         raise ValueError("--vision takes files, and no --orders, --lora-scale or --system")
     sample = _about_pictures(pieces, choice) if vision is not None else _about(pieces, system, orders, choice)
@@ -139,7 +143,7 @@ def ask(
     from lalm.cli.protocol import ask_by_name, open_under
 
     sample = ask_by_name(sample, followed, prompts, prompt)
-    engine = open_under(followed, model, device)
+    engine = open_under(followed, model, device, transcript=transcript)
     if orders > 1:
         _vote(engine, sample, options, orders, as_json=as_json)
     elif sys.stdout.isatty() and not as_json:
@@ -172,8 +176,7 @@ def _protocol(
 def _table(
     pieces: "Sequence[Piece]",
     out: Path,
-    model: str | None,
-    device: str | None,
+    whose: tuple[str | None, str | None, bool | None],
     choice: dict[str, Any],
     options: "Options",
     reading: "Reading",
@@ -186,7 +189,9 @@ def _table(
     question = " ".join(piece.word for piece in pieces if not piece.is_file)
     from lalm.cli.opening import open_engine
 
-    ask_many(open_engine(model, device), parts, question, options, out, choice)
+    model, device, transcript = whose
+    engine = open_engine(model, device, transcript=transcript)
+    ask_many(engine, parts, question, options, out, choice)
 
 
 class Piece(NamedTuple):

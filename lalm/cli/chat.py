@@ -35,6 +35,7 @@ from lalm.cli.options import (
     TopK,
     TopP,
     Track,
+    Transcript,
     heard_choice,
 )
 
@@ -76,6 +77,7 @@ def chat(
     drop_oldest: Annotated[
         bool, typer.Option("--drop-oldest", help="When the model's window is full, forget the oldest turns.")
     ] = False,
+    transcript: Transcript = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(help="Of the weights (default: the fastest here).", show_default=False),
@@ -114,7 +116,7 @@ def chat(
     from lalm.cli.opening import open_engine
     from lalm.inference.conversation import Conversation
 
-    engine = open_engine(model, device, dtype)
+    engine = open_engine(model, device, dtype, transcript)
     return _talk(Conversation(engine, options, system=system, drop_oldest=drop_oldest), turns, choice)
 
 

@@ -1,4 +1,4 @@
-"""``lalm compare``: the differences of two runs of ``lalm eval`` on the same items."""
+"""``lalm compare``: the differences of two recordings, or of two runs of ``lalm eval`` on the same items."""
 
 import json
 from dataclasses import asdict
@@ -7,26 +7,44 @@ from typing import Annotated
 
 import typer
 
-from lalm.cli.options import Json, Resource
+from lalm.cli.options import Device, Json, Model, Resource
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="Folder of a run of `lalm eval`.", show_default=False)],
-    b: Annotated[Path, typer.Argument(help="Another one.", show_default=False)],
+    a: Annotated[
+        str, typer.Argument(help="A recording, or the folder of a run of `lalm eval`.", show_default=False)
+    ],
+    b: Annotated[str, typer.Argument(help="Another one.", show_default=False)],
     resource: Resource = None,
+    model: Model = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two runs of `lalm eval`: A minus B, item by item.
+    """Compare two recordings, or two runs of `lalm eval`.
 
-    Runs that were not asked or read in the same way are refused.
+    Examples:
+
+    lalm compare before.wav after.wav
+
+    lalm compare eval/small eval/mine
+
+    Of recordings: length, loudness and brightness are measured, what is heard and said stands beside it. Of
+    runs: A minus B, item by item; runs that were not asked or read in the same way are refused.
     """
+    from lalm.cli.compare_recordings import check, compare_recordings
+
+    if check((a, b)):
+        if resource:
+            raise ValueError("--resource is for runs of `lalm eval`, not for recordings")
+        compare_recordings(a, b, model, device, as_json=as_json)
+        return
     from lalm.cli.eval import resource_folders
     from lalm.evaluate.compare import compare as compare_runs
     from lalm.evaluate.metrics import Resources
     from lalm.evaluate.page import shown_number, shown_p
     from lalm.evaluate.scores import plain
 
-    rows = compare_runs(a, b, Resources(resource_folders(resource or [])))
+    rows = compare_runs(Path(a), Path(b), Resources(resource_folders(resource or [])))
     if as_json:
         print(json.dumps([{**asdict(r), "difference": plain(r.difference)} for r in rows]))
         return

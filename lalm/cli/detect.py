@@ -1,9 +1,10 @@
 """``lalm detect``: onset and offset of sounds, printed, as JSON, as Audacity labels, as a picture."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +15,9 @@ from lalm.cli.options import Channel, Device, Json, Lenient, Model, Out, Track, 
 if TYPE_CHECKING:
     from lalm.audio.load import Recording
     from lalm.inference.detection import Found
+    from lalm.inference.engine import Engine
+
+By = Literal["auto", "times", "windows"]
 
 
 def detect(
@@ -24,6 +28,16 @@ def detect(
         ),
     ] = None,
     model: Model = None,
+    by: Annotated[
+        By,
+        typer.Option(
+            help="times: the model writes them; windows: each is asked whether it holds the sound; auto: "
+            "windows where the recording is long or the model writes no times."
+        ),
+    ] = "auto",
+    threshold: Annotated[
+        float, typer.Option(help="Of windows: how much likelier yes is than in silence, as a logarithm.")
+    ] = 1.0,
     as_json: Json = False,
     labels: Annotated[Path | None, typer.Option(help="Write an Audacity label track.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Write the spectrogram with the spans, a PNG.")] = None,
@@ -35,6 +49,14 @@ def detect(
 ) -> None:
     """When does a sound occur? Onset and offset in seconds.
 
+    Examples:
+
+    lalm detect street.wav "dog bark" "car horn"
+
+    lalm detect hour.mp3 "a dog barking" --picture dog.png --labels dog.txt
+
+    A recording may be hours long: it is looked at in windows of 4 s, piece by piece.
+
     With --out several recordings, folders and patterns may stand before the sounds: a row each, an error is a
     row, a second run goes on.
     """
@@ -43,22 +65,62 @@ def detect(
     if out is not None:
         if labels or picture or as_json:
             raise ValueError("--out writes a table, and no --labels, --picture or --json beside it")
-        _table(words or [], out, choice, model, device)
+        _table(words or [], out, choice, (model, device), (by, threshold))
         return
     clip, sounds = _split(words or [])
     check_one(clip)
-    recording = read(clip, **choice)  # a bad one is refused before a model is loaded
-    from lalm.audio import spectrogram
+    from lalm.audio.stream import AudioStream
+    from lalm.cli.detect_windows import in_windows, is_short
     from lalm.cli.opening import open_engine
+
+    whole = by == "times" or clip == "-" or (by == "auto" and is_short(AudioStream(clip, **choice)))
+    if not whole:
+        stream = AudioStream(clip, **choice)
+        found = in_windows(open_engine(model, device), stream, sounds, threshold, clip, picture)
+        for note in stream.notes:
+            print(f"lalm: {clip}: {note}", file=sys.stderr)
+        _tell(found, None, labels, as_json)
+        return
+    recording = read(clip, **choice)  # a bad one is refused before a model is loaded
+    engine = open_engine(model, device)
+    found = _found(engine, recording, sounds, (by, threshold), picture)
+    _tell(found, recording, labels, as_json)
+
+
+def _found(
+    engine: "Engine",
+    recording: "Recording",
+    sounds: Sequence[str],
+    how: tuple[By, float],
+    picture: Path | None = None,
+) -> "list[Found]":
+    """By the times that the model writes, else by windows."""
+    from lalm.audio import spectrogram
+    from lalm.audio.load import seconds
+    from lalm.cli.detect_windows import WHOLE_S, in_windows
     from lalm.data.labels import join_labels
     from lalm.inference import detection
 
-    found = detection.detect(open_engine(model, device), recording, sounds)
+    by, threshold = how
+    name = recording.account.name
+    if by == "times" or (by == "auto" and seconds(recording.audio) <= WHOLE_S):
+        found = detection.detect(engine, recording, sounds)
+        if by == "times" or any(not one.said_none for one in found):
+            if picture:
+                spans = [span for one in found for span in one.spans]
+                spectrogram.draw(recording.audio, spans, f"{name}: {join_labels(sounds)}", picture)
+            return found
+        print(f"lalm: '{engine.name}' wrote no times for {name}", file=sys.stderr)
+    return in_windows(engine, [recording.audio], sounds, threshold, name, picture)
+
+
+def _tell(
+    found: "Sequence[Found]", recording: "Recording | None", labels: Path | None, as_json: bool
+) -> None:
+    from lalm.inference import detection
+
     if labels:
         labels.write_text(detection.audacity(found), encoding="utf-8")
-    if picture:
-        spans = [span for one in found for span in one.spans]
-        spectrogram.draw(recording.audio, spans, f"{recording.account.name}: {join_labels(sounds)}", picture)
     if as_json:
         _print_json(found, recording)
     else:
@@ -66,7 +128,11 @@ def detect(
 
 
 def _table(
-    words: Sequence[str], out: Path, choice: dict[str, Any], model: str | None, device: str | None
+    words: Sequence[str],
+    out: Path,
+    choice: dict[str, Any],
+    whose: tuple[str | None, str | None],
+    how: tuple[By, float],
 ) -> None:
     """A row for each recording; the words that name none are the sounds."""
     count = next((i for i, word in enumerate(words) if not is_files(word)), len(words))
@@ -80,14 +146,13 @@ def _table(
     files = recordings(words[:count])
     from lalm.audio.load import read_recording
     from lalm.cli.opening import open_engine
-    from lalm.inference import detection
 
-    engine = open_engine(model, device)
+    engine = open_engine(*whose)
 
     def row(file: str) -> Row | ValueError:
         try:
             recording = read_recording(file, **choice)
-            found = detection.detect(engine, recording, sounds)
+            found = _found(engine, recording, sounds, how)
         except ValueError as error:
             return error
         return {"seconds": round(found[0].seconds, 3), "sounds": _rows(found)} | account_row(
@@ -122,9 +187,10 @@ def _check_outputs(labels: Path | None, picture: Path | None) -> None:
         raise ValueError(f"the picture is a PNG: name it .png, not '{picture.name}'")
 
 
-def _print_json(found: Sequence["Found"], recording: "Recording") -> None:
+def _print_json(found: Sequence["Found"], recording: "Recording | None") -> None:
     told = {"seconds": round(found[0].seconds, 3), "sounds": _rows(found)}
-    print(json.dumps(told | {"account": recording.account.to_json()}, indent=2, ensure_ascii=False))
+    account = {} if recording is None else {"account": recording.account.to_json()}
+    print(json.dumps(told | account, indent=2, ensure_ascii=False))
 
 
 def _rows(found: Sequence["Found"]) -> list[dict[str, Any]]:

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from lalm.cli.opening import reading_of
-from lalm.cli.options import Columns, Device, Json, LoraScale, Prompt, PromptDraw, Resource, Url, Vision
+from lalm.cli.options import (
+    Columns,
+    Device,
+    Json,
+    LoraScale,
+    Prompt,
+    PromptDraw,
+    Resource,
+    Transcript,
+    Url,
+    Vision,
+)
 from lalm.cli.protocol import Prompts, ProtocolName, chosen
 
 if TYPE_CHECKING:
@@ -40,6 +51,7 @@ class Asked(NamedTuple):
     device: str | None
     protocol: "Protocol | None" = None
     dtype: str | None = None
+    transcript: bool | None = None
 
 
 def evaluate(
@@ -106,6 +118,7 @@ def evaluate(
         Path | None, typer.Option(help="Judgments made before (default: OUT/judgments.sqlite).")
     ] = None,
     resource: Resource = None,
+    transcript: Transcript = None,
     vision: Vision = None,
     columns: Columns = None,
     prompt: Prompt = None,
@@ -161,9 +174,9 @@ def evaluate(
     opened = _as_asked(
         opened, followed, (model or SMALL) if is_local else None, own, judge_form, tell=share.rank == 0
     )
-    answerer, folder = _answerer(
-        Asked(model, url, vision, lora_scale, seed, own_device, followed if is_local else None, dtype)
-    )
+    kept_to = followed if is_local else None
+    asked = Asked(model, url, vision, lora_scale, seed, own_device, kept_to, dtype, transcript)
+    answerer, folder = _answerer(asked)
     out = out or Path("eval") / answerer.name
     judging = None if judge is None else open_judge(judge, judge_url, judge_cache or out / "judgments.sqlite")
     job = Job(opened, out, CONTROLS if controls else (), samples, seed, folder)
@@ -231,6 +244,9 @@ def _answerer(asked: Asked) -> "tuple[Answerer, Path | None]":
     """Whose answers are scored, and a local model's folder."""
     from lalm.evaluate.answering import Local, Recorded
 
+    own = (asked.vision, asked.url) == (None, None) and not str(asked.model).endswith(".jsonl")
+    if asked.transcript is not None and not own:
+        raise ValueError("--transcript and --no-transcript are for local models")
     if asked.vision is not None:
         return _vision(asked, asked.vision), None
     if asked.url is not None:
@@ -246,9 +262,12 @@ def _answerer(asked: Asked) -> "tuple[Answerer, Path | None]":
         return Recorded(path), None
     from lalm.cli.protocol import open_under
     from lalm.inference.engine import SMALL
+    from lalm.inference.speech.clip_transcripts import ClipTranscripts, kept_on_disk
+    from lalm.inference.speech.recogniser import shared
 
     folder = Path(asked.model) if asked.model else SMALL
-    engine = open_under(asked.protocol, asked.model, asked.device, asked.dtype)
+    engine = open_under(asked.protocol, asked.model, asked.device, asked.dtype, asked.transcript)
+    engine.transcripts = ClipTranscripts(shared, kept_on_disk())
     return Local(engine, asked.lora_scale, asked.seed), folder
 
 

@@ -20,6 +20,9 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option()] = "bfloat16",
+    no_transcript: Annotated[
+        bool, typer.Option("--no-transcript", help="Leave out that the model reads transcripts beside audio.")
+    ] = False,
 ) -> None:
     """Write a model for other programs, and check that they open it.
 
@@ -30,12 +33,13 @@ def export(
     """
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"'{out}' is not empty: name a new folder")
+    check_transcript(model, no_transcript)
     if to == "salmonn":
         print(_as_salmonn(Path(model), out))
         return
     from lalm.cli.weights import fetch_for
 
-    fetch_for(model)
+    fetch_for(model, False)
     import torch
 
     from lalm.doctor.exported import check_export
@@ -46,6 +50,17 @@ def export(
     if to != "transformers":  # whose classes are lalm's own: there is no process without lalm to check it in
         print(check_export(to, out, wanted, precision), file=sys.stderr)
     print(out)
+
+
+def check_transcript(model: str | Path, alone: bool) -> None:
+    """Raise ValueError for a model that reads transcripts beside its audio: no other program makes them."""
+    from lalm.models.load import read_config
+
+    if not alone and (mode := read_config(Path(model))[1].transcript) != "none":
+        raise ValueError(
+            f"'{model}' reads transcripts beside its audio tokens (transcript: {mode}), and other programs "
+            f"give it none: say --no-transcript to have the audio tokens alone"
+        )
 
 
 def _as_salmonn(model: Path, out: Path) -> Path:
@@ -124,7 +139,7 @@ def complete(folder: str | Path, out: Path, dtype: str) -> "Tensor":
         part.to(getattr(torch, dtype))
     opened.config.dtype = getattr(torch, dtype)
     opened.config.text_config.dtype = getattr(torch, dtype)
-    opened.config.parts = {}
+    opened.config.parts, opened.config.transcript = {}, "none"
     heard = expected(opened, processor)
     opened.generation_config = GenerationConfig(
         eos_token_id=sorted(Engine(opened, processor, str(folder)).ends()),

@@ -111,6 +111,7 @@ class Info:
     trainable_parameters: int
     audio_tokens_per_second: float
     asked: str
+    transcript: str = "none"
 
 
 def info(
@@ -140,6 +141,10 @@ def table(found: Info) -> str:
     wrap = partial(textwrap.wrap, width=80, break_long_words=False, break_on_hyphens=False)
     lines = [f"{found.name}: {found.system}, {found.audio_tokens_per_second:g} audio tokens a second"]
     lines += wrap(f"  asked      {found.asked}", subsequent_indent=" " * 13)
+    if found.transcript != "none":
+        lines.append(
+            f"  reads      a transcript of each recording beside its audio tokens ({found.transcript})"
+        )
     place = " " * 29
     for part in found.parts:
         lines.append(f"  {part.role:<10} {part.parameters:>14,}  {part.name}")
@@ -224,7 +229,8 @@ def _info(
                 given, licence, source = f"{system} {role}", "Apache-2.0", "trained by a recipe"
             parts.append(PartInfo(role, given or "in this folder", licence, source, count))
     rate = config.num_audio_tokens(100 * SAMPLE_RATE) / 100
-    return Info(name, system, parts, sum(counts.values()), learning, rate, asked)
+    reads = settings.transcript if settings and settings.transcript else config.transcript
+    return Info(name, system, parts, sum(counts.values()), learning, rate, asked, reads)
 
 
 def _shapes(

@@ -9,19 +9,46 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lalm.data.readers import Reading
     from lalm.inference.engine import Engine
+    from lalm.inference.speech.recogniser import Whisper
     from lalm.synthesis.completions import Writer
 
 
-def open_engine(model: str | None, device: str | None, dtype: str | None = None) -> "Engine":
-    """The model of a folder (None: the embedded one); its pinned parts are fetched first if need be."""
+def open_engine(
+    model: str | None, device: str | None, dtype: str | None = None, transcript: bool | None = None
+) -> "Engine":
+    """The model of a folder (None: the embedded one); its pinned parts are fetched first if need be.
+
+    ``transcript``: whether Whisper's stands beside the audio tokens; None: as the model's config says.
+    """
     import torch
 
     from lalm.cli.weights import fetch_for
     from lalm.inference.engine import Engine
 
-    fetch_for(model)
+    if transcript is None:
+        fetch_for(model)
+    else:
+        fetch_for(model, transcript)
     silence_transformers()
-    return Engine.load(model, device, getattr(torch, dtype) if dtype else None)
+    precision = getattr(torch, dtype) if dtype else None
+    if transcript is None:
+        return Engine.load(model, device, precision)
+    return Engine.load(model, device, precision, transcript_mode(transcript))
+
+
+def transcript_mode(transcript: bool | None) -> str | None:
+    """What --transcript and --no-transcript ask of a model; None: nothing."""
+    return None if transcript is None else "whisper" if transcript else "none"
+
+
+def open_whisper(folder: str | None = None, device: str | None = None) -> "Whisper":
+    """The speech recogniser: a folder in CTranslate2's format, or (None) the pinned part."""
+    from lalm.cli.weights import fetch_with_bar
+    from lalm.inference.speech.recogniser import PART, Whisper
+
+    if folder is None:
+        fetch_with_bar([PART])
+    return Whisper.load(folder, device)
 
 
 def reading_of(

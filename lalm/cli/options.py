@@ -53,6 +53,15 @@ Out = Annotated[
     Path | None,
     typer.Option(help="A row for each file, folder's file or pattern's file in this .csv or .jsonl."),
 ]
+Transcript = Annotated[
+    bool | None,
+    typer.Option(
+        "--transcript/--no-transcript",
+        help="Give the model Whisper's transcript beside the audio, or the audio alone (default: as its "
+        "config says).",
+        show_default=False,
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 (default: a GPU if there is one).")]
 Manifest = Annotated[
     Path,

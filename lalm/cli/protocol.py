@@ -53,18 +53,26 @@ def say(name: str, sentence: str) -> None:
 
 
 def open_under(
-    protocol: "Protocol | None", model: str | None, device: str | None, dtype: str | None = None
+    protocol: "Protocol | None",
+    model: str | None,
+    device: str | None,
+    dtype: str | None = None,
+    transcript: bool | None = None,
 ) -> "Engine":
-    """The model, hearing and computing as the protocol says; ``dtype`` goes before the protocol's."""
+    """The model, hearing and computing as the protocol says; ``dtype`` goes before the protocol's.
+
+    ``transcript``: whether Whisper's stands beside the audio tokens; None: as the model's config says.
+    """
     from lalm.cli.opening import open_engine
 
     if protocol is None:
-        return open_engine(model, device, dtype)
+        return open_engine(model, device, dtype, transcript)
     from lalm.inference.engine import SMALL
     from lalm.inference.protocol_run import follow, weights_format
 
     format_ = weights_format(protocol, model or SMALL)
-    engine = open_engine(model, device, dtype or (str(format_).removeprefix("torch.") if format_ else None))
+    precision = dtype or (str(format_).removeprefix("torch.") if format_ else None)
+    engine = open_engine(model, device, precision, transcript)
     for sentence in follow(engine, protocol):
         say(protocol.name, sentence)
     return engine

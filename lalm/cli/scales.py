@@ -27,7 +27,7 @@ def scales(
     judge_url: Annotated[str | None, typer.Option(help="The judge's endpoint.")] = None,
     device: Device = None,
 ) -> None:
-    """Score a model on tasks at several LoRA scales, and draw the curves."""
+    """Score a model at several LoRA scales, and draw the curves."""
     from lalm.cli.eval import open_judge
     from lalm.cli.opening import open_engine
     from lalm.inference.engine import Options

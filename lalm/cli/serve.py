@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from lalm.cli.options import Device
+from lalm.cli.options import Device, Transcript
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,7 @@ class Place(NamedTuple):
     host: str
     port: int
     device: str | None
+    transcript: bool | None = None
 
 
 def serve(
@@ -75,6 +76,7 @@ def serve(
     access_log: Annotated[
         str, typer.Option(help="File for one line a request; -: stderr.", show_default=False)
     ] = "",
+    transcript: Transcript = None,
     device: Device = None,
 ) -> None:
     """Serve a model behind OpenAI's API."""
@@ -99,11 +101,11 @@ def serve(
         _refuse_what_vllm_lacks(context)
         from lalm.cli.serve_vllm import become_vllm
 
-        become_vllm(model, Place(host, port, None), settings)
+        become_vllm(model, Place(host, port, None, transcript), settings)
     else:
         _serve(
             model,
-            Place(host, port, device),
+            Place(host, port, device, transcript),
             settings,
             named(others or []),
             (tls_certificate, tls_key),
@@ -162,29 +164,31 @@ def _serve(
     with listening:
         if access_log:
             log_to(access_log)
+        from lalm.inference.speech.recogniser import shared
         from lalm.serve.app import create_app
         from lalm.serve.connections import config
         from lalm.serve.memory import freeze_loaded_objects
 
-        first, loaders = _models(model, others, place.device)
-        app = create_app(first(), settings, loaders)
+        first, loaders = _models(model, others, place)
+        app = create_app(first(), settings, loaders, shared)
         freeze_loaded_objects()
         # The scheduler fails what is not done after 30 s.
         _announcing(config(app, patience_s=35, tls=tls)).run(sockets=[listening])
 
 
 def _models(
-    model: str | None, others: dict[str, str], device: str | None
+    model: str | None, others: dict[str, str], place: Place
 ) -> "tuple[Callable[[], Engine], dict[str, Callable[[], Engine]]]":
     """How to open the default model, and how to open each by its name; the folders are looked at now."""
+    from lalm.cli.opening import transcript_mode
     from lalm.cli.weights import fetch_for
     from lalm.inference.engine import Engine
     from lalm.models.load import open_processor
 
     def opener(folder: str | None, name: str | None) -> "Callable[[], Engine]":
         def load() -> Engine:
-            fetch_for(folder)
-            engine = Engine.load(folder, device)
+            fetch_for(folder, place.transcript)
+            engine = Engine.load(folder, place.device, transcript=transcript_mode(place.transcript))
             engine.name = name or engine.name
             return engine
 
@@ -192,7 +196,7 @@ def _models(
 
     loaders = {name: opener(folder, name) for name, folder in others.items()}
     for folder in others.values():
-        fetch_for(folder)
+        fetch_for(folder, place.transcript)
         open_processor(folder)  # a folder that is none is said at once, and not to the first who asks
     if model is None and others:
         return loaders[next(iter(others))], loaders

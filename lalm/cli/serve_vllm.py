@@ -33,8 +33,11 @@ def become_vllm(model: str | None, place: Place, settings: "Settings") -> None:
 
     with listen(place) as listening:
         host, port = listening.getsockname()[:2]
+    if place.transcript:
+        raise ValueError("--transcript goes with --engine lalm alone: vLLM has no Whisper beside the model")
     dtype = str(pick_dtype(pick_device(None))).removeprefix("torch.")
     folder = SMALL if model is None else model_folder(model)
+    export.check_transcript(folder, place.transcript is False)
     argv = command(complete(folder, dtype), name_of(model, folder), host, port, dtype, settings)
     print("Running:", " ".join(argv), file=sys.stderr, flush=True)
     os.execve(argv[0], argv, os.environ | environment(settings))
@@ -87,7 +90,7 @@ def complete(folder: Path, dtype: str) -> Path:
     key = hashlib.sha256("\n".join([str(folder.resolve()), dtype, *stamps]).encode()).hexdigest()[:16]
     kept = weights.cache_root() / "vllm" / f"{folder.resolve().name}-{key}"
     if not kept.is_dir():
-        fetch_for(str(folder))
+        fetch_for(str(folder), False)
         draft = kept.with_name(f"{kept.name}.{os.getpid()}.part")
         shutil.rmtree(draft, ignore_errors=True)
         export.complete(folder, draft, dtype)

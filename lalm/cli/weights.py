@@ -12,6 +12,7 @@ from lalm.cli.options import Json
 if TYPE_CHECKING:
     from lalm.training.recipe import Recipe
 
+RECOGNISER = "faster-whisper-base"
 SMALL = Path(__file__).parents[1] / "models" / "small"
 
 app = typer.Typer(help="Pretrained parts: list them, fetch them, find their folders.", no_args_is_help=True)
@@ -75,18 +76,26 @@ def where(name: Annotated[str, typer.Argument(help="A pinned name.", show_defaul
     print(folder)
 
 
-def fetch_for(model: str | None) -> None:
-    """Fetch the pinned parts that a model (a folder or a Hub id; None: the embedded one) is made of."""
+def fetch_for(model: str | None, transcript: bool | None = None) -> None:
+    """Fetch the pinned parts that a model (a folder or a Hub id; None: the embedded one) is made of.
+
+    ``transcript`` says whether Whisper writes down what is said for it; None: as the model's config says.
+    """
     from lalm.models.load import model_folder
 
-    fetch_with_bar(parts_of(SMALL if model is None else model_folder(model)))
+    needed = parts_of(SMALL if model is None else model_folder(model))
+    spoken = RECOGNISER in needed if transcript is None else transcript
+    # It comes first: an encoder that is the same Whisper's is then converted from its file.
+    fetch_with_bar([*([RECOGNISER] if spoken else []), *(name for name in needed if name != RECOGNISER)])
 
 
 def fetch_for_recipe(recipe: "Recipe") -> None:
     """Fetch the pinned parts that a recipe names, or that the model is made of which it starts from."""
     filters, init = recipe.data.filters, recipe.init
     judge = filters.contradictions if filters is not None and filters.url is None else None
-    fetch_with_bar([name for name in (init.encoder, init.encoder_2, init.aligner, init.llm, judge) if name])
+    spoken = RECOGNISER if recipe.transcript == "whisper" else None
+    needed = (spoken, init.encoder, init.encoder_2, init.aligner, init.llm, judge)
+    fetch_with_bar([name for name in needed if name])
     if init.from_ is not None:
         embedded = init.from_ == SMALL.name and not Path(init.from_).is_dir()
         fetch_for(None if embedded else init.from_)
@@ -98,7 +107,8 @@ def parts_of(folder: Path) -> list[str]:
 
     try:
         fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return [str(name) for name in fields["parts"].values() if name in weights.PARTS]
+        spoken = [RECOGNISER] if fields.get("transcript") == "whisper" else []
+        return spoken + [str(name) for name in fields["parts"].values() if name in weights.PARTS]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []  # opening the model says what is wrong with it
 

@@ -14,18 +14,20 @@ from lalm.audio.load import SAMPLE_RATE, Account, Recording
 class Clip:
     """One decoded audio part: what was given, and the account of how it was read, if it was a recording.
 
-    ``whole_s`` is how long it was, where only its beginning is left.
+    ``whole_s`` is how long it was, where only its beginning is left. ``transcript`` is what is said in it: ""
+    nothing; None: nobody has written it down.
     """
 
     name: str
     audio: np.ndarray  # (N,) float32 16 kHz
     account: Account | None = None
     whole_s: float | None = None
+    transcript: str | None = None
 
     @classmethod
-    def of(cls, recording: Recording) -> "Clip":
+    def of(cls, recording: Recording, transcript: str | None = None) -> "Clip":
         """A recording as a clip of its name."""
-        return cls(recording.account.name, recording.audio, recording.account)
+        return cls(recording.account.name, recording.audio, recording.account, transcript=transcript)
 
     @property
     def seconds(self) -> float:
@@ -42,6 +44,7 @@ class CachedFrames:
     """Encoder frames of one clip (T, W), in place of its audio."""
 
     frames: Tensor
+    transcript: str | None = None
 
 
 Audios: TypeAlias = Sequence[Clip | CachedFrames]  # of one sample, in reading order

@@ -6,7 +6,7 @@ from the run's seed and its place in the run, so a resumed run hears the same.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
@@ -58,9 +58,7 @@ class Augmentation:
     ) -> list[Clip | CachedFrames]:
         """Each clip changed by itself; ``other`` draws the audio (N,) of another training sample."""
         return [
-            Clip(clip.name, self._changed(clip.audio, rng, other), clip.account)
-            if isinstance(clip, Clip)
-            else clip
+            replace(clip, audio=self._changed(clip.audio, rng, other)) if isinstance(clip, Clip) else clip
             for clip in clips
         ]
 

@@ -25,7 +25,7 @@ from lalm.errors import LalmError
 CHOICES = ("channel", "track", "lenient")  # what of a recording is heard; see AudioPart
 _PART_KEYS = {
     "text": ("type", "text"),
-    "audio": ("type", "audio", "offset_s", "duration_s", *CHOICES),
+    "audio": ("type", "audio", "offset_s", "duration_s", *CHOICES, "transcript"),
     "image": ("type", "image"),
     "video": ("type", "video"),
 }
@@ -44,7 +44,8 @@ class AudioPart(TypedDict):
     """One audio in a message: ``rate`` (Hz) belongs to arrays, ``offset_s`` and ``duration_s`` select a part.
 
     ``channel`` and ``track``, from 0, hear one channel or another track than the default; ``lenient`` hears
-    what can be heard of a damaged file. ``name`` is how replies call it.
+    what can be heard of a damaged file. ``name`` is how replies call it. ``transcript`` is what is said in it
+    ("": nothing), for models that take it beside the audio.
     """
 
     type: Literal["audio"]
@@ -55,6 +56,7 @@ class AudioPart(TypedDict):
     channel: NotRequired[int]
     track: NotRequired[int]
     lenient: NotRequired[bool]
+    transcript: NotRequired[str]
     name: NotRequired[str]
 
 
@@ -137,6 +139,8 @@ def _part_from_json(obj: object, where: str, folder: Path | None) -> Part:
     for name in ("offset_s", "duration_s"):
         if name in part:
             part[name] = json_seconds(part[name], f"{where} {name}")
+    if "transcript" in part:
+        json_text(part["transcript"], f"{where} transcript")
     _check_choices(part, where)
     return part
 

@@ -193,6 +193,10 @@ def write_manifest(path: str | Path, samples: Iterable[Sample]) -> int:
 
 
 def _sample_from_json(obj: object, folder: Path | None) -> Sample:
+    said = None
+    if isinstance(obj, dict) and "transcript" in obj:  # of the one recording, at whose part it is kept
+        said = json_text(obj["transcript"], "transcript")
+        obj = {name: value for name, value in obj.items() if name != "transcript"}
     line = json_object(obj, "a sample", [item.name for item in fields(Sample)], ["messages"])
     known: dict[str, Any] = {}
     for name, value in line.items():
@@ -215,7 +219,25 @@ def _sample_from_json(obj: object, folder: Path | None) -> Sample:
             raise SampleError(f"{name} must be true or false, not {json_kind(value)}")
         else:
             known[name] = value
-    return Sample(**known)
+    return Sample(**known) if said is None else _said(Sample(**known), said)
+
+
+def _said(sample: Sample, transcript: str) -> Sample:
+    """The sample with ``transcript`` at its one recording."""
+    if len(sample.audios) != 1:
+        count = len(sample.audios)
+        raise SampleError(
+            f"transcript belongs to one recording, and there are {count}: put it at their parts"
+        )
+    messages: list[Any] = []
+    for message in sample.messages:
+        content: Any = message["content"]
+        if not isinstance(content, str):
+            content = [
+                {**part, "transcript": transcript} if part["type"] == "audio" else part for part in content
+            ]
+        messages.append({**message, "content": content})
+    return replace(sample, messages=tuple(messages))
 
 
 def _event(obj: object, where: str) -> Event:

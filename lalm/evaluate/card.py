@@ -69,6 +69,7 @@ def model_card(answerer: Answerer, folder: Path | None) -> dict[str, Any]:
         "dtype": str(engine.model.dtype).removeprefix("torch."),
         "device": str(engine.model.device),
         "lora_scale": answerer.lora_scale,
+        **({"transcript": mode} if (mode := engine.model.config.transcript) != "none" else {}),
         **engine.hearing.model_dump(exclude_defaults=True),
         **({"autocast": str(engine.autocast).removeprefix("torch.")} if engine.autocast else {}),
     }

@@ -53,7 +53,9 @@ def perplexities(
 @torch.inference_mode()
 def answer_nll(engine: Engine, sample: Sample) -> tuple[float, int]:
     """Negative log-likelihood (nats) of a sample's target and end, and how many tokens that is."""
-    batch = engine.processor.batch([sample], labels=True).to(engine.model.device)
+    batch = engine.processor.batch([sample], labels=True, audios=[engine.clips(sample)]).to(
+        engine.model.device
+    )
     count = int((batch["labels"][:, 1:] != -100).sum())
     if not count:
         raise ValueError(f"{sample.id}: the answer is empty")

@@ -29,6 +29,8 @@ from lalm.inference.protocols import Hearing
 from lalm.inference.reply import Heard as Heard
 from lalm.inference.reply import Reply as Reply
 from lalm.inference.reply import Stream
+from lalm.inference.speech.clip_transcripts import ClipTranscripts
+from lalm.inference.speech.recogniser import shared
 from lalm.models.answer_end import answer_ends
 from lalm.models.load import load_model
 from lalm.models.lora import set_lora_scale
@@ -60,23 +62,32 @@ class Engine:
         self.name = name
         self.hearing = Hearing()  # what of a recording is heard: all, unless a protocol says otherwise
         self.autocast: torch.dtype | None = None  # the number format that a protocol computes in
+        self.transcripts = ClipTranscripts(shared)
         self._lock = threading.Lock()
         template = str(processor.chat_template)
         self._ends = answer_ends(processor.tokenizer, template, model.generation_config)
 
     @classmethod
     def load(
-        cls, model: str | None = None, device: str | None = None, dtype: torch.dtype | None = None
+        cls,
+        model: str | None = None,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        transcript: str | None = None,
     ) -> "Engine":
         """Open a model folder, or the embedded default (None), on ``device`` (a GPU if there is one).
 
-        ``dtype`` is that of the weights (None: the fastest there, see ``pick_dtype``).
+        ``dtype`` is that of the weights (None: the fastest there, see ``pick_dtype``). ``transcript``
+        ("none", "given", "whisper") takes the place of the model's own setting (``lalm.models.transcript``).
 
         Raises ValueError in one sentence if there is no such model or device.
         """
         folder = Path(model) if model is not None else SMALL
         place = pick_device(device)
-        opened, processor = load_model(folder, dtype=dtype or pick_dtype(place), device=place)
+        options = {} if transcript is None else {"transcript": transcript}
+        opened, processor = load_model(
+            folder, dtype=dtype or pick_dtype(place), device=place, options=options
+        )
         return cls(opened, processor, folder.resolve().name)
 
     @overload
@@ -171,7 +182,26 @@ class Engine:
 
     def heard(self, sample: Sample) -> tuple[Heard, ...]:
         """Seconds given and heard of each clip of ``sample``, without answering it."""
-        return self.heard_of(self._clips(sample))
+        return self.heard_of(self.clips(sample))
+
+    def clips(self, sample: Sample) -> list[Clip]:
+        """The sample's recordings as far as they are heard, with transcripts where the model takes them.
+
+        Raises AudioError naming the clip, and what Whisper raises.
+        """
+        return self.with_transcripts(self._clips(sample))
+
+    def with_transcripts(self, clips: Sequence[Clip]) -> list[Clip]:
+        """The clips as the model takes them: with transcripts that are given or made now, or without any."""
+        mode = self.model.config.transcript
+        if mode == "none":
+            return [replace(clip, transcript=None) if clip.transcript is not None else clip for clip in clips]
+        if mode == "given":
+            return list(clips)
+        return [
+            clip if clip.transcript is not None else replace(clip, transcript=self.transcripts.of(clip.audio))
+            for clip in clips
+        ]
 
     def heard_of(self, clips: Sequence[Clip]) -> tuple[Heard, ...]:
         """The same of clips that are decoded already."""
@@ -179,13 +209,13 @@ class Engine:
         for clip in clips:
             heard_s = self.processor.seconds_heard(len(clip.audio))
             account = replace(clip.account, heard_s=heard_s) if clip.account else None
-            found.append(Heard(clip.name, clip.seconds, heard_s, account))
+            found.append(Heard(clip.name, clip.seconds, heard_s, account, clip.transcript))
         return tuple(found)
 
     def _prepare(self, sample: Sample) -> "_Question":
         began = time.perf_counter()
         prompt = sample.prompt()
-        clips = self._clips(prompt)
+        clips = self.clips(prompt)
         return _Question(prompt, clips, time.perf_counter() - began)
 
     def _clips(self, sample: Sample) -> list[Clip]:
@@ -197,7 +227,7 @@ class Engine:
             else {**part, "channel": channel}
             for part in sample.audios
         ]
-        clips = [Clip.of(part_recording(part)) for part in parts]
+        clips = [Clip.of(part_recording(part), part.get("transcript")) for part in parts]
         return clips if longest_s is None else [clip.beginning(longest_s) for clip in clips]
 
     def _answer(self, questions: Sequence["_Question"], options: Options) -> list[Reply]:

@@ -19,7 +19,7 @@ def log_likelihoods(engine: Engine, sample: Sample, options: Sequence[str]) -> l
     Raises ValueError for an empty option, or a prompt that is longer than the LLM takes.
     Example: ``log_likelihoods(engine, ask(["horse.ogg"], "Is it a horse?"), ["Yes.", "No."])``.
     """
-    return answered(engine, sample, options, engine.processor.clips(sample), 0)[1]
+    return answered(engine, sample, options, engine.clips(sample), 0)[1]
 
 
 def answered(

@@ -10,12 +10,17 @@ from lalm.inference.options import FinishReason
 
 @dataclass(frozen=True)
 class Heard:
-    """One clip of a question: its length, how much of it reached the LLM, and how it was read."""
+    """One clip of a question: its length, how much of it reached the LLM, and how it was read.
+
+    ``transcript`` is the text that stood beside its audio tokens ("" where nobody speaks); None: there was
+    none, the audio tokens stood alone.
+    """
 
     name: str
     seconds_given: float
     seconds_heard: float
     account: Account | None = None
+    transcript: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; seconds to the millisecond."""
@@ -24,6 +29,8 @@ class Heard:
             "seconds_given": round(self.seconds_given, 3),
             "seconds_heard": round(self.seconds_heard, 3),
         }
+        if self.transcript is not None:
+            told["transcript"] = self.transcript
         return told if self.account is None else told | {"account": self.account.to_json()}
 
 

@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from lalm.models.transcript import check_mode
+
 
 class AudioLMConfig(PreTrainedConfig):
     """What a checkpoint needs to be rebuilt: the LLM's config, the slot token, and named frozen parts.
@@ -16,11 +18,16 @@ class AudioLMConfig(PreTrainedConfig):
     ``trained_encoder``: the encoder's weights are no longer those of the part it is named after.
     ``encoder_options`` are what a system asks of any encoder it is given; ``hears_instructions`` says that
     its connector also reads the text that goes with each clip. Without ``role_markers`` a conversation is put
-    as plain text, and the answer goes on where it ends.
+    as plain text, and the answer goes on where it ends. ``transcript`` ("none", "given", "whisper") says
+    whether what is said in a clip is read as text beside its audio tokens (``lalm.models.transcript``);
+    ``transcribes`` and ``compares`` that the system's own training includes writing down speech, and
+    questions about two recordings.
     """
 
     model_type = "lalm"
     hears_instructions: ClassVar[bool] = False
+    transcribes: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
     role_markers = True
     encoder_options: ClassVar[Mapping[str, Any]] = {}
     sub_configs = {"text_config": AutoConfig}  # noqa: RUF012
@@ -35,6 +42,7 @@ class AudioLMConfig(PreTrainedConfig):
         trained_encoder: bool = False,
         frozen_parts: dict[str, dict[str, str]] | None = None,
         llm_sketch: list[float] | None = None,
+        transcript: str = "none",
         **kwargs: Any,
     ) -> None:
         if isinstance(text_config, dict):
@@ -46,6 +54,7 @@ class AudioLMConfig(PreTrainedConfig):
         self.trained_encoder = trained_encoder
         self.frozen_parts = dict(frozen_parts or {})
         self.llm_sketch = llm_sketch
+        self.transcript = check_mode(transcript)
         tied: Any = self.text_config
         kwargs.setdefault("tie_word_embeddings", tied.tie_word_embeddings)
         super().__init__(**kwargs)

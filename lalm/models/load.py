@@ -21,6 +21,7 @@ from lalm.models.lora import add_lora, merge_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration, AudioLMModel
 from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import found_name, trained_names
+from lalm.models.transcript import check_mode
 from lalm.systems import System, UnknownSystemError, of_model_type
 from lalm.weights import fetch as weights
 from lalm.weights.identity import check_parts
@@ -37,15 +38,18 @@ def load_model(
     """Open a whole, slim or released checkpoint folder, a PEFT adapter, or a Hub id with one of them.
 
     ``options`` take the place of fields of a slim checkpoint's config; its tensors must fit them still.
-    ``role_markers`` can be changed in any: a base model becomes one that is asked in a chat, or back.
+    ``role_markers`` can be changed in any: a base model becomes one that is asked in a chat, or back;
+    ``transcript`` too (``lalm.models.transcript``).
     Raises ModelError naming what is wrong with the folder.
     """
     name, folder, options = str(folder), model_folder(folder), dict(options or {})
-    markers = options.pop("role_markers", None)
+    markers, transcript = options.pop("role_markers", None), options.pop("transcript", None)
     model, processor = _open(folder, dtype, options)
     if markers is not None and markers != model.config.role_markers:
         model.config.role_markers = markers
         processor = _asked_otherwise(model.config, processor)
+    if transcript is not None:
+        model.config.transcript = check_mode(transcript)
     if model.config.parts == {"model": str(folder.resolve())} and not Path(name).exists():
         model.config.parts = {"model": name}  # a Hub id means the same elsewhere
     settle_ends(model, processor)
@@ -248,7 +252,8 @@ def _load_slim(
     classes = classes_of(name)
     if "model" in config.parts:
         base = weights.resolve(config.parts["model"])
-        model, processor = load_model(base, dtype=dtype, options={"role_markers": config.role_markers})
+        asked = {"role_markers": config.role_markers, "transcript": config.transcript}
+        model, processor = load_model(base, dtype=dtype, options=asked)
         if model.config.lora:
             merge_lora(model)  # of an earlier run, to which this one's was added
         model.config.parts, model.config.frozen_parts = config.parts, config.frozen_parts

@@ -30,6 +30,7 @@ from lalm.data.sample import Sample
 from lalm.models.conditioning import instructions, tokenised
 from lalm.models.config import AudioLMConfig
 from lalm.models.modeling import IGNORE_INDEX
+from lalm.models.transcript import with_transcripts, written
 from lalm.models.user_text import MarkerTokens, guarded_content, shifted, texts_of
 
 AUDIO_TOKEN = "<|audio|>"
@@ -184,7 +185,7 @@ class AudioLMProcessor(ProcessorMixin):
     @staticmethod
     def clips(sample: Sample) -> list[Clip]:
         """Decode the sample's audios, in reading order. Raises AudioError naming the clip."""
-        return [Clip.of(part_recording(part)) for part in sample.audios]
+        return [Clip.of(part_recording(part), part.get("transcript")) for part in sample.audios]
 
     def batch(
         self,
@@ -230,6 +231,7 @@ class AudioLMProcessor(ProcessorMixin):
         self, sample: Sample, clips: Sequence[Clip | CachedFrames], labels: bool
     ) -> tuple[list[int], list[int]]:
         """Token ids of one conversation and its labels (-100 outside assistant text)."""
+        sample = with_transcripts(sample, clips, getattr(self.config, "transcript", "none"))
         guard = self.markers.guard(texts_of(sample.messages))
         text = self.render(sample, labels=labels, guard=guard)
         pieces = text[0].split(self.audio_token)
@@ -336,7 +338,7 @@ class AudioLMProcessor(ProcessorMixin):
         if part["type"] != "audio":
             return str(part["text"])
         slot = self.question_prompt.get("slot", "{audio}")
-        return slot.format(audio=self.audio_token, number=next(numbers))
+        return slot.format(audio=self.audio_token, number=next(numbers)) + written(part)
 
     def _template(self, messages: list[dict[str, Any]], *, generation: bool) -> str:
         return str(
@@ -366,7 +368,12 @@ def bare_parts(content: str | list[Any]) -> str | list[dict[str, str]]:
     if isinstance(content, str):
         return content
     audio = {"type": "audio", "audio": "", "audio_url": ""}
-    return [audio if part["type"] == "audio" else {"type": "text", "text": part["text"]} for part in content]
+    parts: list[dict[str, str]] = []
+    for part in content:
+        parts.append(audio if part["type"] == "audio" else {"type": "text", "text": part["text"]})
+        if part["type"] == "audio" and (said := written(part)):
+            parts.append({"type": "text", "text": said})
+    return parts
 
 
 def pad_audio(clips: Sequence[Clip | CachedFrames]) -> dict[str, Tensor]:

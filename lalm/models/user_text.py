@@ -129,13 +129,17 @@ def _without(tokenizer: Tokenizer, markers: Iterable[str]) -> Tokenizer:
 
 
 def texts_of(messages: Sequence[Message]) -> list[str]:
-    """The text of each message, its text parts joined as closely as a template may join them."""
+    """The text of each message, its text parts joined as closely as a template may join them; transcripts."""
     contents: list[Any] = [message["content"] for message in messages]
+    said = [p["transcript"] for c in contents if not isinstance(c, str) for p in c if p.get("transcript")]
     return [
-        content
-        if isinstance(content, str)
-        else "".join(str(part["text"]) for part in content if "text" in part)
-        for content in contents
+        *said,
+        *(
+            content
+            if isinstance(content, str)
+            else "".join(str(part["text"]) for part in content if "text" in part)
+            for content in contents
+        ),
     ]
 
 
@@ -148,6 +152,8 @@ def guarded_content(content: Any, markers: MarkerTokens, guard: str) -> str | li
         if "text" in part and guard:
             meets = guard if parts and "text" in parts[-1] else ""
             part = {**part, "text": meets + markers.guarded(part["text"], guard)}
+        if part.get("transcript") and guard:
+            part = {**part, "transcript": markers.guarded(part["transcript"], guard)}
         parts.append(part)
     return parts
 

@@ -17,6 +17,8 @@ from pydantic import StringConstraints
 from starlette.exceptions import HTTPException
 
 from lalm.inference.engine import Engine
+from lalm.inference.speech.recogniser import NAME as WHISPER
+from lalm.inference.speech.recogniser import Whisper
 from lalm.models.lora import trained_lora_scale
 from lalm.serve import chat_completions as chat
 from lalm.serve import error_responses as errors
@@ -35,6 +37,7 @@ from lalm.serve.responses import ResponsesRequest, respond
 from lalm.serve.settings import Settings
 from lalm.serve.speech_form import CHANNEL, LENIENT, TRACK, SpeechForm, audio_part
 from lalm.serve.transcriptions import Task, Transcript, formatted
+from lalm.serve.whisper_transcripts import WhisperTranscript
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": what}
@@ -59,14 +62,15 @@ def create_app(
     engine: Engine,
     settings: Settings | None = None,
     others: Mapping[str, Callable[[], Engine]] | None = None,
+    whisper: Callable[[], Whisper] | None = None,
 ) -> FastAPI:
     """An ASGI application that answers with ``engine``; the scheduler runs for the application's lifespan.
 
     ``others`` open further models by name when a request asks for one. ``engine`` itself is closed to make
-    place for one only if its name is among them.
+    place for one only if its name is among them. ``whisper`` opens what transcribes for models that do not.
     """
     settings = settings or Settings()
-    models = ModelPool(engine, others or {}, settings)
+    models = ModelPool(engine, others or {}, settings, whisper)
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
@@ -225,9 +229,15 @@ def _add_transcriptions(app: FastAPI, models: ModelPool, path: str, task: Task) 
     ) -> Response:
         """Speech as text; verbose_json, srt and vtt have one timed segment for each stretch of speech."""
         wishes = await form.read(task)
-        async_engine = await models.get(form.model)
+        named = form.model == WHISPER and WHISPER not in models.names and models.whisper is not None
+        async_engine = await models.get(None if named else form.model)
+        whisper = await async_engine.recogniser(named=named)
         [clip] = await async_engine.load_clips([form.part(await file.read())])
-        transcript = Transcript(async_engine, clip, wishes)
+        transcript: Transcript
+        if whisper is not None:
+            transcript = WhisperTranscript(async_engine, whisper, clip, wishes)
+        else:
+            transcript = Transcript(async_engine, clip, wishes)
         pieces = transcript.pieces()
         if wishes.stream:
             first = await cancel_on_disconnect(request, anext(pieces, None))

@@ -16,6 +16,7 @@ from lalm.data.messages import AudioPart, part_recording
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.inference.engine import Engine, Options
+from lalm.inference.speech.recogniser import Whisper
 from lalm.models.prefill import PrefixCache
 from lalm.serve.error_responses import ModelNotFound
 from lalm.serve.guidance import Guide
@@ -83,13 +84,21 @@ class AnswerStream:
 class AsyncEngine:
     """Accepts requests for one engine and enforces the server's limits."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        settings: Settings,
+        metrics: Metrics,
+        whisper: Callable[[], Whisper] | None = None,
+    ) -> None:
         self.engine = engine
         self.scheduler = scheduler
         self.settings = settings
         self.metrics = metrics
         self.started = int(time.time())
         self.sessions = 0  # realtime sessions that are connected
+        self._whisper = whisper
         self._grammars = GrammarCompiler(engine)
         self._threads: anyio.CapacityLimiter | None = None
 
@@ -106,6 +115,15 @@ class AsyncEngine:
             clips.append(clip)
         self.metrics.count_audio(sum(clip.seconds for clip in clips))
         return clips
+
+    async def recogniser(self, *, named: bool = False) -> Whisper | None:
+        """Whisper, where it is asked for by name or the model does not transcribe; None where the model does.
+
+        Raises WeightsError, SpeechError where it cannot be opened.
+        """
+        if self._whisper is None or (self.engine.model.config.transcribes and not named):
+            return None
+        return await self.in_thread(self._whisper)
 
     async def grammar(self, guide: Guide | None) -> Grammar | None:
         """The grammar that holds one answer to ``guide``. Raises ValueError for what cannot be kept to."""

@@ -96,7 +96,8 @@ async def sample_of(async_engine: AsyncEngine, messages: list[dict[str, Any]]) -
     # Clients send earlier answers back with all their fields, some of them null.
     bare = [{k: v for k, v in message.items() if v is not None} for message in messages]
     sample = await async_engine.in_thread(Sample.from_openai, bare)
-    return sample, await async_engine.load_clips(sample.audios)
+    clips = await async_engine.load_clips(sample.audios)
+    return sample, await async_engine.in_thread(async_engine.engine.with_transcripts, clips)
 
 
 async def start(async_engine: AsyncEngine, chat: ChatRequest) -> Reply:

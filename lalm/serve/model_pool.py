@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from lalm.inference.engine import Engine
+from lalm.inference.speech.recogniser import Whisper
 from lalm.serve.async_engine import AsyncEngine
 from lalm.serve.error_responses import ModelNotFound
 from lalm.serve.jobs import Busy
@@ -27,9 +28,14 @@ class ModelPool:
     """The open models and how to open the others. The first of ``engine`` and ``others`` is the default."""
 
     def __init__(
-        self, engine: Engine, others: Mapping[str, Callable[[], Engine]], settings: Settings
+        self,
+        engine: Engine,
+        others: Mapping[str, Callable[[], Engine]],
+        settings: Settings,
+        whisper: Callable[[], Whisper] | None = None,
     ) -> None:
         self.settings = settings
+        self.whisper = whisper
         self.default = engine.name
         self.others = dict(others)
         self.names = [*dict.fromkeys([engine.name, *others])]
@@ -41,7 +47,7 @@ class ModelPool:
 
     def _add(self, name: str, engine: Engine) -> AsyncEngine:
         scheduler = Scheduler(engine, max_rows=self.settings.rows, max_waiting=self.settings.waiting)
-        self.open[name] = AsyncEngine(engine, scheduler, self.settings, self.metrics)
+        self.open[name] = AsyncEngine(engine, scheduler, self.settings, self.metrics, self.whisper)
         return self.open[name]
 
     def start(self) -> None:

@@ -18,7 +18,7 @@ def prompt_of(engine: Engine, sample: Sample, clips: list[Clip], options: Option
 
     Raises ValueError where the prompt and the longest answer do not fit into the model.
     """
-    batch = engine.processor.batch([sample], audios=[clips])
+    batch = engine.processor.batch([sample], audios=[engine.with_transcripts(clips)])
     engine.check_length(clips, batch["input_ids"].shape[1], options)
     return {name: tensor for name, tensor in batch.items() if name not in AUDIO}
 

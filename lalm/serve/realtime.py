@@ -17,6 +17,7 @@ from lalm.data.audio_inputs import Clip
 from lalm.data.sample import ask
 from lalm.errors import LalmError
 from lalm.inference.engine import Options
+from lalm.inference.speech.recogniser import Wish
 from lalm.serve import error_responses as errors
 from lalm.serve.async_engine import AsyncEngine, SamplingParams, new_id
 from lalm.serve.jobs import Busy
@@ -27,6 +28,7 @@ from lalm.serve.request_fields import check_fields
 from lalm.serve.session_options import SessionOptions
 from lalm.serve.transcriptions import instruction, longest_text
 from lalm.serve.turn_detection import SpeechStarted, TurnDetector
+from lalm.serve.whisper_transcripts import language_code
 
 IDLE_S = 600.0  # a client that sends nothing for so long is disconnected
 YIELD_S = 30.0  # and after so long if another client finds no place
@@ -280,8 +282,19 @@ class Session:
         options = Options(longest_text(item.seconds), lora_scale=self.options.lora_scale)
         said = ""
         try:
+            if (whisper := await self.async_engine.recogniser()) is not None:
+                wish = Wish(language_code(transcription.language), prompt=transcription.prompt, words=False)
+                said = (await self.async_engine.in_thread(whisper.transcribe, audio, wish)).text
+                await self.send(f"{kind}.delta", **place, delta=said)
+                await self.send(
+                    f"{kind}.completed",
+                    **place,
+                    transcript=said,
+                    usage={"type": "duration", "seconds": item.seconds},
+                )
+                return
             [answer] = await self.async_engine.ask(
-                ask([audio], question), [Clip("turn", audio)], [SamplingParams(options)]
+                ask([audio], question), [Clip("turn", audio, transcript="")], [SamplingParams(options)]
             )
             async for piece in answer:
                 said += piece.text

@@ -125,9 +125,8 @@ CHAT: Fields = {
 }
 SPEECH: Fields = {
     **_honoured("file model language prompt response_format temperature seed top_p stream"),
-    **_honoured("max_completion_tokens chunking_strategy include"),
+    **_honoured("max_completion_tokens chunking_strategy include timestamp_granularities"),
     **_HEARD,
-    **_refused("the model tells no times of words", "timestamp_granularities", "segment"),
     **_refused("write it into prompt", "hotwords keywords"),
     **_refused("name one language with language", "languages"),
     **_refused("the model does not tell speakers apart", "known_speaker_names known_speaker_references"),

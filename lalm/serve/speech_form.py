@@ -79,13 +79,10 @@ class SpeechForm:
             check_fields(self.request.url.path, {field: value})
             if field == "chunking_strategy" and inner:
                 nested[inner.rstrip("]")] = value
-        if "word" in (self.granularities or []):
-            raise FieldRefused(
-                "timestamp_granularities word is not supported: the model tells no times of words"
-            )
         if self.granularities and self.wishes["form"] not in ("verbose_json", "srt", "vtt"):
             raise FieldRefused("timestamp_granularities goes with response_format verbose_json")
-        return Wishes(task, **self.wishes, vad=_vad(self.chunking, nested))
+        words = "word" in (self.granularities or [])
+        return Wishes(task, **self.wishes, words=words, vad=_vad(self.chunking, nested))
 
 
 def _vad(text: str, nested: dict[str, Any]) -> VadOptions | None:

@@ -1,5 +1,6 @@
 """``/v1/audio/transcriptions`` and ``/translations``: speech as text, with times on request.
 
+By a model that transcribes itself; by Whisper for the others (``lalm.serve.whisper_transcripts``).
 The model writes no times, so a recording is cut at its pauses (silero-vad). Each stretch of speech becomes
 a job of its own, and its place in the recording is the time of its text. Where there is no speech there is no
 text, whatever the format.
@@ -9,7 +10,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,10 +20,12 @@ from lalm.audio.vad import FRAME, frames, load_detector
 from lalm.data.audio_inputs import Clip
 from lalm.data.sample import ask
 from lalm.inference.engine import Options
+from lalm.inference.speech.subtitles import clock
 from lalm.serve.async_engine import AnswerStream, AsyncEngine, SamplingParams, seed_for
 from lalm.serve.error_responses import error_body, error_message, error_status
 from lalm.serve.jobs import Piece, TokenLogprob
 from lalm.serve.logprobs import chosen_tokens
+from lalm.serve.request_fields import FieldRefused
 
 Form: TypeAlias = Literal["json", "text", "verbose_json", "srt", "vtt"]
 Task: TypeAlias = Literal["transcribe", "translate"]
@@ -62,6 +65,7 @@ class Wishes:
     max_tokens: int = NEW_TOKENS
     stream: bool = False
     logprobs: bool = False
+    words: bool = False  # the times of words, which Whisper tells
     vad: VadOptions | None = None  # None: the server decides where to cut
 
     def __post_init__(self) -> None:
@@ -94,7 +98,14 @@ class Segment:
 class Transcript:
     """The text of one recording, stretch by stretch; ``segments`` is complete when ``pieces`` has ended."""
 
+    tells_words: ClassVar[bool] = False
+
     def __init__(self, async_engine: AsyncEngine, clip: Clip, wishes: Wishes) -> None:
+        """Raises FieldRefused for what a model cannot be asked."""
+        if wishes.words and not self.tells_words:
+            raise FieldRefused(
+                "timestamp_granularities word is not supported: the model tells no times of words"
+            )
         self.async_engine = async_engine
         self.clip = clip
         self.wishes = wishes
@@ -126,13 +137,26 @@ class Transcript:
         question = instruction(self.wishes.task, self.wishes.language, self.wishes.prompt)
         options = self.wishes.options(len(part) / SAMPLE_RATE)
         params = SamplingParams(options, top_logprobs=0 if self.wishes.logprobs else None)
-        [answer] = await self.async_engine.ask(ask([part], question), [Clip(self.clip.name, part)], [params])
+        [answer] = await self.async_engine.ask(
+            ask([part], question), [Clip(self.clip.name, part, transcript="")], [params]
+        )
         return Segment(first / SAMPLE_RATE, last / SAMPLE_RATE, answer)
 
     @property
     def text(self) -> str:
         """The whole text so far."""
         return " ".join(segment.text for segment in self.segments if segment.text)
+
+    @property
+    def spans(self) -> list[tuple[float, float, str]]:
+        """Start and end in seconds and the text of each stretch."""
+        return [(one.start_s, one.end_s, one.text) for one in self.segments]
+
+    def verbose_fields(self) -> dict[str, Any]:
+        """What verbose_json has of its own: the language, where it is known, and segments."""
+        language = "english" if self.wishes.task == "translate" else "unknown"
+        segments = [_segment(number, one) for number, one in enumerate(self.segments)]
+        return {"language": language, "segments": segments}
 
     def usage(self) -> dict[str, Any]:
         """Token counts of all stretches."""
@@ -224,26 +248,25 @@ def find_speech(clip: Clip, vad: VadOptions) -> list[tuple[int, int]]:
 
 def formatted(transcript: Transcript) -> Any:
     """The response in the format asked for: text for text, srt and vtt, else JSON."""
-    form, segments, clip = transcript.wishes.form, transcript.segments, transcript.clip
+    form, spans, clip = transcript.wishes.form, transcript.spans, transcript.clip
     if form == "text":
         return transcript.text + "\n"
     if form == "srt":
         return "".join(
-            f"{n}\n{_clock(s.start_s, ',')} --> {_clock(s.end_s, ',')}\n{_line(s.text)}\n\n"
-            for n, s in enumerate(segments, 1)
+            f"{n}\n{clock(start_s, 'srt')} --> {clock(end_s, 'srt')}\n{_line(text)}\n\n"
+            for n, (start_s, end_s, text) in enumerate(spans, 1)
         )
     if form == "vtt":
-        rows = [f"{_clock(s.start_s, '.')} --> {_clock(s.end_s, '.')}\n{_line(s.text)}\n\n" for s in segments]
+        rows = [f"{clock(a, 'vtt')} --> {clock(b, 'vtt')}\n{_line(text)}\n\n" for a, b, text in spans]
         return "WEBVTT\n\n" + "".join(rows)
     ours = {"lalm": transcript.extra_fields()}
     if form == "json":
         return {"text": transcript.text, **transcript.logprobs(), "usage": transcript.usage(), **ours}
     return {
         "task": transcript.wishes.task,
-        "language": "english" if transcript.wishes.task == "translate" else "unknown",
         "duration": round(clip.seconds, 3),
         "text": transcript.text,
-        "segments": [_segment(n, s) for n, s in enumerate(segments)],
+        **transcript.verbose_fields(),
         "usage": {"type": "duration", "seconds": round(clip.seconds, 3)},
         **ours,
     }
@@ -272,10 +295,3 @@ def _event(body: dict[str, Any]) -> str:
 def _line(text: str) -> str:
     """Subtitles end at a blank line, so their text has none."""
     return " ".join(text.split())
-
-
-def _clock(seconds: float, point: str) -> str:
-    milliseconds = round(seconds * 1000)
-    hours, rest = divmod(milliseconds, 3_600_000)
-    minutes, rest = divmod(rest, 60_000)
-    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"

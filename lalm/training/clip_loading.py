@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -11,9 +12,12 @@ import torch
 from rich.console import Console
 
 from lalm.data import frame_cache as cache
-from lalm.data.audio_inputs import CachedFrames
+from lalm.data.audio_inputs import CachedFrames, Clip
+from lalm.data.messages import part_recording
 from lalm.data.mixture import DataError, Mixture, audio_seconds
 from lalm.data.sample import AudioPart, Message, Part, Sample
+from lalm.inference.speech.clip_transcripts import ClipTranscripts, kept_on_disk
+from lalm.inference.speech.recogniser import shared
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
 from lalm.training.recipe import Recipe
@@ -22,6 +26,50 @@ from lalm.training.trainer import Read
 
 
 def reader(
+    recipe: Recipe,
+    model: AudioLMForConditionalGeneration,
+    processor: AudioLMProcessor,
+    mixed: Sequence[Mixture | None],
+    console: Console,
+) -> Read:
+    """What gives a sample's audio, with its transcripts where the model's config has ``transcript: whisper``.
+
+    Those are made before the first step, once: they stay on disk for every later run.
+    """
+    read = _audio_reader(recipe, model, processor, mixed, console)
+    if model.config.transcript != "whisper":
+        return read
+    transcripts = ClipTranscripts(shared, kept_on_disk())
+    rank, processes = _place()
+    with console.status("Transcribing clips") as status:
+        for count, part in enumerate(islice(_parts(mixed, _whole), rank, None, processes), 1):
+            with suppress(ValueError, OSError):  # the collator names what cannot be read
+                _said(transcripts, part)
+            status.update(f"Transcribing clips: {count} looked at")
+    if processes > 1:
+        torch.distributed.barrier()
+
+    def transcribed(sample: Sample) -> list[Clip | CachedFrames]:
+        pairs = zip(sample.audios, read(sample), strict=True)
+        return [replace(clip, transcript=_said(transcripts, part)) for part, clip in pairs]
+
+    return transcribed
+
+
+def _said(transcripts: ClipTranscripts, part: AudioPart) -> str:
+    """What is said in an audio part: its own transcript, else Whisper's."""
+    given = part.get("transcript")
+    return (
+        transcripts.of(lambda: part_recording(part).audio, cache.clip_key(part)) if given is None else given
+    )
+
+
+def _place() -> tuple[int, int]:
+    """Number of this process, and how many train together."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _audio_reader(
     recipe: Recipe,
     model: AudioLMForConditionalGeneration,
     processor: AudioLMProcessor,
@@ -53,7 +101,7 @@ def reader(
     if limit is not None:
         cache.prune(recipe.cache, limit, spare=frames.folder)
     unread: dict[str, str] = {}
-    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, processes = _place()
     with console.status("Encoding clips into the frame cache") as status:
         count = frames.fill(
             islice(_parts(mixed, shorten), rank, None, processes),
@@ -73,7 +121,7 @@ def reader(
             if part not in frames:
                 name = str(part["audio"])
                 raise DataError(unread.get(name, f"{Path(name).name} could not be encoded"))
-        return [CachedFrames(frames[part]) for part in parts]
+        return [CachedFrames(frames[part], part.get("transcript")) for part in parts]
 
     return read
 

@@ -64,6 +64,9 @@ class Recipe(Section):
 
     With ``align`` the connector learns from clips and captions alone, without the LLM; see
     ``lalm.training.objectives.alignment``.
+    ``transcript`` says whether what is said in a clip is read as text beside its audio tokens: "given" takes
+    the transcripts of the samples, "whisper" makes those that are missing, once; without it, it is as in the
+    checkpoint of ``init``, else "none" (``lalm.models.transcript``).
     ``shard`` divides weights, gradients and AdamW's states over the processes; see
     ``lalm.training.parallel``.
     """
@@ -78,6 +81,7 @@ class Recipe(Section):
     grpo: Grpo | None = None
     augment: Augment | None = None
     align: bool = False
+    transcript: Literal["none", "given", "whisper"] | None = None
     data: Data
     optim: Optim
     every: Every = Every()

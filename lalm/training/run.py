@@ -182,6 +182,8 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
             add_lora(model, lora)
         elif lora and lora != model.config.lora:
             raise TrainError(f"lora: '{recipe.init.from_}' already has LoRA with {model.config.lora}")
+    if recipe.transcript is not None:
+        model.config.transcript = recipe.transcript
     names = model.set_trainable([*recipe.trainable, *(["*lora_*"] if lora else [])])
     for parameter in model.parameters():
         if parameter.requires_grad:

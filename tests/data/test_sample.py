@@ -185,7 +185,7 @@ def test_manifest_lines(tmp_path: Path) -> None:
         (
             user({"type": "audio", "place": "x"}),
             "message 1 part 1 has the unknown key 'place'; keys are type, audio, offset_s, duration_s, "
-            "channel, track, lenient",
+            "channel, track, lenient, transcript",
         ),
         (user({"type": "audio"}), "message 1 part 1 has no audio"),
         (user({**AUDIO, "audio": 5}), "message 1 part 1 audio must be a string, not a number"),

@@ -420,7 +420,8 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
 
 
 def test_the_pins_are_whole():
-    assert list(PARTS) == ["whisper-base", "qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct", "aisfx"]
+    first = ["whisper-base", "qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct", "aisfx"]
+    assert list(PARTS) == [*first, "faster-whisper-base"]
     for part in PARTS.values():
         digests = [part.whole_sha256, *(wheel.sha256 for wheel in part.wheels)]
         assert all(len(digest) == 64 and int(digest, 16) for digest in digests)

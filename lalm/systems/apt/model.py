@@ -63,6 +63,7 @@ class APTConfig(AudioLMConfig):
     """
 
     model_type = "lalm_apt"
+    compares = True
     sub_configs = {"text_config": AutoConfig, "audio_config": AutoConfig}  # noqa: RUF012
     hears_instructions: ClassVar[bool] = True
 

@@ -45,6 +45,7 @@ class Qwen2AudioLMConfig(AudioLMConfig):
     """
 
     model_type = "lalm_qwen2_audio"
+    transcribes = True
     sub_configs = {"text_config": AutoConfig, "audio_config": AutoConfig}  # noqa: RUF012
     encoder_options: ClassVar[Mapping[str, Any]] = {
         "qwen2_audio": True,

@@ -54,6 +54,7 @@ class SALMONNConfig(AudioLMConfig):
     """
 
     model_type = "lalm_salmonn"
+    transcribes = True
     sub_configs = {"text_config": AutoConfig, "audio_config": AutoConfig}  # noqa: RUF012
 
     def __init__(

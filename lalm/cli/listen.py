@@ -1,0 +1,121 @@
+"""``lalm listen``: live captions of a microphone, a pipe or a file that is still being written."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, cast
+
+import typer
+
+from lalm.cli.options import Device
+
+if TYPE_CHECKING:
+    from lalm.audio.vad import Array
+    from lalm.inference.speech.live import Caption
+
+
+def listen(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE]",
+            help="A file that grows, or - for standard input (default: the microphone).",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Literal["txt", "srt", "vtt", "json"],
+        typer.Option(help="txt: a line an utterance; srt, vtt: subtitles; json: a line a caption."),
+    ] = "txt",
+    language: Annotated[
+        str, typer.Option(help="What is spoken, as a code such as en or fr (default: found out).")
+    ] = "",
+    idle: Annotated[
+        float, typer.Option(min=0, help="A file that has not grown for so many seconds has ended; 0: never.")
+    ] = 10.0,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A Whisper in CTranslate2's format (default: Whisper-base, fetched once)."),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Write down what is said while it is said.
+
+    Examples:
+
+    lalm listen
+
+    lalm listen --out vtt recording.wav > live.vtt
+
+    ffmpeg -i rtsp://camera/1 -f s16le -ac 1 -ar 16000 - | lalm listen -
+
+    On a terminal the line of an unfinished utterance is written again as it goes on. Standard input is
+    16-bit mono PCM at 16 kHz, a WAV stream, or mp3, ogg, flac, aac or webm. Ctrl-C ends it.
+    """
+    blocks = _blocks(source, idle)
+    from lalm.cli.opening import open_whisper
+    from lalm.inference.speech.live import captions
+
+    whisper = open_whisper(model, device)
+    if language and language not in whisper.languages:
+        raise ValueError(f"this Whisper does not know the language '{language}': say a code such as en or fr")
+    live = sys.stdout.isatty() and out == "txt"
+    furthest, number = 0.0, 0
+    if out == "vtt":
+        print("WEBVTT\n", flush=True)
+    try:
+        for caption in captions(blocks, whisper, language, partial=live or out == "json"):
+            furthest = max(furthest, caption.behind_s)
+            number += caption.final
+            _print(caption, out, number)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+    if furthest >= 1:
+        print(f"lalm: at most {furthest:.0f} s of audio waited to be heard", file=sys.stderr)
+
+
+def _blocks(source: str | None, idle: float) -> "Iterator[Array]":
+    """The audio as it comes in. Raises VoiceError, AudioError where there is none."""
+    from lalm.audio.growing import Growing, incoming_blocks
+    from lalm.audio.vad import microphone
+
+    if source is None:
+        return microphone()
+    if source == "-":
+        if sys.stdin.isatty():
+            raise ValueError("standard input is a terminal: pipe audio into it, or leave out the -")
+        return incoming_blocks(open(0, "rb", buffering=0, closefd=False), "standard input")
+    path = Path(source)
+    if not path.exists():
+        raise ValueError(f"there is no file {source}")
+    if path.is_fifo():
+        return incoming_blocks(path.open("rb", buffering=0), source)
+    return incoming_blocks(cast(BinaryIO, Growing(path, idle or None)), source)
+
+
+def _print(caption: "Caption", out: str, number: int) -> None:
+    """One caption, at once; an unfinished one stays on its line of the terminal."""
+    from lalm.inference.speech.subtitles import Segment, clock, cues
+
+    if out == "json":
+        told = {"start": round(caption.start_s, 3), "end": round(caption.end_s, 3), "text": caption.text}
+        told |= {"final": caption.final, "behind": round(caption.behind_s, 3)}
+        print(json.dumps(told, ensure_ascii=False), flush=True)
+    elif out == "txt":
+        line = f"[{clock(caption.start_s, 'vtt')[:-4]}] {caption.text}"
+        if sys.stdout.isatty():
+            print("\r\033[K" + (line if caption.final else line[-_width() :]), end="")
+            print(end="\n" if caption.final else "", flush=True)
+        else:
+            print(line, flush=True)
+    else:
+        form: Literal["srt", "vtt"] = "srt" if out == "srt" else "vtt"
+        [cue] = cues([Segment(caption.start_s, caption.end_s, caption.text)], form)
+        print(f"{number}\n{cue.partition(chr(10))[2]}" if form == "srt" else cue, end="", flush=True)
+
+
+def _width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns - 1

@@ -1,0 +1,140 @@
+"""Descriptions of recordings: what is measured, what the model hears, and what is said.
+
+A recording is read block by block and described window by window, so memory does not grow with its length.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lalm.audio.blocks import Array
+from lalm.audio.load import SAMPLE_RATE
+from lalm.data.sample import ask
+from lalm.inference.engine import Engine, Options
+from lalm.inference.speech.recogniser import Listening, Whisper, Wish
+from lalm.inference.speech.subtitles import Segment, Transcript
+
+QUESTION = "Describe the sounds in this audio in one sentence."
+WINDOW_S = 30.0
+STILL_DB = -60.0  # a window whose loudest sample is below is not described: there is nothing to hear
+NEW_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the model hears from ``start_s`` to ``end_s``; empty where there is nothing to hear."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """A recording of ``seconds``: the level of its loudest sample and its mean level, in dB below full scale;
+    ``centroid_hz``, the mean frequency of its power; what is heard in each window, and what is said.
+
+    ``speech_s`` are the seconds in which somebody speaks.
+    """
+
+    seconds: float
+    peak_db: float
+    rms_db: float
+    centroid_hz: float
+    parts: tuple[Part, ...]
+    transcript: Transcript
+
+    @property
+    def speech_s(self) -> float:
+        """Seconds of the transcript's segments together."""
+        return sum(one.end_s - one.start_s for one in self.transcript.segments)
+
+    def to_json(self, name: str) -> dict[str, Any]:
+        """A JSON object; seconds to the millisecond, levels to a tenth."""
+        measured = {
+            "audio": name,
+            "seconds": round(self.seconds, 3),
+            "peak_db": round(self.peak_db, 1),
+            "rms_db": round(self.rms_db, 1),
+            "centroid_hz": round(self.centroid_hz),
+            "speech_s": round(self.speech_s, 3),
+        }
+        heard = [{"start": round(p.start_s, 3), "end": round(p.end_s, 3), "text": p.text} for p in self.parts]
+        return {**measured, "heard": heard, "said": self.transcript.to_json()}
+
+
+def describe(
+    engine: Engine,
+    whisper: Whisper,
+    blocks: Iterable[Array],
+    *,
+    window_s: float = WINDOW_S,
+    progress: Callable[[float], None] | None = None,
+) -> Description:
+    """Describe a recording's blocks, (N,) float32 at 16 kHz. ``progress`` is told the seconds that are done.
+
+    Raises AudioError in the midst of a recording that is damaged.
+    """
+    level = _Level()
+    parts: list[Part] = []
+
+    def described() -> Iterator[Array]:
+        held = np.zeros(0, np.float32)
+        size = round(window_s * SAMPLE_RATE)
+        for block in blocks:
+            level.add(block)
+            yield block
+            held = np.concatenate([held, block])
+            while len(held) >= size:
+                parts.append(_heard(engine, held[:size], parts))
+                held = held[size:]
+            if progress:
+                progress(level.count / SAMPLE_RATE)
+        if len(held) >= SAMPLE_RATE // 4 or not parts:
+            parts.append(_heard(engine, held, parts))
+
+    listening = Listening(whisper, described(), Wish(words=False))
+    said: tuple[Segment, ...] = tuple(listening)
+    seconds = level.count / SAMPLE_RATE
+    return Description(seconds, *level.found(), tuple(parts), Transcript(said, listening.language, seconds))
+
+
+def _heard(engine: Engine, audio: Array, before: list[Part]) -> Part:
+    """What the model hears in the next window."""
+    start_s = before[-1].end_s if before else 0.0
+    end_s = start_s + len(audio) / SAMPLE_RATE
+    if not len(audio) or _db(float(np.abs(audio).max())) < STILL_DB:
+        return Part(start_s, end_s, "")
+    [reply] = engine.reply([ask([audio], QUESTION)], Options(NEW_TOKENS))
+    return Part(start_s, end_s, reply.text)
+
+
+class _Level:
+    """Peak, power and spectral centroid of blocks as they pass."""
+
+    def __init__(self) -> None:
+        self.count, self.peak, self.power = 0, 0.0, 0.0
+        self._weight, self._weighted = 0.0, 0.0
+
+    def add(self, block: Array) -> None:
+        if not len(block):
+            return
+        self.count += len(block)
+        self.peak = max(self.peak, float(np.abs(block).max()))
+        self.power += float(np.dot(block, block))
+        frames = block[: len(block) // 1024 * 1024].reshape(-1, 1024) * np.hanning(1024)
+        spectrum = (np.abs(np.fft.rfft(frames, axis=1)) ** 2).sum(0)
+        self._weight += float(spectrum.sum())
+        self._weighted += float(spectrum @ np.fft.rfftfreq(1024, 1 / SAMPLE_RATE))
+
+    def found(self) -> tuple[float, float, float]:
+        """Peak and mean level in dB, centroid in Hz."""
+        rms = (self.power / max(1, self.count)) ** 0.5
+        return _db(self.peak), _db(rms), self._weighted / self._weight if self._weight else 0.0
+
+
+def _db(value: float) -> float:
+    """dB below full scale, -120 at the least."""
+    return 20 * float(np.log10(max(value, 1e-6)))

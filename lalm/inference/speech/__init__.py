@@ -1,0 +1,1 @@
+"""Speech recognition: Whisper, where there is speech, transcripts with times, subtitles, live captions."""

@@ -1,0 +1,145 @@
+"""Recordings of any length: windows asked about a sound, descriptions, comparisons, their commands."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_parts import noise
+
+from lalm.cli import app as cli
+from lalm.cli.compare_recordings import differences
+from lalm.inference.description import describe
+from lalm.inference.engine import Engine, Heard, Reply
+from lalm.inference.speech.subtitles import Segment
+from lalm.inference.window_detection import HOP_S, WindowScores, score_windows, windows
+
+RATE = 16_000
+
+
+class Parrot:
+    """An engine that says one thing."""
+
+    name = "parrot"
+
+    def __init__(self, answer: str, model=None):
+        self.answer, self.model, self.asked = answer, model, []
+
+    def reply(self, samples, options):
+        self.asked += samples
+        heard = (Heard("clip", 1.0, 1.0),)
+        return [Reply(self.answer, heard, 0.0, 0.0, 0.0, 1) for _ in samples]
+
+
+class Scribe:
+    """A Whisper that hears two words in every window."""
+
+    def __init__(self, text="Hello there."):
+        self.text = text
+
+    def window(self, window, wish):
+        return [Segment(window.start_s, window.start_s + 1, self.text)], "en", 1.0
+
+
+@pytest.fixture
+def speaking(monkeypatch):
+    """Everything loud is speech."""
+    monkeypatch.setattr(
+        "lalm.inference.speech.speech_windows.load_probability",
+        lambda: lambda frame: float(np.abs(frame).max() > 0.01),
+    )
+
+
+def test_windows_cover_a_recording_of_any_blocks():
+    audio = np.arange(RATE * 9, dtype=np.float32)
+    made = list(windows(audio[at : at + 7000] for at in range(0, len(audio), 7000)))
+    assert [one[0] / RATE for one in made] == [0.0, 2.0, 4.0, 6.0]
+    assert [len(one) / RATE for one in made] == [4.0, 4.0, 4.0, 3.0] and made[-1][-1] == audio[-1]
+    assert [len(one) for one in windows([audio[:800]])] == [800]
+    assert len(list(windows([audio[: 4 * RATE]]))) == 1
+
+
+def test_scores_tell_a_window_from_silence(tiny):
+    engine = Engine(*tiny("acdc"), "tiny")
+    rng = np.random.default_rng(0)
+    audio = np.concatenate([np.zeros(4 * RATE), rng.normal(0, 0.2, 4 * RATE)]).astype(np.float32)
+    found = list(score_windows(engine, [audio], ["rain", "a dog"]))
+    assert [round(done_s, 3) for done_s, _ in found] == [8.0]
+    rows = np.array(found[0][1])
+    assert rows.shape == (3, 2) and np.allclose(rows[0], 0, atol=1e-4) and np.abs(rows[2]).max() > 1e-3
+
+
+def test_spans_join_neighbours_and_the_best_place_is_known():
+    scores = np.array([[0.0, 3.0], [2.0, 0.0], [2.5, 0.0], [0.0, 0.0], [4.0, 0.0]])
+    found = WindowScores(("dog", "rain"), scores, 11.0)
+    assert found.spans(0, 1.0) == ((2.0, 11.0),) and found.spans(1, 1.0) == ((0.0, 4.0),)
+    assert found.spans(0, 3.0) == ((8.0, 11.0),) and found.spans(0, 9.0) == ()
+    assert found.best(0) == (4 * HOP_S, 4.0)
+
+
+def test_the_command_searches_long_recordings_in_windows(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Engine, "load", classmethod(lambda cls, *_: Parrot("I hear a dog.")))
+    monkeypatch.setattr("lalm.cli.weights.fetch_for", lambda model: None)
+    asked = []
+
+    def scored(engine, blocks, sounds):
+        asked.append(len(np.concatenate(list(blocks))) / RATE)
+        yield asked[-1], [[2.0, 0.0]] * 2 + [[0.0, 0.5]] * 3
+
+    monkeypatch.setattr("lalm.inference.window_detection.score_windows", scored)
+    long, short = noise(tmp_path / "long.wav", 40.0), noise(tmp_path / "short.wav", 8.0)
+    assert cli.run(["detect", str(long), "a dog", "rain", "--picture", str(tmp_path / "p.png")]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0].split() == ["0.00", "s", "6.00", "s", "a", "dog"]
+    assert "rain: the answer names no time: likeliest near 4 s" in said.out and "windows" in said.err
+    assert Image.open(tmp_path / "p.png").format == "PNG" and asked == [40.0]
+    assert cli.run(["detect", str(short), "a dog", "rain", "--json"]) == 0  # it writes no times
+    said = capsys.readouterr()
+    assert json.loads(said.out)["sounds"][0]["spans"] == [{"onset_s": 0.0, "offset_s": 6.0}]
+    assert "'parrot' wrote no times" in said.err and asked[1] == pytest.approx(8.0, abs=0.01)
+    assert cli.run(["detect", str(short), "a dog", "--by", "times"]) == 0
+    assert "no time" in capsys.readouterr().out and len(asked) == 2
+
+
+def test_a_description_measures_hears_and_writes_down(speaking):
+    tone = (0.5 * np.sin(2 * np.pi * 1000 * np.arange(25 * RATE) / RATE)).astype(np.float32)
+    audio = np.concatenate([tone, np.zeros(10 * RATE, np.float32)])
+    engine = Parrot("A tone.")
+    found = describe(engine, Scribe(), [audio[:100_000], audio[100_000:]], window_s=10.0)
+    assert [(round(p.start_s), round(p.end_s), p.text) for p in found.parts] == [
+        (0, 10, "A tone."),
+        (10, 20, "A tone."),
+        (20, 30, "A tone."),
+        (30, 35, ""),  # nothing to hear: the model is not asked
+    ]
+    assert len(engine.asked) == 3 and found.seconds == 35.0
+    assert found.peak_db == pytest.approx(-6.0, abs=0.1) and found.centroid_hz == pytest.approx(1000, abs=20)
+    assert found.transcript.language == "en" and found.transcript.text.startswith("Hello")
+    assert json.loads(json.dumps(found.to_json("x")))["said"]["text"] == found.transcript.text
+
+
+def test_two_recordings_are_told_apart(speaking):
+    rng = np.random.default_rng(0)
+    quiet = (0.02 * np.sin(2 * np.pi * 300 * np.arange(2 * RATE) / RATE)).astype(np.float32)
+    loud = rng.normal(0, 0.3, 4 * RATE).astype(np.float32).clip(-1, 1)
+    a, b = (
+        describe(Parrot("x"), Scribe(text), [x]) for x, text in ((quiet, "One two."), (loud, "One three!"))
+    )
+    told = differences(a, b)
+    assert told[0] == "2.0 s longer" and told[1].endswith("dB louder") and told[2].startswith("brighter")
+    assert told[3] == "50 % of the words are the same" and differences(a, a) == ["the same words"]
+
+
+def test_the_commands_describe_and_compare(tmp_path, monkeypatch, capsys, speaking, tiny):
+    engine = Parrot("A hiss.", tiny("acdc")[0])
+    monkeypatch.setattr("lalm.cli.opening.open_engine", lambda *given, **options: engine)
+    monkeypatch.setattr("lalm.cli.opening.open_whisper", lambda *given: Scribe())
+    a, b = noise(tmp_path / "a.wav", 1.0), noise(tmp_path / "b.wav", 2.0, seed=1)
+    assert cli.run(["describe", str(a), str(tmp_path / "gone.wav"), str(b)]) == 2
+    said = capsys.readouterr()
+    assert said.out.count("A hiss.") == 2 and "gone.wav" in said.err
+    assert cli.run(["compare", str(a), str(b)]) == 0
+    out = capsys.readouterr().out
+    assert "B beside A: 1.0 s longer" in out and "trained on one recording at a time" in out
+    assert cli.run(["compare", str(a), str(tmp_path)]) == 2
+    assert "give two of a kind" in capsys.readouterr().err

@@ -1,0 +1,121 @@
+"""Whisper itself: pinned weights on real recordings, the commands, the same words as faster-whisper."""
+
+import itertools
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lalm.audio.load import load_audio
+from lalm.cli.app import run
+from lalm.inference.speech.recogniser import PART, SpeechError, Whisper, Wish
+from lalm.weights import fetch
+
+ROOT = Path(__file__).parents[2]
+SPEECH = str(
+    ROOT / "tests" / "fixtures" / "speech.ogg"
+)  # flite's slt and rms voices, two sentences three seconds apart
+SAID = "the train to oxford leaves at half past nine please bring the red umbrella"
+
+
+def words(text: str) -> list[str]:
+    return "".join(c if c.isalnum() or c == " " else "" for c in text.lower().replace("-", " ")).split()
+
+
+@pytest.fixture(scope="module")
+def whisper() -> Whisper:
+    if fetch.where(PART) is None:
+        pytest.skip("the pinned Whisper is not here")
+    return Whisper.load()
+
+
+@pytest.mark.real
+def test_it_says_what_faster_whisper_says(whisper):
+    from faster_whisper import WhisperModel
+
+    audio = load_audio(SPEECH)
+    made = whisper.transcribe(audio)
+    model = WhisperModel(str(fetch.where(PART)), device="cpu", compute_type="int8")
+    segments, info = model.transcribe(audio)
+    theirs = " ".join(segment.text.strip() for segment in segments)
+    assert words(made.text) == words(theirs) and made.language == info.language == "en"
+    missing = set(SAID.split()) - set(words(made.text)) - {"half", "past", "nine"}
+    assert not missing, made.text
+    spoken = [word for segment in made.segments for word in segment.words]
+    please = next(word for word in spoken if "lease" in word.text)
+    assert 5.2 < please.start_s < 6.6  # the second sentence begins after the pause
+    assert all(a.start_s <= a.end_s <= b.start_s + 0.3 for a, b in itertools.pairwise(spoken))
+
+
+@pytest.mark.real
+def test_nothing_is_invented_where_nobody_speaks(whisper):
+    noise = np.random.default_rng(0).normal(0, 0.1, 80_000).astype(np.float32)
+    for audio in (np.zeros(48_000, np.float32), noise, load_audio(str(ROOT / "samples" / "bell.flac"))):
+        made = whisper.transcribe(audio, Wish(words=False))
+        assert made.text == "" and made.segments == () and made.language == ""
+
+
+@pytest.mark.real
+def test_the_command_writes_every_form(whisper, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Whisper, "load", classmethod(lambda cls, *_: whisper))
+    assert run(["transcribe", SPEECH]) == 0
+    text = capsys.readouterr().out
+    assert "umbrella" in text
+    assert run(["transcribe", SPEECH, "--out", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["language"] == "en" and told["seconds"] == pytest.approx(8.675, abs=0.02)
+    assert (
+        run(
+            ["transcribe", SPEECH, str(ROOT / "samples" / "bell.flac"), "--out", "vtt", "--to", str(tmp_path)]
+        )
+        == 0
+    )
+    assert "umbrella" in (tmp_path / "speech.vtt").read_text()
+    assert (tmp_path / "bell.vtt").read_text() == "WEBVTT\n\n"
+
+
+@pytest.mark.real
+def test_captions_of_a_growing_file_keep_up(whisper, tmp_path, capsys, monkeypatch):
+    import soundfile
+
+    monkeypatch.setattr(Whisper, "load", classmethod(lambda cls, *_: whisper))
+    path = tmp_path / "live.wav"
+    soundfile.write(path, load_audio(SPEECH), 16_000, subtype="PCM_16")
+    data = path.read_bytes()
+    path.write_bytes(data[:20_000])
+
+    def write() -> None:
+        with path.open("ab", buffering=0) as file:
+            for at in range(20_000, len(data), 32_000):
+                time.sleep(0.05)
+                file.write(data[at : at + 32_000])
+
+    threading.Thread(target=write).start()
+    assert run(["listen", str(path), "--idle", "1", "--out", "srt"]) == 0
+    cues = capsys.readouterr().out.strip().split("\n\n")
+    assert [cue.splitlines()[0] for cue in cues] == ["1", "2"]
+    assert "train" in cues[0] and "umbrella" in cues[1]
+
+
+def test_what_cannot_be_transcribed_is_one_sentence(tmp_path, capsys):
+    for given, said in (
+        ([], "nothing to transcribe"),
+        ([SPEECH, "--words"], "--words goes with"),
+        ([SPEECH, str(ROOT / "samples" / "bell.flac"), "--out", "srt"], "say a folder with --to"),
+        ([SPEECH, "--to", str(tmp_path / "gone")], "there is no folder"),
+        ([SPEECH, "x/speech.mp3", "--to", str(tmp_path)], "would be written to"),
+        ([SPEECH, "--model", str(tmp_path)], "no model.bin"),
+    ):
+        assert run(["transcribe", *given]) == 2, given
+        error = capsys.readouterr().err
+        assert said in error and len(error.splitlines()) == 1, error
+
+
+def test_an_absent_library_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_whisper", None)
+    with pytest.raises(SpeechError, match="pip install faster-whisper"):
+        Whisper.load()

@@ -1,0 +1,149 @@
+"""Where there is speech: windows that Whisper can take, and live captions; loudness stands for speech."""
+
+import itertools
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from lalm.audio.asked import AudioError
+from lalm.audio.growing import Growing, incoming_blocks
+from lalm.audio.load import load_audio
+from lalm.audio.stream import AudioStream
+from lalm.inference.speech.live import captions
+from lalm.inference.speech.speech_windows import Cutting, speech_windows
+
+RATE = 16_000
+CASES = Path(__file__).parents[1] / "fixtures" / "audio_cases"
+
+
+def loud(seconds: float) -> np.ndarray:
+    return np.full(round(seconds * RATE), 0.5, np.float32)
+
+
+def still(seconds: float) -> np.ndarray:
+    return np.zeros(round(seconds * RATE), np.float32)
+
+
+def by_loudness(frame: np.ndarray) -> float:
+    return float(np.abs(frame).max())
+
+
+def windows(*parts: np.ndarray, **cutting: float) -> list[tuple[float, float]]:
+    audio = np.concatenate(parts)
+    blocks = [audio[at : at + 5000] for at in range(0, len(audio), 5000)]
+    found = list(speech_windows(blocks, Cutting(threshold=0.3, **cutting), by_loudness))
+    for one in found:
+        start = round(one.start_s * RATE)
+        assert np.array_equal(one.audio, audio[start : start + len(one.audio)])
+    return [(round(one.start_s, 1), round(one.end_s, 1)) for one in found]
+
+
+def test_a_short_recording_with_speech_is_one_window_as_it_is():
+    assert windows(still(3), loud(1), still(8), loud(1), still(2.01)) == [(0.0, 15.0)]
+    assert windows(still(20)) == [] and windows(still(0.001)) == []
+
+
+def test_a_click_is_no_speech():
+    assert windows(still(3), loud(0.1), still(3)) == []
+
+
+def test_a_long_recording_is_cut_at_its_pauses():
+    found = windows(still(10), loud(4), still(1), loud(4), still(20), loud(2), still(5))
+    assert found == [(9.6, 19.4), (38.6, 41.4)]
+
+
+def test_no_window_is_longer_than_whisper_hears_and_none_is_lost():
+    found = windows(loud(20), still(0.5), loud(25), still(0.3), loud(40))
+    assert found[0][0] == 0 and found[-1][1] == 85.8
+    assert all(end - start <= 30.05 for start, end in found)
+    assert all(after[0] <= before[1] + 0.05 for before, after in itertools.pairwise(found))
+    assert found[0][1] in (20.2, 20.3)  # in the pause
+
+
+class Scribe:
+    """A Whisper that writes how long a window is, after a while."""
+
+    def __init__(self, takes_s: float = 0.0) -> None:
+        self.takes_s, self.asked = takes_s, []
+
+    def window(self, window, wish):
+        from lalm.inference.speech.subtitles import Segment
+
+        time.sleep(self.takes_s)
+        self.asked.append(wish.beams)
+        length = len(window.audio) / RATE
+        return [Segment(window.start_s, window.end_s, f"{length:.0f}")], "en", 1.0
+
+
+def live(audio: np.ndarray, scribe: Scribe, *, partial: bool = True, pace: float = 0.0):
+    def blocks():
+        for at in range(0, len(audio), 1600):
+            time.sleep(pace)
+            yield audio[at : at + 1600]
+
+    return list(captions(blocks(), scribe, partial=partial, probability=by_loudness))
+
+
+def test_captions_end_at_pauses_and_grow_before():
+    audio = np.concatenate([still(1), loud(2), still(1), loud(3), still(0.2)])
+    shown = live(audio, Scribe(), pace=0.005)
+    final = [one for one in shown if one.final]
+    assert [(round(one.start_s, 1), one.text) for one in final] == [(0.7, "3"), (3.7, "3")]
+    partial = [one for one in shown if not one.final]
+    assert partial and all(one.end_s <= 7.2 for one in partial)
+    assert [one.final for one in live(audio, Scribe(), partial=False)] == [True, True]
+    assert live(still(3), Scribe()) == []
+
+
+def test_a_slow_machine_writes_finished_utterances_only():
+    audio = np.concatenate([np.concatenate([loud(1.5), still(1)])] * 4)
+    shown = live(audio, Scribe(takes_s=0.05))  # everything has come in at once
+    assert len([one for one in shown if one.final]) == 4
+    assert len([one for one in shown if not one.final]) <= 2  # at the beginning, and when it has caught up
+    assert max(one.behind_s for one in shown) > 2
+
+
+def test_a_utterance_without_a_pause_is_cut():
+    final = [one for one in live(loud(40), Scribe(), partial=False) if one.final]
+    assert len(final) == 3 and all(one.end_s - one.start_s <= 15.1 for one in final)
+
+
+@pytest.mark.parametrize("name", ["aac_adts.aac", "aifc_float.aifc", "alac.m4a", "amr_nb.amr", "au.au"])
+def test_a_stream_holds_what_loading_gives(name):
+    whole = load_audio(CASES / name)
+    streamed = np.concatenate(list(AudioStream(str(CASES / name))))
+    assert len(streamed) == len(whole) and np.allclose(streamed, whole, atol=1e-4)
+
+
+def test_a_stream_hears_one_of_two_channels_that_cancel(tmp_path):
+    tone = 0.3 * np.sin(np.arange(RATE * 2) * 0.2)
+    soundfile.write(tmp_path / "turned.wav", np.stack([tone, -0.9 * tone], 1), RATE)
+    stream = AudioStream(str(tmp_path / "turned.wav"))
+    assert np.abs(np.concatenate(list(stream))).max() > 0.25
+    assert any("cancel" in note for note in stream.notes)
+    soundfile.write(tmp_path / "empty.wav", np.zeros((0, 1)), RATE)
+    with pytest.raises(AudioError, match="no audio"):
+        list(AudioStream(str(tmp_path / "empty.wav")))
+
+
+@pytest.mark.parametrize(("suffix", "subtype"), [("wav", "PCM_16"), ("ogg", "VORBIS")])
+def test_a_file_is_heard_while_it_is_written(tmp_path, suffix, subtype):
+    tone = (0.3 * np.sin(np.arange(RATE * 3) * 0.2)).astype(np.float32)
+    soundfile.write(tmp_path / f"whole.{suffix}", tone, RATE, subtype=subtype)
+    data, path = (tmp_path / f"whole.{suffix}").read_bytes(), tmp_path / f"grows.{suffix}"
+    path.write_bytes(data[:3000])
+
+    def write() -> None:
+        with path.open("ab") as file:
+            for at in range(3000, len(data), 8000):
+                time.sleep(0.02)
+                file.write(data[at : at + 8000])
+                file.flush()
+
+    threading.Thread(target=write).start()
+    heard = np.concatenate(list(incoming_blocks(Growing(path, 0.4), "grows")))
+    assert abs(len(heard) - len(tone)) < 1600 and np.abs(heard).max() > 0.2
