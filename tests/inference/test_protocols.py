@@ -166,8 +166,18 @@ def test_a_protocol_hears_one_channel_and_the_first_seconds(tiny, tmp_path):
     soundfile.write(tmp_path / "left.wav", left[: 30 * 16_000], 16_000)
     soundfile.write(tmp_path / "mix.wav", stereo[: 30 * 16_000].mean(1), 16_000)
     engine = Engine(*tiny("salmonn"), "tiny")
+    save_model(engine.model, engine.processor, tmp_path / "model", slim=False)
     follow(engine, find_protocol("salmonn"))
     assert engine.model.config.shortest_s == 1
+    opened = Engine.load(str(tmp_path / "model"), "cpu")
+    assert opened.model.config.shortest_s == 0
+    follow(opened, find_protocol("salmonn"))
+    short = ask([left[:4800]], "What?")
+    for one in (engine, opened):  # 0.3 s with silence up to 1 s: as many tokens as a second
+        counts = [
+            one.processor.batch([ask([left[:n]], "What?")])["input_ids"].shape[1] for n in (4800, 16_000)
+        ]
+        assert counts[0] == counts[1] and one.reply([short], Options(2))
     about = {name: ask([str(tmp_path / f"{name}.wav")], "What?") for name in ("stereo", "left", "mix")}
     (heard,) = engine.heard(about["stereo"])
     assert (heard.seconds_given, heard.seconds_heard) == (31, 30)
