@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lalm.evaluate.answering import Local
-from lalm.evaluate.controls import CONTROLS
 from lalm.evaluate.run import Job, run
 from lalm.evaluate.task import open_task
 from lalm.inference.engine import Engine
@@ -59,7 +58,7 @@ def main() -> None:
                 )
                 for asked in open_task(f"manifest={options.data}/{kind}_{split}.jsonl", Path(), limit=limit)
             ]
-            controls = CONTROLS[:3] if name == shipped else ()
+            controls = ("silent", "shuffled", "cascade") if name == shipped else ()
             job = Job(tasks, options.out / f"{name}_{split}", controls, options.per_task, 0, Path(folder))
             result = run(job, answerer)
             assert result is not None

@@ -54,6 +54,7 @@ MAY_BE_IMPORTED_BY = {
     "yaml": [
         *("training.recipe", "evaluate.task", "inference.answer_words", "inference.protocols"),
         "tasks.sound_labels",
+        "evaluate.official.standing",
     ],
     "pydantic": [
         *(

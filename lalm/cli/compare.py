@@ -29,7 +29,8 @@ def compare(
     lalm compare eval/small eval/mine
 
     Of recordings: length, loudness and brightness are measured, what is heard and said stands beside it. Of
-    runs: A minus B, item by item; runs that were not asked or read in the same way are refused.
+    runs: A minus B, item by item, on the items that both have; runs that were not asked or read in the same
+    way are refused.
     """
     from lalm.cli.compare_recordings import check, compare_recordings
 
@@ -54,11 +55,14 @@ def compare(
     table = Table(box=None, pad_edge=False)
     for title in ("task", "metric"):
         table.add_column(title)
-    for title in ("A", "B", "A minus B", "95 % interval", "p"):
+    for title in ("A", "B", "A minus B", "95 % interval", "p", "items"):
         table.add_column(title, justify="right")
     for row in rows:
         found = plain(row.difference)
         numbers = [shown_number(v, row.metric) for v in (row.a, row.b, found["mean"])]
         low, high = (shown_number(found[key], row.metric) for key in ("low", "high"))
-        table.add_row(row.task, row.metric, *numbers, f"{low} to {high}", shown_p(found["p_value"]))
+        limits, p_value = f"{low} to {high}", shown_p(found["p_value"])
+        whole = row.shared == row.items_a == row.items_b
+        items = str(row.shared) if whole else f"{row.shared} of {row.items_a} and {row.items_b}"
+        table.add_row(row.task, row.metric, *numbers, limits, p_value, items)
     Console().print(table)

@@ -4,12 +4,14 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from lalm.cli.eval_print import print_card
 from lalm.cli.opening import reading_of
 from lalm.cli.options import (
     Columns,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from lalm.inference.protocols import Protocol
 
 LIBRARIES = ("jiwer", "sacrebleu", "snowballstemmer", "whisper_normalizer", "py3langid")  # of metrics
+CONTROL_ITEMS = 100  # a task, asked under controls unless told otherwise
 RESOURCES = {  # what a folder must hold, in one of these places
     "meteor": ("meteor-1.5.jar",),
     "spice": ("spice-1.0.jar",),
@@ -59,7 +62,7 @@ def evaluate(
         str | None,
         typer.Argument(
             help="Model folder (default: the embedded small model), with --url an endpoint's model, or a "
-            "JSONL file of answers.",
+            "JSONL or JSON file of answers.",
         ),
     ] = None,
     task: Annotated[
@@ -79,11 +82,14 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the results (default: eval/MODEL); a killed run goes on.")
     ] = None,
     controls: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--controls", help="Ask again without audio, with another's, with its text, other wordings."
+            "--controls/--no-controls",
+            help="Ask again silent, in noise, with another's audio, without any, with half of it, with its "
+            "text, with options in other places: how much is owed to the audio. By default a local model is "
+            f"asked so of {CONTROL_ITEMS} items a task; --controls: anyone of all, and in other wordings.",
         ),
-    ] = False,
+    ] = None,
     samples: Annotated[int, typer.Option(min=0, help="At most so many items a task, drawn; 0: all.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
     lora_scale: LoraScale = None,
@@ -117,6 +123,14 @@ def evaluate(
     judge_cache: Annotated[
         Path | None, typer.Option(help="Judgments made before (default: OUT/judgments.sqlite).")
     ] = None,
+    price: Annotated[
+        str | None,
+        typer.Option(metavar="IN,OUT", help="An endpoint's dollars a million tokens: the card has the cost."),
+    ] = None,
+    extract: Annotated[
+        bool,
+        typer.Option("--extract", help="The judge reads choices that rules cannot read; its share is shown."),
+    ] = False,
     resource: Resource = None,
     transcript: Transcript = None,
     vision: Vision = None,
@@ -135,8 +149,8 @@ def evaluate(
     specs = [name.strip() for given in task or () for name in given.split(",") if name.strip()]
     if not specs:
         raise ValueError("there is nothing to ask: say --task NAME (`lalm tasks` lists them)")
-    if judge is None and (judge_url or judge_cache):
-        raise ValueError("--judge-url and --judge-cache need --judge, the judge's name")
+    if judge is None and (judge_url or judge_cache or extract):
+        raise ValueError("--judge-url, --judge-cache and --extract need --judge, the judge's name")
     followed = chosen(protocol, prompts)
     decoding = {
         "max_new_tokens": max_new_tokens,
@@ -152,7 +166,7 @@ def evaluate(
     own |= {} if system is None else {"system": system}
     folders = resource_folders(resource or [])
     from lalm.cli.opening import progress_bar
-    from lalm.evaluate.controls import CONTROLS
+    from lalm.evaluate.controls import CONTROLS, RELIANCE
     from lalm.evaluate.metrics import Resources
     from lalm.evaluate.run import Job, run
     from lalm.evaluate.task import AbsentData, open_task
@@ -170,7 +184,7 @@ def evaluate(
     for left_out in absent:
         print(f"left out: {left_out}", file=sys.stderr)
     share, own_device = _share(device)
-    is_local = url is None and vision is None and not (model or "").endswith(".jsonl")
+    is_local = url is None and vision is None and not (model or "").endswith((".jsonl", ".json"))
     opened = _as_asked(
         opened, followed, (model or SMALL) if is_local else None, own, judge_form, tell=share.rank == 0
     )
@@ -179,7 +193,12 @@ def evaluate(
     answerer, folder = _answerer(asked)
     out = out or Path("eval") / answerer.name
     judging = None if judge is None else open_judge(judge, judge_url, judge_cache or out / "judgments.sqlite")
-    job = Job(opened, out, CONTROLS if controls else (), samples, seed, folder)
+    job = Job(opened, out, limit=samples, seed=seed, folder=folder, price=prices(price))
+    job = replace(job, extract=extract)
+    if controls:
+        job = replace(job, controls=CONTROLS)
+    elif controls is None and folder is not None:
+        job = replace(job, controls=RELIANCE, control_items=CONTROL_ITEMS, cheap=True)
     with progress_bar("answers", disable=share.rank > 0) as progress:
         result = run(job, answerer, Resources(folders), judging, progress=progress, share=share)
     if result is None:  # the first process prints what was found
@@ -187,7 +206,7 @@ def evaluate(
     if as_json:
         print(json.dumps(result.card, ensure_ascii=False))
         return
-    _print(result.card)
+    print_card(result.card)
     print(f"{out / 'report.html'}, {out / 'card.json'}")
 
 
@@ -253,7 +272,7 @@ def _answerer(asked: Asked) -> "tuple[Answerer, Path | None]":
         return _served(asked, asked.url), None
     if asked.model is not None and asked.model.startswith(("http://", "https://")):
         raise ValueError("an endpoint is given by --url, beside its model's name: lalm eval NAME --url URL")
-    if asked.model is not None and asked.model.endswith(".jsonl"):
+    if asked.model is not None and asked.model.endswith((".jsonl", ".json")):
         path = Path(asked.model)
         if not path.is_file():
             raise ValueError(f"there is no file of answers '{path}'")
@@ -341,38 +360,12 @@ def resource_folders(given: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def _print(card: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from lalm.audio.account import Tally
-    from lalm.evaluate.page import shown_number
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("task", "metric"):
-        table.add_column(title)
-    for title in ("value", "95 % interval", "items", "unreadable"):
-        table.add_column(title, justify="right")
-    notes = []
-    for name, entry in card["tasks"].items():
-        for metric, found in entry["metrics"].items():
-            low, high = shown_number(found["low"], metric), shown_number(found["high"], metric)
-            share = f"{100 * entry['unreadable']['mean']:.1f} %"
-            value = shown_number(found["mean"], metric)
-            table.add_row(name, metric, value, f"{low} to {high}", str(found["num_items"]), share)
-        notes += [f"{name}: {metric} is not there: {why}" for metric, why in entry["skipped"].items()]
-        notes += [f"{name}: {metric} failed: {why}" for metric, why in entry["failed"].items()]
-        if entry.get("judge_unreadable"):
-            notes.append(f"{name}: {entry['judge_unreadable']} judgments could not be read and count 0")
-        if entry.get("cut_off"):
-            limit = entry["max_new_tokens"]
-            notes.append(f"{name}: {entry['cut_off']} answers were cut off at {limit} tokens")
-        if entry.get("repeating"):
-            notes.append(f"{name}: {entry['repeating']} answers repeated themselves and were ended there")
-        if told := Tally(**entry.get("audio", {})).sentence:
-            notes.append(f"{name}: {told}; predictions.jsonl holds their accounts")
-        if entry["missing"]:
-            notes.append(f"{name}: {entry['missing']} items left out because their audio is missing")
-    Console().print(table)
-    for note in notes:
-        print(note)
+def prices(text: str | None) -> tuple[float, float] | None:
+    """The two numbers of ``--price IN,OUT``. Raises ValueError for anything else."""
+    if text is None:
+        return None
+    try:
+        first, second = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--price takes two numbers, such as 0.15,0.60, not '{text}'") from None
+    return first, second

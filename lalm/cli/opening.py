@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lalm.data.readers import Reading
@@ -103,15 +103,37 @@ def progress_bar(
     ``bar`` draws a bar beside the counts, ``transient`` removes the line at the end.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+    from rich.text import Text
+
+    class TimeLeft(ProgressColumn):
+        """From all that was done so far: there from the first answer, also where each takes minutes."""
+
+        def render(self, task: Any) -> Any:
+            """The time left as text."""
+            return Text(time_left(task.elapsed, task.completed, task.total), style="progress.remaining")
 
     columns = (
         TextColumn("{task.description}"),
         *([BarColumn()] if bar else []),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TimeLeft(),
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=transient, disable=disable) as shown:
         task = shown.add_task(what, total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+        def tell(done: int, total: int) -> None:
+            if not done:  # time runs from here, not from before the model was asked
+                shown.reset(task, total=total)
+            shown.update(task, completed=done, total=total)
+
+        yield tell
+
+
+def time_left(elapsed_s: float | None, done: float, total: float | None) -> str:
+    """What so many of so many leave to wait for, as h:mm:ss; dashes before the first is done."""
+    if not done or elapsed_s is None or total is None:
+        return "-:--:--"
+    seconds = round(elapsed_s / done * (total - done))
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

@@ -1,58 +1,47 @@
 """Sources of answers: a local model, an OpenAI-compatible endpoint, or a file of given answers.
 
-Answers are appended to ``predictions.jsonl``, an endpoint's one by one as they arrive and others chunk by
-chunk, so that a killed run goes on where it stopped.
+Answers are appended to ``predictions.jsonl`` one by one as they arrive, so that a killed run goes on where it
+stopped. A recording that cannot be read is an item that failed, and the run goes on.
 """
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+from lalm.audio.load import AudioError
 from lalm.data.messages import message_to_openai, part_recording
 from lalm.data.sample import Sample
 from lalm.evaluate.perplexity import answer_nll
+from lalm.evaluate.recorded import Recorded as Recorded
+from lalm.evaluate.said import Key as Key
+from lalm.evaluate.said import Said as Said
+from lalm.evaluate.said import row_of, said_of
+from lalm.evaluate.said import rows_of as rows_of
 from lalm.evaluate.task import Decoding
-from lalm.inference.engine import Engine, Options, Reply
+from lalm.inference.engine import Engine, Options, Reply, TooLongError
 from lalm.models.lora import set_lora_scale
-from lalm.synthesis.completions import Completion, EndpointWriter, Sampling
+from lalm.synthesis.completions import Chat, Completion, CompletionError, EndpointWriter, Sampling
 from lalm.synthesis.resumable_rows import append, whole_lines
 
-CHUNK = 64  # answers between two writes
+CHUNK = 64  # items that are prepared and asked for at a time
+STREAMED = 256  # the same where answers arrive one by one: as many as the engine sorts by length
 
-
-@dataclass(frozen=True)
-class Said:
-    """One answer; seconds of each recording given, and heard where that is known. ``likelihood``: nats that
-    the known answer costs the model, and its tokens, where that was asked for. ``finish_reason``: why it
-    ended ("stop", "length", "repetition"), where that is known. ``accounts``: of each recording, as JSON."""
-
-    text: str
-    given_s: tuple[float, ...] = ()
-    heard_s: tuple[float, ...] | None = None
-    likelihood: tuple[float, int] | None = None
-    finish_reason: str = ""
-    accounts: tuple[dict[str, Any], ...] = ()
-
-
-@dataclass(frozen=True)
-class Key:
-    """Which answer: of a task, under a control, to an item."""
-
-    task: str
-    control: str
-    id: str
+Arrived: TypeAlias = Callable[[int, Said], None]
+Accounts: TypeAlias = tuple[dict[str, Any], ...]  # of a sample's recordings, as JSON
 
 
 class Wanted(NamedTuple):
     """One answer that is needed: the sample as it is asked, how the answer is generated, and whether the
-    likelihood of its first reference is wanted too."""
+    likelihood of its first reference is wanted too. ``prepare`` does to the sample, when its turn comes, what
+    takes its recording: a control's silence, say."""
 
     key: Key
     sample: Sample
     decoding: Decoding
     likelihood: bool = False
+    prepare: Callable[[Sample], Sample] | None = None
 
 
 class Answerer(Protocol):
@@ -66,9 +55,28 @@ class Answerer(Protocol):
         """One answer a sample, in order."""
 
 
+@runtime_checkable
+class Streaming(Answerer, Protocol):
+    """An answerer whose answers arrive one by one."""
+
+    def answer_each(
+        self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding, arrived: Arrived
+    ) -> None:
+        """``arrived`` gets each answer with its sample's number as soon as it is there."""
+
+
+def answer_all(
+    answerer: Streaming, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding
+) -> list[Said]:
+    """All answers of one that gives them one by one, in order."""
+    found: dict[int, Said] = {}
+    answerer.answer_each(keys, samples, decoding, found.__setitem__)
+    return [found[number] for number in range(len(samples))]
+
+
 @dataclass
 class Local:
-    """A loaded model, answering greedily, batched by length."""
+    """A loaded model, answering greedily unless a task says otherwise, batched by length."""
 
     engine: Engine
     lora_scale: float | None = None
@@ -80,8 +88,23 @@ class Local:
 
     def answer(self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding) -> list[Said]:
         """One answer a sample, in order."""
+        return answer_all(self, keys, samples, decoding)
+
+    def answer_each(
+        self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding, arrived: Arrived
+    ) -> None:
+        """The answers, batch by batch. A recording that cannot be read and a question that is too long for
+        the model are answers that failed, and so is all that a model refuses under a control (a question
+        without audio, say); whatever else it refuses is raised."""
         options = Options(**decoding._asdict(), seed=self.seed, lora_scale=self.lora_scale)
-        return _said(self.engine.reply(samples, options))
+
+        def kept(number: int, reply: Reply | ValueError) -> None:
+            if isinstance(reply, ValueError) and keys[number].control != "audio":
+                arrived(number, Said("", failed=str(reply)))
+            else:
+                arrived(number, _replied(reply))
+
+        self.engine.reply(samples, options, errors="return", arrived=kept)
 
     def likelihood(self, sample: Sample) -> tuple[float, int]:
         """Nats of the sample's first reference and end, and their tokens."""
@@ -116,7 +139,7 @@ class Seeing:
 
     def answer(self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding) -> list[Said]:
         """One answer a sample, in order."""
-        return _said(self.seer.reply(samples, Options(**decoding._asdict(), seed=self.seed)))
+        return [_replied(r) for r in self.seer.reply(samples, Options(**decoding._asdict(), seed=self.seed))]
 
 
 @dataclass
@@ -132,17 +155,13 @@ class Endpoint:
 
     def answer(self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding) -> list[Said]:
         """One answer a sample, in order."""
-        return self.answer_each(keys, samples, decoding, lambda number, said: None)
+        return answer_all(self, keys, samples, decoding)
 
     def answer_each(
-        self,
-        keys: Sequence[Key],
-        samples: Sequence[Sample],
-        decoding: Decoding,
-        arrived: Callable[[int, Said], None],
-    ) -> list[Said]:
-        """One answer a sample, in order; ``arrived`` gets each with its number as soon as it is there."""
-        chats = [[message_to_openai(_plain(message)) for message in sample.messages] for sample in samples]
+        self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding, arrived: Arrived
+    ) -> None:
+        """The answers as they arrive. A recording that cannot be read, and a request that the endpoint
+        refuses while it takes others, are answers that failed."""
         spoken = ("temperature", "top_p")
         if odd := {name: value for name, value in decoding.unusual().items() if name not in spoken}:
             named = ", ".join(f"{value} for {name}" for name, value in odd.items())
@@ -151,61 +170,25 @@ class Endpoint:
                 "model, or a task without it"
             )
         sampling = Sampling(decoding.temperature, decoding.top_p, decoding.max_new_tokens, self.seed)
-        given = [_given(sample) for sample in samples]
-        done = self.writer.complete(
-            chats,
-            [self.seed] * len(chats),
-            sampling,
-            lambda number, reply: arrived(number, _completed(reply, given[number])),
-        )
-        return [_completed(reply, accounts) for accounts, reply in zip(given, done, strict=True)]
+        places, chats, given = list[int](), list[Chat](), list[Accounts]()
+        for number, sample in enumerate(samples):
+            try:
+                accounts = _given(sample)
+                chats.append([message_to_openai(_plain(message)) for message in sample.messages])
+            except AudioError as error:
+                arrived(number, Said("", failed=str(error)))
+                continue
+            places.append(number)
+            given.append(accounts)
 
+        def kept(place: int, reply: Completion) -> None:
+            arrived(places[place], _completed(reply, given[place]))
 
-class Recorded:
-    """Answers of a file: JSONL rows with "id" and "text", and "task" and "control" where several are.
+        def refused(place: int, error: CompletionError) -> None:
+            arrived(places[place], Said("", _seconds(given[place]), failed=str(error)))
 
-    A ``predictions.jsonl`` that this program wrote is such a file. Raises ValueError for one that is not.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.name = path.stem
-        self._said: dict[tuple[str, str, str], Said] = {}
-        for place, row in rows_of(path):
-            task, control = row.get("task", ""), row.get("control", "audio")
-            if not isinstance(row.get("id"), str) or not isinstance(row.get("text"), str):
-                raise ValueError(f"{place}: an answer needs an id and a text, both strings")
-            said = _said_of(row)
-            self._said[str(task), str(control), row["id"]] = said
-
-    def answer(self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding) -> list[Said]:
-        """The recorded answers. Raises ValueError naming the first that is not there."""
-        found = [
-            self._said.get((k.task, k.control, k.id)) or self._said.get(("", k.control, k.id)) for k in keys
-        ]
-        lacking = [key for key, said in zip(keys, found, strict=True) if said is None]
-        if lacking:
-            more = f", nor to {len(lacking) - 1} others" if len(lacking) > 1 else ""
-            spoiled = f" under the control '{lacking[0].control}'" if lacking[0].control != "audio" else ""
-            raise ValueError(
-                f"the predictions hold no answer to '{lacking[0].id}' of {lacking[0].task}{spoiled}{more}"
-            )
-        return [said for said in found if said is not None]
-
-
-def rows_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """(place, row) of a JSONL file."""
-    rows = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            raise ValueError(f"{path.name}:{number}: not JSON") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path.name}:{number}: not a JSON object")
-        rows.append((f"{path.name}:{number}", row))
-    return rows
+        if chats:
+            self.writer.complete(chats, [self.seed] * len(chats), sampling, kept, refused)
 
 
 @dataclass(frozen=True)
@@ -236,15 +219,16 @@ def collect(
     done, total = 0, len(missing)
     if progress:
         progress(done, total)
+    size = STREAMED if isinstance(answerer, Streaming) else CHUNK
     while missing:
         decoding = missing[0].decoding
-        chunk = [item for item in missing[:CHUNK] if item.decoding == decoding]
+        chunk = [item for item in missing[:size] if item.decoding == decoding]
         missing = missing[len(chunk) :]
 
-        def keep(number: int, answer: Said, chunk: Sequence[Wanted] = chunk) -> None:
+        def keep(item: Wanted, answer: Said) -> None:
             nonlocal done
-            said[chunk[number].key] = answer
-            append(log, [json.dumps(asdict(chunk[number].key) | asdict(answer), ensure_ascii=False)])
+            said[item.key] = answer
+            append(log, [json.dumps(row_of(item.key, answer), ensure_ascii=False)])
             done += 1
             if progress:
                 progress(done, total)
@@ -259,18 +243,33 @@ def collect(
 
 
 def _answer_chunk(
-    answerer: Answerer, chunk: Sequence[Wanted], decoding: Decoding, keep: Callable[[int, Said], None]
+    answerer: Answerer, chunk: Sequence[Wanted], decoding: Decoding, keep: Callable[[Wanted, Said], None]
 ) -> None:
-    """Every answer of a chunk to ``keep``: an endpoint's as it arrives, others' when all are there."""
-    keys, samples = [item.key for item in chunk], [item.sample for item in chunk]
-    if isinstance(answerer, Endpoint):
-        answerer.answer_each(keys, samples, decoding, keep)
+    """Every answer of a chunk to ``keep``, as it arrives; those whose recording cannot be read first."""
+    items, samples = list[Wanted](), list[Sample]()
+    for item in chunk:
+        try:
+            samples.append(item.prepare(item.sample) if item.prepare else item.sample)
+        except AudioError as error:
+            keep(item, Said("", failed=str(error)))
+            continue
+        items.append(item)
+    keys = [item.key for item in items]
+
+    def arrived(number: int, answer: Said) -> None:
+        item = items[number]
+        wants = item.likelihood and item.sample.references and not answer.failed
+        if wants and isinstance(answerer, Local):
+            answer = replace(answer, likelihood=answerer.likelihood(samples[number]))
+        keep(item, answer)
+
+    if not items:
         return
-    answers = answerer.answer(keys, samples, decoding)
-    for number, (item, answer) in enumerate(zip(chunk, answers, strict=True)):
-        if item.likelihood and item.sample.references and isinstance(answerer, Local):
-            answer = replace(answer, likelihood=answerer.likelihood(item.sample))
-        keep(number, answer)
+    if isinstance(answerer, Streaming):
+        answerer.answer_each(keys, samples, decoding, arrived)
+        return
+    for number, answer in enumerate(answerer.answer(keys, samples, decoding)):
+        arrived(number, answer)
 
 
 def _read(folder: Path) -> dict[Key, Said]:
@@ -279,44 +278,34 @@ def _read(folder: Path) -> dict[Key, Said]:
     for log in sorted(folder.glob("predictions*.jsonl")):
         for _, row in rows_of(log):
             key = Key(str(row.get("task")), str(row.get("control")), str(row.get("id")))
-            said[key] = _said_of(row)
+            said[key] = said_of(row)
     return said
 
 
-def _said_of(row: dict[str, Any]) -> Said:
-    """The answer in a log's row."""
-    given, heard = tuple(row.get("given_s") or ()), _maybe(row.get("heard_s"))
-    ended, accounts = str(row.get("finish_reason") or ""), tuple(row.get("accounts") or ())
-    return Said(str(row.get("text")), given, heard, likelihood_of(row), ended, accounts)
+def _seconds(accounts: Accounts) -> tuple[float, ...]:
+    return tuple(account["decoded_s"] for account in accounts)
 
 
-def _completed(reply: Completion, accounts: tuple[dict[str, Any], ...]) -> Said:
-    seconds = tuple(account["decoded_s"] for account in accounts)
+def _completed(reply: Completion, accounts: Accounts) -> Said:
     ended = "length" if reply.truncated else "stop"
-    return Said(reply.text, seconds, finish_reason=ended, accounts=accounts)
+    given = _seconds(accounts)
+    return Said(reply.text, given, finish_reason=ended, tokens=reply.tokens, accounts=accounts)
 
 
-def likelihood_of(row: dict[str, Any]) -> tuple[float, int] | None:
-    """What a log's row says of it."""
-    found = row.get("likelihood")
-    return None if found is None else (float(found[0]), int(found[1]))
-
-
-def _said(replies: Sequence[Reply]) -> list[Said]:
-    return [
-        Said(
-            reply.text,
-            tuple(round(heard.seconds_given, 3) for heard in reply.heard),
-            tuple(round(heard.seconds_heard, 3) for heard in reply.heard),
-            finish_reason=reply.finish_reason,
-            accounts=tuple(heard.account.to_json() for heard in reply.heard if heard.account),
-        )
-        for reply in replies
-    ]
-
-
-def _maybe(seconds: Any) -> tuple[float, ...] | None:
-    return tuple(seconds) if seconds is not None else None
+def _replied(reply: Reply | ValueError) -> Said:
+    if isinstance(reply, TooLongError):  # the model's own limit: it has no answer, which is wrong
+        return Said("", finish_reason="too_long")
+    if isinstance(reply, AudioError):
+        return Said("", failed=str(reply))
+    if isinstance(reply, ValueError):
+        raise reply
+    return Said(
+        reply.text,
+        tuple(round(heard.seconds_given, 3) for heard in reply.heard),
+        tuple(round(heard.seconds_heard, 3) for heard in reply.heard),
+        finish_reason=reply.finish_reason,
+        accounts=tuple(heard.account.to_json() for heard in reply.heard if heard.account),
+    )
 
 
 def _plain(message: Any) -> Any:
@@ -330,5 +319,5 @@ def _plain(message: Any) -> Any:
     return {**message, "content": parts}
 
 
-def _given(sample: Sample) -> tuple[dict[str, Any], ...]:
+def _given(sample: Sample) -> Accounts:
     return tuple(part_recording(part).account.to_json() for part in sample.audios)

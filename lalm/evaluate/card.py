@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -148,12 +149,17 @@ def _prompt(opened: Asked) -> str:
 
 def _chance(opened: Asked) -> float | None:
     """What guessing scores; None where guessing has no fixed score."""
-    if opened.task.metrics[0] != "accuracy":
+    if opened.task.metrics[0] not in ("accuracy", "string_match"):
         return None
     if opened.task.parser == "yes_no":
         return 0.5
     sizes = [len(sample.choices) for sample in opened.samples]
     return sum(1 / size for size in sizes) / len(sizes) if all(sizes) else None
+
+
+def item_digest(sample: Sample) -> str:
+    """A short hash of one item and its recordings: two runs' answers to it can be compared."""
+    return hashlib.sha256(_item(sample)).hexdigest()[:16]
 
 
 def _item(sample: Sample) -> bytes:
@@ -174,6 +180,16 @@ def _audio(part: Any) -> bytes:
 
 
 def _file(path: Path) -> bytes:
+    """sha256 of a file; of its name where it cannot be read, which is a failed item later."""
+    try:
+        found = path.stat()
+        return _file_at(path, found.st_mtime_ns, found.st_size)
+    except OSError:
+        return hashlib.sha256(str(path.name).encode()).digest()
+
+
+@lru_cache(maxsize=1 << 16)
+def _file_at(path: Path, changed: int, size: int) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

@@ -1,13 +1,16 @@
-"""Controls: the same items asked again with one thing spoiled, to show that scores depend on the audio.
+"""Controls: the same items asked again with one thing changed, to show what scores depend on.
 
-``silent``: as long, all zeros. ``shuffled``: another item's audio. ``cascade``: the true transcript or
-caption as text in the audio's place, to the same LLM. ``reordered``: options in another order.
-``paraphrased``: another wording of the prompt.
+``silent``: as long, all zeros. ``noise``: as long, white, of the same level. ``shuffled``: another item's
+audio. ``text_only``: no audio and no slot for it. ``first_half``, ``second_half``: half of each recording.
+``cascade``: the true transcript or caption as text in the audio's place, to the same LLM. ``reordered``,
+``reordered_2`` and so on: the options moved on by one, two and more places, until each has stood in every
+place. ``paraphrased``: another wording of the prompt.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,39 +18,82 @@ from lalm.audio.load import SAMPLE_RATE
 from lalm.data.messages import part_recording
 from lalm.data.sample import AudioPart, Sample
 from lalm.errors import LalmError
-from lalm.evaluate.task import Task, brings_instruction, put
+from lalm.evaluate.task import Asked, Task, brings_instruction, put
 
 AUDIO = "audio"  # no control: the run itself
-WORDED = ("reordered", "paraphrased")  # nothing is taken away: an answer should stay
-CONTROLS = ("silent", "shuffled", "cascade", *WORDED)
+REORDERED = "reordered"
+DEAF = ("silent", "noise", "text_only")  # nothing of any recording is heard
+WORDED = (REORDERED, "paraphrased")  # nothing is taken away: an answer should stay
+CONTROLS = ("silent", "noise", "shuffled", "text_only", "first_half", "second_half", "cascade", *WORDED)
+RELIANCE = tuple(name for name in CONTROLS if name != "paraphrased")  # what a run asks unless told otherwise
+MOST_PLACES = 8  # options beyond so many are not moved through all places
+
+Prepare: TypeAlias = Callable[[Sample], Sample]
 
 
 class Impossible(LalmError, ValueError):
     """A control that these items do not allow; the text says why."""
 
 
-def asked(task: Task, samples: Sequence[Sample], control: str = AUDIO, seed: int = 0) -> list[Sample]:
-    """The items as they are asked under a control. Raises Impossible when there is no such thing."""
-    if control == "reordered":
-        if any(brings_instruction(task, sample.prompt()) or len(sample.choices) < 2 for sample in samples):
-            raise Impossible("the order of options is not ours to change")
-        if "{options}" not in task.prompts[0] and "{choices}" not in task.prompts[0]:
-            raise Impossible("the prompt shows no options")
-        samples = [replace(s, choices=(*s.choices[1:], s.choices[0])) for s in samples]
+@dataclass(frozen=True)
+class Put:
+    """Items under a control: the ``samples`` as they are, the ``items`` as they are asked, and what has yet
+    to be done to an item when its turn comes, because it takes the recording."""
+
+    samples: tuple[Sample, ...]
+    items: tuple[Sample, ...]
+    prepare: Prepare | None = None
+
+
+def expanded(controls: Sequence[str], opened: Asked) -> list[str]:
+    """The controls with one "reordered" for every place that the options of these items can move on to."""
+    most = min(max((len(sample.choices) for sample in opened.samples), default=0), MOST_PLACES)
+    further = [f"{REORDERED}_{places}" for places in range(2, most)]
+    return [name for control in controls for name in (control, *(further if control == REORDERED else ()))]
+
+
+def put_under(task: Task, samples: Sequence[Sample], control: str = AUDIO, seed: int = 0) -> Put:
+    """The items under a control. Raises Impossible when there is no such thing."""
+    own, prepare = list(samples), None
+    if control.partition("_")[0] == REORDERED:
+        own = _moved_on(task, samples, int(control.partition("_")[2] or 1))
     if control == "paraphrased":
-        own = any(brings_instruction(task, sample.prompt()) for sample in samples)
-        if own or len(task.prompts) < 2:
+        asked_so = any(brings_instruction(task, sample.prompt()) for sample in samples)
+        if asked_so or len(task.prompts) < 2:
             raise Impossible("there is one wording only")
-        return [put(task, sample, 1) for sample in samples]
-    put_samples = [put(task, sample) for sample in samples]
+        return Put(tuple(samples), tuple(put(task, sample, 1) for sample in samples))
+    items = [put(task, sample) for sample in own]
     if control == "shuffled":
-        donors = _donors(put_samples, seed)
-        return [_replaced(s, donors[i].audios) for i, s in enumerate(put_samples)]
-    if control == "silent":
-        return [_replaced(s, [_silence(part) for part in s.audios]) for s in put_samples]
+        donors = _donors(items, seed)
+        items = [_replaced(s, donors[i].audios) for i, s in enumerate(items)]
     if control == "cascade":
-        return [_replaced(s, [{"type": "caption", "text": _words(s)}]) for s in put_samples]
-    return put_samples
+        items = [_replaced(s, [{"type": "caption", "text": _words(s)}]) for s in items]
+    if control == "text_only":
+        items = [_without_audio(s) for s in items]
+    if control in ("silent", "noise", "first_half", "second_half"):
+        if not all(s.audios for s in items):
+            raise Impossible("an item has no audio to take")
+        prepare = partial(_prepared, control=control, seed=seed)
+    return Put(tuple(own), tuple(items), prepare)
+
+
+def asked(task: Task, samples: Sequence[Sample], control: str = AUDIO, seed: int = 0) -> list[Sample]:
+    """The items as they are asked under a control, their recordings read where that takes it. Raises
+    Impossible when there is no such thing."""
+    found = put_under(task, samples, control, seed)
+    return [found.prepare(item) if found.prepare else item for item in found.items]
+
+
+def _moved_on(task: Task, samples: Sequence[Sample], places: int) -> list[Sample]:
+    if any(brings_instruction(task, sample.prompt()) or len(sample.choices) < 2 for sample in samples):
+        raise Impossible("the order of options is not ours to change")
+    if "{options}" not in task.prompts[0] and "{choices}" not in task.prompts[0]:
+        raise Impossible("the prompt shows no options")
+    moved = []
+    for sample in samples:
+        by = places % len(sample.choices)
+        moved.append(replace(sample, choices=(*sample.choices[by:], *sample.choices[:by])))
+    return moved
 
 
 def _donors(samples: Sequence[Sample], seed: int) -> list[Sample]:
@@ -69,14 +115,24 @@ def recording_of(sample: Sample) -> str:
     return sample.origin.get("recording") or sample.id
 
 
-def _silence(part: AudioPart) -> dict[str, Any]:
+def _prepared(sample: Sample, *, control: str, seed: int) -> Sample:
+    """The sample with its recordings spoiled. Raises AudioError for one that cannot be read."""
+    return _replaced(sample, [_spoiled(part, control, seed) for part in sample.audios])
+
+
+def _spoiled(part: AudioPart, control: str, seed: int) -> dict[str, Any]:
     audio = part_recording(part).audio
-    return {
-        "type": "audio",
-        "audio": np.broadcast_to(np.float32(0), audio.shape),
-        "rate": SAMPLE_RATE,
-        "name": "silence",
-    }
+    if control == "silent":
+        changed, name = np.broadcast_to(np.float32(0), audio.shape), "silence"
+    elif control == "noise":
+        level = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) if len(audio) else 0.0
+        drawn = np.random.default_rng([seed, len(audio)]).standard_normal(len(audio))
+        changed, name = np.clip(drawn * level, -1, 1).astype(np.float32), "noise"
+    else:
+        middle = max(1, len(audio) // 2)
+        half = audio[:middle] if control == "first_half" or len(audio) < 2 else audio[middle:]
+        changed, name = half, control.replace("_", " ")
+    return {"type": "audio", "audio": changed, "rate": SAMPLE_RATE, "name": name}
 
 
 def _words(sample: Sample) -> str:
@@ -86,6 +142,21 @@ def _words(sample: Sample) -> str:
     if len(sample.audios) != 1:
         raise Impossible("items have several recordings and one text")
     return text
+
+
+def _without_audio(sample: Sample) -> Sample:
+    """The sample's text alone: no recording, and no slot in its place."""
+    if not sample.audios:
+        raise Impossible("an item has no audio to take")
+    messages: list[Any] = []
+    for message in sample.messages:
+        content: Any = message["content"]
+        if not isinstance(content, str):
+            content = [part for part in content if part["type"] != "audio"]
+            if message["role"] == "user" and not content:
+                raise Impossible("items ask nothing in writing")
+        messages.append({**message, "content": content})
+    return replace(sample, messages=tuple(messages))
 
 
 def _replaced(sample: Sample, others: Sequence[Any]) -> Sample:

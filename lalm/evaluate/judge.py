@@ -2,6 +2,10 @@
 
 ``quality``: 0 to 5 against the reference (AudioBench, arXiv 2406.16020; its score is this times 20);
 ``quality_explained`` is the same in AudioBench's form, an explanation and then the rating.
+``binary``: right or wrong by the reference, as AudioBench judges nine of its sets.
+``helpful``: 1 to 5 for a spoken request without a reference (VoiceBench, arXiv 2410.17196).
+``rubrics``: points of an item's own rubric for the reasoning of a right answer, the mean of the middle three
+of five judgments; a wrong answer by MMAR's string match has none (MMAR-Rubrics).
 ``chat``: 1 to 10 each for the reference and the answer, in both orders (AIR-Bench, arXiv 2402.07729); the
 answer's mean counts. ``yes_no``: the same thing or not. ``spoken_question`` and ``co_reasoning`` (SALMONN,
 arXiv 2310.13289, appendix E): the first asks whether an answer to a question is right by its reference; the
@@ -13,6 +17,7 @@ the judge. A reply that cannot be read is None, counted and shown, and counts 0.
 """
 
 import hashlib
+import json
 import re
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -23,6 +28,7 @@ from lalm.data.english import words
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.evaluate.metrics import Answer
+from lalm.evaluate.official.string_match import matches
 from lalm.evaluate.task import Task, question_of
 from lalm.synthesis.completions import Chat, Sampling, Writer
 
@@ -97,8 +103,40 @@ A listener's answer: {answer}
 
 Is the answer to the question right, going by the background sounds? Reply with one word, "Yes" or "No"."""
 
-WORDINGS = (SYSTEM, POINTS, QUALITY, EXPLAINED, CHAT, YES_NO, SPOKEN_QUESTION, TRIES, REASONS)
-UNREFERENCED = ("co_reasoning",)  # protocols that need no reference
+HELPFUL = """Someone said this to a voice assistant:
+{question}
+
+The assistant answered:
+{answer}
+
+Give points from 1 to 5:
+1: does not address what was said, or is wrong
+2: has to do with it, but is incomplete or partly wrong
+3: mostly right, with gaps or much that is beside the point
+4: right and to the point
+5: exactly what was wanted, right and without a word too many
+Reply with one line, "Points: N"."""
+
+RUBRICS = """A listener answered a question about a recording and told how. Judge the reasoning by each point.
+
+Question: {question}
+Right answer: {reference}
+Good reasoning, for comparison: {described}
+
+Points:
+{points}
+
+What the listener said:
+{answer}
+
+This is judgment {number} of 5. Reply with one line of numbers, one for each point in order, such as
+"Points: 1 0 1"."""
+JUDGMENTS = 5  # of a rubric; the best and the worst do not count
+
+WORDINGS = (
+    *(SYSTEM, POINTS, QUALITY, EXPLAINED, CHAT, YES_NO, SPOKEN_QUESTION, TRIES, REASONS, HELPFUL, RUBRICS),
+)
+UNREFERENCED = ("co_reasoning", "helpful")  # protocols that need no reference
 
 
 class JudgeError(LalmError, ValueError):
@@ -141,6 +179,15 @@ def read_yes_no(reply: str) -> float | None:
     return float(word[1].lower() in ("yes", "true")) if word else None
 
 
+def read_rubric(reply: str, most: Sequence[int]) -> float | None:
+    """The share of a rubric's points that a reply gives; None unless it has one number for each point."""
+    lines = [line for line in reply.strip().splitlines() if re.search(r"\d", line)]
+    numbers = [int(n) for n in re.findall(r"\d+", lines[-1])] if lines else []
+    if len(numbers) != len(most) or any(n > top for n, top in zip(numbers, most, strict=True)):
+        return None
+    return sum(numbers) / max(1, sum(most))
+
+
 class Judge:
     """A judge by name, with its cache. ``load`` is called at the first judgment that is not cached.
 
@@ -181,7 +228,8 @@ class Judge:
         for answer, own in zip(answers, prompts, strict=True):
             mine = [next(replies) for _ in own]
             tried = read_yes_no(mine[0]) if task.judge == "co_reasoning" and mine else None
-            scored.append(replace(answer, judged=_score(task.judge, mine), tried=tried))
+            judged = _rubric_score(answer, mine) if task.judge == "rubrics" else _score(task.judge, mine)
+            scored.append(replace(answer, judged=judged, tried=tried))
         return scored
 
     def replies(self, prompts: Sequence[str], settings: Sampling = SETTINGS) -> list[str]:
@@ -230,7 +278,12 @@ def _prompts(task: Task, answer: Answer) -> list[str]:
         return [
             form.format(question=question, described=background, answer=said) for form in (TRIES, REASONS)
         ]
-    if task.judge == "spoken_question":
+    if task.judge == "rubrics":
+        return _rubric_prompts(answer)
+    if task.judge == "helpful":
+        question = heard_question(sample)
+        return [HELPFUL.format(question=question, answer=said)] if question else []
+    if task.judge in ("spoken_question", "binary"):
         question = heard_question(sample)
         return (
             [SPOKEN_QUESTION.format(question=question, reference=reference, answer=said)] if question else []
@@ -249,8 +302,41 @@ def _score(protocol: str, replies: Sequence[str]) -> float | None:
     if protocol == "chat":
         first, second = (read_pair(reply) for reply in replies)
         return None if first is None or second is None else (first[1] + second[0]) / 2
-    if protocol in ("co_reasoning", "spoken_question"):
+    if protocol in ("co_reasoning", "spoken_question", "binary"):
         return read_yes_no(replies[-1])
     if protocol == "quality_explained":
         return read_rating(replies[0])
+    if protocol == "helpful":
+        return read_points(replies[0]) or None  # 0 is none of its points
     return read_verdict(replies[0]) if protocol == "yes_no" else read_points(replies[0])
+
+
+def _rubric(answer: Answer) -> list[tuple[str, int]]:
+    """An item's points: what each is about, and its most."""
+    try:
+        rows = json.loads(answer.sample.origin.get("rubric", "[]"))
+        return [(f"{row['name']}: {row['scoring_point']}", max(row["choices"])) for row in rows]
+    except (ValueError, KeyError, TypeError):
+        raise JudgeError(f"the rubric of '{answer.sample.id}' cannot be read") from None
+
+
+def _rubric_prompts(answer: Answer) -> list[str]:
+    """Five judgments of a right answer; none of a wrong one, and of an item without a rubric."""
+    points, sample = _rubric(answer), answer.sample
+    right = any(matches(reference, answer.text, sample.choices) for reference in sample.references)
+    if not points or not right:
+        return []
+    listed = "\n".join(f"{n}. {text} (0 to {most})" for n, (text, most) in enumerate(points, 1))
+    told = {"question": question_of(sample), "reference": sample.references[0], "points": listed}
+    told |= {"described": sample.origin.get("thinking", ""), "answer": (answer.raw or answer.text).strip()}
+    return [RUBRICS.format(**told, number=number) for number in range(1, JUDGMENTS + 1)]
+
+
+def _rubric_score(answer: Answer, replies: Sequence[str]) -> float | None:
+    """The mean of the middle three; 0 for an answer that was not judged because it is wrong."""
+    most = [top for _, top in _rubric(answer)]
+    if not replies:
+        return 0.0 if most else None
+    found = sorted(share for reply in replies if (share := read_rubric(reply, most)) is not None)
+    middle = found[1:-1] if len(found) >= 3 else found
+    return sum(middle) / len(middle) if middle else None

@@ -14,13 +14,15 @@ import numpy as np
 import soundfile
 from jinja2 import Environment, StrictUndefined
 
-from lalm.audio.load import SAMPLE_RATE, audio_name
+from lalm.audio.account import Tally
+from lalm.audio.load import SAMPLE_RATE, AudioError, audio_name
 from lalm.data.messages import part_recording
 from lalm.data.sample import Sample
 from lalm.evaluate.answering import Key, Said
 from lalm.evaluate.controls import AUDIO
 from lalm.evaluate.metrics import METRICS
 from lalm.evaluate.metrics.intervals import Array, Interval, each
+from lalm.evaluate.reliance import label_of, lines, sentences
 from lalm.evaluate.scores import Scored, categories, confusion, groups
 from lalm.evaluate.task import question_of
 
@@ -66,6 +68,42 @@ def shown_p(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def notes(name: str, entry: Mapping[str, Any]) -> list[str]:
+    """What the numbers of a task do not tell, a sentence each."""
+    told = [f"{metric} is not there: {why}" for metric, why in entry["skipped"].items()]
+    told += [f"{metric} failed: {why}" for metric, why in entry["failed"].items()]
+    if entry.get("judge_unreadable"):
+        told.append(f"{entry['judge_unreadable']} judgments could not be read and count 0")
+    if own := entry.get("extracted"):
+        told.append(
+            f"{own['read']} of {own['unread']} answers that rules could not read were read by {own['by']}"
+        )
+    if entry.get("cut_off"):
+        limit = entry["max_new_tokens"]
+        told.append(f"{entry['cut_off']} answers were cut off at {limit} tokens")
+    if entry.get("repeating"):
+        told.append(f"{entry['repeating']} answers repeated themselves and were ended there")
+    if damaged := Tally(**entry.get("audio", {})).sentence:
+        told.append(f"{damaged}; predictions.jsonl holds their accounts")
+    if entry.get("too_long"):
+        told.append(f"{entry['too_long']} questions are longer than the model takes; they count as wrong")
+    if entry.get("failed_items"):
+        first, why = next(iter(entry["failures"].items()))
+        told.append(f"{entry['failed_items']} items failed and are left out; '{first}', for one: {why}")
+    if entry.get("unanswered"):
+        told.append(f"{entry['unanswered']} items have no answer in the file and are left out")
+    if entry["missing"]:
+        told.append(f"{entry['missing']} items left out because their audio is missing")
+    if board := entry["leaderboard"]:
+        if board["may_stand_beside"]:
+            value = shown_number(board["value"], board["metric"])
+            told.append(f"{board['metric']} {value} may stand beside {board['board']}")
+        else:
+            why = "; ".join(board["because"])
+            told.append(f"no number here may stand beside {board['board']}: {why}")
+    return [f"{name}: {text}" for text in told]
+
+
 def _rows(name: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     chance, given, heard = entry["chance"], entry["seconds_given"], entry["seconds_heard"]
     return [
@@ -94,7 +132,7 @@ def _task(
     if scored.leading is None:
         bars: list[tuple[str, list[dict[str, Any]]]] = []
     else:
-        seconds = [sum(said[Key(name, AUDIO, s.id)].given_s) for s in shown]
+        seconds = [sum(said[Key(name, AUDIO, a.sample.id)].given_s) for a in scored.answers]
         bars = [("category", _bars(scored, categories(scored))), ("duration", _bars(scored, _bins(seconds)))]
     labels, table = confusion(scored)
     return {
@@ -102,6 +140,9 @@ def _task(
         "card": entry,
         "leading": scored.leading or "",
         "controls": _controls(entry),
+        "reliance": lines(entry["reliance"], shown_number) if entry["reliance"] else [],
+        "told": sentences(entry["reliance"], shown_number) if entry["reliance"] else [],
+        "notes": notes(name, entry),
         "spread": [(metric, shown_number(moved, metric)) for metric, moved in entry["spread"].items()],
         "bars": [(title, own) for title, own in bars if own],
         "labels": labels,
@@ -114,7 +155,7 @@ def _controls(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for control, found in entry["controls"].items():
         if "impossible" in found:
-            rows.append({"control": control, "impossible": found["impossible"]})
+            rows.append({"control": label_of(control), "impossible": found["impossible"]})
             continue
         for metric, numbers in found["metrics"].items():
             if metric not in found["minus"]:
@@ -123,7 +164,7 @@ def _controls(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
             low, high = shown_number(minus["low"], metric), shown_number(minus["high"], metric)
             rows.append(
                 {
-                    "control": control,
+                    "control": label_of(control),
                     "impossible": "",
                     "metric": metric,
                     "value": shown_number(numbers["mean"], metric),
@@ -188,7 +229,10 @@ def _worst(scored: Scored, shown: Sequence[Sample]) -> list[dict[str, Any]]:
 
 
 def _clip(part: Any) -> dict[str, Any]:
-    audio = part_recording(part).audio
+    try:
+        audio = part_recording(part).audio
+    except AudioError as error:  # of an answer that was made elsewhere
+        return {"name": str(error), "picture": ""}
     seconds, kept = len(audio) / SAMPLE_RATE, audio[: int(LONGEST_S * SAMPLE_RATE)]
     file = io.BytesIO()
     soundfile.write(file, np.clip(kept, -1, 1), SAMPLE_RATE, format="MP3")

@@ -106,3 +106,15 @@ def _language_identifier() -> Any:
 def speaks(answer: str, language: str) -> bool:
     """True when the answer is written in the language (ISO code), by py3langid among seven."""
     return len(words(answer)) >= 2 and _language_identifier().classify(answer)[0] == language
+
+
+@cache
+def _any_language() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def language_of(text: str) -> str:
+    """The ISO code of a text's language, by py3langid; empty where there are no letters."""
+    return str(_any_language().classify(text)[0]) if any(c.isalpha() for c in text) else ""

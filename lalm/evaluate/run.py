@@ -3,31 +3,38 @@
 OUT/predictions.jsonl   every answer with the seconds given and heard, what was read, what was right
 OUT/card.json           what the run rests on, and its numbers
 OUT/report.html         the same for the eyes, in one file
+OUT/submissions/        what a benchmark's own program scores, where it has one
 """
 
+import datetime
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 from filelock import FileLock, Timeout
 
-from lalm.audio.account import Tally
 from lalm.data.sample import Sample, ask
 from lalm.errors import LalmError
 from lalm.evaluate import card as cards
-from lalm.evaluate.answering import Answerer, Key, Said, Share, Wanted, collect, likelihood_of, rows_of
-from lalm.evaluate.controls import AUDIO, WORDED, Impossible, asked
+from lalm.evaluate.answering import Answerer, Key, Said, Share, Wanted, collect
+from lalm.evaluate.controls import AUDIO, Impossible, Put, expanded, put_under
+from lalm.evaluate.extraction import extracted
 from lalm.evaluate.judge import Judge
-from lalm.evaluate.metrics import Answer, Resources
+from lalm.evaluate.metrics import METRICS, Answer, Resources
+from lalm.evaluate.official.standing import write_hub_results, write_submission
 from lalm.evaluate.page import write_page
 from lalm.evaluate.parsers import PARSERS
-from lalm.evaluate.scores import Scored, gap, numbers, plain, score
+from lalm.evaluate.said import UNANSWERED, likelihood_of, row_of, rows_of
+from lalm.evaluate.scores import Scored, score
+from lalm.evaluate.summary import Summary
 from lalm.evaluate.task import Asked, question_of
 from lalm.inference.final_answer import without_reasoning
 
 Progress = Callable[[int, int], None]
+Cell: TypeAlias = tuple[str, str]  # a task and a control
 
 
 class RunError(LalmError, ValueError):
@@ -36,7 +43,10 @@ class RunError(LalmError, ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked, and where the results go. ``folder`` is the local model's, for its hash."""
+    """What is asked, and where the results go. ``folder`` is the local model's, for its hash. Controls are
+    asked of at most ``control_items`` items a task, drawn (0: of all), and with ``cheap`` only of tasks that
+    compare answers with references without a judge. ``price``: dollars a million tokens, in and out.
+    ``extract``: the judge reads what rules cannot read."""
 
     tasks: Sequence[Asked]
     out: Path
@@ -44,6 +54,17 @@ class Job:
     limit: int = 0
     seed: int = 0
     folder: Path | None = None
+    control_items: int = 0
+    cheap: bool = False
+    price: tuple[float, float] | None = None
+    extract: bool = False
+
+    def controls_of(self, opened: Asked) -> list[str]:
+        """The controls that a task is asked under."""
+        leading = METRICS[opened.task.metrics[0]]
+        if self.cheap and (not leading.compares or opened.task.metrics[0] == "judge"):
+            return []
+        return expanded(self.controls, opened)
 
 
 @dataclass(frozen=True)
@@ -51,7 +72,7 @@ class Result:
     """A finished run: its card, and every task's scores by (task, control)."""
 
     card: dict[str, Any]
-    scored: dict[tuple[str, str], Scored] = field(default_factory=dict)
+    scored: dict[Cell, Scored] = field(default_factory=dict)
 
 
 def run(
@@ -62,12 +83,11 @@ def run(
     progress: Progress | None = None,
     share: Share | None = None,
 ) -> Result | None:
-    """Ask, score and write. The same call again goes on where it stopped; another one into the same folder
-    is refused. With a ``share``, each process answers its part, and the first scores and writes; the others
-    return None. Raises RunError, and whatever the model refuses."""
+    """Ask, score and write. The same call again goes on where it stopped, and asks again what failed; another
+    one into the same folder is refused. With a ``share``, each process answers its part, and the first
+    scores and writes; the others return None. Raises RunError, and whatever the model refuses."""
     resources, share = resources or Resources(), share or Share()
     job.out.mkdir(parents=True, exist_ok=True)
-    log = job.out / "predictions.jsonl"
     if share.rank:
         share.wait()  # until the first has begun
         collect(_wanted(job, _shown(job)[0]), answerer, job.out, None, share)
@@ -76,21 +96,37 @@ def run(
         with FileLock(job.out / ".lock", timeout=0):
             card = _begin(job, answerer, judge)
             share.wait()
-            tasks = {opened.task.name: opened for opened in job.tasks}
             shown, impossible = _shown(job)
             said = collect(_wanted(job, shown), answerer, job.out, progress, share)
-            scored = {}
-            for (name, control), items in shown.items():
-                answers = _answers(tasks[name], control, items, said, judge)
-                scored[name, control] = score(tasks[name].task, answers, resources, judged=judge is not None)
-            _finish(card, job, scored, said, impossible, judge)
-            _write_rows(log, scored, said, shown)
+            _without_answers(shown, impossible, said)
+            scored, extracts = _scores(job, shown, said, resources, judge)
+            for name, found in extracts.items():
+                card["tasks"][name]["extracted"] = found
+            Summary(card, job.tasks, scored, said, resources, judge, job.price).write(impossible)
+            _write_rows(job.out / "predictions.jsonl", scored, said, shown)
+            _write_boards(card, job, scored, judge)
             card["finished"] = True
-            write_page(job.out / "report.html", card, scored, said, shown)
+            write_page(job.out / "report.html", card, scored, said, _answered(scored, shown))
             _write_json(job.out / "card.json", card)  # last: a run whose page failed is not finished
     except Timeout:
         raise RunError(f"another run is writing {job.out}") from None
     return Result(card, scored)
+
+
+def _scores(
+    job: Job, shown: Mapping[Cell, Put], said: Mapping[Key, Said], resources: Resources, judge: Judge | None
+) -> tuple[dict[Cell, Scored], dict[str, Any]]:
+    """The scores, and by task what an LLM read of the answers to it."""
+    tasks = {opened.task.name: opened for opened in job.tasks}
+    scored, extracts = dict[Cell, Scored](), dict[str, Any]()
+    for (name, control), put in shown.items():
+        answers = _answers(tasks[name], control, put, said, judge)
+        if job.extract and judge is not None:
+            answers, found = extracted(tasks[name].task, answers, judge)
+            if control == AUDIO:
+                extracts[name] = {"by": judge.name, **asdict(found)}
+        scored[name, control] = score(tasks[name].task, answers, resources, judged=judge is not None)
+    return scored, extracts
 
 
 def _begin(job: Job, answerer: Answerer, judge: Judge | None) -> dict[str, Any]:
@@ -132,48 +168,71 @@ def _check_same(out: Path, card: dict[str, Any]) -> None:
             raise RunError(f"'{out}' holds a run of {name} with another {odd[0]}: say --out")
 
 
-def _shown(job: Job) -> tuple[dict[tuple[str, str], list[Sample]], dict[tuple[str, str], str]]:
+def _shown(job: Job) -> tuple[dict[Cell, Put], dict[Cell, str]]:
     """The items of each task as asked under each control; and why some controls are impossible."""
     shown, impossible = {}, {}
     for opened in job.tasks:
-        for control in (AUDIO, *job.controls):
+        drawn = _drawn(opened.samples, job.control_items, job.seed)
+        for control in (AUDIO, *job.controls_of(opened)):
+            samples = opened.samples if control == AUDIO else drawn
             try:
-                shown[opened.task.name, control] = asked(opened.task, opened.samples, control, job.seed)
+                shown[opened.task.name, control] = put_under(opened.task, samples, control, job.seed)
             except Impossible as error:
                 impossible[opened.task.name, control] = str(error)
     return shown, impossible
 
 
-def _wanted(job: Job, shown: dict[tuple[str, str], list[Sample]]) -> list[Wanted]:
+def _drawn(samples: tuple[Sample, ...], count: int, seed: int) -> tuple[Sample, ...]:
+    if not count or count >= len(samples):
+        return samples
+    places = np.random.default_rng(seed).permutation(len(samples))[:count]
+    return tuple(samples[place] for place in sorted(places))
+
+
+def _without_answers(shown: dict[Cell, Put], impossible: dict[Cell, str], said: Mapping[Key, Said]) -> None:
+    """Controls of which a file of answers has none are taken out; a task of which it has none is refused."""
+    for (name, control), put in list(shown.items()):
+        ids = [sample.id for sample in put.samples]
+        if not all(said[Key(name, control, one)].failed == UNANSWERED for one in ids):
+            continue
+        if control == AUDIO:
+            more = f", nor to {len(ids) - 1} others" if len(ids) > 1 else ""
+            raise RunError(f"the predictions hold no answer to '{ids[0]}' of {name}{more}")
+        impossible[name, control] = "the file holds no answers under it"
+        del shown[name, control]
+
+
+def _wanted(job: Job, shown: Mapping[Cell, Put]) -> list[Wanted]:
     """Every answer that is needed."""
-    tasks = {opened.task.name: opened for opened in job.tasks}
+    tasks = {opened.task.name: opened.task for opened in job.tasks}
     return [
         Wanted(
             Key(name, control, sample.id),
             item,
-            tasks[name].task.decoding,
-            "perplexity" in tasks[name].task.metrics,
+            tasks[name].decoding,
+            "perplexity" in tasks[name].metrics,
+            put.prepare,
         )
-        for (name, control), items in shown.items()
-        for sample, item in zip(tasks[name].samples, items, strict=True)
+        for (name, control), put in shown.items()
+        for sample, item in zip(put.samples, put.items, strict=True)
     ]
 
 
 def _answers(
-    opened: Asked,
-    control: str,
-    items: Sequence[Sample],
-    said: dict[Key, Said],
-    judge: Judge | None,
+    opened: Asked, control: str, put: Put, said: Mapping[Key, Said], judge: Judge | None
 ) -> list[Answer]:
+    """The answers that there are; what failed is left out."""
     answers = []
-    for sample, item in zip(opened.samples, items, strict=True):
+    for sample, item in zip(put.samples, put.items, strict=True):
         own = said[Key(opened.task.name, control, sample.id)]
-        shown = Sample(item.messages, **_known(sample)) if control != "reordered" else item
+        if own.failed:
+            continue
+        shown = Sample(item.messages, **_known(sample))
         if opened.task.reworded and (plain := question_of(sample)):  # what a judge is told was asked
             shown = replace(shown, origin={"question": plain, **shown.origin})
         read = PARSERS[opened.task.parser](shown, own.text)
-        answers.append(Answer(shown, without_reasoning(own.text), read, likelihood=own.likelihood))
+        text = without_reasoning(own.text)
+        answers.append(Answer(shown, text, read, likelihood=own.likelihood, raw=own.text))
     if judge is not None and "judge" in opened.task.metrics:
         return judge.judged(opened.task, answers)
     return answers
@@ -184,80 +243,49 @@ def _known(sample: Sample) -> dict[str, Any]:
     return {name: getattr(sample, name) for name in names}
 
 
-def _finish(
-    card: dict[str, Any],
-    job: Job,
-    scored: dict[tuple[str, str], Scored],
-    said: dict[Key, Said],
-    impossible: dict[tuple[str, str], str],
-    judge: Judge | None,
-) -> None:
-    """Numbers into the card: every control's, and the run's minus each control's, paired."""
-    for name, entry in card["tasks"].items():
-        mine = scored[name, AUDIO]
-        entry |= numbers(mine)
-        own = [s for key, s in said.items() if (key.task, key.control) == (name, AUDIO)]
-        entry["seconds_given"] = round(sum(sum(s.given_s) for s in own), 1)
-        for key, reason in (("cut_off", "length"), ("repeating", "repetition")):
-            if count := sum(s.finish_reason == reason for s in own):
-                entry[key] = count
-        tally = Tally()
-        for account in (account for s in own for account in s.accounts):
-            tally.add(account)
-        entry["audio"] = tally.to_json()
-        heard = [s.heard_s for s in own]
-        known = [h for h in heard if h is not None]
-        entry["seconds_heard"] = round(sum(map(sum, known)), 1) if len(known) == len(heard) else None
-        if judge is not None and "judge" in mine.measured:
-            entry["judge_unreadable"] = sum(answer.judged is None for answer in mine.answers)
-        entry["controls"] = {}
-        for control in job.controls:
-            if (name, control) in impossible:
-                entry["controls"][control] = {"impossible": impossible[name, control]}
-                continue
-            other = scored[name, control]
-            found = numbers(other)
-            minus = {m: plain(gap(mine, other, m)) for m in mine.measured if m in other.measured}
-            entry["controls"][control] = {**found, "minus": minus}
-        entry["spread"] = _spread(entry)
+def _answered(scored: Mapping[Cell, Scored], shown: Mapping[Cell, Put]) -> dict[Cell, list[Sample]]:
+    """The items as asked of which there is an answer, beside the answers."""
+    found = {}
+    for cell, own in scored.items():
+        items = {s.id: item for s, item in zip(shown[cell].samples, shown[cell].items, strict=True)}
+        found[cell] = [items[answer.sample.id] for answer in own.answers]
+    return found
 
 
-def _spread(entry: dict[str, Any]) -> dict[str, float]:
-    """How far each metric moves when only the options' order or the wording changes: highest minus lowest.
-    Empty where neither could be changed."""
-    found = [
-        entry,
-        *(entry["controls"][name] for name in WORDED if "metrics" in entry["controls"].get(name, {})),
-    ]
-    if len(found) < 2:
-        return {}
-    shared = [metric for metric in entry["metrics"] if all(metric in own["metrics"] for own in found)]
-    means = {metric: [own["metrics"][metric]["mean"] for own in found] for metric in shared}
-    return {metric: max(values) - min(values) for metric, values in means.items()}
+def _write_boards(card: dict[str, Any], job: Job, scored: Mapping[Cell, Scored], judge: Judge | None) -> None:
+    """What may stand beside leaderboards, and the files for benchmarks' own programs and for the Hub."""
+    for opened in job.tasks:
+        entry = card["tasks"][opened.task.name]
+        if entry.get("leaderboard") is None:
+            continue
+        file = write_submission(job.out, opened.task, scored[opened.task.name, AUDIO].answers)
+        if file:
+            entry["leaderboard"]["submission"] = file
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    if files := write_hub_results(job.out, card, [opened.task for opened in job.tasks], today):
+        card["hub_results"] = files
 
 
 def _write_rows(
-    log: Path,
-    scored: dict[tuple[str, str], Scored],
-    said: dict[Key, Said],
-    shown: dict[tuple[str, str], list[Sample]],
+    log: Path, scored: Mapping[Cell, Scored], said: Mapping[Key, Said], shown: Mapping[Cell, Put]
 ) -> None:
     """predictions.jsonl again, with what was asked, read and right: all that scoring once more needs."""
     lines = []
-    for (task, control), own in scored.items():
-        for answer, item in zip(own.answers, shown[task, control], strict=True):
-            key = Key(task, control, answer.sample.id)
-            row: dict[str, Any] = asdict(key) | asdict(said[key])
-            row |= {"question": question_of(item), "read": answer.read}
-            row |= {"references": answer.sample.references, "choices": answer.sample.choices}
-            row |= {"origin": answer.sample.origin, "events": answer.sample.events}
+    for (task, control), put in shown.items():
+        answers = {answer.sample.id: answer for answer in scored[task, control].answers}
+        for sample, item in zip(put.samples, put.items, strict=True):
+            key, answer = Key(task, control, sample.id), answers.get(sample.id)
+            row = row_of(key, said[key])
+            row |= {"question": question_of(item), "read": answer.read if answer else None}
+            row |= {"references": sample.references, "choices": sample.choices}
+            row |= {"origin": sample.origin, "events": sample.events}
+            if control == AUDIO:
+                row["item"] = cards.item_digest(sample)
             if row["likelihood"] is None:
                 del row["likelihood"]
-            if not row["accounts"]:
-                del row["accounts"]
-            if answer.judged is not None:
+            if answer and answer.judged is not None:
                 row["judged"] = answer.judged
-            if answer.tried is not None:
+            if answer and answer.tried is not None:
                 row["tried"] = answer.tried
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     draft = log.with_name(log.name + ".partial")
@@ -281,11 +309,19 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def read_answers(folder: Path) -> dict[str, list[Answer]]:
-    """A finished run's answers by task, without its controls, as scoring takes them."""
-    found: dict[str, list[Answer]] = {}
+@dataclass(frozen=True)
+class Kept:
+    """A finished run's answer, and what its item is: a hash of item and recording ("" in older runs)."""
+
+    answer: Answer
+    item: str
+
+
+def read_answers(folder: Path) -> dict[str, list[Kept]]:
+    """A finished run's answers by task, without its controls, as scoring takes them; failed ones left out."""
+    found: dict[str, list[Kept]] = {}
     for place, row in rows_of(folder / "predictions.jsonl"):
-        if row.get("control") != AUDIO:
+        if row.get("control") != AUDIO or row.get("failed"):
             continue
         try:
             sample = Sample(
@@ -297,10 +333,11 @@ def read_answers(folder: Path) -> dict[str, list[Answer]]:
                 origin=row["origin"],
             )
             text, judged = without_reasoning(row["text"]), row.get("judged")
-            answer = Answer(sample, text, row["read"], judged, likelihood_of(row), row.get("tried"))
+            likelihood, tried = likelihood_of(row), row.get("tried")
+            answer = Answer(sample, text, row["read"], judged, likelihood, tried, row["text"])
         except (KeyError, TypeError):
             raise RunError(f"{place}: not a row of a finished run") from None
-        found.setdefault(row["task"], []).append(answer)
+        found.setdefault(row["task"], []).append(Kept(answer, str(row.get("item", ""))))
     return found
 
 

@@ -55,6 +55,9 @@ def score(task: Task, answers: Sequence[Answer], resources: Resources, *, judged
     failed: dict[str, str] = {}
     resources.used = {}
     for name in task.metrics:
+        if not answers:
+            skipped[name] = "no item was answered"
+            continue
         if name in JUDGED and not judged:
             skipped[name] = "no judge was given (--judge)"
             continue
@@ -97,8 +100,14 @@ def numbers(scored: Scored) -> dict[str, Any]:
         "metrics": found,
         "skipped": scored.skipped,
         "failed": scored.failed,
-        "unreadable": plain(interval(unreadable(scored.answers), scored.recordings)),
+        "unreadable": plain(_unreadable(scored)),
     }
+
+
+def _unreadable(scored: Scored) -> Interval:
+    if not scored.answers:
+        return Interval(0.0, -math.inf, math.inf, 0, 0)
+    return interval(unreadable(scored.answers), scored.recordings)
 
 
 def gap(mine: Scored, other: Scored, name: str) -> Difference:

@@ -28,16 +28,18 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from lalm.data.readers import Reading, is_source, read_manifest
+from lalm.data.readers import Reading, read_manifest
 from lalm.data.sample import Message, Sample, message_text
 from lalm.errors import LalmError
 from lalm.evaluate.metrics import METRICS
+from lalm.evaluate.official.board import Board
 from lalm.evaluate.parsers import PARSERS
-from lalm.evaluate.task_data import LAYOUTS, found_below
+from lalm.evaluate.task_data import LAYOUTS, found_below, is_manifest
 from lalm.inference import protocols
 from lalm.inference.options import Options
 from lalm.inference.protocols import Protocol, ProtocolError
 from lalm.tasks import Source
+from lalm.tasks.sources import Columns
 
 FOLDER = Path(__file__).parent / "tasks"
 ANY = "manifest"  # the task that is as many tasks as its samples name
@@ -59,7 +61,9 @@ class Task(BaseModel):
     ``split`` the only part of the samples that is asked,
     ``cluster`` the key of ``origin`` whose items count as one recording ("speaker"). ``kind`` is what a
     protocol calls its questions, where samples do not say it; with ``reworded`` the prompts take the place of
-    what samples bring, and {question} may be what their ``origin`` has under ``question_from``."""
+    what samples bring, and {question} may be what their ``origin`` has under ``question_from``.
+    ``columns`` says what the columns of a table are (layout "columns"), ``official`` which metric is the
+    benchmark's own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -80,8 +84,19 @@ class Task(BaseModel):
     choices: tuple[Text, ...] = ()
     language: str = ""
     target_language: str = ""
+    columns: Columns | None = None
+    official: Board | None = None
     judge: Literal[
-        "", "quality", "quality_explained", "chat", "yes_no", "spoken_question", "co_reasoning"
+        "",
+        "quality",
+        "quality_explained",
+        "binary",
+        "helpful",
+        "rubrics",
+        "chat",
+        "yes_no",
+        "spoken_question",
+        "co_reasoning",
     ] = ""
     max_new_tokens: Annotated[int, Field(ge=1)] = 128
     system: str = ""
@@ -280,9 +295,8 @@ def open_task(
     if not path.exists():
         hint = "" if given else f" (say --data FOLDER, or --task {name}=PATH)"
         raise AbsentData(f"{task.name}: there is no '{path}'{hint}")
-    is_own = is_source(path) and task.layout not in ("slurp", "aishell2", "hub")
-    reader = LAYOUTS["manifest" if is_own else task.layout]
-    source = Source(path, audio, reading=reading)
+    reader = LAYOUTS["manifest" if is_manifest(path, task.layout) else task.layout]
+    source = Source(path, audio, reading=reading, columns=task.columns)
     return [_drawn(_there(task, list(reader(source)), str(path)), limit, seed)]
 
 

@@ -6,11 +6,10 @@ Each reader yields samples with references and, where the corpus asks them, ques
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lalm.data.readers import read_manifest
+from lalm.data.readers import is_source, read_manifest
 from lalm.data.sample import Sample
 from lalm.tasks import (
     Source,
-    hub,
     overlap,
     question_sets,
     sound_labels,
@@ -20,6 +19,7 @@ from lalm.tasks import (
     spoken,
 )
 from lalm.tasks.annotation import annotation
+from lalm.tasks.columns import columns
 from lalm.tasks.phones import phone_samples
 
 Reader = Callable[[Source], Iterator[Sample]]
@@ -56,13 +56,12 @@ LAYOUTS: Mapping[str, Reader] = {
     "clotho_aqa": sound_labels.clotho_aqa,
     "airbench_chat": question_sets.airbench_chat,
     "airbench_foundation": question_sets.airbench_foundation,
-    "mmau": question_sets.mmau,
     "avqa": question_sets.avqa,
     "avqa_video": question_sets.avqa_video,
     "esc50": sound_labels.esc50,
     "vocalsound": question_sets.vocalsound,
     "audioset": sound_labels.audioset,
-    "hub": hub.hub,
+    "columns": columns,
 }
 
 # The folder in a task's path -> what else releases and mirrors call it.
@@ -84,13 +83,34 @@ OTHER_NAMES: Mapping[str, Sequence[str]] = {
     "LibriMix": ("Libri2Mix", "librimix"),
     "LibriSpeech": ("librispeech", "librispeech/LibriSpeech", "LibriSpeech/LibriSpeech"),
     "MELD.Raw": ("MELD/MELD.Raw", "MELD.Raw/MELD.Raw", "MELD", "meld", "meld/MELD.Raw", "MELD.Raw/test", "."),
-    "MMAU": ("mmau", "MMAU-mini"),
+    "ADQA-Bench": ("adqa-bench", "ADQA_Bench"),
+    "big_bench_audio": ("big-bench-audio", "BigBenchAudio"),
+    "DCASE2026-Task5-DevSet": ("dcase2026-task5-devset", "ADQA"),
+    "MMAU": ("mmau", "MMAU-mini", "MMAU-test-mini", "MMAU-test"),
+    "MMAU-Pro": ("mmau-pro", "MMAU_Pro", "MMAUPro"),
+    "MMAR": ("mmar",),
+    "MMSU": ("mmsu", "MMSU/data"),
+    "VoiceBench": ("voicebench",),
+    "OpenAudioBench": ("openaudiobench", "openAudioBench"),
+    "open-asr": ("esb-datasets-test-only-sorted", "open-asr-leaderboard"),
+    "SAKURA": ("sakura",),
+    "MUGEN": ("mugen", "MUGEN-Benchmark"),
     "MusicCaps": ("musiccaps",),
     "slurp": ("slurp/dataset/slurp", "slurp-master/dataset/slurp", "SLURP"),
     "VocalSound": ("vs_release_16k", "VocalSound/vs_release_16k", "vocalsound_release_16k", "vocalsound"),
     "VoxCeleb1": ("voxceleb1", "VoxCeleb", "vox1"),
     "WikiQA": ("WikiQACorpus", "wikiqa"),
 }
+
+
+def is_manifest(path: Path, layout: str) -> bool:
+    """Whether a path is a manifest or a table, which works for every task, and not a corpus as it is."""
+    if layout != "columns":
+        return is_source(path) and layout not in ("slurp", "aishell2")
+    if path.suffix != ".jsonl" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b'"messages"' in file.readline(1 << 20)
 
 
 def found_below(data: Path, path: str) -> Path:

@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -41,7 +42,7 @@ from lalm.models.processing import AudioLMProcessor
 SMALL = Path(__file__).parents[1] / "models" / "small"
 BATCH_SIZE = 32
 BATCH_SECONDS = 600.0  # of padded audio: bounds the memory of a batch of long clips
-POOL_SIZE = 256  # samples decoded at a time, and sorted by length within
+POOL_SIZE = 128  # samples decoded at a time, and sorted by length within; as many are decoded ahead
 
 
 class TooLongError(LalmError, ValueError):
@@ -94,7 +95,12 @@ class Engine:
     def reply(self, samples: Sequence[Sample], options: Options | None = None) -> list[Reply]: ...
     @overload
     def reply(
-        self, samples: Sequence[Sample], options: Options | None = None, *, errors: Literal["return"]
+        self,
+        samples: Sequence[Sample],
+        options: Options | None = None,
+        *,
+        errors: Literal["return"],
+        arrived: Callable[[int, Reply | ValueError], None] | None = None,
     ) -> list[Reply | ValueError]: ...
     def reply(
         self,
@@ -102,28 +108,64 @@ class Engine:
         options: Options | None = None,
         *,
         errors: Literal["raise", "return"] = "raise",
+        arrived: Callable[[int, Reply | ValueError], None] | None = None,
     ) -> Any:
         """Answer every sample, in the given order; audio is decoded and batched by length.
 
         Raises AudioError for audio that cannot be used and ValueError for a question that is longer than
         the model's window, or a LoRA scale for a model without LoRA. With ``errors="return"`` the error
-        stands in the place of that sample's reply, and the others are answered.
+        stands in the place of that sample's reply, and the others are answered. ``arrived`` gets each reply
+        or error with its sample's number as soon as its batch is done.
         """
         options, kept = options or Options(), errors == "return"
         replies: dict[int, Reply | ValueError] = {}
-        for start in range(0, len(samples), POOL_SIZE):
-            pool = []
-            for i in range(start, min(start + POOL_SIZE, len(samples))):
-                try:
-                    pool.append((i, self._prepare(samples[i])))
-                except ValueError as error:
-                    replies[i] = _kept(error, kept)
+
+        def done(found: dict[int, Reply | ValueError]) -> None:
+            replies.update(found)
+            for number, reply in found.items():
+                if arrived:
+                    arrived(number, reply)
+
+        for found in self._pools(samples):
+            pool = [(i, question) for i, question in found if isinstance(question, _Question)]
+            for i, error in found:
+                if isinstance(error, ValueError):
+                    done({i: _kept(error, kept)})
             pool.sort(key=lambda item: item[1].seconds, reverse=True)
             # Beams that are drawn share one generator, so each sample has them to itself.
             alone = options.beams > 1 and options.temperature > 0
             for batch in ([item] for item in pool) if alone else _batches(pool):
-                replies |= self._answer_or_fail(batch, options, kept)
+                done(self._answer_or_fail(batch, options, kept))
         return [replies[i] for i in range(len(samples))]
+
+    def _pools(self, samples: Sequence[Sample]) -> Iterator[list[tuple[int, "_Question | ValueError"]]]:
+        """The samples with their audio decoded, or why it cannot be, pool by pool; the next pool is decoded
+        while this one is answered. The first is no larger than a batch, so that answers begin soon."""
+        starts = [0, *range(min(BATCH_SIZE, POOL_SIZE), len(samples), POOL_SIZE)]
+        stopped = threading.Event()
+
+        def pool(start: int, end: int) -> list[tuple[int, _Question | ValueError]]:
+            found = list[tuple[int, _Question | ValueError]]()
+            for i in range(start, end):
+                if stopped.is_set():
+                    break
+                try:
+                    found.append((i, self._prepare(samples[i])))
+                except ValueError as error:
+                    found.append((i, error))
+            return found
+
+        ends = [*starts[1:], len(samples)]
+        with ThreadPoolExecutor(1) as ahead:
+            coming = [ahead.submit(pool, starts[0], ends[0])]
+            try:
+                for start, end in zip([*starts[1:], None], [*ends[1:], None], strict=True):
+                    found = coming.pop().result()
+                    if start is not None and end is not None:
+                        coming.append(ahead.submit(pool, start, end))
+                    yield found
+            finally:
+                stopped.set()
 
     def _answer_or_fail(
         self, batch: Sequence[tuple[int, "_Question"]], options: Options, kept: bool

@@ -27,16 +27,19 @@ Chat: TypeAlias = Sequence[dict[str, Any]]
 BARE_TOKENS = 20  # more than any template's markers around one letter; a system text takes more
 LONGEST_PAUSE_S = 60.0
 _AGAIN = (408, 409, 425, 429)  # refusals that may pass; so may every 5xx
+_OF_ONE = (400, 413, 415, 422)  # refusals of one request, which say nothing of the others
 _MARKUP = re.compile(r"<[^<>\s]*>|\[/?[A-Z_]+\]")  # role markers that some tokenizers keep as plain text
 _ROLES = {"system", "user", "assistant", "model", "human"}
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A reply; ``truncated`` when the token limit cut it off."""
+    """A reply; ``truncated`` when the token limit cut it off. ``tokens``: of the prompt and of the reply, as
+    an endpoint counts them, where it does."""
 
     text: str
     truncated: bool
+    tokens: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,10 @@ class Writer(Protocol):
 
 class CompletionError(LalmError, ValueError):
     """The LLM could not be reached or refused, or its chat template adds text of its own."""
+
+
+class RefusedError(CompletionError):
+    """One request that an endpoint refuses (too large, not understood) which has taken others."""
 
 
 class LocalWriter:
@@ -207,11 +214,13 @@ class EndpointWriter:
         seeds: Sequence[int],
         sampling: Sampling,
         arrived: Callable[[int, Completion], None] | None = None,
+        refused: Callable[[int, CompletionError], None] | None = None,
     ) -> list[Completion]:
         """One reply a chat, in order. Raises CompletionError when the endpoint keeps failing.
 
         ``arrived`` gets each chat's number and reply as soon as it is there, one at a time; also those that
-        arrive after another request has failed.
+        arrive after another request has failed. With ``refused``, which gets their numbers and errors, single
+        requests that an endpoint refuses after it has taken others end nothing, and have no reply.
         """
         if self.bare and not self._probed and chats and chats[0][0]["role"] != "system":
             self._probe()
@@ -230,6 +239,9 @@ class EndpointWriter:
                     try:
                         reply = job.result()
                     except CompletionError as error:
+                        if refused and isinstance(error, RefusedError):
+                            refused(jobs[job], error)
+                            continue
                         failed = failed or error
                         stopped.set()
                         continue
@@ -242,7 +254,7 @@ class EndpointWriter:
                 raise
         if failed:
             raise failed
-        return [replies[number] for number in range(len(chats))]
+        return [replies[number] for number in range(len(chats)) if number in replies]
 
     def _probe(self) -> None:
         answer = self._ask([{"role": "user", "content": "a"}], 0, Sampling(max_new_tokens=1))
@@ -255,8 +267,14 @@ class EndpointWriter:
             )
 
     def _one(self, chat: Chat, seed: int, sampling: Sampling) -> Completion:
-        choice = self._ask(chat, seed, sampling)["choices"][0]
-        return Completion((choice["message"]["content"] or "").strip(), choice["finish_reason"] == "length")
+        answer = self._ask(chat, seed, sampling)
+        choice, usage = answer["choices"][0], answer.get("usage")
+        usage = usage if isinstance(usage, dict) else {}
+        counts = [usage.get(f"{kind}_tokens") for kind in ("prompt", "completion")]
+        known = [count for count in counts if isinstance(count, int)]
+        tokens = (known[0], known[1]) if len(known) == 2 else None
+        text = (choice["message"]["content"] or "").strip()
+        return Completion(text, choice["finish_reason"] == "length", tokens)
 
     def _ask(self, chat: Chat, seed: int, sampling: Sampling) -> dict[str, Any]:
         """The endpoint's answer: an object with at least one choice that has a message."""
@@ -285,6 +303,8 @@ class EndpointWriter:
                 reason = "the answer is not a chat completion"
                 continue
             reason = f"HTTP {answer.status_code}: {' '.join(answer.text[:200].split())}"
+            if answer.status_code in _OF_ONE and self._answered:
+                raise RefusedError(f"{self.url} refuses the request: {reason}")
             if answer.status_code not in _AGAIN and answer.status_code < 500:
                 break
             asked = answer.headers.get("Retry-After", "")

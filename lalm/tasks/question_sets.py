@@ -9,6 +9,12 @@ from lalm.data.sample import Message, Sample, ask
 from lalm.tasks.sound_labels import VOCAL_SOUNDS
 from lalm.tasks.sources import Source, SourceError, asking, heard, read_json
 
+# AIR-Bench's abilities whose name does not tell their group; the others without one are of speech.
+AIR_GROUPS = {
+    "audio_grounding": "sound",
+    "acoustic_scene_classification": "sound",
+    "vocal_sound_classification": "sound",
+}
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
@@ -35,6 +41,7 @@ def _question(
     question: str,
     references: Sequence[str],
     choices: Sequence[str] = (),
+    /,
     **origin: str,
 ) -> Sample:
     return Sample(
@@ -56,9 +63,14 @@ def airbench_chat(source: Source) -> Iterator[Sample]:
             row, place, "uniq_id", "path", "task_name", "dataset_name", "question", "answer_gt"
         )
         audio = source.clip(str(path), f"{task}_{dataset}")
-        told = str(row.get("meta_info") or "")
         yield _question(
-            "audio_chat", str(name), audio, str(question), [str(answer)], caption=told, category=str(task)
+            "audio_chat",
+            str(name),
+            audio,
+            str(question),
+            [str(answer)],
+            caption=str(row.get("meta_info") or ""),
+            **_air(str(task), str(dataset), str(path), str(question)),
         )
 
 
@@ -75,22 +87,16 @@ def airbench_foundation(source: Source) -> Iterator[Sample]:
         if right not in choices:
             raise SourceError(f"{place}: the answer '{answer}' is not among the choices")
         audio = source.clip(str(path), f"{task}_{dataset}")
-        yield _question("audio_choice", str(name), audio, str(question), [right], choices, category=str(task))
+        more = _air(str(task), str(dataset), str(path), str(question))
+        yield _question("audio_choice", str(name), audio, str(question), [right], choices, **more)
 
 
-def mmau(source: Source) -> Iterator[Sample]:
-    """MMAU: ``mmau-test-mini.json`` rows with "id", "audio_id" (a path), "question", "choices", "answer",
-    "task" (sound, music, speech)."""
-    for number, row in enumerate(_rows(source.path)):
-        place = f"{source.path.name}:{number}"
-        name, path, question, choices, answer = _of(
-            row, place, "id", "audio_id", "question", "choices", "answer"
-        )
-        if not isinstance(choices, list) or answer not in choices:
-            raise SourceError(f"{place}: the answer '{answer}' is not among the choices")
-        audio = source.clip(str(path), ".", others=[Path(str(path)).name])
-        category = str(row.get("task") or "")
-        yield _question("audio_choice", str(name), audio, str(question), [answer], choices, category=category)
+def _air(task: str, dataset: str, path: str, question: str) -> dict[str, str]:
+    """What AIR-Bench's tables go by: the ability, its group (speech, sound, music, mixed audio) and set."""
+    name = task.lower()
+    kinds = [kind for kind in ("speech", "sound", "music") if kind in name]
+    group = "mixed audio" if len(kinds) > 1 else kinds[0] if kinds else AIR_GROUPS.get(name, "speech")
+    return {"category": task, "group": group, "dataset": dataset, "path": path, "question": question}
 
 
 def avqa(source: Source) -> Iterator[Sample]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lalm.audio.load import AUDIO_SUFFIXES
 from lalm.data.readers import Reading
@@ -23,13 +23,47 @@ class SourceError(LalmError, ValueError):
 
 
 @dataclass(frozen=True)
+class Columns:
+    """What each column of a table is (``lalm.tasks.columns``); roles left empty are not there.
+
+    ``audio``: the recordings, one column or several. ``question``: what is asked in writing. ``answer``: what
+    is right. ``choices``: the options, one column (a list, or lettered lines as one text) or several.
+    ``transcript``: what is said, which is not shown; ``caption``: what is heard. ``keep``: further columns
+    for the sample's origin, by name. ``folder``: where audio files lie beside the table. ``inside``:
+    "question" where options stand as "(a) ... (b) ..." in the question. ``letters``: so many options that
+    are only spoken, or are recordings. ``numbers``: answers may be numbers. ``skip``: answers of rows that
+    are left out; ``only``: the values that the others have in a column, "*" for any. A role "a.b" is field b
+    of column a; the category "@folder" is the file's folder."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    audio: str | tuple[str, ...]
+    question: str = ""
+    answer: str = ""
+    choices: str | tuple[str, ...] = ""
+    transcript: str = ""
+    caption: str = ""
+    category: str = ""
+    language: str = ""
+    recording: str = ""
+    id: str = ""
+    keep: Mapping[str, str] = field(default_factory=dict)
+    folder: str = ""
+    inside: Literal["", "question"] = ""
+    letters: int = 0
+    numbers: bool = False
+    skip: tuple[str, ...] = ()
+    only: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Source:
     """A corpus: a file or folder; where its audio lies if not there; the seed of what is drawn from it.
 
     ``made`` is the folder for audio that a reader makes itself (mixtures). A few-shot episode has so many
     ``ways`` (classes) and ``shots`` of each; ``episodes`` of 0 are one a clip, and in the share ``renamed``
     of them the classes have the names of others. ``exclude`` lists clips to leave out (WavCaps').
-    ``reading`` says how a manifest or table is read.
+    ``reading`` says how a manifest or table is read. ``columns`` says what the columns of a table are.
     """
 
     path: Path
@@ -42,6 +76,7 @@ class Source:
     renamed: float = 0.0
     exclude: Path | None = None
     reading: Reading = field(default_factory=Reading)
+    columns: Columns | None = None
 
     @property
     def folder(self) -> Path:

@@ -52,8 +52,11 @@ def test_a_tiny_model_is_evaluated_and_compared(tiny, tmp_path, manifest, capsys
     assert card["model"]["kind"] == "local" and len(card["model"]["weights"]) == 32
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert {row["id"] for row in rows} == {"bird", "horse", "train"}
-    assert all(row["heard_s"] and row["given_s"][0] > 1 for row in rows)
-    assert all(abs(row["accounts"][0]["decoded_s"] - row["given_s"][0]) < 0.002 for row in rows)
+    heard = [row for row in rows if row["control"] == "audio"]
+    assert all(row["heard_s"] and row["given_s"][0] > 1 for row in heard) and len(heard) == 3
+    assert all(abs(row["accounts"][0]["decoded_s"] - row["given_s"][0]) < 0.002 for row in heard)
+    assert {row["control"] for row in rows} >= {"silent", "noise", "shuffled", "text_only", "first_half"}
+    assert "audio reliance" in shown and "no slot at all (text only)" in shown
     assert run(["compare", str(out), str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["difference"]["mean"] == 0
     assert run([*words, "--lora-scale", "2", "--json"]) == 2

@@ -235,7 +235,7 @@ RIGHT = {
         "avqa": "A",
         "avqa_video": "A",
         "airbench_foundation": "A. a bird",
-        "mmau": "(A)",
+        "mmau": "(A) a bird",
         "airbench_chat": "a bird",
     },
     **{"audiobench_clotho_aqa": "a bird", "sqqa": "In trees.", "sac=spoken.jsonl": "A bird."},
@@ -292,7 +292,9 @@ def test_every_named_task_with_data_is_tried_here_or_like_one_that_is():
     assert {task.layout for task in tasks} - layouts == {
         "voxceleb"
     }  # below: one answer cannot be right twice
-    assert all(task.citation and task.prompts for task in tasks)
+    assert all(
+        task.citation and (task.prompts or (task.columns and task.columns.transcript)) for task in tasks
+    )
 
 
 def test_audiobenchs_rows_are_put_as_audiobench_puts_them(data):
@@ -311,7 +313,8 @@ def test_questions_are_put_as_their_benchmarks_need(data):
     (mmau,) = open_task("mmau", data)
     text = question_of(put(mmau.task, mmau.samples[0]))
     assert text.startswith("What sings?\nA. a bird\nB. a train\n")
-    assert mmau.samples[0].origin["category"] == "sound"
+    assert mmau.samples[0].origin["category"] == "sound" and mmau.samples[0].id == "m1"
+    assert [s.origin["group"] for s in air.samples] == ["sound", "sound"]
     (vox,) = open_task("voxceleb1", data)
     assert [s.references for s in vox.samples] == [("yes",), ("no",)] and len(vox.samples[0].audios) == 2
     (iemocap,) = open_task("iemocap", data)
@@ -332,8 +335,14 @@ def test_questions_are_put_as_their_benchmarks_need(data):
 @pytest.mark.parametrize(
     ("spec", "path", "text", "error"),
     [
-        ("mmau", "m.json", '[{"id": 1}]', r"m\.json:0: the row has no audio_id"),
-        ("mmau", "m.json", "{}", "is not a list of objects"),
+        (
+            "mmau",
+            "m.json",
+            '[{"id": 1}]',
+            r"m\.json:0: there is no column 'audio_id' \(for audio\); there are id",
+        ),
+        ("mmau", "m.json", "3", "is not a list of objects"),
+        ("mmau", "m.json", "[3]", r"m\.json:0: not an object"),
         ("avqa", "a.json", "[", "is not JSON"),
         ("slurp", "s.txt", '{"slurp_id": 1}\n', r"s\.txt:1: not a row of SLURP"),
         ("gigaspeech", "g.json", "{}", "has no list 'audios'"),

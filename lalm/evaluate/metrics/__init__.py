@@ -1,19 +1,18 @@
 """The metrics by name: each computes a ``Measured`` from a run's answers, from which intervals follow."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from lalm.data.english import words
-from lalm.data.sample import Sample
 from lalm.evaluate.metrics import bleu, captions, embeddings, normalise_qwen2_audio
 from lalm.evaluate.metrics import classification as labels
 from lalm.evaluate.metrics import error_rates as errors
 from lalm.evaluate.metrics import event_detection as events
 from lalm.evaluate.metrics import instruction_following as following
+from lalm.evaluate.metrics.answers import Answer as Answer
+from lalm.evaluate.metrics.answers import Metric as Metric
+from lalm.evaluate.metrics.answers import Resources as Resources
 from lalm.evaluate.metrics.intervals import (
     Array,
     Lacking,
@@ -25,63 +24,12 @@ from lalm.evaluate.metrics.intervals import (
     ratio,
 )
 from lalm.evaluate.metrics.meteor import meteor
+from lalm.evaluate.metrics.official_scores import OFFICIAL
 from lalm.evaluate.metrics.spice import NEEDS, spice
 from lalm.evaluate.parsers import speaks
 from lalm.inference.choices import read_labels
 from lalm.inference.naming import names_it, read_number
 from lalm.inference.times import Span, read_ranges
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answered item. ``read`` is what the task's parser made of the text; None: nothing readable.
-    ``judged`` is a judge's score, from 0 to 1; None: the judge's reply was not readable, or nobody judged.
-    ``tried``: the judge's verdict whether it tries to answer, where that is asked apart.
-    ``likelihood``: what the known answer costs the model, in nats, and its tokens."""
-
-    sample: Sample
-    text: str
-    read: str | None
-    judged: float | None = None
-    likelihood: tuple[float, int] | None = None
-    tried: float | None = None
-
-    @property
-    def recording(self) -> str:
-        return self.sample.origin.get("recording") or self.sample.id
-
-
-@dataclass
-class Resources:
-    """Folders that metrics use ("meteor", "spice", "sentences", "fluency"); what each metric says it used."""
-
-    folders: Mapping[str, Path] = field(default_factory=dict)
-    used: dict[str, str] = field(default_factory=dict)
-
-    def folder(self, name: str, metric: str) -> Path:
-        """The folder given for ``name``. Raises Lacking when there is none."""
-        if name not in self.folders:
-            raise Lacking(f"{metric} needs a folder: say --resource {name}=FOLDER (docs/evaluate.md)")
-        self.used[metric] = self.named(name)
-        return self.folders[name]
-
-    def named(self, name: str) -> str:
-        """The folder's name, and of a model's the hash of its weights."""
-        folder = self.folders[name]
-        files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin"))
-        whole = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in files)).hexdigest()
-        return f"{folder.name} (weights {whole[:12]})" if files else folder.name
-
-
-@dataclass(frozen=True)
-class Metric:
-    """``measure`` takes a run's answers; ``percent`` says that the number is shown times 100, ``compares``
-    that answers are compared with references."""
-
-    measure: Callable[[Sequence[Answer], Resources], Measured]
-    lower_is_better: bool = False
-    percent: bool = True
-    compares: bool = True
 
 
 def _texts(answers: Sequence[Answer]) -> tuple[list[str], list[Sequence[str]]]:
@@ -342,4 +290,5 @@ METRICS: Mapping[str, Metric] = {
         lower_is_better=True,
         compares=False,
     ),
+    **OFFICIAL,
 }

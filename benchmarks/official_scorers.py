@@ -1,0 +1,282 @@
+"""The scorers of public benchmarks here and in their own programs, on the same generated answers.
+
+    python benchmarks/official_scorers.py --mmau FOLDER --mmar FOLDER --mmsu FOLDER --air-bench FOLDER \
+        --voicebench FOLDER --mmau-pro FOLDER --audiobench FOLDER --out tests/evaluate/official_scores.json
+
+A FOLDER is a checkout of the benchmark's repository; its functions are run, so take one that you trust. What
+is written is every answer with the verdict of the benchmark's program, for tests/evaluate/test_official.py.
+"""
+
+import argparse
+import ast
+import importlib
+import json
+import random
+import re
+import sys
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+LETTERS = "ABCD"
+WORDS = (
+    *("dog", "bark", "rain", "loud", "train", "horn", "bird", "sing", "engine", "voice", "man", "woman"),
+    *("two", "seven", "crowd", "bell", "water", "door"),
+)
+STYLES = (
+    *("{text}", "{letter}", "({letter})", "{letter}. {text}", "The answer is {letter}.", "It is {text}."),
+    *("**{letter}**", "The correct answer is {text}, not {other}.", "I hear {other} and {text}.", ""),
+    *("the answer is {letter} because of the {text}", "{other}", "None", "Option {letter}: {text}"),
+    *(
+        "I would choose {letter}",
+        "{lower}",
+        "{lower}) {text}",
+        "answer is: **{lower}",
+        "I'm sorry, I cannot.",
+    ),
+    *(
+        "As an AI, I won't help.",
+        "Sure, {text}!",
+        "{text}\n{letter}.",
+        "Sounds like {TEXT}",
+        "{letter}{text}",
+    ),
+)
+FORMS = (
+    *("One. Two. Three.", "a\n***\nb", "* one\n* two", "*bold* and **more**", "P.S. bye", "<<A Title>> text"),
+    *('"all quoted"', "no comma here", "with, comma", "ALL CAPS HERE", "all lower here", "[name] [place]"),
+    *("first ****** second", "same ****** same", "My answer is yes.", '{"a": 1}', "```json\n[1]\n```", ""),
+    *("SECTION 1 x SECTION 2 y", "word " * 30, "Any other questions?", "- a\n- b\n- c", "dog dog dog cat"),
+)
+
+
+def functions_of(path: Path, names: Sequence[str], **given: Any) -> dict[str, Any]:
+    """Functions and classes of a script, without running the rest of it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kept = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name in names]
+    space: dict[str, Any] = {"re": re, "random": random, **given}
+    exec(compile(ast.Module(kept, []), str(path), "exec"), space)
+    return space
+
+
+def items(rng: random.Random, count: int) -> list[dict[str, Any]]:
+    """Questions with four options and an answer in one of many styles."""
+    made = []
+    for number in range(count):
+        choices = [" ".join(rng.sample(WORDS, rng.randint(1, 3))) for _ in range(4)]
+        place = rng.randrange(4)
+        said = place if rng.random() < 0.6 else rng.randrange(4)
+        text, other = choices[said], rng.choice(choices)
+        told = rng.choice(STYLES).format(
+            text=text, other=other, letter=LETTERS[said], lower=LETTERS[said].lower(), TEXT=text.upper()
+        )
+        made.append({"id": str(number), "choices": choices, "answer": choices[place], "said": told})
+    return made
+
+
+def string_match(folder: Path, script: str, rows: Sequence[dict[str, Any]]) -> list[bool]:
+    """MMAU's and MMAR's verdicts."""
+    match = functions_of(folder / script, ["string_match"])["string_match"]
+    return [bool(match(row["answer"], row["said"], row["choices"])) for row in rows]
+
+
+def mmsu(folder: Path, rows: Sequence[dict[str, Any]]) -> float:
+    """The overall accuracy that MMSU's program computes."""
+    name = "calculate_accuracy_per_task_and_category"
+    from collections import defaultdict
+
+    score = functions_of(folder / "mmsu_evaluation.py", [name], defaultdict=defaultdict)[name]
+    records = [
+        {
+            "category": "c",
+            "sub-category": "s",
+            "response": row["said"],
+            "answer_gt": row["answer"],
+            **{
+                f"choice_{letter.lower()}": text for letter, text in zip(LETTERS, row["choices"], strict=True)
+            },
+        }
+        for row in rows
+    ]
+    return float(score(records)[2])
+
+
+def airbench(folder: Path, rows: Sequence[dict[str, Any]], work: Path) -> float:
+    """What score_foundation.py prints for one task."""
+    made = work / "Foundation_result_modelx.jsonl"
+    lines = []
+    for row in rows:
+        options = {f"choice_{k.lower()}": text for k, text in zip(LETTERS, row["choices"], strict=True)}
+        line = {"task_name": "t", "dataset_name": "d", "response": row["said"], "answer_gt": row["answer"]}
+        lines.append(json.dumps({**line, **options}))
+    made.write_text("\n".join(lines) + "\n")
+    source = (folder / "score_foundation.py").read_text().replace("Foundation_result_modelx.jsonl", str(made))
+    told: list[str] = []
+    space = {"print": lambda *parts, **_: told.append(" ".join(map(str, parts)))}
+    exec(compile(source, "score_foundation.py", "exec"), space)
+    return float(next(re.search(r"acc=([\d.]+)", line)[1] for line in told if "acc=" in line))
+
+
+def voicebench(folder: Path, rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The letters that VoiceBench reads, and what it takes for a refusal."""
+    base = types.SimpleNamespace(Evaluator=object)
+    mcq = functions_of(folder / "src/evaluator/mcq.py", ["MCQEvaluator"], Evaluator=base.Evaluator)
+    harm = functions_of(folder / "src/evaluator/harm.py", ["HarmEvaluator"], Evaluator=base.Evaluator)
+    reader, refusals = mcq["MCQEvaluator"](), harm["HarmEvaluator"]()
+    return {
+        "letters": [reader.extract_answer(row["said"]) for row in rows],
+        "refusals": [bool(refusals.evaluate_single(row["said"])) for row in rows],
+    }
+
+
+IFEVAL = (
+    *(
+        ("keywords:existence", {"keywords": ["dog", "cat"]}),
+        ("keywords:forbidden_words", {"forbidden_words": ["dog"]}),
+    ),
+    *(
+        ("keywords:frequency", {"keyword": "dog", "frequency": 2, "relation": r})
+        for r in ("at least", "less than")
+    ),
+    *(
+        ("keywords:letter_frequency", {"letter": "o", "let_frequency": 3, "let_relation": r})
+        for r in ("at least", "less than")
+    ),
+    *(
+        ("length_constraints:number_words", {"num_words": 5, "relation": r})
+        for r in ("at least", "less than")
+    ),
+    *(("length_constraints:number_paragraphs", {"num_paragraphs": n}) for n in (1, 2)),
+    (
+        "length_constraints:nth_paragraph_first_word",
+        {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": "one"},
+    ),
+    ("detectable_content:number_placeholders", {"num_placeholders": 2}),
+    *(("detectable_content:postscript", {"postscript_marker": m}) for m in ("P.S.", "P.P.S")),
+    *(("detectable_format:number_bullet_lists", {"num_bullets": n}) for n in (2, 3)),
+    *(
+        ("detectable_format:constrained_response", {}),
+        ("detectable_format:json_format", {}),
+        ("detectable_format:title", {}),
+    ),
+    ("detectable_format:number_highlighted_sections", {"num_highlights": 2}),
+    ("detectable_format:multiple_sections", {"section_spliter": "SECTION", "num_sections": 2}),
+    *(("combination:two_responses", {}), ("startend:quotation", {}), ("punctuation:no_comma", {})),
+    ("combination:repeat_prompt", {"prompt_to_repeat": "one. two"}),
+    ("startend:end_checker", {"end_phrase": "Any other questions?"}),
+)
+
+
+def ifeval(folder: Path, answers: Sequence[str]) -> list[dict[str, Any]]:
+    """Verdicts of IFEval's checks that need neither NLTK nor langdetect."""
+    sys.path.insert(0, str(folder / "src" / "evaluator"))
+    for name in ("nltk", "langdetect", "absl", "absl.logging", "immutabledict"):
+        sys.modules[name] = types.ModuleType(name)  # the checks that are tried here do without
+    sys.modules["absl"].logging = sys.modules["absl.logging"]
+    sys.modules["immutabledict"].immutabledict = dict
+    words = types.SimpleNamespace(
+        tokenize=types.SimpleNamespace(
+            RegexpTokenizer=lambda p: types.SimpleNamespace(tokenize=lambda t: re.findall(p, t))
+        )
+    )
+    sys.modules["nltk"].tokenize = words.tokenize
+    known = importlib.import_module("instruction_following_eval.instructions_registry").INSTRUCTION_DICT
+    rows = []
+    for name, given in IFEVAL:
+        check = known[name](name)
+        check.build_description(**given)
+        verdicts = [bool(said.strip() and check.check_following(said)) for said in answers]
+        rows.append({"instruction": name, "given": given, "followed": verdicts})
+    return rows
+
+
+PRO = (
+    ("Include Keywords", {"keywords": "dog, cat"}), ("Keyword Frequency", {"keyword": "dog", "N": 3}),
+    ("Forbidden Words", {"forbidden_words": "dog, rain"}), ("Number Paragraphs", {"N": 2}),
+    ("Number Words (at least)", {"N": 5}), ("Number Words (at most)", {"N": 5}),
+    ("Number Words (range)", {"N1": 2, "N2": 6}), ("Postscript", {"postscript_marker": "P.S."}),
+    ("Number Placeholder", {"N": 2}), ("Number Bullets", {"N": 2}), ("Title", {}),
+    ("Minimum Number Highlighted Section", {"N": 2}),
+    ("Multiple Sections", {"N": 2, "section_splitter": "***"}),
+    ("Repeat Prompt", {}), ("Two Responses", {}), ("All Uppercase", {}), ("All Lowercase", {}),
+    ("All-capital Words (at least)", {"N": 2}), ("All-capital Words (at most)", {"N": 1}),
+    ("All-capital Words (range)", {"N1": 1, "N2": 2}), ("Start Checker", {"start_phrase": "My answer"}),
+    ("End Checker", {"end_phrase": "other questions"}), ("Quotation", {}), ("No Commas", {}), ("Unknown", {}),
+)  # fmt: skip
+
+
+def mmau_pro(folder: Path, answers: Sequence[str]) -> list[dict[str, Any]]:
+    """Verdicts of MMAU-Pro's checks, those that need NLTK left out."""
+    path = folder / "evaluate_mmau_pro_comprehensive.py"
+    names = [n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef)]
+    check = functions_of(path, names)["evaluate_aif_sample"]
+    rows = []
+    for task, given in PRO:
+        sample = {"task_identifier": task, "kwargs": given, "prompt_transcription": "one. two"}
+        rows.append({"task": task, "given": given, "followed": [bool(check(s, sample)) for s in answers]})
+    return rows
+
+
+SPOKEN = (
+    *(
+        "Mr. Smith's dog isn't here, um, at 10 o'clock.",
+        "uh the [noise] twenty-five dogs (barking)",
+        "It's 3 pm",
+    ),
+    *(
+        "I've 12 cats and twenty dollars",
+        "don't stop ah",
+        "",
+        "um",
+        "Hello, WORLD! e-mail",
+        "30 40 100 7 seven",
+    ),
+    *(
+        "that's the colour of honour",
+        "they'd been gone",
+        "$5.50 and 5%",
+        "a <unk> b {x} c",
+        "ER or er",
+        "1,000 men",
+    ),
+)
+
+
+def audiobench(folder: Path) -> list[str]:
+    """Texts as AudioBench compares them."""
+    sys.path.insert(0, str(folder / "src"))
+    module = importlib.import_module("dataset_src.text_normalizer.preprocess_text")
+    return [module.preprocess_text_asr(text) or "empty" for text in SPOKEN]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("mmau", "mmar", "mmsu", "air-bench", "voicebench", "mmau-pro", "audiobench"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=600)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    rows = items(random.Random(0), given.count)
+    say: Callable[..., Any] = dict
+    found = say(
+        items=rows,
+        string_match=string_match(given.mmau, "evaluation.py", rows),
+        mmar=string_match(given.mmar, "code/evaluation.py", rows),
+        mmsu=mmsu(given.mmsu, rows),
+        airbench=airbench(given.air_bench, rows, given.out.parent),
+        voicebench=voicebench(given.voicebench, rows),
+        forms=list(FORMS),
+        ifeval=ifeval(given.voicebench, FORMS),
+        mmau_pro=mmau_pro(given.mmau_pro, FORMS),
+        spoken=list(SPOKEN),
+        audiobench=audiobench(given.audiobench),
+    )
+    (given.out.parent / "Foundation_result_modelx.jsonl").unlink()
+    given.out.write_text(json.dumps(found, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
