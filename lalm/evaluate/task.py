@@ -44,6 +44,8 @@ from lalm.tasks.sources import Columns
 FOLDER = Path(__file__).parent / "tasks"
 ANY = "manifest"  # the task that is as many tasks as its samples name
 Text = Annotated[str, Field(min_length=1)]
+ByReference = Literal["quality", "quality_explained", "binary", "chat", "yes_no", "spoken_question"]
+Otherwise = Literal["helpful", "rubrics", "co_reasoning"]
 
 
 class TaskError(LalmError, ValueError):
@@ -86,18 +88,7 @@ class Task(BaseModel):
     target_language: str = ""
     columns: Columns | None = None
     official: Board | None = None
-    judge: Literal[
-        "",
-        "quality",
-        "quality_explained",
-        "binary",
-        "helpful",
-        "rubrics",
-        "chat",
-        "yes_no",
-        "spoken_question",
-        "co_reasoning",
-    ] = ""
+    judge: Literal[""] | ByReference | Otherwise = ""
     max_new_tokens: Annotated[int, Field(ge=1)] = 128
     system: str = ""
     beams: Annotated[int, Field(ge=1)] = 1

@@ -19,8 +19,8 @@ from lalm.tasks import (
     spoken,
 )
 from lalm.tasks.annotation import annotation
-from lalm.tasks.columns import columns
 from lalm.tasks.phones import phone_samples
+from lalm.tasks.published_tables import columns
 
 Reader = Callable[[Source], Iterator[Sample]]
 

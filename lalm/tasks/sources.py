@@ -24,7 +24,7 @@ class SourceError(LalmError, ValueError):
 
 @dataclass(frozen=True)
 class Columns:
-    """What each column of a table is (``lalm.tasks.columns``); roles left empty are not there.
+    """What each column of a table is (``lalm.tasks.published_tables``); roles left empty are not there.
 
     ``audio``: the recordings, one column or several. ``question``: what is asked in writing. ``answer``: what
     is right. ``choices``: the options, one column (a list, or lettered lines as one text) or several.

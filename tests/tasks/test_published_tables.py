@@ -13,7 +13,7 @@ from pyarrow import parquet
 from lalm.data.sample import Sample
 from lalm.evaluate.task import known_tasks, open_task, put, question_of, read_tasks
 from lalm.tasks import Source
-from lalm.tasks.columns import columns
+from lalm.tasks.published_tables import columns
 from lalm.tasks.sources import Columns, SourceError
 
 BELL = (Path(__file__).parents[2] / "samples" / "bell.flac").read_bytes()
