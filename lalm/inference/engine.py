@@ -8,7 +8,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -23,6 +22,7 @@ from lalm.data.messages import AudioPart, part_recording
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.inference.answer import Answer
+from lalm.inference.decoding_ahead import ahead
 from lalm.inference.generation import Progress, processors_of, settings_of
 from lalm.inference.options import FinishReason
 from lalm.inference.options import Options as Options
@@ -126,7 +126,8 @@ class Engine:
                 if arrived:
                     arrived(number, reply)
 
-        for found in self._pools(samples):
+        first = min(BATCH_SIZE, POOL_SIZE)  # so that answers begin soon
+        for found in ahead(lambda i: self._prepare(samples[i]), len(samples), first, POOL_SIZE):
             pool = [(i, question) for i, question in found if isinstance(question, _Question)]
             for i, error in found:
                 if isinstance(error, ValueError):
@@ -137,35 +138,6 @@ class Engine:
             for batch in ([item] for item in pool) if alone else _batches(pool):
                 done(self._answer_or_fail(batch, options, kept))
         return [replies[i] for i in range(len(samples))]
-
-    def _pools(self, samples: Sequence[Sample]) -> Iterator[list[tuple[int, "_Question | ValueError"]]]:
-        """The samples with their audio decoded, or why it cannot be, pool by pool; the next pool is decoded
-        while this one is answered. The first is no larger than a batch, so that answers begin soon."""
-        starts = [0, *range(min(BATCH_SIZE, POOL_SIZE), len(samples), POOL_SIZE)]
-        stopped = threading.Event()
-
-        def pool(start: int, end: int) -> list[tuple[int, _Question | ValueError]]:
-            found = list[tuple[int, _Question | ValueError]]()
-            for i in range(start, end):
-                if stopped.is_set():
-                    break
-                try:
-                    found.append((i, self._prepare(samples[i])))
-                except ValueError as error:
-                    found.append((i, error))
-            return found
-
-        ends = [*starts[1:], len(samples)]
-        with ThreadPoolExecutor(1) as ahead:
-            coming = [ahead.submit(pool, starts[0], ends[0])]
-            try:
-                for start, end in zip([*starts[1:], None], [*ends[1:], None], strict=True):
-                    found = coming.pop().result()
-                    if start is not None and end is not None:
-                        coming.append(ahead.submit(pool, start, end))
-                    yield found
-            finally:
-                stopped.set()
 
     def _answer_or_fail(
         self, batch: Sequence[tuple[int, "_Question"]], options: Options, kept: bool
