@@ -166,7 +166,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = app(words, prog_name="lalm", standalone_mode=False)
     except ClickException as error:
-        return refuse(error.format_message(), 2) if str(error.format_message()) else 2
+        said = str(error.format_message()).replace("Value error, ", "")  # pydantic's, in typer's sentence
+        return refuse(said, 2) if said else 2
     except typer.Abort:
         return refuse("stopped", 1)
     except BaseException as error:

@@ -14,6 +14,7 @@ from lalm.cli.options import (
     Channel,
     Columns,
     Device,
+    Dtype,
     Json,
     Lenient,
     Longest,
@@ -90,6 +91,7 @@ def ask(
     columns: Columns = None,
     transcript: Transcript = None,
     vision: Vision = None,
+    dtype: Dtype = None,
     device: Device = None,
 ) -> None:
     """Ask about recordings; with --vision about images and videos."""
@@ -125,10 +127,12 @@ def ask(
     if out is not None:
         if vision is not None or orders > 1 or system or Piece("-", True) in pieces:
             raise ValueError("--out takes files, and no --orders, --system or --vision")
-        _table(pieces, out, (model, device, transcript), choice, options, reading_of(columns))
+        _table(pieces, out, (model, device, dtype, transcript), choice, options, reading_of(columns))
         return
     if columns:
         raise ValueError("--columns is for the tables that --out asks about")
+    if vision is not None and dtype:
+        raise ValueError("--dtype is for models that hear: it goes with no --vision")
     if vision is not None and transcript:
         raise ValueError("--transcript is for models that hear: it goes with no --vision")
     if vision is not None and (orders > 1 or lora_scale is not None or system or Piece("-", True) in pieces):
@@ -143,7 +147,7 @@ def ask(
     from lalm.cli.protocol import ask_by_name, open_under
 
     sample = ask_by_name(sample, followed, prompts, prompt)
-    engine = open_under(followed, model, device, transcript=transcript)
+    engine = open_under(followed, model, device, dtype, transcript)
     if orders > 1:
         _vote(engine, sample, options, orders, as_json=as_json)
     elif sys.stdout.isatty() and not as_json:
@@ -176,7 +180,7 @@ def _protocol(
 def _table(
     pieces: "Sequence[Piece]",
     out: Path,
-    whose: tuple[str | None, str | None, bool | None],
+    whose: tuple[str | None, str | None, str | None, bool | None],
     choice: dict[str, Any],
     options: "Options",
     reading: "Reading",
@@ -189,8 +193,8 @@ def _table(
     question = " ".join(piece.word for piece in pieces if not piece.is_file)
     from lalm.cli.opening import open_engine
 
-    model, device, transcript = whose
-    engine = open_engine(model, device, transcript=transcript)
+    model, device, dtype, transcript = whose
+    engine = open_engine(model, device, dtype, transcript)
     ask_many(engine, parts, question, options, out, choice)
 
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ from lalm.cli.error_messages import explain
 from lalm.cli.options import (
     Channel,
     Device,
+    Dtype,
     Lenient,
     Longest,
     LoopGuard,
@@ -78,10 +79,7 @@ def chat(
         bool, typer.Option("--drop-oldest", help="When the model's window is full, forget the oldest turns.")
     ] = False,
     transcript: Transcript = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Of the weights (default: the fastest here).", show_default=False),
-    ] = None,
+    dtype: Dtype = None,
     device: Device = None,
 ) -> int:
     """Talk in turns of recordings, text or both.

@@ -16,6 +16,7 @@ from lalm.cli.opening import reading_of
 from lalm.cli.options import (
     Columns,
     Device,
+    Dtype,
     Json,
     LoraScale,
     Prompt,
@@ -108,9 +109,7 @@ def evaluate(
     min_p: Annotated[float | None, typer.Option(help="As for lalm ask.")] = None,
     repetition_penalty: Annotated[float | None, typer.Option(help="As for lalm ask.")] = None,
     no_repeat_ngram_size: Annotated[int | None, typer.Option(help="As for lalm ask.")] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Number format of the weights.")
-    ] = None,
+    dtype: Dtype = None,
     url: Url = None,
     judge: Annotated[
         str | None, typer.Option(help="LLM that judges: pinned name, folder, or with --judge-url a model.")

@@ -20,8 +20,6 @@ def open_engine(
 
     ``transcript``: whether Whisper's stands beside the audio tokens; None: as the model's config says.
     """
-    import torch
-
     from lalm.cli.weights import fetch_for
     from lalm.inference.engine import Engine
 
@@ -30,10 +28,17 @@ def open_engine(
     else:
         fetch_for(model, transcript)
     silence_transformers()
-    precision = getattr(torch, dtype) if dtype else None
+    precision = precision_of(dtype)
     if transcript is None:
         return Engine.load(model, device, precision)
     return Engine.load(model, device, precision, transcript_mode(transcript))
+
+
+def precision_of(dtype: str | None) -> Any:
+    """What --dtype names, as ``Engine.load`` takes it."""
+    import torch
+
+    return dtype if dtype in (None, "int8") else getattr(torch, dtype)
 
 
 def transcript_mode(transcript: bool | None) -> str | None:

@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -59,6 +59,13 @@ Transcript = Annotated[
         "--transcript/--no-transcript",
         help="Give the model Whisper's transcript beside the audio, or the audio alone (default: as its "
         "config says).",
+        show_default=False,
+    ),
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16", "int8"] | None,
+    typer.Option(
+        help="Of the weights (default: the faster of the floats here); int8: the LLM's in 8 bits.",
         show_default=False,
     ),
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from lalm.cli.options import Device, Transcript
+from lalm.cli.options import Device, Dtype, Transcript
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lalm.serve.settings import Settings
 
 ONLY_LALM = (
-    *("fetch", "max_mb", "queue", "rate", "timeout", "device", "allow_host"),
+    *("fetch", "max_mb", "queue", "rate", "timeout", "device", "dtype", "allow_host"),
     *("tls_certificate", "tls_key", "access_log", "others", "open_models"),
 )  # options that vLLM has nothing for
 
@@ -29,6 +29,7 @@ class Place(NamedTuple):
     port: int
     device: str | None
     transcript: bool | None = None
+    dtype: str | None = None
 
 
 def serve(
@@ -77,6 +78,7 @@ def serve(
         str, typer.Option(help="File for one line a request; -: stderr.", show_default=False)
     ] = "",
     transcript: Transcript = None,
+    dtype: Dtype = None,
     device: Device = None,
 ) -> None:
     """Serve a model behind OpenAI's API."""
@@ -101,11 +103,11 @@ def serve(
         _refuse_what_vllm_lacks(context)
         from lalm.cli.serve_vllm import become_vllm
 
-        become_vllm(model, Place(host, port, None, transcript), settings)
+        become_vllm(model, Place(host, port, None, transcript, dtype), settings)
     else:
         _serve(
             model,
-            Place(host, port, device, transcript),
+            Place(host, port, device, transcript, dtype),
             settings,
             named(others or []),
             (tls_certificate, tls_key),
@@ -180,7 +182,7 @@ def _models(
     model: str | None, others: dict[str, str], place: Place
 ) -> "tuple[Callable[[], Engine], dict[str, Callable[[], Engine]]]":
     """How to open the default model, and how to open each by its name; the folders are looked at now."""
-    from lalm.cli.opening import transcript_mode
+    from lalm.cli.opening import precision_of, transcript_mode
     from lalm.cli.weights import fetch_for
     from lalm.inference.engine import Engine
     from lalm.models.load import open_processor
@@ -188,7 +190,9 @@ def _models(
     def opener(folder: str | None, name: str | None) -> "Callable[[], Engine]":
         def load() -> Engine:
             fetch_for(folder, place.transcript)
-            engine = Engine.load(folder, place.device, transcript=transcript_mode(place.transcript))
+            engine = Engine.load(
+                folder, place.device, precision_of(place.dtype), transcript_mode(place.transcript)
+            )
             engine.name = name or engine.name
             return engine
 

@@ -33,6 +33,7 @@ from lalm.inference.reply import Stream
 from lalm.inference.speech.clip_transcripts import ClipTranscripts
 from lalm.inference.speech.recogniser import shared
 from lalm.models.answer_end import answer_ends
+from lalm.models.int8 import make_int8
 from lalm.models.load import load_model
 from lalm.models.lora import set_lora_scale
 from lalm.models.modeling import AudioLMForConditionalGeneration
@@ -73,22 +74,24 @@ class Engine:
         cls,
         model: str | None = None,
         device: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | Literal["int8"] | None = None,
         transcript: str | None = None,
     ) -> "Engine":
         """Open a model folder, or the embedded default (None), on ``device`` (a GPU if there is one).
 
-        ``dtype`` is that of the weights (None: the fastest there, see ``pick_dtype``). ``transcript``
-        ("none", "given", "whisper") takes the place of the model's own setting (``lalm.models.transcript``).
+        ``dtype`` is that of the weights (None: see ``pick_dtype``); "int8": the LLM's in 8 bits, on a CPU
+        (``lalm.models.int8``). ``transcript`` ("none",
+        "given", "whisper") takes the place of the model's own setting (``lalm.models.transcript``).
 
         Raises ValueError in one sentence if there is no such model or device.
         """
         folder = Path(model) if model is not None else SMALL
         place = pick_device(device)
         options = {} if transcript is None else {"transcript": transcript}
-        opened, processor = load_model(
-            folder, dtype=dtype or pick_dtype(place), device=place, options=options
-        )
+        precision = dtype if isinstance(dtype, torch.dtype) else pick_dtype(place)
+        opened, processor = load_model(folder, dtype=precision, device=place, options=options)
+        if dtype == "int8":
+            make_int8(opened)
         return cls(opened, processor, folder.resolve().name)
 
     @overload

@@ -1,0 +1,80 @@
+"""int8 layers: near the float ones, the same to the last bit alone and in any batch, LoRA beside them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lalm.data.sample import Sample
+from lalm.inference.engine import Engine, Options
+from lalm.models.int8 import Int8Error, Int8Linear, Rounded, make_int8
+from lalm.models.lora import add_lora
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_are_near_the_exact_ones(bias):
+    torch.manual_seed(0)
+    layer = nn.Linear(96, 40, bias=bias)
+    rounded = Int8Linear(layer, Rounded())
+    inputs = torch.randn(3, 5, 96) * torch.logspace(-2, 2, 96)  # some channels are far larger, as in LLMs
+    wanted = layer(inputs).detach()
+    assert rounded(inputs).shape == (3, 5, 40)
+    weights = rounded.weight.float() * rounded.scale[:, None]
+    near = nn.functional.linear(inputs, weights, layer.bias)  # what rounding the weights alone gives
+    error = (rounded(inputs) - near).norm() / near.norm()
+    assert error < 1e-4
+    assert (near - wanted).norm() / wanted.norm() < 0.01
+
+
+def test_a_row_is_the_same_to_the_last_bit_alone_and_beside_others():
+    torch.manual_seed(1)
+    layer = Int8Linear(nn.Linear(64, 33), Rounded())
+    rows = torch.randn(40, 64)
+    for count in (1, 2, 7, 8, 9, 40):
+        assert torch.equal(layer(rows[:count])[0], layer(rows[:1])[0]), count
+    assert torch.equal(layer(torch.zeros(2, 64)), layer.bias.expand(2, 33))
+
+
+def test_layers_that_read_the_same_rows_round_them_once_and_others_anew():
+    rounded = Rounded()
+    inputs = torch.randn(2, 8)
+    first = rounded(inputs)
+    assert rounded(inputs)[0] is first[0]
+    assert not torch.equal(rounded(inputs + 1)[0], first[0])
+
+
+def test_a_model_answers_alone_as_in_a_batch(tiny):
+    torch.manual_seed(2)
+    model, processor = tiny("acdc")
+    add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj"]})
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    before = Engine(model.eval(), processor, "tiny")
+    parts = [{"type": "audio", "audio": torch.randn(8_000 * n).numpy(), "rate": 16_000} for n in (1, 2, 4)]
+    samples = [Sample(({"role": "user", "content": [part]},)) for part in parts]
+    options = Options(max_new_tokens=12, loop_guard=False)
+    batch = processor.batch(samples)
+    with torch.no_grad():
+        floats = model(**batch).logits
+    make_int8(model)
+    assert not any(
+        type(layer) is nn.Linear for n, layer in model.model.language_model.named_modules() if "lora" not in n
+    )
+    with torch.no_grad():
+        found = model(**batch).logits
+    assert 0 < (found - floats).abs().max() < 0.1 * floats.abs().max()
+    engine = Engine(model, processor, "tiny")
+    together = [reply.text for reply in engine.reply(samples, options)]
+    assert together == [engine.reply([sample], options)[0].text for sample in samples]
+    assert before.model is model  # in place
+
+
+def test_only_cpus_have_them(tiny, monkeypatch):
+    model, _ = tiny("acdc")
+    monkeypatch.setattr(type(model), "device", property(lambda self: torch.device("cuda")))
+    with pytest.raises(Int8Error, match="int8 layers are for CPUs"):
+        make_int8(model)
