@@ -85,7 +85,8 @@ def test_the_server_answers_as_the_model_does_and_all_three_read_the_same_tokens
 
     monkeypatch.setattr(AudioLMProcessor, "batch", noting)
     task = ["--task", f"{tmp_path / 'mine.yaml'}={manifest}", "--json"]
-    assert run(["eval", str(tmp_path / "model"), *task, "--out", str(tmp_path / "local")]) == 0
+    words = ["eval", str(tmp_path / "model"), *task, "--no-controls"]
+    assert run([*words, "--out", str(tmp_path / "local")]) == 0
     local, rendered[:] = sorted(rendered), []
     card = json.loads(capsys.readouterr().out)["tasks"]["mine"]
     found = card["metrics"]["perplexity"]
@@ -110,7 +111,8 @@ def test_two_processes_share_a_run(tiny, manifest, tmp_path):
     torch.manual_seed(0)
     model, processor = tiny("acdc")
     save_model(model, processor, tmp_path / "model", slim=False)
-    words = ["eval", str(tmp_path / "model"), "--task", f"{tmp_path / 'mine.yaml'}={manifest}"]
+    task = f"{tmp_path / 'mine.yaml'}={manifest}"
+    words = ["eval", str(tmp_path / "model"), "--task", task, "--no-controls"]
     assert run([*words, "--out", str(tmp_path / "one")]) == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
