@@ -19,6 +19,7 @@ from lalm.audio.blocks import BLOCK_FRAMES, Blocks, narrow_scale
 from lalm.audio.ffmpeg_tracks import UnreadableError, bare_blocks, ffmpeg_blocks
 from lalm.audio.windows import Window, read_at, size_of, window
 
+_SEVERAL = "several recordings lie in it one after the other; all are heard"
 _UNKNOWN_FRAMES = 1 << 40  # libsndfile reports lengths beyond this when a stream does not state one
 _MPEG_TAGS = (0x50, 0x55)  # format tags of MPEG audio in a WAV
 _EXACT_TAGS = (1, 3, 6, 7)  # of samples without compression over time
@@ -73,7 +74,9 @@ def _may_be_frames(file: BinaryIO, head: bytes) -> bool:
 
 def _is_mostly(frames: mpeg_frames.Stream) -> bool:
     sound = sum(sum(link.sizes) for link in frames.links)
-    return sound > frames.junk + sum(count for link in frames.links for _, count in link.holes)
+    return frames.another or sound > frames.junk + sum(
+        count for link in frames.links for _, count in link.holes
+    )
 
 
 def _in_turn(parts: Sequence[Part], asked: Asked) -> Blocks:
@@ -109,7 +112,7 @@ def _wave_blocks(file: BinaryIO, chunks: wave_chunks.Layout, asked: Asked) -> Bl
     first_s = chunks.there / chunks.bytes_per_s if chunks.bytes_per_s else 0.0
     here = window(file, 0, chunks.next_start, chunks.patches)
     behind = window(file, chunks.next_start, size)
-    asked.found.note("several recordings lie in it one after the other; all are heard")
+    asked.found.note(_SEVERAL)
     yield from _in_turn(
         [(first_s, lambda a: _one_wave(here, chunks, a)), (0.0, lambda a: file_blocks(behind, a))], asked
     )
@@ -342,15 +345,20 @@ def _mpeg_blocks(file: BinaryIO, frames: mpeg_frames.Stream, asked: Asked) -> Bl
     for link in links:
         _check_frames(link, at_s, asked, cut_short=frames.cut_short and link is links[-1])
         at_s += link.num_samples / link.head.rate
-    if frames.junk > 2 * max(links[-1].sizes):
+    parts: list[Part] = [(link.num_samples / link.head.rate, _frame_decoder(file, link)) for link in links]
+    rest = size_of(file) - frames.junk
+    if frames.another:
+        asked.found.note(_SEVERAL)
+        behind = window(file, rest, rest + frames.junk)
+        parts.append((0.0, lambda a: file_blocks(behind, a)))
+    elif frames.junk > 2 * max(links[-1].sizes):
         asked.damaged(at_s)
     counted = [link.declared for link in links if link.declared is not None]
     if len(counted) != len(links):
         asked.found.declared_s = None
-    asked.check_length(at_s)
-    yield from _in_turn(
-        [(link.num_samples / link.head.rate, _frame_decoder(file, link)) for link in links], asked
-    )
+    if len(parts) == len(links):
+        asked.check_length(at_s)
+    yield from _in_turn(parts, asked)
 
 
 def _check_frames(link: mpeg_frames.Link, start_s: float, asked: Asked, *, cut_short: bool) -> None:

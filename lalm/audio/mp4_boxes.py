@@ -44,6 +44,7 @@ class Movie:
 
     sounds: dict[int, Sound] = field(default_factory=dict)
     cut: bool = False
+    another: bool = False  # recording begins behind the last box
     fragmented: bool = False
     media_bytes: int = 0
     index_bytes: int = 0  # what all tracks' samples take up
@@ -60,7 +61,7 @@ class Movie:
             if self.cut:
                 asked.broken_off(heard_s)
             return
-        if self.indexes > 1:
+        if self.indexes > 1 or self.another:
             asked.found.note("a second recording follows the first in the file and is not heard")
         if sound is None:
             return
@@ -102,6 +103,7 @@ def movie(file: BinaryIO) -> Movie:
         end = box.stop
         if box.stop > size:
             found.cut = True
+            found.another = read_at(file, box.start - 8, 4) in (b"RIFF", b"OggS", b"fLaC")
         if box.name == b"mdat":
             found.media_bytes += min(box.stop, size) - box.start
         elif box.name == b"moof":

@@ -80,11 +80,13 @@ class Link:
 
 @dataclass
 class Stream:
-    """All frames of a file. ``cut_short``: the last frame is not all there. ``junk``: bytes behind it."""
+    """All frames of a file. ``cut_short``: the last frame is not all there. ``junk``: bytes behind it, with
+    which ``another`` recording begins."""
 
     links: list[Link]
     cut_short: bool = False
     junk: int = 0
+    another: bool = False
 
 
 class _Bytes:
@@ -213,6 +215,7 @@ def _behind(data: _Bytes, place: int, found: Stream) -> int | None:
     frame = _next_frame(data, after, data.size, found.links[-1].head)
     if frame is None:
         found.junk = data.size - after
+        found.another = data.at(after, 4) in (b"RIFF", b"OggS", b"fLaC")
         return None
     link = found.links[-1]
     link.holes.append((len(link.places), frame - after))

@@ -175,6 +175,8 @@ CASES: dict[str, tuple[Made, float | None, str]] = {
         "",
     ),
     "wav: an mp3 behind it": (lambda: sound("WAV") + bare_mp3(), 3.0, "several recordings"),
+    "mp3: a wav behind it": (lambda: bare_mp3() + sound("WAV"), 3.0, "several recordings"),
+    "m4a: a wav behind it": (lambda: packed("ipod", "aac") + sound("WAV"), 1.5, "is not heard"),
     "w64: data size 0": (lambda: put(sound("W64"), b"data\xf3\xac", 10, 0, 8, "little"), 1.5, ""),
     "aiff: data size 0": (lambda: put(sound("AIFF"), b"SSND", 0, 0), 1.5, ""),
     "aiff: counts fewer": (lambda: put(sound("AIFF"), b"COMM", 6, RATE), 1.5, "promises 1 s"),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from lalm.data.sample import Sample, ask
@@ -57,6 +58,19 @@ def test_turns_equal_an_uncached_chat_and_clips_are_encoded_once(engine, monkeyp
     assert answers == fresh and len(set(answers)) > 1
     whole = engine.processor.batch([Sample(tuple(chat.messages[:-1]))])["input_ids"].shape[1]
     assert sum(read) < whole + 4 * SHORT.max_new_tokens
+
+
+def test_a_turn_hears_the_channel_it_names_and_tells_what_is_odd(engine, tmp_path):
+    both = np.stack([sound(16_000), np.zeros(16_000, np.float32)], 1)
+    soundfile.write(tmp_path / "call.wav", both, 16_000)
+    chat = Conversation(engine, SHORT)
+    part = {"type": "audio", "audio": str(tmp_path / "call.wav"), "channel": 1}
+    assert "".join(chat.say([part, {"type": "text", "text": "What?"}])) == chat.messages[-1]["content"]
+    assert chat.messages[0]["content"][0]["audio"].account.channels == (1,)
+    assert chat.remarks == ["call.wav: it holds nothing but digital silence"]
+    assert chat.as_given()[0]["content"][0] == part  # as it is saved
+    chat.reply([sound(8_000)], "And this?")
+    assert chat.remarks == []
 
 
 def test_a_stream_left_early_and_a_failing_turn_leave_a_sound_chat(engine, monkeypatch):
