@@ -53,7 +53,7 @@ def ask(
         typer.Argument(
             metavar="AUDIO... QUESTION",
             help="Audio files, data: URLs or - (standard input), then the question; texts may also stand "
-            'between recordings. "" asks nothing beside them.',
+            'between recordings. "" asks nothing beside them. With --out also folders and patterns.',
             show_default=False,
         ),
     ] = None,

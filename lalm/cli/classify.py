@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 def classify(
     clips: Annotated[
         list[str] | None,
-        typer.Argument(metavar="AUDIO...", help="The recordings to name.", show_default=False),
+        typer.Argument(
+            metavar="AUDIO...",
+            help="The recordings to name; with --out also folders and patterns.",
+            show_default=False,
+        ),
     ] = None,
     *,
     support: Annotated[

@@ -24,7 +24,9 @@ def detect(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="AUDIO SOUND...", help="A recording, and what to look for.", show_default=False
+            metavar="AUDIO SOUND...",
+            help="A recording, and what to look for; with --out recordings, folders and patterns.",
+            show_default=False,
         ),
     ] = None,
     model: Model = None,
