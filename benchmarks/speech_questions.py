@@ -1,9 +1,9 @@
-"""Questions about what is said: with Whisper's transcript beside the audio, without, and the transcript alone.
+"""Questions about what is said: with Whisper's transcript beside the audio, without it, and the text alone.
 
     python benchmarks/speech_questions.py QUESTIONS.jsonl --out results/speech_questions.json
 
-A line of QUESTIONS is {"audio": "x.wav", "question": "Where does the train go?", "answers": ["oxford"]}: an answer
-counts that holds the beginning of one of the words. Intervals are over recordings; the same model answers all.
+A line of QUESTIONS is {"audio": "x.wav", "question": "Where does the train go?", "answers": ["oxford"]}. An
+answer counts that holds the beginning of one of the words. Intervals are over recordings; one model answers all.
 """
 
 import argparse
