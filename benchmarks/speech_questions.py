@@ -3,7 +3,7 @@
     python benchmarks/speech_questions.py QUESTIONS.jsonl --out results/speech_questions.json
 
 A line of QUESTIONS is {"audio": "x.wav", "question": "Where does the train go?", "answers": ["oxford"]}. An
-answer counts that holds the beginning of one of the words. Intervals are over recordings; one model answers all.
+answer counts that holds the beginning of one of the words. Intervals are over recordings.
 """
 
 import argparse
