@@ -242,6 +242,8 @@ def _answers(row: Row, roles: Columns, options: Sequence[str], place: str) -> li
                 f"{place}: the answer column '{roles.answer}' holds the number {value}, which may stand for "
                 "a class: name another column, or say numbers: true where numbers are what is to be said"
             )
+    if isinstance(value, str) and value in options:  # MMAU has options that look like lists
+        return [value]
     texts = (_listed(value) if isinstance(value, str) else None) or _texts(value)
     return [_option_of(text, options, place) for text in texts] if options and texts else texts
 

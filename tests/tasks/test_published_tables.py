@@ -250,3 +250,11 @@ def test_a_task_file_names_roles_and_misspelt_ones_are_refused(tmp_path):
     path.write_text("mine: {about: x, metrics: [wer], layout: columns, columns: {audio: a, anser: b}}\n")
     with pytest.raises(ValueError, match=r"mine\.columns\.anser"):
         read_tasks(path)
+
+
+def test_options_that_look_like_lists_stay_what_they_are(tmp_path):
+    """As item 54 of MMAU's test-mini has them."""
+    options = ["['click', 'boil', 'ring']", "['boil', 'ring', 'click']"]
+    path = rows_to(tmp_path / "t.jsonl", {"a": str(clip(tmp_path / "a.wav")), "c": options, "r": options[1]})
+    (sample,) = columns(Source(path, columns=Columns("a", answer="r", choices="c")))
+    assert sample.choices == tuple(options) and sample.references == (options[1],)
