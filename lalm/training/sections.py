@@ -42,6 +42,8 @@ class WarmStart(Section):
 class Dpo(Section):
     """Learn from pairs of a ``chosen`` and a ``rejected`` answer; see ``lalm.training.objectives.dpo``.
 
+    ``loss``: "dpo", or without a reference "simpo", whose ``margin`` the chosen answer must lead by, and
+    "orpo", which holds the chosen answer itself (``lalm.training.objectives.reference_free``).
     ``reference`` is the model as the run starts: a frozen "copy", the LLM without its "adapter" (fresh LoRA
     alone learns), or "precomputed" numbers. ``label_smoothing``: the share of pairs taken to be wrong.
     ``sft_weight`` adds the chosen answers' cross-entropy, a mean over tokens, so that they stay likely (Pang
@@ -49,9 +51,21 @@ class Dpo(Section):
     """
 
     beta: float = Field(gt=0)
+    loss: Literal["dpo", "simpo", "orpo"] = "dpo"
+    margin: float = Field(0.0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     sft_weight: float = Field(0.0, ge=0)
     reference: Literal["copy", "adapter", "precomputed"] = "copy"
+
+    @model_validator(mode="after")
+    def _of_its_loss(self) -> Self:
+        if self.margin and self.loss != "simpo":
+            raise ValueError("'margin' is SimPO's: say 'loss: simpo'")
+        if self.loss != "dpo" and self.reference != "copy":
+            raise ValueError(f"'{self.loss}' has no reference: take out 'reference'")
+        if self.loss == "orpo" and (self.sft_weight or self.label_smoothing):
+            raise ValueError("'orpo' holds the chosen answer itself: no 'sft_weight' or 'label_smoothing'")
+        return self
 
 
 class Distil(Section):

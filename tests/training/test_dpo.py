@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from lalm.models.packing import pack
 from lalm.training import recipe
 from lalm.training import run as train
 from lalm.training.objectives import dpo
+from lalm.training.objectives.reference_free import orpo_loss, simpo_loss
 
 
 def pair(chosen: str, rejected: str, seconds: float = 1.0, **fields: Any) -> Sample:
@@ -327,3 +329,32 @@ def test_the_base_models_format_is_followed_by_the_chat(world, tmp_path):
         model, processor = load_model(chat)
         assert model.config.role_markers
         assert processor.render(asked)[0].endswith("Audio 1: <|AUDIO|>\n<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_losses_without_a_reference_are_trls():
+    policy = torch.tensor([-6.0, -9.0, -4.0, -20.0])  # two chosen answers, then two rejected ones
+    lengths = torch.tensor([3, 4, 2, 5])
+    chosen, rejected = (policy / lengths).chunk(2)
+    loss, margins = simpo_loss(policy, lengths, 2.0, 0.5, 0.1)
+    own = 2.0 * (chosen - rejected) - 0.5
+    torch.testing.assert_close(margins, own)
+    wanted = -(0.9 * torch.nn.functional.logsigmoid(own) + 0.1 * torch.nn.functional.logsigmoid(-own)).mean()
+    torch.testing.assert_close(loss, wanted)
+    device = {"accelerator": SimpleNamespace(device=torch.device("cpu"))}
+    orpo = pytest.importorskip("trl.experimental.orpo")
+    theirs, *_ = orpo.ORPOTrainer.odds_ratio_loss(SimpleNamespace(beta=0.3, **device), chosen, rejected)
+    torch.testing.assert_close(orpo_loss(policy, lengths, 0.3)[0], -theirs.mean())
+    cpo = pytest.importorskip("trl.experimental.cpo")
+    settings = {"beta": 2.0, "label_smoothing": 0.1, "simpo_gamma": 0.5, "loss_type": "simpo"}
+    settings |= {"alpha": 0.0, **device}
+    theirs, *_ = cpo.CPOTrainer.cpo_loss(SimpleNamespace(**settings), chosen, rejected)
+    torch.testing.assert_close(loss, theirs.mean())
+
+
+@pytest.mark.parametrize("loss", ["simpo", "orpo"])
+def test_runs_learn_the_preference_without_a_reference(world, tmp_path, loss):
+    made = settings(world, tmp_path / loss, "copy", dpo={"beta": 0.5, "loss": loss})
+    rows = [line for line in lines(train.run(made)) if "loss" in line]
+    assert rows[-1]["margin"] > rows[0]["margin"] and "kl" not in rows[0]
+    with pytest.raises(ValueError, match="has no reference"):
+        settings(world, tmp_path / "no", "adapter", dpo={"beta": 0.5, "loss": loss, "reference": "adapter"})

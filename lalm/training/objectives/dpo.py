@@ -31,6 +31,7 @@ from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration, 
 from lalm.models.prefill import PER_CLIP
 from lalm.models.processing import AudioLMProcessor
 from lalm.training.batches import Augment, Collator
+from lalm.training.objectives.reference_free import orpo_loss, simpo_loss
 from lalm.training.sections import Dpo
 from lalm.training.trainer import Read, RecipeTrainer
 
@@ -137,6 +138,8 @@ class PreferenceTrainer(RecipeTrainer):
         self._dpo = settings
         self._processes = self.args.world_size
         self._copy: AudioLMForConditionalGeneration | None = None
+        if settings.loss != "dpo":
+            return  # no reference
         if settings.reference == "copy":
             self._copy = frozen_copy(self.model)
         elif settings.reference == "adapter":
@@ -171,7 +174,10 @@ class PreferenceTrainer(RecipeTrainer):
         num_rows = int(row_numbers(batch["labels"], batch.get("position_ids")).max()) + 1
         policy = row_log_probs(logits, targets, rows, num_rows)
         found: dict[str, Tensor] = {}
-        if self._dpo.reference == "precomputed":
+        reference = policy.detach()
+        if self._dpo.loss != "dpo":
+            pass
+        elif self._dpo.reference == "precomputed":
             reference = inputs["reference"]
         else:
             with torch.no_grad(), reference_model(plain, self._copy) as other:
@@ -180,8 +186,7 @@ class PreferenceTrainer(RecipeTrainer):
                 reference = row_log_probs(other_logits, targets, rows, num_rows)
                 p, q = logits.detach().log_softmax(1), other_logits.log_softmax(1)
                 found["kl"] = (p.exp() * (p - q)).sum(1).mean()
-        loss, margins = preference_loss(policy, reference, self._dpo.beta, self._dpo.label_smoothing)
-        loss = loss + self._dpo.sft_weight * chosen_loss(policy, rows)
+        loss, margins = self._preference(policy, reference, rows)
         chosen, rejected = policy.detach().chunk(2)
         found |= {
             "margin": margins.detach().mean(),
@@ -192,6 +197,22 @@ class PreferenceTrainer(RecipeTrainer):
         for name, value in found.items():
             self.note(name, float(value))
         return (loss, {}) if return_outputs else loss
+
+    def _preference(self, policy: Tensor, reference: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of the pairs and their margins. policy, reference: (2n,); rows: (R,), each token's."""
+        settings = self._dpo
+        lengths = torch.bincount(rows, minlength=len(policy)).clamp(min=1)
+        weight = settings.sft_weight
+        if settings.loss == "simpo":
+            loss, margins = simpo_loss(
+                policy, lengths, settings.beta, settings.margin, settings.label_smoothing
+            )
+        elif settings.loss == "orpo":
+            loss, margins = orpo_loss(policy, lengths, settings.beta)
+            weight = 1.0
+        else:
+            loss, margins = preference_loss(policy, reference, settings.beta, settings.label_smoothing)
+        return loss + weight * chosen_loss(policy, rows), margins
 
 
 def frozen_copy(model: AudioLMForConditionalGeneration) -> AudioLMForConditionalGeneration:
