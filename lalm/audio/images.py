@@ -1,7 +1,5 @@
 """Images and video frames for systems with vision: files, bytes or ``data:`` URLs -> RGB."""
 
-import base64
-import binascii
 import io
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -9,6 +7,7 @@ from typing import Any, TypeAlias
 import av
 from PIL import Image, UnidentifiedImageError
 
+from lalm.audio.data_url import decode_data_url
 from lalm.errors import LalmError
 
 Picture: TypeAlias = Image.Image
@@ -82,8 +81,8 @@ def _content(source: str | Path | bytes) -> tuple[str, bytes]:
         return INLINE, source
     if str(source)[:5].lower() == "data:":
         try:
-            return INLINE, base64.b64decode(str(source).partition(",")[2], validate=True)
-        except binascii.Error:
+            return INLINE, decode_data_url(str(source))
+        except ValueError:
             raise PictureError(f"{INLINE} is not valid base64") from None
     try:
         return Path(source).name, Path(source).read_bytes()

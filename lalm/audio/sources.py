@@ -1,7 +1,5 @@
 """What can be given as a recording: paths, members of tar files, pipes, data URLs, bytes."""
 
-import base64
-import binascii
 import io
 import re
 import stat
@@ -13,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from lalm.audio import archives
 from lalm.audio.asked import AudioError
+from lalm.audio.data_url import decode_data_url
 
 MAX_PIPED_BYTES = 8 << 30  # standard input is spooled to disk up to here
 
@@ -93,8 +92,8 @@ def _data_url_bytes(url: str) -> bytes:
     if not head.lower().endswith(";base64"):
         return unquote_to_bytes(payload)
     try:
-        return base64.b64decode("".join(payload.split()), validate=True)
-    except (binascii.Error, ValueError):
+        return decode_data_url(url)
+    except ValueError:
         raise AudioError("the data URL is not valid base64") from None
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 import numpy as np
 import soundfile
 
+from lalm.audio.data_url import decode_base64, decode_data_url
 from lalm.audio.load import SAMPLE_RATE, AudioSource, Recording, read_recording
 from lalm.errors import LalmError
 
@@ -297,16 +298,12 @@ def _chosen(part: AudioPart, given: dict[str, Any], where: str) -> Part:
 
 
 def _base64_bytes(value: object, where: str) -> bytes:
-    """The bytes that base64 stands for, as clients write it: bare or as a data: URL, in either of its two
-    alphabets, with or without padding and line breaks."""
+    """The bytes that base64 stands for, as clients write it: bare or as a data: URL."""
     text = json_text(value, where)
-    if text[:5].lower() == "data:":
-        head, comma, text = text.partition(",")
-        if not comma or not head.lower().endswith(";base64"):
-            raise SampleError(f"{where} is a data: URL without base64")
-    text = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
+    if text[:8].lower().startswith(("http://", "https://")):
+        raise SampleError(f"{where} is an address: send the recording in base64, or the address as audio_url")
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        return decode_data_url(text) if text[:5].lower() == "data:" else decode_base64(text)
     except ValueError:
         raise SampleError(f"{where} is not valid base64") from None
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lalm.errors import LalmError
+from lalm.errors import LalmError, refuse_pickled_code
 from lalm.models.lora import add_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration
 
@@ -142,7 +142,8 @@ def _tensors(
     """LoRA pairs by our name of their layer, and tensors that were trained whole by our name."""
     safe, old = folder / "adapter_model.safetensors", folder / "adapter_model.bin"
     try:
-        tensors = load_file(safe) if safe.is_file() else torch.load(old, weights_only=True)
+        with refuse_pickled_code(f"the adapter in '{folder}'", AdapterError):
+            tensors = load_file(safe) if safe.is_file() else torch.load(old, weights_only=True)
     except FileNotFoundError:
         raise AdapterError(f"'{folder}' has no adapter_model.safetensors") from None
     except (SafetensorError, OSError, RuntimeError, EOFError) as error:

@@ -143,7 +143,9 @@ def _add_states(app: FastAPI, models: ModelPool) -> None:
 
     def told(name: str) -> dict[str, Any]:
         shown = {"id": name, "object": "model", "created": started, "owned_by": "lalm"}
-        return {**shown, "lalm": {"open": name in models.open}}
+        here = models.open.get(name)
+        scale = None if here is None else trained_lora_scale(here.engine.model.config)
+        return {**shown, "lalm": {"open": here is not None, "lora_scale": scale}}
 
     @app.get("/v1/models", responses={401: ERROR_RESPONSES[401]})
     async def served() -> dict[str, Any]:
@@ -170,6 +172,7 @@ def _add_states(app: FastAPI, models: ModelPool) -> None:
             "version": app.version,
             "waiting": sum(len(one.waiting) for one in schedulers),
             "running": sum(len(one.batch.rows) for one in schedulers),
+            "limits": models.settings.limits(),
         }
 
     @app.get("/ready", responses={503: {"description": "Not now: starting, stopping, or failed"}})

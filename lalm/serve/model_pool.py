@@ -1,7 +1,8 @@
 """The models of one server: chosen by a request's ``model``, opened when first asked for, a few at a time.
 
 Each open model has a scheduler of its own. When another is needed and ``settings.models`` are open, the one
-that was asked least recently is closed as soon as it has nothing to do, before the new one is opened.
+that was asked least recently is closed as soon as it has nothing to do, before the new one is opened. Weights
+that open models have in common, such as the LLM under several LoRA runs, are in memory once.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from lalm.inference.engine import Engine
 from lalm.inference.speech.recogniser import Whisper
+from lalm.models.shared_weights import share_weights
 from lalm.serve.async_engine import AsyncEngine
 from lalm.serve.error_responses import ModelNotFound
 from lalm.serve.jobs import Busy
@@ -81,10 +83,16 @@ class ModelPool:
                 if name not in self.open:
                     await self._make_place()
                     log.info("opening the model '%s'", name)
-                    opened = self._add(name, await asyncio.to_thread(self.others[name]))
+                    opened = self._add(name, await asyncio.to_thread(self._load, name))
                     opened.scheduler.start()
         self.open.move_to_end(name)
         return self.open[name]
+
+    def _load(self, name: str) -> Engine:
+        engine = self.others[name]()
+        saved = share_weights(engine.model, [one.engine.model for one in self.open.values()])
+        log.info("'%s' has %.0f MB of weights in common with the models that are open", name, saved / 1e6)
+        return engine
 
     async def _make_place(self) -> None:
         """Close what was asked least recently, until one more may be opened."""

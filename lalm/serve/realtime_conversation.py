@@ -1,12 +1,12 @@
 """The conversation of a realtime session: its items, their limits, and its prefix cache."""
 
-import base64
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import soxr
 
+from lalm.audio.data_url import decode_base64
 from lalm.audio.load import SAMPLE_RATE
 from lalm.audio.vad import Array
 from lalm.data.audio_inputs import Clip
@@ -170,7 +170,7 @@ def pcm(text: object) -> bytes:
     if not isinstance(text, str):
         raise ValueError("audio must be a string of base64")
     try:
-        data = base64.b64decode(text, validate=True)
+        data = decode_base64(text)
     except ValueError:
         raise ValueError("audio is not valid base64") from None
     if len(data) % 2:

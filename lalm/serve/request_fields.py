@@ -71,9 +71,6 @@ _SAMPLING: Fields = {
         "max_repetition_pattern_size min_repetition_pattern_size repetition_min_count",
         0,
     ),
-    **_refused("ask in /v1/chat/completions", "top_k", 0, -1),
-    **_refused("ask in /v1/chat/completions", "min_p min_tokens", 0),
-    **_refused("ask in /v1/chat/completions", "repetition_penalty", 1),
 }
 _TEMPLATE: Fields = {
     **_refused("a conversation is always put in the model's own format", "chat_template documents"),
@@ -135,6 +132,7 @@ SPEECH: Fields = {
     **_refused("the last event alone has the usage", "stream_continuous_usage_stats", False),
     **_refused("there is one text of a recording", "n", 1),
     **_SAMPLING,
+    **_DRAWING,
 }
 RESPONSES: Fields = {
     **_honoured("input model instructions max_output_tokens temperature top_p stream text tools tool_choice"),
@@ -142,6 +140,7 @@ RESPONSES: Fields = {
     **_OURS,
     **_ACCOUNTING,
     **_SAMPLING,
+    **_DRAWING,
     **_TEMPLATE,
     **_refused("the models here do not reason before they answer", "reasoning", {}),
     **_refused("nothing beside the answer is told", "include", []),

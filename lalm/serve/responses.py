@@ -6,21 +6,21 @@ from typing import Any, Literal
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from lalm.serve import chat_completions as chat
 from lalm.serve.async_engine import AsyncEngine, cancel_on_disconnect
 from lalm.serve.chat_completions import STREAM_HEADERS, Reply
 from lalm.serve.error_responses import error_body, error_message, error_status, first_error
-from lalm.serve.protocol import ChatRequest
+from lalm.serve.protocol import ChatRequest, Drawing
 from lalm.serve.request_fields import FieldRefused, check_fields
 from lalm.serve.response_output import Output, response_json
 
 PATH = "/v1/responses"
 
 
-class ResponsesRequest(BaseModel):
-    """A request to ``/v1/responses``. Additions: ``seed``, ``stop`` and ``lora_scale``."""
+class ResponsesRequest(Drawing):
+    """A request to ``/v1/responses``. Additions: ``seed``, ``stop``, ``lora_scale``, vLLM's drawing."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -66,6 +66,7 @@ class ResponsesRequest(BaseModel):
             return ChatRequest.model_validate(
                 {
                     **wish,
+                    **self.drawing,
                     "messages": messages,
                     "max_completion_tokens": self.max_output_tokens,
                     "response_format": _format(self.text or {}),

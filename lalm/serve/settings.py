@@ -30,3 +30,7 @@ class Settings:
     models: int = 2  # open at a time, of all that are served
     open_s: float = 60.0  # how long a request waits for an open model to become idle
     resume_s: float = 120.0  # how long a session is kept after its client disconnects
+
+    def limits(self) -> dict[str, float]:
+        """What a client may want to know before it asks: seconds, clips and bytes of one request."""
+        return {"audio_s": self.audio_s, "clips": self.clips, "body_bytes": self.body_bytes}

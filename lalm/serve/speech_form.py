@@ -45,6 +45,11 @@ class SpeechForm:
         top_p: Annotated[float, Form(gt=0, le=1)] = 1.0,
         seed: Annotated[int | None, Form(ge=0, lt=2**63)] = None,
         max_completion_tokens: Annotated[int, Form(ge=1)] = NEW_TOKENS,
+        top_k: Annotated[int | None, Form(ge=-1)] = None,
+        min_p: Annotated[float | None, Form(ge=0, le=1)] = None,
+        repetition_penalty: Annotated[float | None, Form(gt=0, le=100)] = None,
+        no_repeat_ngram_size: Annotated[int | None, Form(ge=0)] = None,
+        min_tokens: Annotated[int | None, Form(ge=0)] = None,
         stream: Annotated[bool, Form()] = False,
         include: Annotated[list[_Names] | None, Form(alias="include[]")] = None,
         timestamp_granularities: Annotated[
@@ -60,7 +65,10 @@ class SpeechForm:
         self.model = model
         self.granularities = timestamp_granularities
         self.chunking = chunking_strategy
+        drawing = {"top_k": top_k, "min_p": min_p, "repetition_penalty": repetition_penalty}
+        drawing |= {"no_repeat_ngram_size": no_repeat_ngram_size, "min_tokens": min_tokens}
         self.wishes: dict[str, Any] = {
+            "drawing": {name: given for name, given in drawing.items() if given is not None},
             **{"form": response_format, "language": language, "prompt": prompt, "stream": stream},
             **{"temperature": temperature, "top_p": top_p, "seed": seed},
             **{"max_tokens": max_completion_tokens, "logprobs": bool(include)},

@@ -56,11 +56,15 @@ Choice: TypeAlias = Literal["none", "auto", "required"] | NamedTool
 
 @dataclass(frozen=True)
 class ToolUse:
-    """The functions that an answer may call: ``only`` one, or any; it must call one if ``required``."""
+    """The functions that an answer may call: ``only`` one, or any; it must call one if ``required``.
+
+    ``named`` is whether the request names that one, in which case OpenAI ends the answer with ``stop``.
+    """
 
     functions: tuple[Function, ...]
     required: bool
     only: Function | None = None
+    named: bool = False
 
     @classmethod
     def of(cls, tools: list[Tool] | None, choice: Choice | None) -> "ToolUse | None":
@@ -72,9 +76,11 @@ class ToolUse:
                 raise ValueError(
                     f"tool_choice names '{choice.function.name[:64]}', which is not among the tools"
                 )
-            return cls(functions, True, named[0])
+            return cls(functions, True, named[0], named=True)
         if not functions and choice == "required":
             raise ValueError("tool_choice is required, and there are no tools")
+        if choice == "required" and len(functions) == 1:
+            return cls(functions, True, functions[0])
         return cls(functions, choice == "required") if functions and choice != "none" else None
 
     def guide(self) -> Guide:
@@ -141,8 +147,10 @@ class ToolAnswer:
 
     def end(self, reason: str) -> tuple[list[Delta], str]:
         """What a stream says at the end, and the reason in OpenAI's words."""
-        if self.use is None or self.content or self.use.only is not None:
+        if self.use is None or self.content:
             return [], reason
+        if self.use.only is not None:
+            return [], "tool_calls" if reason == "stop" and not self.use.named else reason
         try:
             said = json.loads(self.text)
             self.call = _call(said["name"], json.dumps(said["arguments"], ensure_ascii=False))

@@ -67,6 +67,7 @@ class Wishes:
     logprobs: bool = False
     words: bool = False  # the times of words, which Whisper tells
     vad: VadOptions | None = None  # None: the server decides where to cut
+    drawing: dict[str, Any] = field(default_factory=dict)  # more of the engine's options
 
     def __post_init__(self) -> None:
         if self.stream and self.form not in ("json", "text"):
@@ -77,7 +78,10 @@ class Wishes:
     def options(self, seconds: float) -> Options:
         """How a stretch of that length is answered."""
         limit = min(self.max_tokens, longest_text(seconds))
-        return Options(limit, temperature=self.temperature, top_p=self.top_p, seed=seed_for(self.seed, 0))
+        drawn = {"temperature": self.temperature, "top_p": self.top_p, "seed": seed_for(self.seed, 0)}
+        if self.drawing.get("min_tokens"):
+            drawn["min_tokens"] = min(limit, self.drawing["min_tokens"])
+        return Options(limit, **{**self.drawing, **drawn})
 
 
 @dataclass

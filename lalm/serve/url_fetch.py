@@ -50,13 +50,10 @@ async def fetch_audio_urls(
 
 
 def _address(part: object) -> str | None:
-    if (
-        not isinstance(part, dict)
-        or part.get("type") != "audio_url"
-        or not isinstance(part.get(part["type"]), dict)
-    ):
+    if not isinstance(part, dict) or part.get("type") != "audio_url":
         return None
-    url = part["audio_url"].get("url")
+    told = part.get("audio_url")
+    url = told.get("url") if isinstance(told, dict) else told
     return url if isinstance(url, str) and url[:5].lower() != "data:" else None
 
 

@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from lalm.data.audio_inputs import CachedFrames, Clip
 from lalm.data.sample import Sample
+from lalm.errors import refuse_pickled_code
 from lalm.inference.generation import processors_of, settings_of
 from lalm.inference.options import Options
 from lalm.inference.protocols import Protocol, asked
@@ -172,9 +173,9 @@ class RecipeTrainer(Trainer):
         self._load_from_checkpoint(resume_from_checkpoint)  # now, while the weights are in one piece
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         folder = Path(resume_from_checkpoint)
-        states = torch.load(folder / OPTIMIZER, weights_only=True, mmap=True)
+        states = _states(folder / OPTIMIZER)
         scatter_optimizer_state(self.optimizer.optimizer, self._groups, states)
-        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER, weights_only=True))
+        self.lr_scheduler.load_state_dict(_states(folder / SCHEDULER))
         return prepared
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -182,7 +183,7 @@ class RecipeTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         load_shards(self.whole, self.optimizer, Path(checkpoint))
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
+        self.lr_scheduler.load_state_dict(_states(Path(checkpoint) / SCHEDULER))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
@@ -301,6 +302,12 @@ class Interruption(TrainerCallback):
             self.asked = bool(asked)
         if self.asked:
             control.should_save = control.should_log = control.should_training_stop = True
+
+
+def _states(path: Path) -> Any:
+    """What a checkpoint keeps of the optimizer or the schedule. Raises UnsafePickle."""
+    with refuse_pickled_code(f"'{path}'"):
+        return torch.load(path, weights_only=True, mmap=path.name == OPTIMIZER)
 
 
 def is_slim(model: AudioLMForConditionalGeneration) -> bool:

@@ -6,7 +6,6 @@ recogniser stays as CTranslate2 reads it.
 """
 
 import json
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging
 
+from lalm.errors import refuse_pickled_code
 from lalm.weights.ctranslate2 import CTranslateError, whisper_encoder
 from lalm.weights.llm import load_causal_lm, load_tokenizer
 from lalm.weights.pins import Part, WeightsError
@@ -105,14 +105,19 @@ def aisfx(path: Path, output: Path) -> None:
     scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
     allowed: list[Any] = [np.dtype, np.dtypes.Int64DType, scalar, (scalar, "numpy.core.multiarray.scalar")]
     try:
-        with torch.serialization.safe_globals(allowed):
+        with (
+            torch.serialization.safe_globals(allowed),
+            refuse_pickled_code(f"'{path.name}'", WeightsError),
+        ):
             weights, _ = torch.load(path, map_location="cpu", weights_only=True)
         state = {
             name.removeprefix("embedding_net."): tensor.contiguous()
             for name, tensor in weights.items()
             if name.startswith("embedding_net.")
         }
-    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except WeightsError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"'{path.name}' is no aiSFX checkpoint: {str(error).splitlines()[0]}") from None
     save_file(state, output / "model.safetensors")
     (output / "config.json").write_text(json.dumps(AISFX, indent=1) + "\n")

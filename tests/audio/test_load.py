@@ -394,7 +394,7 @@ def test_urls() -> None:
     )
     assert refused("data:audio/wav;base64") == "the data URL has no comma between its type and its data"
     assert refused("data:audio/wav;base64,@@@@") == "the data URL is not valid base64"
-    assert refused("data:audio/wav;base64,abc") == "the data URL is not valid base64"
+    assert refused("data:audio/wav;base64,abcde") == "the data URL is not valid base64"
     assert refused("data:image/png;base64,AAAA") == "the data URL holds image/png, not audio"
     assert refused("data:audio/wav;base64,") == "the data URL is empty (0 bytes)"
     assert refused("data:audio/wav,hello").startswith("the data URL is not audio")

@@ -1,6 +1,12 @@
-"""An export checks itself: in a process without lalm it opens, hears, and says what lalm says."""
+"""An export checks itself: in a process without lalm it opens, hears, and says what lalm says.
+
+A process of its own imports transformers anew, which takes most of the time. Here one such process imports it
+once, without lalm, and each check runs in a fork of it.
+"""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,6 +18,50 @@ from lalm.doctor.exported import ExportError, check_export, expected
 from lalm.models.load import load_model
 from lalm.models.lora import add_lora
 from lalm.models.save import save_model
+
+WITHOUT_LALM = """
+import json, os, runpy, sys
+sys.modules["lalm"] = None
+import peft, torch, transformers
+from transformers import AutoConfig, AutoProcessor, Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
+torch.set_num_threads(1)
+for line in sys.stdin:
+    argv, told = json.loads(line)
+    if (child := os.fork()) == 0:
+        os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT), 2)
+        sys.argv, code = argv, 0
+        sys.path.insert(0, "")
+        try:
+            runpy.run_path(argv[0], run_name="__main__")
+        except SystemExit as end:
+            code = 1
+            print(end, file=sys.stderr, flush=True)
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def process():
+    command = [sys.executable, "-c", WITHOUT_LALM]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        yield running
+        running.stdin.close()
+
+
+@pytest.fixture(autouse=True)
+def forks(process, tmp_path, monkeypatch):
+    """``check_export`` runs its program in a fork of ``process``."""
+
+    def run(command, **kwargs):
+        told = tmp_path / "told"
+        told.unlink(missing_ok=True)
+        process.stdin.write(json.dumps([command[1:], str(told)]) + "\n")
+        process.stdin.flush()
+        code = int(process.stdout.readline())
+        return subprocess.CompletedProcess(command, code, "", told.read_text())
+
+    monkeypatch.setattr("lalm.doctor.exported.subprocess.run", run)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +115,8 @@ def test_a_deaf_export_is_refused(base, tmp_path):
         check_export("qwen2-audio", base, wanted, torch.float32)
 
 
-def test_lora_on_released_weights_is_an_adapter_of_peft_elsewhere(base, tmp_path, capfd):
+def test_lora_on_released_weights_is_an_adapter_of_peft_elsewhere(base, tmp_path, capfd, monkeypatch):
+    monkeypatch.undo()  # this one check runs in a process of its own, as it does for users
     model, processor = load_model(base)
     add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj", "up_proj"]})
     loud(model)

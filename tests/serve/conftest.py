@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import openai
 import pytest
 import torch
 import uvicorn
+from browser import chromium, page
 
 from lalm.cli.serve import Place, listen
 from lalm.inference.engine import Engine
@@ -17,12 +18,16 @@ from lalm.serve.app import create_app
 from lalm.serve.connections import config
 from lalm.serve.settings import Settings
 
+__all__ = ["chromium", "page"]  # fixtures of the tests in a browser
+
 
 @contextmanager
-def running(engine: Engine, settings: Settings) -> Iterator[str]:
+def running(
+    engine: Engine, settings: Settings, others: Mapping[str, Callable[[], Engine]] | None = None
+) -> Iterator[str]:
     """Its address while it runs."""
     listening = listen(Place("127.0.0.1", 0, None))
-    app = create_app(engine, settings)
+    app = create_app(engine, settings, others)
     server = uvicorn.Server(config(app, patience_s=15))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
@@ -51,9 +56,11 @@ def open_server(engine) -> Callable[[], Any]:
 
 @pytest.fixture
 def serve(engine) -> Iterator[Callable[..., str]]:
-    """``serve(audio_s=5)`` starts a server with these settings; its address."""
+    """``serve(audio_s=5)`` starts a server with these settings, ``others`` beside its model; its address."""
     with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(running(engine, Settings(**settings)))
+        yield lambda others=None, **settings: stack.enter_context(
+            running(engine, Settings(**settings), others)
+        )
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Clients as their READMEs use them: the official one live, others by the requests they were seen to send.
 
-``tests/fixtures/client_requests.json`` holds what langchain-openai and openai's npm package sent to a
-recording server; their versions stand in it.
+``tests/fixtures/client_requests.json`` holds what langchain-openai, litellm, llama-index and openai's npm
+package sent to a recording server; their versions stand in it.
 """
 
 import asyncio
@@ -107,6 +107,33 @@ def test_what_other_clients_send_is_answered(serve, number):
     form = body.get("response_format")
     if form is not None and choice.get("finish_reason") == "stop":
         assert isinstance(json.loads(choice["message"]["content"]), dict)
+
+
+def test_vllms_sampling_is_honoured_in_every_request(serve, monkeypatch):
+    address = serve()
+    heard = [(0, 8000)]
+    monkeypatch.setattr("lalm.serve.transcriptions.find_speech", lambda clip, vad: heard)
+    wish = {"model": "tiny", "temperature": 1.0, "seed": 5}
+
+    def respond(**more: object) -> str:
+        body = {**wish, "input": "Hi", "max_output_tokens": 12, **more}
+        got = httpx.post(f"{address}/v1/responses", json=body, timeout=60).json()
+        return got["output"][0]["content"][0]["text"]
+
+    def transcribe(**more: object) -> str:
+        fields = {key: str(value) for key, value in {**wish, **more}.items()}
+        got = httpx.post(
+            f"{address}/v1/audio/transcriptions", data=fields, files={"file": wav(0.5)}, timeout=60
+        )
+        assert got.status_code == 200, got.text
+        return got.json()["text"]
+
+    for ask in (respond, transcribe):
+        likeliest = ask(temperature=0)
+        assert ask(top_k=1) == ask(min_p=1.0) == likeliest != ask()
+        assert ask(temperature=0, repetition_penalty=100) != likeliest
+    got = httpx.post(f"{address}/v1/audio/transcriptions", data={"min_p": "2"}, files={"file": wav(0.5)})
+    assert got.status_code == 400 and "min_p" in got.json()["error"]["message"]
 
 
 def test_vllms_sampling_is_honoured(serve, client):

@@ -24,7 +24,10 @@ from typer.main import get_command
 from lalm.cli.app import app as command
 from lalm.cli.app import run
 from lalm.cli.serve import Place, listen
-from lalm.inference.engine import Engine
+from lalm.data.sample import ask
+from lalm.inference.engine import Engine, Options
+from lalm.models.lora import add_lora
+from lalm.models.shared_weights import share_weights
 from lalm.serve.app import create_app
 from lalm.serve.batch_file import BatchError, answer_file, answered, read_requests
 from lalm.serve.connections import Tls, config
@@ -124,6 +127,46 @@ def test_models_are_chosen_by_name_and_opened_when_asked_for(two_models):
             assert (await chat("b")).json()["model"] == "b"
 
     asyncio.run(ask())
+
+
+def test_models_share_what_they_have_in_common(tiny, engine):
+    def opened(seed: int) -> Engine:
+        torch.manual_seed(seed)
+        other = Engine(*tiny("acdc"), str(seed))
+        add_lora(other.model, {"rank": 2, "alpha": 4.0, "targets": ["q_proj", "v_proj"]})
+        for name, weight in other.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight)
+        return other
+
+    asked = [ask([], "What?")]
+    before = engine.reply(asked, Options(8))[0].text
+    first, second = opened(1), opened(2)
+    said = [one.reply(asked, Options(8))[0].text for one in (first, second)]
+    assert share_weights(first.model, [engine.model]) == share_weights(
+        second.model, [first.model, engine.model]
+    )
+    llm = sum(p.nbytes for n, p in engine.model.named_parameters() if "language_model" in n)
+    places = [{p.data_ptr() for p in one.model.parameters()} for one in (engine, first, second)]
+    own = [p.nbytes for p in second.model.parameters() if p.data_ptr() not in places[0] | places[1]]
+    assert len(places[0] & places[1] & places[2]) > 20
+    assert sum(own) < 0.2 * llm  # the connector and LoRA
+    assert [one.reply(asked, Options(8))[0].text for one in (first, second)] == said != [before, before]
+    assert engine.reply(asked, Options(8))[0].text == before
+
+
+def test_the_unit_of_systemd_is_one(tmp_path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd is not installed")
+    text = (DEPLOY / "lalm.service").read_text().replace("/opt/lalm/bin/lalm", "/bin/true")
+    (tmp_path / "lalm.service").write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(tmp_path / "lalm.service")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0 and "lalm.service" not in done.stderr
 
 
 def test_it_speaks_tls(engine, tmp_path):

@@ -111,6 +111,15 @@ def test_one_of_the_functions_is_called_when_it_must(serve, client):
     assert json.loads(called.function.arguments)
 
 
+def test_the_only_function_is_written_as_it_comes(serve, client):
+    asked = client(serve())
+    wish = {**WISH, "tools": TOOLS[:1], "tool_choice": "required"}
+    whole = asked.chat.completions.create(**wish).choices[0]
+    assert whole.finish_reason == "tool_calls" and whole.message.tool_calls
+    cut = asked.chat.completions.create(**{**wish, "max_tokens": 3}).choices[0]  # as llama-index asks
+    assert cut.finish_reason == "length" and cut.message.tool_calls[0].function.arguments.startswith("{")
+
+
 def test_a_free_answer_is_text_or_a_whole_call(serve, client):
     got = client(serve()).chat.completions.create(**{**WISH, "max_tokens": 40}, tools=TOOLS, n=8)
     for choice in got.choices:

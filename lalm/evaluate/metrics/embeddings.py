@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lalm.errors import refuse_pickled_code
 from lalm.evaluate.metrics.intervals import Array
 
 BATCH = 64
@@ -24,9 +25,9 @@ class SentenceEncoder:
         if inner is None:
             raise ValueError(f"'{folder}' is no sentence encoder: it has no config.json")
         self.tokenizer: Any = AutoTokenizer.from_pretrained(inner, trust_remote_code=False)
-        self.model: Any = AutoModel.from_pretrained(
-            inner, dtype=torch.float32, trust_remote_code=False
-        ).eval()
+        with refuse_pickled_code(f"the weights in '{inner}'"):
+            opened: Any = AutoModel.from_pretrained(inner, dtype=torch.float32, trust_remote_code=False)
+        self.model: Any = opened.eval()
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Array:
@@ -64,9 +65,10 @@ def broken(folder: Path, texts: Sequence[str]) -> Array:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    model: Any = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, trust_remote_code=False
-    ).eval()
+    with refuse_pickled_code(f"the weights in '{folder}'"):
+        model: Any = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False
+        ).eval()
     exclusive = model.config.problem_type == "single_label_classification"
     rows = []
     for start in range(0, len(texts), BATCH):

@@ -1,6 +1,9 @@
 // The recordings at hand: each a card with its pictures, playback, and marks where a sound was found.
 
+import { notSound } from "./files.js";
+import { limits } from "./models.js";
 import { RATE, decode, drawSpectrogram, wav, wavePath } from "./picture.js";
+import { check } from "./server.js";
 
 const LARGEST = 200 << 20; // bytes of a file; more would choke the page before the server refuses it
 const AS_IT_IS = 8 << 20; // larger files are sent as what the model hears of them, mono at 16 kHz
@@ -9,41 +12,60 @@ const place = document.getElementById("clips"), form = document.getElementById("
 export const clips = []; // in the order of their cards
 let last = 0, playing = null;
 
-// Adds a card for a file or blob and returns its clip. Throws an Error whose message can be shown.
-export async function addClip(file, name = file.name || "recording.wav", { recorded = false } = {}) {
+// Adds a card for a file or blob and returns its clip. What is plainly no recording, or longer than the server
+// takes, is refused: an Error whose message can be shown. `kept` is what the browser kept of a clip.
+export async function addClip(file, name = file.name || "recording.wav", { recorded = false, kept = null } = {}) {
   if (file.size > LARGEST) throw new Error(`${name} is larger than ${LARGEST >> 20} MB.`);
   if (!file.size) throw new Error(`${name} is empty.`);
-  const clip = { ...bareClip(file, name), number: ++last, card: form.content.cloneNode(true).firstElementChild };
+  const other = kept ? "" : await notSound(file);
+  if (other) throw new Error(`${name} is ${other}, not a recording.`);
+  const clip = { ...bareClip(file, name), recorded, number: last + 1, ...pick(kept), card: form.content.cloneNode(true).firstElementChild };
+  last = Math.max(last, clip.number);
   clips.push(clip);
   place.append(clip.card);
-  furnish(clip, recorded);
+  furnish(clip);
   try {
     clip.mono = await decode(file);
   } catch {
-    part(clip, ".view").hidden = true;
-    tellFacts(clip, "no picture: this browser cannot decode it, the server may");
-    part(clip, ".play").disabled = true;
+    await withoutPicture(clip, kept);
     return clip;
   }
   clip.seconds = clip.mono.length / RATE;
+  if (clip.seconds > limits.audio_s && !kept) refuse(clip, `is ${clip.seconds.toFixed(1)} s long: the server takes ${limits.audio_s} s.`);
   tellFacts(clip);
   draw(clip);
   return clip;
 }
 
-// A recording without a card, such as a spoken turn.
-export function bareClip(file, name) {
-  const player = new Audio(URL.createObjectURL(file));
-  return { number: 0, name, file, player, card: null, mono: null, seconds: 0, sent: false, label: "" };
+const pick = (kept) => (kept ? { number: kept.number, key: kept.key, label: kept.label, recorded: kept.recorded } : {});
+
+// What the browser cannot decode the server may: it is asked.
+async function withoutPicture(clip, kept) {
+  part(clip, ".view").hidden = true;
+  part(clip, ".play").disabled = true;
+  tellFacts(clip, "no picture: the browser cannot decode it");
+  if (kept) return;
+  const fault = await check(clip);
+  if (fault) refuse(clip, `is not taken: ${fault}.`);
 }
 
-// Forget a clip and its card.
+function refuse(clip, why) {
+  removeClip(clip);
+  throw new Error(`${clip.name} ${why}`);
+}
+
+// A recording without a card, such as a spoken turn.
+export function bareClip(file, name) {
+  const player = new Audio(URL.createObjectURL(file)), key = `${Date.now()}-${Math.random().toString(36).slice(2)}`;
+  return { key, number: 0, name, file, player, card: null, mono: null, seconds: 0, sent: false, label: "", recorded: false };
+}
+
+// Forget a clip and its card; who keeps the conversation hears of it.
 export function removeClip(clip) {
   clip.player.pause();
-  URL.revokeObjectURL(clip.player.src);
   clips.splice(clips.indexOf(clip), 1);
   clip.card.remove();
-  document.dispatchEvent(new Event("clips"));
+  document.dispatchEvent(new CustomEvent("clips", { detail: { removed: clip } }));
 }
 
 // Whether clips belong to the conversation already, or go with the next question.
@@ -52,7 +74,7 @@ export function setSent(some, sent) {
     clip.sent = sent;
     if (!clip.card) continue;
     clip.card.classList.toggle("sent", sent);
-    part(clip, ".remove").hidden = sent;
+    part(clip, ".remove").setAttribute("aria-label", `Remove ${clip.name}${sent ? " from the conversation" : ""}`);
   }
   document.dispatchEvent(new Event("clips"));
 }
@@ -95,7 +117,7 @@ export function tellFacts(clip, said = `${clip.seconds.toFixed(1)} s`) {
 
 const part = (clip, selector) => clip.card.querySelector(selector);
 
-function furnish(clip, recorded) {
+function furnish(clip) {
   clip.card.setAttribute("aria-label", `Recording ${clip.number}: ${clip.name}`);
   part(clip, ".number").textContent = clip.number;
   part(clip, ".name").textContent = clip.name;
@@ -105,13 +127,14 @@ function furnish(clip, recorded) {
   play.onclick = () => togglePlay(clip);
   remove.setAttribute("aria-label", `Remove ${clip.name}`);
   remove.onclick = () => removeClip(clip);
-  save.hidden = !recorded;
+  save.hidden = !clip.recorded;
   save.setAttribute("aria-label", `Save ${clip.name}`);
   save.href = clip.player.src;
   save.download = clip.name;
   const called = part(clip, ".called input");
   called.setAttribute("aria-label", `What recording ${clip.number} is a sound of`);
-  called.oninput = () => { clip.label = called.value.trim(); };
+  called.value = clip.label;
+  called.oninput = () => { clip.label = called.value.trim(); document.dispatchEvent(new Event("clips")); };
   clip.player.onplay = () => { clip.card.classList.add("playing"); play.setAttribute("aria-label", `Pause ${clip.name}`); follow(clip); };
   clip.player.onpause = () => { clip.card.classList.remove("playing"); play.setAttribute("aria-label", `Play ${clip.name}`); };
   guide(clip);

@@ -1,128 +1,67 @@
-// The conversation as it is shown, and as the next question continues it.
+// The conversation as data: its turns, what the next question continues, and how it is kept and exported.
 
-import { clips, setSent, togglePlay } from "./clips.js";
-import { chatCurl, chatPython, detectCurl, detectPython } from "./snippets.js";
+import { clips } from "./clips.js";
 
-const list = document.getElementById("turns"), said = document.getElementById("said");
-export const messages = []; // [{role, content: [{clip} | {text}]}]
+// A turn: {kind, content: [{clip} | {text}], text, sounds, understood, answers: [{by, model, options, text, facts}]}.
+// `kind` is "ask", or "find" and "name", which stand apart; `by` is the label of who answers.
+export const turns = [];
 
-function line(kind, text) {
-  const made = document.createElement("p");
-  made.className = kind;
-  made.textContent = text;
-  return made;
+const answerOf = (turn, by) => turn.answers.find((answer) => answer.by === by) || turn.answers[0];
+const goesOn = (turn) => turn.kind === "ask" && turn.content.length > 0 && turn.answers.length > 0;
+
+// The messages that `by` is asked with a turn: the conversation before it, in which its own answers stand, and it.
+export function messagesFor(turn, by) {
+  const question = { role: "user", content: turn.content };
+  if (turn.kind !== "ask") return [question];
+  const before = turns.slice(0, turns.includes(turn) ? turns.indexOf(turn) : turns.length).filter(goesOn);
+  return [...before.flatMap((one) => [
+    { role: "user", content: one.content }, { role: "assistant", content: [{ text: answerOf(one, by).text }] },
+  ]), question];
 }
 
-function button(label, press) {
-  const made = document.createElement("button");
-  made.type = "button";
-  made.className = "small";
-  made.textContent = label;
-  made.onclick = press;
-  return made;
+// Every recording of the conversation: those with cards, then spoken turns.
+export function allClips() {
+  return [...new Set([...clips, ...turns.flatMap((turn) => turn.content.map((part) => part.clip).filter(Boolean))])];
 }
 
-// For those who do not see the page: what happened.
-export function announce(text) {
-  said.textContent = "";
-  said.textContent = text;
-}
-
-function append(item, role, who) {
-  item.className = `turn ${role}`;
-  item.prepend(Object.assign(line("who", who), { className: "who" }));
-  list.append(item);
-  document.body.classList.add("talking");
-  item.scrollIntoView({ block: "nearest" });
-  return item;
-}
-
-// A question: the recordings that go with it, as buttons that play them, and its text.
-export function showQuestion(some, text) {
-  const item = document.createElement("li"), row = line("with", "");
-  for (const clip of some) {
-    const play = button(`${clip.number || "▸"} ${clip.name}`, () => togglePlay(clip));
-    play.setAttribute("aria-label", `Play ${clip.name}`);
-    row.append(play);
+// Take a recording out of all turns; the turns of which nothing is left, which are gone now.
+export function withdraw(clip) {
+  const emptied = [];
+  for (const turn of [...turns]) {
+    const before = turn.content.length;
+    turn.content = turn.content.filter((part) => part.clip !== clip);
+    if (turn.content.length === before || turn.content.length) continue;
+    turns.splice(turns.indexOf(turn), 1);
+    emptied.push(turn);
   }
-  if (some.length) item.append(row);
-  if (text) item.append(line("text", text));
-  return append(item, "user", "You");
+  return emptied;
 }
 
-// An answer that grows: add(text), then finish(facts) with buttons to copy, or remove().
-export function showAnswer() {
-  const item = document.createElement("li"), text = line("text", "");
-  item.append(text);
-  item.setAttribute("aria-busy", "true");
-  append(item, "answer", "Answer");
-  announce("Answering");
+// What the browser can keep of it: the turns that were answered. Recordings are told by their number in `clips`.
+export function toKeep(id) {
+  const all = allClips(), answered = turns.filter((turn) => turn.answers.length);
+  const sent = new Set(answered.filter((turn) => turn.kind === "ask").flatMap((turn) => turn.content.map((part) => part.clip)));
   return {
-    add(more) {
-      const nearEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 80;
-      text.textContent += more;
-      if (nearEnd) list.scrollTop = list.scrollHeight;
-    },
-    get text() { return text.textContent; },
-    finish(facts, copies) {
-      item.setAttribute("aria-busy", "false");
-      if (facts) item.append(line("facts", facts));
-      const row = line("actions", "");
-      for (const [label, make] of Object.entries(copies)) {
-        const made = button(label, () => copy(made, make()));
-        made.setAttribute("aria-label", label === "Copy" ? "Copy the answer" : `Copy the question ${label}`);
-        row.append(made);
-      }
-      item.append(row);
-      item.scrollIntoView({ block: "nearest" });
-      announce(`Answer: ${text.textContent}`);
-    },
-    remove() { item.remove(); announce(""); },
+    id,
+    changed: Date.now(),
+    title: turns[0]?.text || (turns.length ? "Spoken conversation" : ""),
+    clips: all.map((clip) => ({ ...pick(clip, "key number name file label recorded"), sent: sent.has(clip), card: Boolean(clip.card) })),
+    turns: answered.map((turn) => ({
+      ...pick(turn, "kind text sounds understood answers"),
+      content: turn.content.map((part) => (part.clip ? { clip: all.indexOf(part.clip) } : part)),
+    })),
   };
 }
 
-async function copy(from, text) {
-  const label = from.textContent;
-  try {
-    await navigator.clipboard.writeText(text);
-    from.textContent = "Copied";
-    setTimeout(() => { from.textContent = label; }, 1500);
-  } catch { // no permission, or no https: to be copied by hand
-    const box = document.getElementById("by-hand");
-    box.querySelector("textarea").value = text;
-    box.showModal();
-    box.querySelector("textarea").select();
-  }
-}
+const pick = (from, names) => Object.fromEntries(names.split(" ").map((name) => [name, from[name]]));
 
-// What can be copied of a chat answer.
-export const chatCopies = (answer, request) => ({
-  "Copy": () => answer.text,
-  "as curl": () => chatCurl(request),
-  "as Python": () => chatPython(request),
-});
-
-// What can be copied of a search in one recording.
-export const detectCopies = (answer, search) => ({
-  "Copy": () => answer.text,
-  "as curl": () => detectCurl(search),
-  "as Python": () => detectPython(search),
-});
-
-// "Heard 2.8 s": all of it, or how much of how much.
-export function heardText({ heard, first_text_s: first }) {
-  const total = (name) => heard.reduce((sum, clip) => sum + clip[name], 0);
-  const given = total("seconds_given"), got = total("seconds_heard");
-  const whole = Math.abs(given - got) < 0.05;
-  const audio = heard.length ? `heard ${whole ? "" : `${got.toFixed(1)} of `}${given.toFixed(1)} s · ` : "";
-  return `${audio}first words after ${first.toFixed(1)} s`;
-}
-
-// Start anew; the recordings are there for the next question.
-export function forget() {
-  messages.length = 0;
-  list.replaceChildren();
-  document.body.classList.remove("talking");
-  setSent(clips, false);
-  announce("New conversation");
+// The conversation to read: Markdown.
+export function asText() {
+  const said = turns.flatMap((turn) => {
+    const sounds = turn.content.filter((part) => part.clip).map((part) => `[${part.clip.name}]`);
+    const heard = turn.understood ? [`(understood: ${turn.understood})`] : [];
+    const question = [...sounds, ...(turn.text ? [turn.text] : []), ...heard].join(" ");
+    return [`**You:** ${question}`, ...turn.answers.map((answer) => `**${answer.by}:** ${answer.text}`)];
+  });
+  return `${said.join("\n\n")}\n`;
 }

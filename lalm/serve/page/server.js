@@ -31,10 +31,11 @@ async function ask(path, wish) {
   }
 }
 
-// {model, lora_scale, realtime} of the server; Refused with status 401 when it wants a key.
+// {models: [{id, lalm: {open, lora_scale}}], limits: {audio_s, clips, body_bytes}} of the server; Refused with status
+// 401 when it wants a key.
 export async function served() {
-  await ask("v1/models", { headers: headers() });
-  return (await ask("health", {})).json();
+  const { data } = await (await ask("v1/models", { headers: headers() })).json();
+  return { models: data, limits: (await (await ask("health", {})).json()).limits };
 }
 
 async function base64(blob) {
@@ -45,7 +46,7 @@ async function base64(blob) {
 }
 
 // Conversations are kept as [{role, content: [{clip} | {text}, ...]}]; OpenAI's form of one:
-async function spelled(messages) {
+export async function spelled(messages) {
   return Promise.all(messages.map(async ({ role, content }) => ({
     role,
     content: role === "assistant" ? content[0].text : await Promise.all(content.map(async (part) => (
@@ -86,9 +87,32 @@ async function* events(body) {
 }
 
 // When the sounds occur in a clip: {seconds, sounds: [{sound, spans: [{onset_s, offset_s}], answer}]}.
-export async function detect(clip, sounds, signal) {
+export async function detect(clip, sounds, model, signal) {
   const body = new FormData();
   body.append("file", upload(clip), clip.name);
   for (const sound of sounds) body.append("sound", sound);
+  body.append("model", model);
   return (await ask("v1/audio/detections", { method: "POST", body, signal, headers: headers() })).json();
+}
+
+// What speech in a clip was understood, in the words of a model that transcribes; "" without speech.
+export async function transcribe(clip, model) {
+  const body = new FormData();
+  body.append("file", upload(clip), clip.name);
+  body.append("model", model);
+  const answer = await ask("v1/audio/transcriptions", { method: "POST", body, headers: headers() });
+  return (await answer.json()).text.trim();
+}
+
+// Whether the server can decode a clip: what it says is wrong, or "". Nobody's answer waits for this.
+export async function check(clip) {
+  const messages = await spelled([{ role: "user", content: [{ clip }] }]);
+  try {
+    await ask("tokenize", {
+      method: "POST", body: JSON.stringify({ messages }), headers: { "Content-Type": "application/json", ...headers() },
+    });
+  } catch (error) {
+    if (error.status === 400 || error.status === 413) return error.message.replace(/^audio 1: /, "");
+  }
+  return "";
 }

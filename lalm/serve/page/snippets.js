@@ -57,14 +57,15 @@ print(answer.choices[0].message.content)
 }
 
 // A search for sounds in one recording.
-export function detectCurl({ clip, sounds }) {
+export function detectCurl({ clip, sounds, model }) {
   const key = hasKey() ? ' \\\n  -H "Authorization: Bearer $LALM_API_KEY"' : "";
   const fields = sounds.map((sound) => ` --form-string ${shellQuoted(`sound=${sound}`)}`).join("");
-  return `curl ${shellQuoted(`${base()}/audio/detections`)} -F ${shellQuoted(`file=@"${clip.name.replace(/["\\]/g, "\\$&")}"`)}${fields}${key}\n`;
+  const chosen = ` --form-string ${shellQuoted(`model=${model}`)}`;
+  return `curl ${shellQuoted(`${base()}/audio/detections`)} -F ${shellQuoted(`file=@"${clip.name.replace(/["\\]/g, "\\$&")}"`)}${fields}${chosen}${key}\n`;
 }
 
 // The same in Python.
-export function detectPython({ clip, sounds }) {
+export function detectPython({ clip, sounds, model }) {
   const key = hasKey() ? ', headers={"Authorization": f"Bearer {os.environ[\'LALM_API_KEY\']}"}' : "";
   return `${hasKey() ? "import os\n\n" : ""}import httpx
 
@@ -72,7 +73,7 @@ with open(${JSON.stringify(clip.name)}, "rb") as file:
     answer = httpx.post(
         ${JSON.stringify(`${base()}/audio/detections`)},
         files={"file": file},
-        data={"sound": ${JSON.stringify(sounds)}},
+        data={"sound": ${JSON.stringify(sounds)}, "model": ${JSON.stringify(model)}},
         timeout=300${key},
     )
 for sound in answer.json()["sounds"]:

@@ -1,17 +1,35 @@
 // Voice chat: a spoken turn is a recording that is sent when it ends, or hands-free a session of its own;
 // answers may be read aloud.
 
+import { beginAnswer, begin as beginTurn } from "./asking.js";
 import { bareClip, hush } from "./clips.js";
+import { turns } from "./conversation.js";
 import { HandsFree } from "./handsfree.js";
 import { Recording } from "./microphone.js";
+import { transcribe } from "./server.js";
+import { showUnderstood } from "./turns.js";
 
 const TAP_MS = 350; // a shorter press begins a turn that the next press ends
 const SHORTEST_S = 0.3;
 const $ = (id) => document.getElementById(id);
 
-// `page` has what voice needs of the rest: converse(clips, text), tell(text), busy(), stop(), options().
+// The next spoken turn as a recording of the conversation.
+function spoken(file) {
+  const before = turns.flatMap(({ content }) => content.map(({ clip }) => Number(clip?.name.match(/^spoken-(\d+)/)?.[1] || 0)));
+  return Object.assign(bareClip(file, `spoken-${Math.max(0, ...before) + 1}.wav`), { recorded: true });
+}
+
+// Tell under a turn what was understood.
+function understood(turn, text) {
+  if (!turn) return;
+  turn.understood = text || "no speech";
+  showUnderstood(turn);
+  document.dispatchEvent(new Event("conversation"));
+}
+
+// `page` has what voice needs of the rest: converse(clips, text, begun), tell(text), busy(), stop(), options().
 export function openVoice(page) {
-  let session = null, recording = null, opening = null, pressed = 0, turn = 0;
+  let session = null, recording = null, opening = null, pressed = 0;
   const state = (text) => { $("voice-state").textContent = text; };
 
   function silence() {
@@ -51,22 +69,29 @@ export function openVoice(page) {
     if (seconds < SHORTEST_S) return state("That was too short to hear: hold the button while you speak.");
     state("Answering");
     while (page.busy()) await new Promise((done) => setTimeout(done, 50)); // the interrupted answer lets go
-    const answer = await page.converse([bareClip(file, `spoken-${++turn}.wav`)], "");
-    state(answer ? "Your turn." : "");
-    if (answer && $("aloud").checked) speak(answer);
+    const clip = spoken(file), tells = $("understood").checked, { model } = page.options();
+    const turn = await page.converse([clip], "", (begun) => {
+      if (tells) transcribe(clip, model).then((text) => understood(begun, text), (error) => page.tell(error.message));
+    });
+    state(turn ? "Your turn." : "");
+    if (turn && $("aloud").checked) speak(turn.answers[0].text);
   }
 
   async function switchHandsFree() {
-    const { temperature, top_p, seed, lora_scale, max_tokens } = page.options();
-    const options = { temperature, top_p, seed, lora_scale, max_output_tokens: max_tokens };
+    const { model, temperature, top_p, seed, lora_scale, max_tokens } = page.options();
+    const options = { model, temperature, top_p, seed, lora_scale, max_output_tokens: max_tokens };
+    if ($("understood").checked) options.audio = { input: { transcription: {} } };
     if (!$("hands-free").checked) return session?.stop();
     page.tell("");
     hold.disabled = true;
+    let turn = null;
     try {
       session = await HandsFree.start($("voice-level"), options, {
         told: state,
         speaking: silence,
-        answered: (text) => { if ($("aloud").checked) speak(text); },
+        turn: (file) => (turn = beginTurn("ask", [{ clip: spoken(file) }], "")),
+        answering: () => beginAnswer(turn, page.options(), (text) => { if ($("aloud").checked) speak(text); }),
+        understood,
         ended: (why) => { session = null; rest(why); },
       });
     } catch (error) {

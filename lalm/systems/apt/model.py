@@ -33,6 +33,7 @@ from transformers import (
 
 from lalm.encoders import build_encoder, encoder_config
 from lalm.encoders.eat import EATConfig
+from lalm.errors import refuse_pickled_code
 from lalm.models.config import AudioLMConfig
 from lalm.models.modeling import AudioLMForConditionalGeneration, AudioLMModel
 
@@ -241,7 +242,8 @@ class APTConnector(nn.Module):
         """
         if AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type != "bert":
             raise ValueError(f"'{folder}' is no BERT: an aligner starts from one")
-        bert: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+        with refuse_pickled_code(f"the weights in '{folder}'"):
+            bert: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
         own = self.aligner.state_dict()
         for name, tensor in bert.state_dict().items():
             name = name.replace("LayerNorm", "layernorm") if name.startswith("embeddings.") else name

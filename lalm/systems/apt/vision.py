@@ -31,6 +31,7 @@ from lalm.audio.images import load_image, video_frames
 from lalm.data.audio_inputs import Clip
 from lalm.data.messages import message_text
 from lalm.data.sample import Sample
+from lalm.errors import refuse_pickled_code
 from lalm.inference.engine import Heard, Options, Reply
 from lalm.inference.generation import Progress, processors_of, settings_of
 from lalm.models.answer_end import llm_ends
@@ -92,8 +93,12 @@ class APTBlip2:
         hearing, instruction_tokenizer = load_hearing(apt, dtype=dtype)
         if instruction_tokenizer is None:
             raise ValueError(f"'{apt}' is no APT: its connector hears no instructions")
+        with refuse_pickled_code(f"the weights in '{vlm}'"):
+            seeing: Any = AutoModelForImageTextToText.from_pretrained(
+                vlm, dtype=dtype, trust_remote_code=False
+            )
         return cls(
-            AutoModelForImageTextToText.from_pretrained(vlm, dtype=dtype, trust_remote_code=False).to(device),
+            seeing.to(device),
             AutoTokenizer.from_pretrained(vlm, trust_remote_code=False),
             BlipImageProcessorPil.from_pretrained(vlm, trust_remote_code=False),
             hearing.to(device),
