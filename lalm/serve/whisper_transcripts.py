@@ -21,6 +21,13 @@ from lalm.serve.transcriptions import NEW_TOKENS, Transcript, Wishes
 BLOCK = 30 * SAMPLE_RATE  # samples that are looked at between two checks for a client that is gone
 
 
+# Ways of drawing that the model's own transcripts know and Whisper's do not, and what asks for nothing.
+NEUTRAL: dict[str, tuple[float, ...]] = {
+    **dict.fromkeys(("top_k", "min_p", "no_repeat_ngram_size", "min_tokens"), (0, -1)),
+    "repetition_penalty": (1,),
+}
+
+
 class WhisperTranscript(Transcript):
     """The transcript of one recording by Whisper, segment by segment."""
 
@@ -33,6 +40,7 @@ class WhisperTranscript(Transcript):
             ("include logprobs", wishes.logprobs),
             ("top_p", wishes.top_p != 1.0),
             ("max_completion_tokens", wishes.max_tokens != NEW_TOKENS),
+            *((name, value not in NEUTRAL[name]) for name, value in wishes.drawing.items()),
         ):
             if is_given:
                 raise FieldRefused(f"{name} is not for {whisper.name}, which transcribes here")

@@ -119,9 +119,13 @@ def test_what_whisper_cannot_be_asked_is_refused(asking, tmp_path):
         ({"language": "klingon"}, "klingon"),
         ({"include": ["logprobs"]}, "logprobs"),
         ({"extra_body": {"top_p": 0.5}}, "top_p"),
+        ({"extra_body": {"top_k": 5}}, "top_k"),
+        ({"extra_body": {"repetition_penalty": 1.2}}, "repetition_penalty"),
     ):
         with pytest.raises(openai.BadRequestError, match=said):
             api.create(model="tiny", file=clip, **fields)
+    nothing = {"top_k": -1, "min_p": 0, "repetition_penalty": 1.0}
+    assert api.create(model="tiny", file=clip, extra_body=nothing).text
 
 
 def test_a_model_that_transcribes_does_it_itself_unless_whisper_is_named(
