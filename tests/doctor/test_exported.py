@@ -46,7 +46,7 @@ def process():
     command = [sys.executable, "-c", WITHOUT_LALM]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
         yield running
-        running.stdin.close()
+        running.kill()
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +98,12 @@ def test_a_model_that_lalm_trained_and_saved_is_heard_elsewhere(base, tmp_path, 
         check_export("qwen2-audio", out, wanted, torch.float32)
 
 
+def test_a_folder_that_holds_no_model_is_told(tmp_path, monkeypatch):
+    monkeypatch.undo()  # this one check runs in a process of its own, as it does for users
+    with pytest.raises(ExportError, match="does not open elsewhere: "):
+        check_export("qwen2-audio", tmp_path, torch.zeros(2, 3), torch.float32)
+
+
 def test_a_deaf_export_is_refused(base, tmp_path):
     model, processor = load_model(base)
     loud(model)
@@ -115,8 +121,7 @@ def test_a_deaf_export_is_refused(base, tmp_path):
         check_export("qwen2-audio", base, wanted, torch.float32)
 
 
-def test_lora_on_released_weights_is_an_adapter_of_peft_elsewhere(base, tmp_path, capfd, monkeypatch):
-    monkeypatch.undo()  # this one check runs in a process of its own, as it does for users
+def test_lora_on_released_weights_is_an_adapter_of_peft_elsewhere(base, tmp_path, capfd):
     model, processor = load_model(base)
     add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj", "up_proj"]})
     loud(model)
