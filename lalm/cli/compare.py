@@ -63,6 +63,6 @@ def compare(
         low, high = (shown_number(found[key], row.metric) for key in ("low", "high"))
         limits, p_value = f"{low} to {high}", shown_p(found["p_value"])
         whole = row.shared == row.items_a == row.items_b
-        items = str(row.shared) if whole else f"{row.shared} of {row.items_a} and {row.items_b}"
+        items = str(row.shared) if whole else f"{row.shared} of {row.items_a}, {row.items_b}"
         table.add_row(row.task, row.metric, *numbers, limits, p_value, items)
     Console().print(table)

@@ -33,6 +33,8 @@ from lalm.evaluate.summary import Summary
 from lalm.evaluate.task import Asked, question_of
 from lalm.inference.final_answer import without_reasoning
 
+# Led by these, a task's answers cannot come from the text that is asked, and its recordings may last hours.
+OF_SPEECH = ("wer", "wer_qwen2_audio", "audiobench_wer", "per", "bleu")
 Progress = Callable[[int, int], None]
 Cell: TypeAlias = tuple[str, str]  # a task and a control
 
@@ -43,10 +45,11 @@ class RunError(LalmError, ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked, and where the results go. ``folder`` is the local model's, for its hash. Controls are
-    asked of at most ``control_items`` items a task, drawn (0: of all), and with ``cheap`` only of tasks that
-    compare answers with references without a judge. ``price``: dollars a million tokens, in and out.
-    ``extract``: the judge reads what rules cannot read."""
+    """What is asked, and where the results go. ``folder`` is the local model's, for its hash.
+
+    Controls are asked of at most ``control_items`` items a task, drawn (0: of all), and with ``cheap`` only of
+    tasks that compare answers with references without a judge, and are no transcripts or translations.
+    ``price``: dollars a million tokens, in and out. ``extract``: the judge reads what rules cannot read."""
 
     tasks: Sequence[Asked]
     out: Path
@@ -62,7 +65,7 @@ class Job:
     def controls_of(self, opened: Asked) -> list[str]:
         """The controls that a task is asked under."""
         leading = METRICS[opened.task.metrics[0]]
-        if self.cheap and (not leading.compares or opened.task.metrics[0] == "judge"):
+        if self.cheap and (not leading.compares or opened.task.metrics[0] in ("judge", *OF_SPEECH)):
             return []
         return expanded(self.controls, opened)
 

@@ -136,5 +136,6 @@ def test_a_task_whose_answers_are_judged_or_not_compared_is_not_asked_twice_unle
     judged = Asked(one.task.model_copy(update={"metrics": ("judge",)}), one.samples, "")
     free = Asked(one.task.model_copy(update={"metrics": ("one_word",)}), one.samples, "")
     job = Job([one], tmp_path, RELIANCE, cheap=True)
-    assert job.controls_of(one) and not job.controls_of(judged) and not job.controls_of(free)
+    spoken = Asked(one.task.model_copy(update={"metrics": ("wer",)}), one.samples, "")
+    assert job.controls_of(one) and not any(map(job.controls_of, (judged, free, spoken)))
     assert Job([one], tmp_path, RELIANCE).controls_of(judged)
