@@ -47,8 +47,8 @@ class RunError(LalmError, ValueError):
 class Job:
     """What is asked, and where the results go. ``folder`` is the local model's, for its hash.
 
-    Controls are asked of at most ``control_items`` items a task, drawn (0: of all), and with ``cheap`` only of
-    tasks that compare answers with references without a judge, and are no transcripts or translations.
+    Controls are asked of at most ``control_items`` items a task, drawn (0: of all), and with ``cheap`` only
+    of tasks that compare answers with references without a judge, and are no transcripts or translations.
     ``price``: dollars a million tokens, in and out. ``extract``: the judge reads what rules cannot read."""
 
     tasks: Sequence[Asked]
