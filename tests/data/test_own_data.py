@@ -5,6 +5,7 @@ Files are written by pandas, lhotse and datasets, or stand as the toolkit's docu
 
 import json
 import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,23 @@ def test_audiofolders_and_labels_of_datasets(clips: Path) -> None:
     ):
         open_samples(clips / "repo")
     assert len(open_samples(clips / "repo" / "data" / "train-*.parquet")) == 2
+
+
+def test_shards_by_the_keys_of_their_json(clips: Path) -> None:
+    with tarfile.open(clips / "s.tar", "w") as tar:
+        for i in range(2):
+            (clips / f"{i}.json").write_text(
+                json.dumps({"label": f"sound {i}", "ask": "Which?", "lang": "en"})
+            )
+            tar.add(clips / f"{i}.json", f"{i}.json")
+            tar.add(clips / "clips" / f"{i}.wav", f"{i}.wav")
+    with pytest.raises(SampleError, match=r"s.tar/0 has no text.*--columns answer=KEY names another key"):
+        open_samples(clips / "s.tar")[0]
+    samples = open_samples(clips / "s.tar", Reading({"answer": "label", "question": "ask"}))
+    assert [sample.target for sample in samples] == ["sound 0", "sound 1"] and len(
+        heard(samples[1])
+    ) == 32_000
+    assert message_text(samples[0].messages[0]) == "Which?" and samples[0].origin == {"language": "en"}
 
 
 def test_common_voice_as_it_unpacks(clips: Path) -> None:

@@ -1,6 +1,7 @@
 """The experimenter's kit: optimizers, averages, the best model, stopping early, sweeps, trackers, the Hub."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -208,6 +209,24 @@ def test_a_table_and_its_prompts_train_as_the_manifest_of_them(world: Path, tmp_
         world, tmp_path / "plain", data={"train": [plain], "valid": [plain]}, optim={"max_steps": 2}
     )
     assert lines(train.run(made)) == lines(train.run(same_run))
+
+
+def test_a_warm_start_hears_the_sound_as_it_is_and_the_steps_an_augmented_one(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event = {"label": "noise", "caption": "a hiss", "onset_s": 0.0, "offset_s": 0.4}
+    rows = [json.loads(line) | {"events": [event]} for line in (world / "train.jsonl").open()]
+    (world / "events.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    said, losses = [], []
+    for name, augment in (("plain", None), ("loud", {"gain_db": [10, 10], "probability": 1.0})):
+        changes = {"warm_start": {"epochs": 2, "learning_rate": 1e-3}, "cache": str(tmp_path / "frames")}
+        data = {"train": [{"path": str(world / "events.jsonl")}]}
+        made = short(
+            world, tmp_path / name, data=data, augment=augment, lora=None, optim={"max_steps": 1}, **changes
+        )
+        losses.append(lines(train.run(made)))
+        said.append(re.findall(r"Warm start: loss [\d.]+", capsys.readouterr().out))
+    assert said[0] == said[1] and len(said[0]) == 1 and losses[0] != losses[1]
 
 
 def test_a_sweep_runs_all_resumes_and_shows_intervals(

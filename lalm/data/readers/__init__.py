@@ -107,7 +107,7 @@ def _opened(path: Path, reading: Reading) -> Samples:
     if _of_kaldi(path):
         return Kaldi(path.parent)
     if plain.endswith(".tar") and plain == name:
-        return Tars([path])
+        return Tars([path], reading)
     if name.endswith((".parquet", ".arrow")):
         return Table(path, reading)
     for suffixes, way in CONVERTED.items():
@@ -221,7 +221,7 @@ def _marked(path: Path, reading: Reading) -> Samples | None:
         case "data set":
             return Table(path, reading)
         case "tars":
-            return Tars(sorted(path.glob("*.tar")))
+            return Tars(sorted(path.glob("*.tar")), reading)
     return None
 
 

@@ -1,7 +1,7 @@
 """Reads WebDataset tars: ``0001.flac`` with ``0001.txt`` or ``0001.json`` makes one sample.
 
 The JSON may be a whole manifest row whose audio is the member's name, or an object with the text under one
-of ``TEXT_KEYS``. Audio stays in the tar and is read from there.
+of ``TEXT_KEYS``, or where the columns of a ``Reading`` say. Audio stays in the tar and is read from there.
 """
 
 import json
@@ -11,15 +11,17 @@ from typing import Any
 
 from lalm.audio import archives
 from lalm.audio.load import AUDIO_SUFFIXES
+from lalm.data.readers.columns import SEEN_ROWS, ColumnMap, Reading
 from lalm.data.readers.samples import ReaderError, Samples, spoken
 
+TEXT = "text"  # what the .txt is called among the columns
 TEXT_KEYS = ("text", "caption", "transcript", "transcription", "sentence")
 
 
 class Tars(Samples):
     """Samples of several tars, in the order of the tars and of their members."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], reading: Reading) -> None:
         self.folder = paths[0].parent
         self._samples: list[tuple[Path, str, tuple[str, ...]]] = []  # tar, name, suffixes
         for path in paths:
@@ -28,6 +30,11 @@ class Tars(Samples):
                 name, suffix = _split(member)
                 groups.setdefault(name, []).append(suffix)
             self._samples += [(path, name, tuple(found)) for name, found in groups.items()]
+        if reading.columns:
+            seen = self._seen()
+            names = list(dict.fromkeys(name for row in seen for name in row))
+            given = {"audio": "audio", "id": "id", **reading.columns}
+            self.columns = ColumnMap(names, seen, given, paths[0].name, None)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -37,33 +44,60 @@ class Tars(Samples):
         return f"{tar.name}/{name}"
 
     def row(self, number: int) -> Any:
-        tar, name, suffixes = self._samples[number]
-        audio = next((s for s in suffixes if f".{s.lower()}" in AUDIO_SUFFIXES), None)
-        fields: Any = {}
-        if "json" in suffixes:
-            try:
-                fields = json.loads(archives.read(tar, f"{name}.json"))
-            except (ValueError, RecursionError) as error:
-                raise ReaderError(f"{self.place(number)}.json: not JSON: {error}") from None
-            if not isinstance(fields, dict):
-                raise ReaderError(f"{self.place(number)}.json must be a JSON object")
+        tar, _, suffixes = self._samples[number]
+        fields = self._fields(number)
         if "messages" in fields or "conversations" in fields:
             return _inside(fields, tar)
-        if audio is None:
-            raise ReaderError(f"{self.place(number)} has no audio ({', '.join(AUDIO_SUFFIXES)})")
-        text = next((fields[key] for key in TEXT_KEYS if isinstance(fields.get(key), str)), None)
-        if "txt" in suffixes:
-            try:
-                text = archives.read(tar, f"{name}.txt").decode("utf-8-sig").strip()
-            except UnicodeDecodeError:
-                raise ReaderError(f"{self.place(number)}.txt is not UTF-8 text") from None
-        if text is None:
+        row = self._columns_of(number, fields)
+        if self.columns is not None:
+            return row
+        text = row.get(TEXT) if "txt" in suffixes else None
+        text = text if text is not None else next((t for key in TEXT_KEYS if (t := fields.get(key))), None)
+        if not isinstance(text, str):
             raise ReaderError(
-                f"{self.place(number)} has no text: neither .txt nor {', '.join(TEXT_KEYS)} in .json"
+                f"{self.place(number)} has no text: neither .txt nor {', '.join(TEXT_KEYS)} in .json; "
+                "--columns answer=KEY names another key"
             )
         language = fields.get("language")
         origin = {"language": language} if isinstance(language, str) else {}
-        return spoken({"audio": f"{tar.name}/{name}.{audio}"}, text, id=name, origin=origin)
+        return spoken({"audio": row["audio"]}, text, id=self._samples[number][1], origin=origin)
+
+    def _fields(self, number: int) -> dict[str, Any]:
+        """The object in a sample's .json; an empty one without."""
+        tar, name, suffixes = self._samples[number]
+        if "json" not in suffixes:
+            return {}
+        try:
+            fields = json.loads(archives.read(tar, f"{name}.json"))
+        except (ValueError, RecursionError) as error:
+            raise ReaderError(f"{self.place(number)}.json: not JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise ReaderError(f"{self.place(number)}.json must be a JSON object")
+        return fields
+
+    def _columns_of(self, number: int, fields: dict[str, Any]) -> dict[str, Any]:
+        """A sample as a row of columns: what its .json has, ``id``, ``audio``, ``text`` from its .txt."""
+        tar, name, suffixes = self._samples[number]
+        audio = next((s for s in suffixes if f".{s.lower()}" in AUDIO_SUFFIXES), None)
+        if audio is None:
+            raise ReaderError(f"{self.place(number)} has no audio ({', '.join(AUDIO_SUFFIXES)})")
+        row = {"id": name, **fields, "audio": f"{tar.name}/{name}.{audio}"}
+        if "txt" in suffixes:
+            try:
+                row[TEXT] = archives.read(tar, f"{name}.txt").decode("utf-8-sig").strip()
+            except UnicodeDecodeError:
+                raise ReaderError(f"{self.place(number)}.txt is not UTF-8 text") from None
+        return row
+
+    def _seen(self) -> list[dict[str, Any]]:
+        """The first samples as rows, but for those that cannot be read."""
+        rows = []
+        for number in range(min(len(self), SEEN_ROWS)):
+            try:
+                rows.append(self._columns_of(number, self._fields(number)))
+            except ReaderError:
+                continue
+        return rows
 
 
 def _split(member: str) -> tuple[str, str]:
