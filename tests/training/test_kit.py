@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 from tiny_runs import lines, settings, training_world
 
 from lalm.cli.app import run as command
+from lalm.data.readers import read_manifest
+from lalm.data.sample import write_manifest
 from lalm.models.load import load_model
 from lalm.training import recipe, report, selection, sweep
 from lalm.training import run as train
@@ -26,7 +29,11 @@ Made = Callable[..., Recipe]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
-    return training_world(tmp_path_factory.mktemp("world"))
+    folder = training_world(tmp_path_factory.mktemp("world"))
+    samples = read_manifest(folder / "train.jsonl")
+    pairs = [replace(s.prompt(), chosen=s.target, rejected=f"No. {s.id}") for s in samples]
+    write_manifest(folder / "pairs.jsonl", pairs)
+    return folder
 
 
 def short(world: Path, out: Path, **changes: Any) -> Recipe:
@@ -68,6 +75,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "sgd": {"optim": {"optimizer": "sgd"}},
     "muon": {"optim": {"optimizer": "muon", "learning_rates": {"connector": 1e-3}}},
     "adamw_8bit": {"optim": {"optimizer": "adamw_8bit"}},
+    "augmented pairs": {"dpo": {"beta": 0.1}, "augment": {"gain_db": [-20, 20]}},
     "average and best": {"optim": {"average": 0.9}, "keep": {"best": "valid_loss"}},
 }
 
@@ -78,13 +86,17 @@ def test_a_run_that_died_and_was_resumed_is_the_run_that_did_not(
 ) -> None:
     if name == "adamw_8bit":
         pytest.importorskip("bitsandbytes")
-    whole = train.run(short(world, tmp_path / "whole", **FEATURES[name]))
+    changes = dict(FEATURES[name])
+    if "dpo" in changes:
+        pairs = str(world / "pairs.jsonl")
+        changes["data"] = {"train": [{"path": pairs}], "valid": [pairs]}
+    whole = train.run(short(world, tmp_path / "whole", **changes))
     assert not same(whole, whole / "checkpoint-4")
-    died = short(world, tmp_path / "died", **FEATURES[name])
+    died = short(world, tmp_path / "died", **changes)
     run_that_dies(died, 5, monkeypatch)
     assert checkpoint.checkpoints(tmp_path / "died")[0].name == "checkpoint-4"
     train.run(died)
-    for key in ("loss", "valid_loss", "grad_norm", "learning_rate"):
+    for key in ("loss", "valid_loss", "grad_norm", "learning_rate", "margin", "valid_margin"):
         assert lines(tmp_path / "died", key) == lines(whole, key), key
     assert same(tmp_path / "died", whole)
     if "keep" in FEATURES[name]:
