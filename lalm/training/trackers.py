@@ -31,6 +31,7 @@ def trackers(names: Sequence[str], out: Path) -> list[str]:
         "mlflow": {
             "MLFLOW_EXPERIMENT_NAME": PROJECT,
             "MLFLOW_TRACKING_URI": (folder / "mlruns").as_uri(),
+            "MLFLOW_ALLOW_FILE_STORE": "true",  # files need no database package
             "MLFLOW_FLATTEN_PARAMS": "true",
         },
         "trackio": {"TRACKIO_DIR": str(folder / "trackio")},

@@ -37,7 +37,13 @@ def test_the_guide_works_as_it_stands(
     (tmp_path / "clips.csv").write_text("\n".join(table) + "\n")
     whisper_folder(tmp_path / "encoder"), llama_folder(tmp_path / "llm")
     tiny = "init={encoder: encoder, llm: llm, options: {group_size: 10, connector_width: 16}}"
-    sizes = ("optim.max_steps=4", "optim.dtype=float32", "every.valid=2", "valid.generate=1")
+    sizes = (
+        "optim.max_steps=2",
+        "optim.dtype=float32",
+        "every.valid=2",
+        "valid.samples=2",
+        "valid.generate=1",
+    )
     small = [word for change in (tiny, *sizes) for word in ("--set", change)]
     *before, serve, curl = blocks()
     ran = []
