@@ -1,9 +1,7 @@
 """Training runs on tiny random parts: exact resume, equal accumulation, and what a run shows and leaves."""
 
-import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -304,32 +302,40 @@ def test_a_disk_that_fills_up_while_saving_costs_the_steps_since_the_last_checkp
 
 
 FULL_DISK = """
-mount -t tmpfs -o size={size} full {out} || exit 77
-{python} -c "{code}" {file}
-code=$?; ls {out}; exit $code
+import ctypes, os, sys
+from pathlib import Path
+system, user, group = ctypes.CDLL(None), os.getuid(), os.getgid()
+if system.unshare(0x10000000 | 0x00020000):  # a user and a mount namespace of its own
+    sys.exit(77)
+Path("/proc/self/setgroups").write_text("deny")
+Path("/proc/self/uid_map").write_text(f"0 {{user}} 1")
+Path("/proc/self/gid_map").write_text(f"0 {{group}} 1")
+if system.mount(b"full", {out!r}.encode(), b"tmpfs", 0, b"size={size}"):
+    sys.exit(77)
+import lalm.cli.app
+code = lalm.cli.app.run(["train", {file!r}])
+print(os.listdir({out!r}), file=sys.stderr)
+sys.exit(code)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a small file system")
-def test_a_really_full_disk_is_one_sentence(world: Path, tmp_path: Path, finished: Path) -> None:
+def test_a_really_full_disk_is_one_sentence(world: Path, tmp_path: Path, finished: Path, crew: Any) -> None:
     """A file system with room for one checkpoint and a half."""
     out = tmp_path / "small"
     out.mkdir()
     file = tmp_path / "full.yaml"
     file.write_text(recipe.dump(settings(world, out, every={"save": 2, "valid": 0})))
     size = sum(-(-f.stat().st_size // 4096) * 4096 for f in (finished / "checkpoint-12").iterdir())
-    code = "import sys, lalm.cli.app; sys.exit(lalm.cli.app.run(['train', sys.argv[1]]))"
-    script = FULL_DISK.format(size=size * 3 // 2, out=out, python=sys.executable, code=code, file=file)
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(root)])}
-    done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script], env=environment, capture_output=True, text=True
-    )
-    if done.returncode == 77 or "unshare" in done.stderr:
+    program = FULL_DISK.format(size=size * 3 // 2, out=str(out), file=str(file))
+    (code,) = crew(program, [{}], tmp_path / "said")
+    if code == 77:
         pytest.skip("no user namespaces here")
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.strip().splitlines()[-1] == f"lalm: the disk is full '{out / 'checkpoint-4'}'"
-    assert "Traceback" not in done.stderr and "checkpoint-2" in done.stdout
+    said = (tmp_path / "said0").read_text()
+    *_, sentence, left = said.strip().splitlines()
+    assert code == 1, said
+    assert sentence == f"lalm: the disk is full '{out / 'checkpoint-4'}'"
+    assert "Traceback" not in said and "checkpoint-2" in left
 
 
 def test_a_step_is_shared_by_processes_or_refused(
