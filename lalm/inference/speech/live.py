@@ -2,7 +2,7 @@
 
 While somebody speaks, what has been said so far is transcribed again and again, as often as the machine
 manages; when they pause it is transcribed for good. Nothing that comes in is lost meanwhile: it waits, and
-where much waits only finished utterances are transcribed.
+where much waits utterances are transcribed several at a time, which takes Whisper no longer than one.
 """
 
 import queue
@@ -22,7 +22,8 @@ PAUSE_S = 0.6  # that ends an utterance
 LONGEST_S = 15.0  # an utterance without a pause is cut here
 BEFORE_S = 0.3  # heard before speech was found
 FIRST_S = 0.8  # of speech before it is first transcribed
-BEHIND_S = 2.0  # of audio that waits: only finished utterances from here on
+BEHIND_S = 2.0  # of audio that waits: from here on several utterances at a time
+TOGETHER_S, GAP_S = 28.0, 2.0  # how much at a time then, and the pause that ends it all the same
 LEAST_S = 0.2  # less speech is none
 SPEECH, STILL = 0.5, 0.35  # probability from which a frame is speech, and down to which it goes on
 
@@ -90,7 +91,7 @@ def captions(
     utterance = _Utterance(probability or load_probability())
     next_partial_s = FIRST_S
     for frame in frames(incoming):
-        ended = utterance.add(frame)
+        ended = utterance.add(frame, hurried=incoming.behind_s >= BEHIND_S)
         if ended is not None:
             text = _written(whisper, ended, language, 5 if incoming.behind_s < BEHIND_S else 1)
             if text:
@@ -132,8 +133,8 @@ class _Utterance:
         """The utterance as far as it goes."""
         return Window(self.first * FRAME_S, np.concatenate(self.held))
 
-    def add(self, frame: Array) -> Window | None:
-        """Take a frame of 512 samples; the utterance that it ends."""
+    def add(self, frame: Array, *, hurried: bool = False) -> Window | None:
+        """Take a frame of 512 samples; the utterance that it ends, or several where it is ``hurried``."""
         score = self.probability(frame)
         self.held.append(frame)
         if score >= (STILL if self.voiced and not self.quiet else SPEECH):
@@ -144,8 +145,9 @@ class _Utterance:
             keep = round(BEFORE_S / FRAME_S)
             self.first += max(0, len(self.held) - keep)
             del self.held[:-keep]
-        long = len(self.held) * FRAME_S >= LONGEST_S
-        return self.finish() if self.voiced and (self.quiet * FRAME_S >= PAUSE_S or long) else None
+        long = len(self.held) * FRAME_S >= (TOGETHER_S if hurried else LONGEST_S)
+        paused = self.quiet * FRAME_S >= (GAP_S if hurried else PAUSE_S)
+        return self.finish() if self.voiced and (paused or long) else None
 
     def finish(self) -> Window | None:
         """The utterance, which ends here, if there is enough of it."""
