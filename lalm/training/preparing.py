@@ -19,6 +19,7 @@ from lalm.models.processing import AudioLMProcessor
 from lalm.training.batches import Collator
 from lalm.training.manifests import processes
 from lalm.training.objectives.alignment import alignment_collator
+from lalm.training.objectives.contrast import contrast_collator
 from lalm.training.objectives.distil import check_known, distil_collator, known_rows, teach
 from lalm.training.objectives.dpo import ReferenceTable, check_pairs, pair_collator, reference_model
 from lalm.training.objectives.grpo import group_collator
@@ -40,6 +41,10 @@ def collator_of(
     """What makes batches of samples: conversations, or pairs of answers when the recipe has ``dpo``."""
     if recipe.align:
         return alignment_collator(processor, read)
+    if recipe.contrast is not None:
+        augment = Augmentation(**recipe.augment.model_dump()) if recipe.augment else None
+        check_known(sample for m in mixed if m is not None for source in m.sources for sample in source)
+        return contrast_collator(processor, read, augment)
     if recipe.grpo is not None:
         return group_collator(processor, read, recipe.grpo)
     augment = Augmentation(**recipe.augment.model_dump()) if recipe.augment else None

@@ -26,7 +26,7 @@ from lalm.training.ingredients import (
     Source,
     Valid,
 )
-from lalm.training.sections import Distil, Dpo, Grpo, Name, Section, WarmStart
+from lalm.training.sections import Contrast, Distil, Dpo, Grpo, Name, Section, WarmStart
 
 __all__ = [
     "Augment",
@@ -79,6 +79,7 @@ class Recipe(Section):
     dpo: Dpo | None = None
     distil: Distil | None = None
     grpo: Grpo | None = None
+    contrast: Contrast | None = None
     augment: Augment | None = None
     align: bool = False
     transcript: Literal["none", "given", "whisper"] | None = None
@@ -99,12 +100,14 @@ class Recipe(Section):
             raise ValueError("nothing learns: 'trainable' is empty and there is no 'lora'")
         if self.align and (self.dpo is not None or self.lora is not None):
             raise ValueError("'align' trains the connector alone: take out 'dpo' and 'lora'")
-        own = [name for name in ("dpo", "distil", "grpo") if getattr(self, name) is not None]
+        own = [name for name in ("dpo", "distil", "grpo", "contrast") if getattr(self, name) is not None]
         if len(own) > 1 or (own and self.align):
             others = [*own, *(["align"] if self.align else [])]
             raise ValueError(f"a run has one objective: take out all but one of {', '.join(others)}")
         if own and own != ["dpo"] and self.shard is not None:
             raise ValueError(f"'shard' goes with no '{own[0]}'")
+        if self.contrast is not None and self.optim.packing:
+            raise ValueError("'contrast' compares clips, and goes with no 'optim.packing'")
         if self.grpo is not None and (self.optim.packing or self.augment is not None):
             raise ValueError("'grpo' draws its answers itself, and goes with no 'optim.packing' or 'augment'")
         if self.shard is not None and self.optim.dtype in ("int8", "nf4"):

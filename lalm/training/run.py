@@ -36,6 +36,7 @@ from lalm.training.malloc import keep_freed_memory
 from lalm.training.manifests import mixtures, processes, shared_step, training_sources
 from lalm.training.model_card import NAME, write_card
 from lalm.training.objectives.alignment import AlignmentTrainer, check_alignable
+from lalm.training.objectives.contrast import ContrastTrainer
 from lalm.training.objectives.distil import DistillationTrainer
 from lalm.training.objectives.dpo import PreferenceTrainer
 from lalm.training.objectives.grpo import GroupTrainer, Repeated
@@ -106,6 +107,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
         make: Any = AlignmentTrainer if recipe.align else RecipeTrainer
         make = make if recipe.dpo is None else partial(PreferenceTrainer, recipe.dpo)
         make = make if recipe.grpo is None else partial(GroupTrainer, recipe.grpo)
+        make = make if recipe.contrast is None else partial(ContrastTrainer, recipe.contrast)
         make = make if recipe.distil is None else partial(DistillationTrainer, recipe.distil)
         trainer = make(
             recipe=recipe,

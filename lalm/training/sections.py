@@ -85,6 +85,16 @@ class Distil(Section):
     cache_gb: float = Field(4.0, gt=0)
 
 
+class Contrast(Section):
+    """Bring clip and caption together in the LLM's layers; see ``lalm.training.objectives.contrast``.
+
+    ``layers``: their numbers, 0 the embeddings, -1 the last (None: all).
+    """
+
+    temperature: float = Field(0.1, gt=0)
+    layers: list[int] | None = None
+
+
 class Reward(Section):
     """One reward and its weight; names are those of ``lalm.training.objectives.rewards``, or "mine.py:name".
 

@@ -79,7 +79,7 @@ def check_known(samples: Iterable[Sample]) -> None:
         if number + 1 >= LOOKED_AT:
             break
     raise DataError(
-        "distil: no training sample says what is heard: the teacher reads origin.caption, "
+        "no training sample says what is heard: known are origin.caption, "
         "origin.transcript, the captions of events, or the references of rows that 'lalm respond' wrote"
     )
 
