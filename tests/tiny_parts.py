@@ -32,6 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
             **{"intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
         },
     },
+    "modular": {"connector": "mlp", "connector_options": {"stack": 5, "hidden": 24}},
     "qwen2-audio": {},
     "salmonn": {
         "num_queries": 2,  # with one, self-attention has nothing to choose from and learns nothing

@@ -147,8 +147,18 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
+    code: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE", help="A Python file of yours with a system, connector or encoder; it is run."
+        ),
+    ] = None,
 ) -> None:
     """Language models that hear: ask them, train them, look inside."""
+    if code:
+        from lalm.systems import use_code
+
+        use_code(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """``lalm doctor``: is this model wired right? A green or red line a check, with the fix in words."""
 
 import json
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +20,8 @@ MARKS = {True: ("ok", "green"), False: ("WRONG", "bold red"), None: ("-", "dim")
 
 def doctor(
     model: Annotated[
-        str | None, typer.Argument(help="Model folder or Hub id (default: the embedded small model).")
+        str | None,
+        typer.Argument(help="Model folder, Hub id or recipe file (default: the embedded small model)."),
     ] = None,
     golden: Annotated[
         tuple[Path, Path] | None,
@@ -33,8 +35,34 @@ def doctor(
 ) -> int:
     """Check that a model is wired right; say how to fix what is not.
 
-    Each check prints one line. The exit code is 1 when a check fails.
+    Each check prints one line. The exit code is 1 when a check fails. Of a recipe file the model is put
+    together as training would start from it, with the parts of your own that it names under code.
     """
+    if model is not None and model.endswith((".yaml", ".yml")):
+        with tempfile.TemporaryDirectory() as folder:
+            _put_together(model, Path(folder))
+            return _examined(folder, Path(model).stem, golden, as_json, device)
+    return _examined(model, None, golden, as_json, device)
+
+
+def _put_together(recipe: str, folder: Path) -> None:
+    """Write the recipe's model, untrained, as a slim folder."""
+    from lalm.cli.weights import fetch_with_bar
+    from lalm.models.save import save_model
+    from lalm.training import recipe as recipes
+    from lalm.training.run import build
+
+    read = recipes.load(recipe)
+    parts = (read.init.encoder, read.init.encoder_2, read.init.aligner, read.init.llm)
+    fetch_with_bar([name for name in parts if name])
+    model, processor = build(read)
+    save_model(model, processor, folder, slim=True)
+
+
+def _examined(
+    model: str | None, name: str | None, golden: tuple[Path, Path] | None, as_json: bool, device: str | None
+) -> int:
+    """Print the checks of a model folder, called ``name`` if that is given; the exit code."""
     from rich.console import Console
 
     from lalm.cli.opening import open_engine
@@ -51,7 +79,7 @@ def doctor(
     passed = all(check.passed is not False for check in checks)
     if as_json:
         rows = [asdict(check) for check in checks]
-        print(json.dumps({"model": engine.name, "passed": passed, "checks": rows}, indent=2))
+        print(json.dumps({"model": name or engine.name, "passed": passed, "checks": rows}, indent=2))
     return 0 if passed else 1
 
 

@@ -27,6 +27,7 @@ class PaperModel(NamedTuple):
     recipe: str
     llm: dict[str, Any]
     licences: dict[str, str]
+    encoder: dict[str, Any] = {}  # noqa: RUF012 - its shape, where the system has no default
 
 
 LLAMA_3_8B = {
@@ -59,6 +60,24 @@ VICUNA_7B = VICUNA_13B | {  # v1.5; v1.1 has a context of 2,048
     "intermediate_size": 11_008,
     "max_position_embeddings": 4096,
 }
+QWEN_05B = {
+    "model_type": "qwen2",
+    "vocab_size": 151_936,
+    "hidden_size": 896,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "intermediate_size": 4864,
+    "max_position_embeddings": 32_768,
+    "tie_word_embeddings": True,
+}
+WHISPER_BASE = {
+    "model_type": "lalm_whisper",
+    "d_model": 512,
+    "encoder_layers": 6,
+    "encoder_attention_heads": 8,
+    "encoder_ffn_dim": 2048,
+}
 QWEN_7B = {  # the released model's text_config
     "model_type": "qwen2",
     "vocab_size": 156_032,
@@ -85,6 +104,7 @@ PAPER_MODELS = {
     "qwen2-audio": PaperModel(
         "qwen2-audio/1_pretrain", QWEN_7B, {"encoder": "Apache-2.0", "llm": "Tongyi Qianwen"}
     ),
+    "modular": PaperModel("modular/small", QWEN_05B, {"encoder": "MIT", "llm": "Apache-2.0"}, WHISPER_BASE),
 }
 UNKNOWN = "see its source"
 
@@ -165,10 +185,13 @@ def of_system(name: str) -> Info:
     paper = PAPER_MODELS[name]
     settings = recipe.load(paper.recipe)
     fields = dict(settings.init.options)
-    encoder = fields.pop("encoder", None)  # of one encoder; a system of two has its own default
+    encoder = paper.encoder | (
+        fields.pop("encoder", None) or {}
+    )  # of one encoder; a system of two has its own default
+    given: dict[str, Any] = {"audio_config": encoder} if encoder else {}
     classes = classes_of(name)
     config = classes.config(
-        **({"audio_config": encoder} if encoder else {}),
+        **given,
         text_config=AutoConfig.for_model(**paper.llm),
         parts=settings.init.model_dump(include={"encoder", "encoder_2", "aligner", "llm"}, exclude_none=True),
         lora=settings.lora.model_dump() if settings.lora else None,

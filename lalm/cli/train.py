@@ -1,5 +1,6 @@
 """``lalm train``: the parts that a recipe names are fetched, then the model is trained as it says."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,12 @@ def train(
 
     read = recipes.load(recipe, changes or [])
     from lalm.training.manifests import training_sources
+
+    if read.code and Path(recipe).is_dir():
+        raise ValueError(
+            f"the recipe in '{recipe}' runs {', '.join(read.code)}: if you trust that code, name the "
+            f"recipe's own file, {Path(recipe) / 'recipe.yaml'}"
+        )
     from lalm.training.run import run
 
     training_sources(read)  # what is wrong with the data is said before anything is fetched

@@ -23,11 +23,27 @@ from lalm.encoders.eat import EATConfig, EATEncoder
 from lalm.encoders.eat_import import EATImportError, import_eat
 from lalm.encoders.pair import PairConfig, PairEncoder
 from lalm.encoders.released import folder_tensors
+from lalm.encoders.transformers_audio import KINDS, TransformersAudioConfig, TransformersAudioEncoder
+from lalm.encoders.transformers_audio_import import (
+    MERT,
+    PARTS,
+    TransformersAudioError,
+    config_in,
+    is_transformers_audio,
+    open_transformers_audio,
+)
 from lalm.encoders.whisper import WhisperEncoder, WhisperEncoderConfig
 from lalm.errors import LalmError
+from lalm.systems import brought
 
 EncoderConfig: TypeAlias = (
-    WhisperEncoderConfig | EATConfig | AudioMAEConfig | BEATsConfig | AISFXConfig | PairConfig
+    WhisperEncoderConfig
+    | EATConfig
+    | AudioMAEConfig
+    | BEATsConfig
+    | AISFXConfig
+    | PairConfig
+    | TransformersAudioConfig
 )
 
 ENCODERS: dict[str, tuple[type[Any], type[nn.Module]]] = {
@@ -37,8 +53,11 @@ ENCODERS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     BEATsConfig.model_type: (BEATsConfig, BEATsEncoder),
     AISFXConfig.model_type: (AISFXConfig, AISFXEncoder),
     PairConfig.model_type: (PairConfig, PairEncoder),
+    TransformersAudioConfig.model_type: (TransformersAudioConfig, TransformersAudioEncoder),
 }
 ENCODERS["whisper"] = ENCODERS[WhisperEncoderConfig.model_type]  # a Whisper folder as the Hub has it
+
+TOWERS = {"qwen2_audio": "audio_tower.", "qwen2_audio_encoder": ""}  # the names of their weights begin so
 
 for _name, (_config, _) in ENCODERS.items():
     if _name == _config.model_type:
@@ -49,13 +68,24 @@ class EncoderError(LalmError, ValueError):
     """A folder holds no encoder, or not a whole one; the text says why in one sentence."""
 
 
+def is_known(name: object) -> bool:
+    """Whether there is an encoder of that model_type, ours or an own file's."""
+    if name not in ENCODERS:
+        for own in brought("ENCODERS"):
+            for kind, (config, module) in own.items():
+                if kind not in ENCODERS:
+                    ENCODERS[kind] = (config, module)
+                    AutoConfig.register(kind, config)
+    return name in ENCODERS
+
+
 def encoder_config(config: PreTrainedConfig | Mapping[str, Any] | None) -> EncoderConfig:
     """A config object from what a config.json holds; EAT-base when there is none (AC/DC's encoder)."""
     if isinstance(config, PreTrainedConfig):
         return config
     fields = dict(config or {"model_type": EATConfig.model_type})
     name = fields.pop("model_type", None)
-    if name not in ENCODERS:
+    if not is_known(name):
         raise ValueError(f"there is no encoder '{name}'; the encoders are: {', '.join(sorted(ENCODERS))}")
     return ENCODERS[name][0](**fields)
 
@@ -69,9 +99,11 @@ def build_encoder(config: PreTrainedConfig) -> nn.Module:
 
 def read_config(folder: Path, options: Mapping[str, Any] | None = None) -> EncoderConfig:
     """The config of the encoder that ``load_encoder`` would open; of our folders no weights are read."""
+    if foreign := _foreign(folder):
+        return config_in(folder, foreign, options or {})
     try:
         fields = json.loads((folder / "config.json").read_text())
-        ours = fields["model_type"] in ENCODERS
+        ours = is_known(fields["model_type"])
     except (OSError, ValueError, KeyError, TypeError):
         ours = False  # released or damaged: reading the weights opens the folder, or says what is wrong
     return encoder_config(fields | dict(options or {}) if ours else load_encoder(folder, options).config)
@@ -83,13 +115,17 @@ def load_encoder(folder: Path, options: Mapping[str, Any] | None = None) -> nn.M
     ``folder`` holds config.json and weights: ours, a Whisper as the Hub has it (safetensors or ``.bin``,
     whole or in shards; of its tensors only the encoder's are taken), a released EAT, or an Audio-MAE in
     timm's format. A released ``.pt`` of EAT (fairseq) or BEATs or ``.pth`` of Audio-MAE, alone in its folder
-    or named itself, is read as it is.
+    or named itself, is read as it is. An audio encoder of transformers is opened as the Hub has it, with its
+    feature extractor's settings beside it; see ``lalm.encoders.transformers_audio``.
     ``options`` override fields of the config that change
     no weight (``layers``, ``pool``, ``keep_cls``, ...). Raises ValueError.
     """
+    if foreign := _foreign(folder):
+        return open_transformers_audio(folder, foreign, options or {})
     fields, state = _read(folder)
     config = encoder_config(fields | dict(options or {}))
-    with torch.device("meta"):
+    # Modules of transformers hold tensors that no file has: those are computed here.
+    with torch.device("cpu" if isinstance(config, TransformersAudioConfig) else "meta"):
         encoder = build_encoder(config)
     expected = encoder.state_dict()
     odd = sorted(set(expected) ^ set(state)) or sorted(
@@ -123,6 +159,15 @@ def load_pair(
     return PairEncoder(PairConfig(encoders[0].config, encoders[1].config), *encoders).eval()
 
 
+def _foreign(folder: Path) -> dict[str, Any] | None:
+    """The fields of config.json, if it is that of an audio encoder of transformers."""
+    try:
+        fields = json.loads((folder / "config.json").read_text())
+        return dict(fields) if is_transformers_audio(fields["model_type"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Fields of the config and weights under our names."""
     if is_audio_mae(folder):
@@ -139,11 +184,15 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         name = fields["model_type"]
         if name == "eat" or any(str(c).startswith("EAT") for c in fields.get("architectures") or ()):
             return _released_eat(folder)
+        if name in TOWERS:
+            return _tower(folder, fields)
+        if not is_known(name):
+            _refuse(folder, fields)
         state = folder_tensors(folder, EncoderError)
     except FileNotFoundError as error:
         raise ValueError(f"'{folder}' is not an encoder folder: it has no {_missing(folder)}") from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, (EATImportError, EncoderError)):
+        if isinstance(error, (EATImportError, EncoderError, TransformersAudioError)):
             raise
         raise ValueError(f"the encoder in '{folder}' is damaged: {error}") from None
     if name == "whisper":
@@ -155,6 +204,28 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             if key.startswith(prefix)
         }
     return fields, state
+
+
+def _tower(folder: Path, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Qwen2-Audio's encoder, alone or in the whole model: a Whisper whose frames are averaged in pairs."""
+    prefix = TOWERS[fields["model_type"]]
+    state = folder_tensors(folder, EncoderError, prefix)
+    own = fields.get("audio_config", fields) if prefix else fields
+    shape = {name: value for name, value in own.items() if name not in ("model_type", "architectures")}
+    ours = {"model_type": WhisperEncoderConfig.model_type, "qwen2_audio": True, "pool": 2}
+    return shape | ours, {"whisper." + key.removeprefix(prefix): value for key, value in state.items()}
+
+
+def _refuse(folder: Path, fields: Mapping[str, Any]) -> None:
+    """Raise EncoderError: the folder holds something else."""
+    name = fields["model_type"]
+    if fields.get("auto_map"):
+        raise EncoderError(
+            f"the model in '{folder}' is a '{name}', which only code beside its weights can open, and such "
+            "code is not run"
+        )
+    kinds = sorted({*ENCODERS, *KINDS, *PARTS, *TOWERS, MERT})
+    raise EncoderError(f"the model in '{folder}' is a '{name}'; encoders are opened of: {', '.join(kinds)}")
 
 
 def _missing(folder: Path) -> str:

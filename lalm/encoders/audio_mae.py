@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lalm.audio.features import HOP, WINDOW, fbank_frames
-from lalm.encoders.contract import TOKENS_AT_ONCE, Encoder, PatchConfig
+from lalm.encoders.contract import TOKENS_AT_ONCE, Encoder, PatchConfig, chosen_layers, side_by_side
 from lalm.encoders.eat import EATBlock, EATConfig, centred, padded_fbank, position_table
 
 
@@ -41,6 +41,7 @@ class AudioMAEConfig(PatchConfig):
         deviation: float = 4.5689974,
         layer_norm_eps: float = 1e-6,
         tap: Literal["last", "penultimate"] = "last",
+        layers: list[int] | str | None = None,
         **kwargs: Any,
     ) -> None:
         if hidden_size % 4 or hidden_size % num_attention_heads:
@@ -60,7 +61,13 @@ class AudioMAEConfig(PatchConfig):
         self.deviation = deviation
         self.layer_norm_eps = layer_norm_eps
         self.tap = tap
+        self.layers = chosen_layers(layers, num_hidden_layers)
         super().__init__(**kwargs)
+
+    @property
+    def given_layers(self) -> list[int]:
+        """As asked; else the tapped one."""
+        return self.layers or [self.num_hidden_layers - (self.tap == "penultimate")]
 
     @property
     def frames_per_window(self) -> int:
@@ -144,7 +151,4 @@ class AudioMAEEncoder(Encoder):
         x = patches.flatten(2).transpose(1, 2)  # (A, 512, D), time-major
         cls = self.cls.expand(len(x), -1, -1)
         x = torch.cat([cls, x], dim=1) + self.positions.to(x.dtype)  # (A, 513, D)
-        depth = self.config.num_hidden_layers - (self.config.tap == "penultimate")
-        for block in self.blocks[:depth]:
-            x = block(x)
-        return x[:, 1:]
+        return side_by_side(self.blocks, x, self.config.given_layers)[:, 1:]

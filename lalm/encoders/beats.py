@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lalm.audio.features import HOP, WINDOW, fbank, fbank_frames
-from lalm.encoders.contract import TOKENS_AT_ONCE, Encoder, PatchConfig, passes
+from lalm.encoders.contract import TOKENS_AT_ONCE, Encoder, PatchConfig, chosen_layers, passes, side_by_side
 
 
 class BEATsConfig(PatchConfig):
@@ -47,6 +47,7 @@ class BEATsConfig(PatchConfig):
         deviation: float = 6.55582,
         layer_norm_eps: float = 1e-5,
         window_frames: int = 3008,
+        layers: list[int] | str | None = None,
         **kwargs: Any,
     ) -> None:
         if hidden_size % num_attention_heads:
@@ -70,6 +71,7 @@ class BEATsConfig(PatchConfig):
         self.deviation = deviation
         self.layer_norm_eps = layer_norm_eps
         self.window_frames = window_frames
+        self.layers = chosen_layers(layers, num_hidden_layers)
         super().__init__(**kwargs)
 
     @property
@@ -215,9 +217,7 @@ class BEATsEncoder(Encoder):
             mask = torch.zeros_like(inside, dtype=x.dtype).masked_fill(~inside, -torch.inf)[:, None, None]
         x = self.position_norm(x + self.position(x))
         bias = self.relative_bias(self._buckets(x.shape[1])).permute(2, 0, 1)  # (H, T, T)
-        for block in self.blocks:
-            x = block(x, bias, mask)
-        return x
+        return side_by_side(self.blocks, x, self.config.given_layers, bias, mask)
 
     def _buckets(self, count: int) -> Tensor:
         """(count, count) int64: which bias a query (row) has for a key (column), by their distance.

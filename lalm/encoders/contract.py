@@ -6,7 +6,8 @@ config knows the ``width`` of a frame, ``frames_per_second`` and, exactly, ``num
 
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from lalm.audio.features import HOP, SAMPLE_RATE
@@ -39,18 +40,26 @@ class Encoder(nn.Module):
 class PatchConfig(PreTrainedConfig):
     """The config of an encoder whose tokens are square patches of a mel spectrogram, time-major.
 
-    A subclass has ``hidden_size``, ``patch_size`` and ``num_mel_bins``.
+    A subclass has ``hidden_size``, ``num_hidden_layers``, ``patch_size``, ``num_mel_bins`` and ``layers``:
+    those whose output stands side by side in a frame, None for the last alone.
     """
 
     if TYPE_CHECKING:  # transformers takes a class's annotations for fields that every config must be given
         hidden_size: int
+        layers: list[int] | None
+        num_hidden_layers: int
         patch_size: int
         num_mel_bins: int
 
     @property
     def width(self) -> int:
         """Width of a frame."""
-        return self.hidden_size
+        return len(self.given_layers) * self.hidden_size
+
+    @property
+    def given_layers(self) -> list[int]:
+        """Numbers of the layers that stand in a frame."""
+        return self.layers or [self.num_hidden_layers]
 
     @property
     def num_bands(self) -> int:
@@ -61,6 +70,31 @@ class PatchConfig(PreTrainedConfig):
     def frames_per_second(self) -> float:
         """8 bands every 160 ms = 50; a CLS token does not count."""
         return self.num_bands * SAMPLE_RATE / (HOP * self.patch_size)
+
+
+def chosen_layers(layers: list[int] | str | None, depth: int) -> list[int] | None:
+    """The layers that a recipe asks for: numbers from 0 (before the first) to ``depth``, or "all"; or None.
+
+    Raises ValueError for others.
+    """
+    every = list(range(depth + 1))
+    if layers == "all":
+        return every
+    if layers is None:
+        return None
+    if isinstance(layers, str) or not layers or not set(layers) <= set(every):
+        raise ValueError(f"layers: this encoder has layers 0 to {depth}, or 'all', not {layers}")
+    return list(layers)
+
+
+def side_by_side(blocks: nn.ModuleList, x: Tensor, layers: list[int], *given: Any) -> Tensor:
+    """x: (A, T, D) through the blocks -> the hidden states of ``layers`` side by side, (A, T, layers * D)."""
+    states = {0: x}
+    for number, block in enumerate(blocks[: max(layers)], 1):
+        x = block(x, *given)
+        if number in layers:
+            states[number] = x
+    return torch.cat([states[number] for number in layers], dim=2)
 
 
 def passes(rows: list[tuple[int, int, int]], longest_pass: int) -> list[list[tuple[int, int, int]]]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lalm.audio.features import HOP, WINDOW, fbank, fbank_frames
-from lalm.encoders.contract import TOKENS_AT_ONCE, Encoder, PatchConfig, passes
+from lalm.encoders.contract import TOKENS_AT_ONCE, Encoder, PatchConfig, chosen_layers, passes, side_by_side
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -45,6 +45,7 @@ class EATConfig(PatchConfig):
         layer_norm_eps: float = 1e-6,
         pad_to_frames: int = 1024,
         keep_cls: bool = True,
+        layers: list[int] | str | None = None,
         **kwargs: Any,
     ) -> None:
         if hidden_size % 4 or hidden_size % num_attention_heads:
@@ -66,6 +67,7 @@ class EATConfig(PatchConfig):
         self.layer_norm_eps = layer_norm_eps
         self.pad_to_frames = pad_to_frames
         self.keep_cls = keep_cls
+        self.layers = chosen_layers(layers, num_hidden_layers)
         super().__init__(**kwargs)
 
     @classmethod
@@ -188,9 +190,7 @@ class EATEncoder(Encoder):
         mask = None
         if int(counts.min()) < x.shape[1]:
             mask = (torch.arange(x.shape[1], device=x.device) < counts[:, None])[:, None, None]
-        for block in self.blocks:
-            x = block(x, mask)
-        return x
+        return side_by_side(self.blocks, x, config.given_layers, mask)
 
 
 def centred(audio: Tensor, lengths: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -41,14 +41,16 @@ def weights_file(path: Path, names: Sequence[str], suffix: str, error: type[Valu
     return found[0]
 
 
-def folder_tensors(folder: Path, error: type[ValueError]) -> dict[str, Tensor]:
+def folder_tensors(folder: Path, error: type[ValueError], prefix: str = "") -> dict[str, Tensor]:
     """The tensors of a folder in the Hub's layout: safetensors or ``.bin``, in one file or in shards.
+
+    Those whose names begin with ``prefix``; of safetensors no others are read.
 
     Raises ``error`` naming the file that is not there, FileNotFoundError when there is none of them.
     """
     for whole in ("model.safetensors", "pytorch_model.bin"):
         if (folder / whole).is_file():
-            return _tensors_of(folder, [whole], error)
+            return _tensors_of(folder, [whole], error, prefix)
         index = folder / f"{whole}.index.json"
         if index.is_file():
             break
@@ -61,14 +63,25 @@ def folder_tensors(folder: Path, error: type[ValueError]) -> dict[str, Tensor]:
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
         raise error(f"'{folder}' is not whole: it lacks {missing[0]}, which {index.name} names")
-    return _tensors_of(folder, shards, error)
+    return _tensors_of(folder, shards, error, prefix)
 
 
-def _tensors_of(folder: Path, names: Sequence[str], error: type[ValueError]) -> dict[str, Tensor]:
+def _tensors_of(
+    folder: Path, names: Sequence[str], error: type[ValueError], prefix: str
+) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
     try:
-        return {key: value for name in names for key, value in tensors_by_name(folder / name, error).items()}
-    except error as problem:
+        for name in names:
+            if prefix and name.endswith(".safetensors"):
+                with safe_open(folder / name, "pt") as file:
+                    names_in = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 - no dict
+                    found |= {key: file.get_tensor(key) for key in names_in}
+            else:
+                tensors = tensors_by_name(folder / name, error)
+                found |= {key: value for key, value in tensors.items() if key.startswith(prefix)}
+    except (error, SafetensorError) as problem:
         raise error(f"'{folder}' is damaged: {problem}") from None
+    return found
 
 
 def tensors_by_name(path: Path, error: type[ValueError]) -> Mapping[str, Any]:

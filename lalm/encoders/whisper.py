@@ -13,7 +13,7 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as WhisperLayers
 
 from lalm.audio.features import HOP, SAMPLE_RATE, log_mel
-from lalm.encoders.contract import Encoder
+from lalm.encoders.contract import Encoder, chosen_layers
 
 SAMPLES_PER_FRAME = 320  # 10 ms hop x 2 by the strided convolution: 20 ms
 WINDOWS_AT_ONCE = 16  # bounds the memory of long clips
@@ -23,7 +23,7 @@ LIKE_LENGTH = 0.8  # windows encoded together are at least this fraction of the 
 class WhisperEncoderConfig(WhisperConfig):
     """Whisper's own configuration and some choices of ours.
 
-    ``layers``: hidden states to return side by side (0: before the first layer, n: after layer n); the
+    ``layers``: hidden states to return side by side (0: before the first layer, n: after layer n; "all"); the
     last layer's alone when absent. Middle layers carry more about sounds than the last one; the connector's
     first linear map gives each layer, and each of its channels, a learned weight.
     ``pool``: mean of so many frames. ``pad_to_window``: pad short clips to 30 s. ``qwen2_audio``: the encoder
@@ -35,17 +35,14 @@ class WhisperEncoderConfig(WhisperConfig):
 
     def __init__(
         self,
-        layers: list[int] | None = None,
+        layers: list[int] | str | None = None,
         pool: int = 1,
         pad_to_window: bool = False,
         qwen2_audio: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.layers = list(layers) if layers is not None else [self.encoder_layers]
-        for layer in self.layers:
-            if not 0 <= layer <= self.encoder_layers:
-                raise ValueError(f"layers: this Whisper has layers 0 to {self.encoder_layers}, not {layer}")
+        self.layers = chosen_layers(layers, self.encoder_layers) or [self.encoder_layers]
         if pool < 1:
             raise ValueError(f"pool must be at least 1, not {pool}")
         self.pool = pool

@@ -299,7 +299,7 @@ class Engine:
 
     def check_length(self, clips: Sequence[Clip], length: int, options: Options) -> None:
         """Raise TooLongError where a prompt of ``length`` tokens and its answer do not fit into the model."""
-        window = int(self.model.config.text_config.max_position_embeddings)
+        window = self.model.config.context_length
         if length + options.max_new_tokens > window:
             names = ", ".join(clip.name for clip in clips) or "the question"
             seconds = sum(clip.seconds for clip in clips)

@@ -1,15 +1,18 @@
 """Likelihood of candidate answers: log-probabilities of given texts as the reply to a prompt."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers.cache_utils import Cache
 
 from lalm.data.audio_inputs import CachedFrames, Clip
 from lalm.data.sample import Sample
 from lalm.inference.engine import Engine
+from lalm.models.llm_body import keeps_every_position, new_memory
+from lalm.models.llm_body import read as read_body
 from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration
 
 
@@ -47,40 +50,42 @@ def answered(
             raise ValueError("this model's chat template writes a prompt otherwise when it has an answer")
         rows.append(ids[len(told) : last + 1])
     cache, logits = read(engine.model, dict(inputs.to(engine.model.device)))
-    said = likeliest(engine, (cache, logits), max_new_tokens)
-    if said:
+    cuts = keeps_every_position(engine.model.model.language_model)  # a recurrent state is copied instead
+    said = likeliest(engine, (cache if cuts else copy.deepcopy(cache), logits), max_new_tokens)
+    if said and cuts:
         cache.crop(len(told) - cache.get_seq_length())
     text = engine.processor.decode_new(torch.tensor([said], dtype=torch.long))[0]
     return text, continuations(engine.model, (cache, logits), rows)
 
 
 @torch.inference_mode()
-def read(model: AudioLMForConditionalGeneration, inputs: Mapping[str, Any]) -> tuple[DynamicCache, Tensor]:
+def read(model: AudioLMForConditionalGeneration, inputs: Mapping[str, Any]) -> tuple[Cache, Tensor]:
     """inputs: a batch of one prompt, (1, L) ids and its audio -> what the LLM keeps of it, and what it
     expects next: logits (1, 1, V)."""
     known = {name: value for name, value in inputs.items() if name != "attention_mask"}
     body = model.model.language_model
-    cache = DynamicCache(config=body.config)
+    cache = new_memory(body)
     embeds = model.model.embed(**known)  # (1, L, D)
-    hidden = body(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
+    hidden = read_body(body, inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
     return cache, model.logits(hidden[:, -1:])
 
 
 @torch.inference_mode()
-def likeliest(engine: Engine, prompt: tuple[DynamicCache, Tensor], max_new_tokens: int) -> list[int]:
+def likeliest(engine: Engine, prompt: tuple[Cache, Tensor], max_new_tokens: int) -> list[int]:
     """The answer whose every token is the likeliest, without its end; the prompt's cache grows by it."""
     (cache, logits), model, said = prompt, engine.model, list[int]()
     while len(said) < max_new_tokens and (token := int(logits[0, -1].argmax())) not in engine.ends():
         said.append(token)
         words = model.get_input_embeddings()(torch.tensor([[token]], device=logits.device))
-        hidden = model.model.language_model(inputs_embeds=words, past_key_values=cache, use_cache=True)
+        body = model.model.language_model
+        hidden = read_body(body, inputs_embeds=words, past_key_values=cache, use_cache=True)
         logits = model.logits(hidden.last_hidden_state)
     return said
 
 
 @torch.inference_mode()
 def continuations(
-    model: AudioLMForConditionalGeneration, prompt: tuple[DynamicCache, Tensor], rows: Sequence[Sequence[int]]
+    model: AudioLMForConditionalGeneration, prompt: tuple[Cache, Tensor], rows: Sequence[Sequence[int]]
 ) -> list[float]:
     """The sum of each row's log-probabilities, (C,). rows: C continuations of the prompt, token ids.
 
@@ -95,7 +100,7 @@ def continuations(
         cache.batch_repeat_interleave(len(rows))
         words = model.get_input_embeddings()(ids[:, :-1])
         body = model.model.language_model
-        hidden = body(inputs_embeds=words, past_key_values=cache, use_cache=True).last_hidden_state
+        hidden = read_body(body, inputs_embeds=words, past_key_values=cache, use_cache=True).last_hidden_state
         told.append(model.logits(hidden))
     found = torch.cat(told, 1).log_softmax(-1).gather(2, ids[..., None])[..., 0]  # (C, T)
     lengths = torch.tensor([len(row) for row in rows], device=logits.device)

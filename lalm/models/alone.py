@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor
 
-from lalm.models.prefill import keeps_every_position
+from lalm.models.llm_body import keeps_every_position, read
 
 # The two best logits are nearly tied when rounding could exchange them. Measured between a row in a padded
 # batch and alone, margin of the two best: at most 1e-5 in float32 (Qwen2.5-Coder-0.5B, 45 positions), at most
@@ -64,14 +64,15 @@ class LoneRow:
         """said: (new,) ids of the answer so far -> the next token's logits, (V,) float32."""
         body = self._model.model.language_model
         answer = self._model.get_input_embeddings()(said).to(self._prompt.dtype)  # (new, D)
-        if not len(said) or not keeps_every_position(DynamicCache(config=body.config)):
+        if not len(said) or not keeps_every_position(body):
             whole = torch.cat([self._prompt, answer])[None]
-            hidden = body(inputs_embeds=whole, use_cache=False).last_hidden_state
+            hidden = read(body, inputs_embeds=whole, use_cache=False).last_hidden_state
         else:
             if self._cache is None:
-                self._cache = body(inputs_embeds=self._prompt[None], use_cache=True).past_key_values
-            hidden = body(
-                inputs_embeds=answer[None], past_key_values=self._cache, use_cache=True
+                prompt = self._prompt[None]
+                self._cache = read(body, inputs_embeds=prompt, use_cache=True).past_key_values
+            hidden = read(
+                body, inputs_embeds=answer[None], past_key_values=self._cache, use_cache=True
             ).last_hidden_state
             self._cache.crop(-len(said))
         logits: Tensor = self._model.logits(hidden[:, -1])[0]

@@ -10,6 +10,7 @@ from lalm.encoders import load_encoder, load_pair
 from lalm.models.answer_end import settle_ends
 from lalm.models.classes import ModelError, classes_of
 from lalm.models.config import AudioLMConfig
+from lalm.models.llm_check import check_same_logits, text_config_of
 from lalm.models.llm_sketch import embedding_sketch
 from lalm.models.lora import add_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration
@@ -40,11 +41,6 @@ def build_model(
     ``dtype`` is that of the frozen parts; the connector and LoRA are float32.
     """
     classes = classes_of(system)
-    if classes.config.hears_instructions != bool(aligner):
-        needs = (
-            "needs an 'aligner', a BERT that its connector starts from" if not aligner else "has no aligner"
-        )
-        raise ModelError(f"{system} {needs}")
     named = {"encoder": encoder, "encoder_2": encoder_2, "aligner": aligner, "llm": llm}
     parts = {role: name for role, name in named.items() if name}
     asked = {**classes.config.encoder_options, **((options or {}).get("encoder") or {})}
@@ -52,13 +48,19 @@ def build_model(
     language_model = load_causal_lm(str(weights.resolve(llm)), dtype=dtype)
     config = classes.config(
         audio_config=tower.config,
-        text_config=language_model.config,
+        text_config=text_config_of(language_model),
         parts=parts,
         **_own_options(system, options or {}),
     )
+    if config.hears_instructions != bool(aligner):
+        needs = (
+            "needs an 'aligner', a BERT that its connector starts from" if not aligner else "has no aligner"
+        )
+        raise ModelError(f"{system} {needs}")
     config.frozen_parts = identities({role: weights.resolve(name) for role, name in parts.items()})
     config.llm_sketch = embedding_sketch(language_model)
     model = classes.model.assemble(config, tower, language_model)
+    check_same_logits(model, language_model, llm)
     processor = build_processor(config, classes.question_prompt)
     if aligner:
         model.model.connector.start(weights.resolve(aligner))

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from lalm.models.llm_body import UNLIMITED
 from lalm.models.transcript import check_mode
 
 
@@ -58,6 +59,20 @@ class AudioLMConfig(PreTrainedConfig):
         tied: Any = self.text_config
         kwargs.setdefault("tie_word_embeddings", tied.tie_word_embeddings)
         super().__init__(**kwargs)
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the LLM's embeddings, D: some have narrower ones than layers (OPT-350m)."""
+        text = self.text_config
+        return int(text.to_dict().get("word_embed_proj_dim") or text.hidden_size)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the LLM takes; ``UNLIMITED`` of one whose config names no limit."""
+        text = self.text_config
+        names = ("max_position_embeddings", "max_seq_len", "n_positions", "context_length")
+        limits = [getattr(text, name, None) for name in names]
+        return next((int(limit) for limit in limits if limit and limit > 0), UNLIMITED)
 
     def num_frames(self, num_samples: int) -> int:
         """Encoder frames of one clip of ``num_samples`` samples at 16 kHz."""

@@ -231,13 +231,18 @@ def _read_config(folder: Path) -> tuple[System, dict[str, Any]]:
     if not path.is_file():
         raise ModelError(f"'{folder}' is not a model folder: it has no config.json")
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_text(), object_hook=_plain_number)
     except ValueError as error:
         raise ModelError(f"'{path}' is damaged: {error}") from None
     try:
         return of_model_type(fields.get("model_type") if isinstance(fields, dict) else None), fields
     except UnknownSystemError as error:
         raise ModelError(f"'{path}' is not a lalm model: {error}") from None
+
+
+def _plain_number(fields: dict[str, Any]) -> Any:
+    """Infinity, as transformers writes it in a config.json, as a number."""
+    return float(fields["__float__"]) if set(fields) == {"__float__"} else fields
 
 
 def _load_slim(

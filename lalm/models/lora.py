@@ -3,26 +3,61 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
 from lalm.models.classes import ModelError
 from lalm.models.config import AudioLMConfig
 from lalm.models.modeling import AudioLMForConditionalGeneration
 
+QUERIES_AND_VALUES = ("q_proj", "v_proj")  # LoRA, arXiv 2106.09685, section 7.1
+MIXED = ("query_key_value", "c_attn", "qkv_proj", "Wqkv", "in_proj")  # one layer for all of them
+
 
 def add_lora(model: AudioLMForConditionalGeneration, lora: Mapping[str, Any]) -> None:
-    """Put LoRA matrices (float32) into the LLM and note their settings in the config."""
+    """Put LoRA matrices (float32) into the LLM and note their settings in the config.
+
+    Without "targets" they go where PEFT puts them in the LLM's family. Raises ModelError for a target that
+    no layer is called.
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
+    body = model.model.language_model
+    targets = lora.get("targets") or usual_targets(body)
+    layers = {name.rpartition(".")[2]: layer for name, layer in body.named_modules() if _adaptable(layer)}
+    for target in targets:
+        if target.rpartition(".")[2] not in layers:
+            raise ModelError(f"lora: no layer of the LLM is called '{target}'; it has: {', '.join(layers)}")
     settings = LoraConfig(
         r=lora["rank"],
         lora_alpha=lora["alpha"],
         lora_dropout=lora.get("dropout", 0.0),
-        target_modules=list(lora["targets"]),
+        target_modules=list(targets),
+        fan_in_fan_out=isinstance(layers[targets[0].rpartition(".")[2]], Conv1D),  # GPT-2's are transposed
     )
-    inject_adapter_in_model(settings, model.model.language_model)
+    inject_adapter_in_model(settings, body)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.float()
-    model.config.lora = dict(lora)
+    model.config.lora = {**lora, "targets": list(targets)}
+
+
+def usual_targets(body: Any) -> list[str]:
+    """Names of the layers that LoRA usually sits on in the family of ``body``, an LLM without its head."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as OF_FAMILY
+
+    named = [name for name, layer in body.named_modules() if _adaptable(layer)]
+    inside = [name for name in named if "attn" in name or "attention" in name] or named  # not the experts
+    names = dict.fromkeys(name.rpartition(".")[2] for name in inside)
+    if all(name in names for name in QUERIES_AND_VALUES):
+        return list(QUERIES_AND_VALUES)
+    usual = dict.fromkeys((*OF_FAMILY.get(body.config.model_type, ()), *MIXED))
+    found = [name for name in usual if name in names]
+    return found or [name for name in names if not name.isdigit()]
+
+
+def _adaptable(layer: Any) -> bool:
+    return isinstance(layer, nn.Linear | Conv1D)
 
 
 def set_lora_scale(model: AudioLMForConditionalGeneration, scale: float | None) -> None:
@@ -53,9 +88,14 @@ def merge_lora(model: AudioLMForConditionalGeneration) -> None:
     """Add the LoRA matrices to the weights they sit beside, in place; the model has no LoRA afterwards."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            module.merge()
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
+    for layer in layers.values():
+        layer.merge()
+    for name, layer in layers.items():
+        parent, _, child = name.rpartition(".")
+        if parent in layers:  # experts carry one around another
+            continue
+        while isinstance(layer, BaseTunerLayer):
+            layer = layer.base_layer
+        setattr(model.get_submodule(parent), child, layer)
     model.config.lora = None

@@ -13,7 +13,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoModel,
     GenerationMixin,
     LogitsProcessorList,
     PreTrainedModel,
@@ -28,6 +27,15 @@ from transformers.modeling_outputs import (
 from lalm.models.alone import NearTies, each_clip
 from lalm.models.config import AudioLMConfig
 from lalm.models.finite import check_finite
+from lalm.models.llm_body import (
+    RowMemory,
+    Tail,
+    embedding_name,
+    new_head,
+    new_llm,
+    read,
+    reads_rows_together,
+)
 from lalm.models.loss import summed_cross_entropy
 from lalm.models.prefill import read_prompts
 from lalm.models.sampling import RowDraws
@@ -54,7 +62,9 @@ class AudioLMModel(PreTrainedModel):
 
     def __init__(self, config: AudioLMConfig) -> None:
         super().__init__(config)
-        self.language_model = AutoModel.from_config(config.text_config)
+        self.language_model: Any
+        self.language_model, llm = new_llm(config.text_config)
+        self._llm = [llm]  # in a list, so that its parameters are not ours twice
 
     def build_connector(self) -> nn.Module:
         """A freshly initialised connector for ``self.config``."""
@@ -172,7 +182,11 @@ class AudioLMModel(PreTrainedModel):
             assert input_ids is not None, "give input_ids or inputs_embeds"
             audio = (input_values, audio_lengths, frames, frame_lengths)
             inputs_embeds = self.embed(input_ids, *audio, instruction_ids, instruction_mask)
-        return self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+        body = self.language_model
+        output: BaseModelOutputWithPast = read(
+            body, inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
+        )
+        return output
 
 
 class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -192,16 +206,15 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: AudioLMConfig) -> None:
         super().__init__(config)
         self.model: Any = self.model_class(config)
-        text = config.text_config
-        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
-        numbers = text.to_dict()  # families that rescale their logits: Gemma 2, Granite, Cohere
-        self._softcap: float | None = numbers.get("final_logit_softcapping")
-        self._logit_scale: float = numbers.get("logit_scale") or 1.0 / (numbers.get("logits_scaling") or 1.0)
+        llm = self.model._llm.pop()
+        self.lm_head = new_head(config.text_config, llm)
+        self._tail = Tail(llm) if llm else None
+        table = f"model.language_model.{embedding_name(self.model.language_model)}"
+        self._tied_weights_keys = {"lm_head.weight": table}
         self.post_init()
 
     @classmethod
@@ -257,9 +270,9 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: (..., D) -> logits (..., V) in float32."""
-        # A non-contiguous slice makes this product some fifty times slower on a CPU in bfloat16.
-        logits = self.lm_head(hidden.contiguous()).float() * self._logit_scale
-        return self._softcap * torch.tanh(logits / self._softcap) if self._softcap else logits
+        hidden = hidden.contiguous()  # a slice makes this product fifty times slower on a CPU in bfloat16
+        logits = self._tail.logits(hidden, self.lm_head) if self._tail else self.lm_head(hidden)
+        return logits.float()
 
     def forward(
         self,
@@ -321,9 +334,9 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            past_key_values=outputs.get("past_key_values"),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
         )
 
     @torch.no_grad()
@@ -349,8 +362,11 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         embeds = self.model.embed(input_ids[:, known:], *audio)
         settings = kwargs.get("generation_config") or self.generation_config
         beams = kwargs.get("num_beams") or settings.num_beams or 1
-        if past_key_values is None and attention_mask is not None and beams == 1:
-            past_key_values = read_prompts(self.model.language_model, embeds, attention_mask)
+        body = self.model.language_model
+        if not reads_rows_together(body):
+            past_key_values = RowMemory(len(embeds) * beams)  # no prefix is ever known here
+        elif past_key_values is None and attention_mask is not None and beams == 1:
+            past_key_values = read_prompts(body, embeds, attention_mask)
         embeds = nn.functional.pad(embeds, (0, 0, known, 0))  # transformers wants a place for what is known
         if past_key_values is not None:
             kwargs["past_key_values"] = past_key_values

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
+
+from lalm.models.llm_body import keeps_every_position, read
 
 GROUP_RATIO = 0.8  # rows read together are at least this fraction of the longest
 FULL_ENOUGH = 0.8  # padded batches with a larger share of real positions are read as they are
@@ -74,9 +76,8 @@ def preallocated_cache() -> DynamicCache:
 
 def read_prompts(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> DynamicCache | None:
     """The cache that ``generate`` continues from: rows read in groups if that saves work, else an empty
-    preallocated cache; None for LLMs with another kind of cache."""
-    config: Any = llm.config
-    if not keeps_every_position(DynamicCache(config=config)):
+    preallocated cache. None means transformers' own cache (sliding windows)."""
+    if not keeps_every_position(llm):
         return None
     return read_in_groups(llm, embeds, attention_mask) or preallocated_cache()
 
@@ -90,8 +91,7 @@ def read_in_groups(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> Dy
     left_padded = bool(attention_mask[:, -1].all())
     if not left_padded or sum(lengths) > FULL_ENOUGH * embeds.shape[0] * embeds.shape[1]:
         return None
-    config: Any = llm.config
-    if not keeps_every_position(DynamicCache(config=config)):
+    if not keeps_every_position(llm):
         return None
     total = embeds.shape[1] - 1
     joined: list[tuple[Tensor, Tensor]] = []
@@ -100,7 +100,8 @@ def read_in_groups(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> Dy
         if size == 1:  # nothing before the last position
             continue
         mask = attention_mask[rows, -size:-1]
-        outputs: Any = llm(
+        outputs: Any = read(
+            llm,
             inputs_embeds=embeds[rows, -size:-1],
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
@@ -124,7 +125,7 @@ def read_in_groups(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> Dy
     return cache
 
 
-def keeps_every_position(cache: DynamicCache) -> bool:
+def is_whole(cache: Cache) -> bool:
     """False if a layer has a sliding window or a recurrent state, which cannot be cut or padded."""
     return all(type(layer) in (DynamicLayer, PreallocatedLayer) for layer in cache.layers)
 
@@ -169,7 +170,7 @@ class PrefixCache:
             self.lora_scale = lora_scale
         shared = min(len(ids) - 1, len(self.ids), self.cache.get_seq_length())
         same = (ids[:shared] == self.ids[:shared]).long().cumprod(0).sum()
-        known = int(same) if keeps_every_position(self.cache) else 0
+        known = int(same) if is_whole(self.cache) else 0
         slots = int((ids[:known] < 0).sum())
         heard = 0
         while heard < len(clip_tokens) and slots >= clip_tokens[heard]:

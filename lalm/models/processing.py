@@ -56,6 +56,14 @@ def bare_template(tokenizer: PreTrainedTokenizerBase) -> str:
     return template
 
 
+def has_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer knows how a chat is written: by its own template, or by its markers."""
+    try:
+        return bool(bare_template(tokenizer))
+    except ValueError:
+        return False
+
+
 def _template_of(
     tokenizer: PreTrainedTokenizerBase, prompt: dict[str, str], *, markers: bool
 ) -> tuple[str, bool]:
@@ -132,6 +140,8 @@ class AudioLMProcessor(ProcessorMixin):
         ``instruction_tokenizer`` is for what a connector reads beside each clip.
         """
         prompt = dict(question_prompt or {})
+        if not has_turns(tokenizer):  # a base model is asked in plain text
+            config.role_markers = False
         audio_token = prompt.pop("audio_token", AUDIO_TOKEN)
         template, parts = _template_of(tokenizer, prompt, markers=config.role_markers)
         if audio_token not in tokenizer.get_vocab():
@@ -252,7 +262,7 @@ class AudioLMProcessor(ProcessorMixin):
         ids, starts = self.markers.encode(expanded, guard)
         if not labels:  # the engine, which knows how long the answer may be, refuses what is too long
             return ids, []
-        window = int(self.config.text_config.max_position_embeddings)
+        window = self.config.context_length
         if len(ids) > window:
             raise ValueError(
                 f"{sample.id or 'sample'}: {len(clips)} audios in {sum(counts)} tokens and the text make "

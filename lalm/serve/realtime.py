@@ -50,7 +50,7 @@ class Session:
         self.async_engine = async_engine
         self.id = new_id("sess_")
         limit_s = async_engine.settings.audio_s
-        window = int(async_engine.engine.model.config.text_config.max_position_embeddings)
+        window = async_engine.engine.model.config.context_length
         self.conversation = RealtimeConversation(limit_s, window // 2)
         self.turn_detector = TurnDetector(limit_s / 2)
         self.options = SessionOptions()

@@ -16,7 +16,8 @@ from lalm.inference.answer import Answer
 from lalm.inference.engine import Engine
 from lalm.models.alone import LoneRow, settled, tolerance_of
 from lalm.models.finite import NonFiniteError, non_finite
-from lalm.models.prefill import keeps_every_position, length_groups, preallocated_cache
+from lalm.models.llm_body import keeps_every_position, new_memory, read
+from lalm.models.prefill import length_groups, preallocated_cache
 from lalm.models.sampling import Drawing, TokenRules, draw
 from lalm.serve.jobs import Job, TokenLogprob
 
@@ -72,7 +73,7 @@ class RunningBatch:
         self.body: Any = engine.model.model.language_model
         self.rows: list[BatchRow] = []
         # False for LLMs whose cache drops positions: their rows run alone, without a prefix cache.
-        self.supports_batching = keeps_every_position(DynamicCache(config=self.body.config))
+        self.supports_batching = keeps_every_position(self.body)
         self._audio_token_id: int | None = engine.model.config.audio_token_id  # never generated
         self.clear()
 
@@ -94,16 +95,17 @@ class RunningBatch:
 
     def _prefill(self, rows: list[BatchRow], cache: Any = None) -> None:
         sizes = [len(row.embeds) - 1 for row in rows]
-        if cache is None and self.supports_batching:
-            cache = preallocated_cache()
-        known = cache.get_seq_length() if cache is not None else 0
+        if cache is None:
+            cache = preallocated_cache() if self.supports_batching else new_memory(self.body)
+        known = cache.get_seq_length()
         if max(sizes):
             embeds = rows[0].embeds.new_zeros(len(rows), max(sizes), rows[0].embeds.shape[1])
             mask = self._mask.new_ones(len(rows), known + max(sizes))
             for i, (row, size) in enumerate(zip(rows, sizes, strict=True)):
                 embeds[i, max(sizes) - size :] = row.embeds[:-1]
                 mask[i, : max(sizes) - size] = 0
-            cache = self.body(
+            cache = read(
+                self.body,
                 inputs_embeds=embeds,
                 attention_mask=mask,
                 position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, known:],
@@ -133,7 +135,8 @@ class RunningBatch:
     def step(self) -> list[int]:
         """Decode one more token for every row; the tokens."""
         self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
-        hidden = self.body(
+        hidden = read(
+            self.body,
             inputs_embeds=self._next[:, None],  # (B, 1, D)
             attention_mask=self._mask,
             position_ids=self._mask.sum(1, keepdim=True) - 1,

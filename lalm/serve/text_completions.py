@@ -222,7 +222,7 @@ async def tokenize(async_engine: AsyncEngine, asked: TokenizeRequest) -> dict[st
         async_engine.check_text(len(text))
         ids = await async_engine.in_thread(lambda: ids_of(engine, text, special=asked.add_special_tokens))
     names = engine.processor.tokenizer.convert_ids_to_tokens(ids) if asked.return_token_strs else None
-    window = int(engine.model.config.text_config.max_position_embeddings)
+    window = engine.model.config.context_length
     return {"count": len(ids), "max_model_len": window, "tokens": ids, "token_strs": names}
 
 

@@ -13,10 +13,11 @@ from typing import Any, Protocol, TypeAlias
 import httpx
 import torch
 from jinja2 import TemplateError
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lalm.errors import LalmError
 from lalm.models.answer_end import answer_ends
+from lalm.models.llm_body import RowMemory, Tail, new_memory, read
 from lalm.models.processing import bare_template
 from lalm.models.sampling import draw
 from lalm.models.user_text import MarkerTokens
@@ -96,6 +97,7 @@ class LocalWriter:
         self._jinja = bare_template(self.tokenizer)
         self.template = hashlib.sha256(self._jinja.encode()).hexdigest()[:16]
         self.model: Any = load_causal_lm(str(folder), dtype=dtype).eval().to(self.device)
+        self._body, self._tail = self.model.get_decoder(), Tail(self.model)
         self.ends = answer_ends(self.tokenizer, self._jinja, self.model.generation_config)
 
     def render(self, chat: Chat) -> str:
@@ -128,18 +130,23 @@ class LocalWriter:
         draws = [torch.Generator().manual_seed(seed) for seed in seeds]
         replies: list[list[int]] = [[] for _ in chats]
         rows = list(range(len(chats)))  # which chat each batch row is
-        cache = DynamicCache(config=self.model.config)
+        cache = new_memory(self._body, len(chats))
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         for _ in range(sampling.max_new_tokens):
-            hidden = self.model.get_decoder()(
-                input_ids=ids,
+            embedded = self._body.get_input_embeddings()(ids) if isinstance(cache, RowMemory) else None
+            hidden = read(
+                self._body,
+                inputs_embeds=embedded,
+                input_ids=ids if embedded is None else None,
                 attention_mask=mask,
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state
             # A contiguous row per chat: on a CPU in bfloat16 the head is far slower on a slice.
-            logits = self.model.get_output_embeddings()(hidden[:, -1].contiguous())  # (B, V)
+            logits = self._tail.logits(
+                hidden[:, -1].contiguous(), self.model.get_output_embeddings()
+            )  # (B, V)
             tokens = draw(logits, [draws[row] for row in rows], sampling)
             going = []
             for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):

@@ -2,11 +2,34 @@
 
 ``lalm.models.classes`` imports what a row names when a model of that system is built or opened, so a room
 below the papers can have the list, and opening one system does not load the others.
+
+Systems, connectors and encoders of one's own come from Python files and installed packages. Such a module
+says what it brings in three names, each of which it may leave out: ``SYSTEMS`` (a list of ``System``),
+``CONNECTORS`` (name -> class) and ``ENCODERS`` (name -> config and module). A package names it as an entry
+point of the group ``lalm.systems``. Files run only when a recipe that is being trained names them under
+``code``, or ``--code`` does: what lies in a model's folder is never run.
 """
 
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from lalm.errors import LalmError
+
+GROUP = "lalm.systems"
+VARIABLE = "LALM_CODE"  # files that processes started from here run as well
+
+
+class OwnCodeError(LalmError, ValueError):
+    """A file of one's own that cannot be used; the text names it and says why."""
 
 
 class UnknownSystemError(LalmError, ValueError):
@@ -53,6 +76,15 @@ _ROWS = (
         prompts="lalm.systems.apt.prompts",
     ),
     System(
+        "modular",
+        model_type="lalm_modular",
+        module="lalm.systems.modular.model",
+        config="ModularConfig",
+        headless="ModularModel",
+        model="ModularForConditionalGeneration",
+        prompts="lalm.systems.modular.prompts",
+    ),
+    System(
         "qwen2-audio",
         model_type="lalm_qwen2_audio",
         module="lalm.systems.qwen2_audio.model",
@@ -79,15 +111,65 @@ SYSTEMS = {row.name: row for row in _ROWS}
 def find(name: str) -> System:
     """The system of a name. Raises UnknownSystemError."""
     if name not in SYSTEMS:
+        _add_own()
+    if name not in SYSTEMS:
         raise UnknownSystemError(f"there is no system '{name}'; the systems are: {', '.join(SYSTEMS)}")
     return SYSTEMS[name]
 
 
 def of_model_type(model_type: object) -> System:
     """The system whose folders, ours or the authors', have this model_type. Raises UnknownSystemError."""
+    if model_type not in {row.model_type for row in SYSTEMS.values()}:
+        _add_own()
     for row in SYSTEMS.values():
         if model_type and model_type in (row.model_type, row.released_type):
             return row
     types = {row.model_type for row in SYSTEMS.values()}
     types |= {row.released_type for row in SYSTEMS.values() if row.released_type}
-    raise UnknownSystemError(f"its model_type is none of {', '.join(sorted(types))}")
+    raise UnknownSystemError(
+        f"its model_type is none of {', '.join(sorted(types))}; one of your own needs --code FILE"
+    )
+
+
+def _add_own() -> None:
+    """Take in the systems of own files and installed packages."""
+    SYSTEMS.update({row.name: row for rows in brought("SYSTEMS") for row in rows})
+
+
+def use_code(files: Iterable[str | Path]) -> None:
+    """Make what Python files bring known, here and in processes that this one starts. Raises OwnCodeError."""
+    for file in files:
+        path = str(Path(file).expanduser().resolve())
+        _run(path)
+        known = os.environ.get(VARIABLE, "").split(os.pathsep)
+        os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*filter(None, known), path]))
+
+
+def brought(kind: str) -> list[Any]:
+    """What all files and installed packages bring under one name: "SYSTEMS", "CONNECTORS" or "ENCODERS"."""
+    files = [_run(path) for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
+    return [getattr(module, kind) for module in (*files, *_installed()) if hasattr(module, kind)]
+
+
+@cache
+def _run(path: str) -> ModuleType:
+    """The module that a file is, run once."""
+    if not Path(path).is_file() or not path.endswith(".py"):
+        raise OwnCodeError(f"there is no Python file '{path}'")
+    name = f"lalm_own_{Path(path).stem}_{sha256(path.encode()).hexdigest()[:8]}"
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise OwnCodeError(f"'{path}' cannot be run: {type(error).__name__}: {error}") from error
+    return module
+
+
+@cache
+def _installed() -> tuple[ModuleType, ...]:
+    """The modules of installed packages."""
+    return tuple(entry.load() for entry in entry_points(group=GROUP))

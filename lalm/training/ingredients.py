@@ -37,12 +37,15 @@ class Init(Section):
 
 
 class Lora(Section):
-    """LoRA matrices on the LLM's layers of these names; they always train."""
+    """LoRA matrices on the LLM's layers of these names; they always train.
+
+    Without ``targets``: on queries and values, whatever the LLM's family calls them.
+    """
 
     rank: Positive
     alpha: float = Field(gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
-    targets: list[Name] = Field(["q_proj", "v_proj"], min_length=1)
+    targets: list[Name] | None = Field(None, min_length=1)
 
 
 class Manifest(Section):

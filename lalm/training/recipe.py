@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from lalm.errors import LalmError
+from lalm.systems import SYSTEMS, find
 from lalm.training.ingredients import (
     Augment,
     Data,
@@ -67,11 +68,14 @@ class Recipe(Section):
     ``transcript`` says whether what is said in a clip is read as text beside its audio tokens: "given" takes
     the transcripts of the samples, "whisper" makes those that are missing, once; without it, it is as in the
     checkpoint of ``init``, else "none" (``lalm.models.transcript``).
+    ``code`` names Python files of one's own that bring a system, a connector or an encoder; see
+    ``lalm.systems``.
     ``shard`` divides weights, gradients and AdamW's states over the processes; see
     ``lalm.training.parallel``.
     """
 
-    system: Literal["acdc", "apt", "qwen2-audio", "salmonn"]
+    system: Name
+    code: list[Name] = Field([])
     init: Init
     trainable: list[Name] = Field(default=["connector"])
     lora: Lora | None = None
@@ -96,6 +100,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _something_learns(self) -> Self:
+        if self.system not in SYSTEMS and not self.code:
+            find(self.system)
         if not self.trainable and self.lora is None:
             raise ValueError("nothing learns: 'trainable' is empty and there is no 'lora'")
         if self.align and (self.dpo is not None or self.lora is not None):

@@ -29,6 +29,7 @@ from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.packing import check_packable
 from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import trained_names
+from lalm.systems import use_code
 from lalm.training.batches import Batches
 from lalm.training.clip_loading import reader
 from lalm.training.llm_layers import compile_layers, enable_gradient_checkpointing, quantize
@@ -159,6 +160,7 @@ def steps_of(recipe: Recipe, batches: Batches) -> Dataset[Any]:
 
 def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
     """The recipe's model, frozen but for what trains (float32), and its processor."""
+    use_code(recipe.code)
     dtype = torch.float32 if recipe.optim.dtype == "float32" else torch.bfloat16
     lora = recipe.lora.model_dump() if recipe.lora else None
     if recipe.init.from_ is None:
@@ -182,7 +184,9 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
             model.config.parts = {"model": str(Path(recipe.init.from_).resolve())}
         if lora and not model.config.lora:
             add_lora(model, lora)
-        elif lora and lora != model.config.lora:
+        elif (
+            lora and lora | {"targets": lora["targets"] or model.config.lora["targets"]} != model.config.lora
+        ):
             raise TrainError(f"lora: '{recipe.init.from_}' already has LoRA with {model.config.lora}")
     if recipe.transcript is not None:
         model.config.transcript = recipe.transcript

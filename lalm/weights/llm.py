@@ -8,7 +8,10 @@ import torch
 from tokenizers import normalizers
 from transformers import (
     CONFIG_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     AutoTokenizer,
     LlamaTokenizer,
     PreTrainedModel,
@@ -19,6 +22,8 @@ from lalm.errors import LalmError, refuse_pickled_code
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+# Of a multimodal model the whole is opened, and its text part taken.
+OPENERS: tuple[Any, ...] = (AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForImageTextToText)
 
 
 class LLMError(LalmError, ValueError):
@@ -40,8 +45,24 @@ def load_causal_lm(folder: str, *, dtype: torch.dtype | None = None) -> PreTrain
             **_dequantize(),
         )
     check_llm(path)
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    kind = next((auto for auto in OPENERS if type(config) in auto._model_mapping), None)
+    if kind is None or config.is_encoder_decoder:
+        raise LLMError(_no_causal_lm(folder, config))
     with refuse_pickled_code(f"the weights in '{folder}'"):
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", trust_remote_code=False)
+        llm: PreTrainedModel = kind.from_pretrained(folder, dtype=dtype or "auto", trust_remote_code=False)
+    if config.model_type == "rwkv":
+        config = llm.config
+        config.rescale_every = 0  # else it changes its weights in place, and they are saved changed
+    return llm
+
+
+def _no_causal_lm(folder: str, config: Any) -> str:
+    if config.is_encoder_decoder:
+        why = "an encoder-decoder, whose decoder goes on from what its encoder read and not from a prompt"
+    else:
+        why = "no language model that goes on with a text"
+    return f"the model in '{folder}' is a '{config.model_type}': {why}; take a decoder-only LLM"
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -43,7 +43,7 @@ def test_a_number_that_yaml_reads_as_text_becomes_a_number(tmp_path: Path) -> No
         ),
         ({"optim": {**GOOD["optim"], "learning_rate": float("nan")}}, "optim.learning_rate: Input should be"),
         ({"optim": {**GOOD["optim"], "epochs": 2}}, "optim: give either 'max_steps' or 'epochs'"),
-        ({"system": "salmon"}, "system: Input should be 'acdc'"),
+        ({"system": "salmon"}, "there is no system 'salmon'"),
         ({"init": {"encoder": "whisper-base"}}, "init: give either 'from', or both 'encoder' and 'llm'"),
         ({"init": {"from": "x", "llm": "y"}}, "init: 'from' stands without parts"),
         ({"data": {"train": []}}, "data.train: List should have at least 1 item"),

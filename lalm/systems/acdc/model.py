@@ -90,9 +90,7 @@ class ACDCConnector(nn.Module):
         self.register_buffer("frame_mean", torch.zeros(config.audio_config.width))
         self.register_buffer("frame_scale", torch.ones(config.audio_config.width))
         self.linear_1 = nn.Linear(config.group_size * config.audio_config.width, config.connector_width)
-        self.linear_2 = nn.Linear(
-            config.connector_width, config.tokens_per_group * int(config.text_config.hidden_size)
-        )
+        self.linear_2 = nn.Linear(config.connector_width, config.tokens_per_group * config.embedding_width)
 
     def standardise(self, mean: Tensor, scale: Tensor) -> None:
         """Take frames as ``(frames - mean) * scale`` from now on; both (W,)."""

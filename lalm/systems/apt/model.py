@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
-    AutoModel,
     InstructBlipQFormerConfig,
     InstructBlipQFormerModel,
     PreTrainedConfig,
@@ -33,8 +32,8 @@ from transformers import (
 
 from lalm.encoders import build_encoder, encoder_config
 from lalm.encoders.eat import EATConfig
-from lalm.errors import refuse_pickled_code
 from lalm.models.config import AudioLMConfig
+from lalm.models.connectors.instructed import start_from_bert
 from lalm.models.modeling import AudioLMForConditionalGeneration, AudioLMModel
 
 BERT_MINI = {
@@ -149,7 +148,7 @@ class APTConnector(nn.Module):
     def __init__(self, config: APTConfig) -> None:
         super().__init__()
         self.config = config
-        width = int(config.text_config.hidden_size)
+        width = config.embedding_width
         self.register_buffer("frame_mean", torch.zeros(config.audio_config.width))
         self.register_buffer("frame_scale", torch.ones(config.audio_config.width))
         self.norm = nn.LayerNorm(config.audio_config.width)
@@ -240,27 +239,7 @@ class APTConnector(nn.Module):
         Queries start with the text's feed-forward layers; cross-attention, queries and projection stay new.
         Raises ValueError when the folder holds no BERT of that shape.
         """
-        if AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type != "bert":
-            raise ValueError(f"'{folder}' is no BERT: an aligner starts from one")
-        with refuse_pickled_code(f"the weights in '{folder}'"):
-            bert: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
-        own = self.aligner.state_dict()
-        for name, tensor in bert.state_dict().items():
-            name = name.replace("LayerNorm", "layernorm") if name.startswith("embeddings.") else name
-            name = name.replace(".attention.self.", ".attention.attention.")
-            if name not in own:  # token types and the pooler, which a Q-Former lacks
-                continue
-            rows = slice(len(tensor)) if name == "embeddings.word_embeddings.weight" else slice(None)
-            if own[name][rows].shape != tensor.shape:
-                raise ValueError(
-                    f"the BERT in '{folder}' has {name} of shape {tuple(tensor.shape)}, the aligner "
-                    f"{tuple(own[name].shape)}: say so in the option 'aligner'"
-                )
-            own[name][rows] = tensor
-            twin = name.replace(".intermediate.", ".intermediate_query.")
-            if ".attention." not in name:
-                twin = twin.replace(".output.", ".output_query.")
-            own[twin][rows] = tensor
+        start_from_bert(self.aligner, folder)
 
 
 class APTModel(AudioLMModel):

@@ -81,7 +81,7 @@ class Qwen2AudioConnector(nn.Module):
 
     def __init__(self, config: Qwen2AudioLMConfig) -> None:
         super().__init__()
-        self.linear = nn.Linear(config.audio_config.width, int(config.text_config.hidden_size))
+        self.linear = nn.Linear(config.audio_config.width, config.embedding_width)
 
     def forward(self, frames: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """frames: (A, T, W), frame_lengths: (A,) -> tokens (A, T, D), lengths (A,)."""

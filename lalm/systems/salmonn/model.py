@@ -164,7 +164,7 @@ class WindowQFormer(nn.Module):
         )
         self.queries = nn.Parameter(torch.empty(1, config.num_queries, config.qformer_width))
         nn.init.normal_(self.queries, std=self.qformer.config.initializer_range)
-        self.projection = nn.Linear(config.qformer_width, int(config.text_config.hidden_size))
+        self.projection = nn.Linear(config.qformer_width, config.embedding_width)
 
     def standardise(self, mean: Tensor, scale: Tensor) -> None:
         """Take frames as ``(frames - mean) * scale`` from now on; both (W,)."""

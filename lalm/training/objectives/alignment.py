@@ -59,7 +59,7 @@ class AlignmentTrainer(RecipeTrainer):
 
 def check_alignable(model: AudioLMForConditionalGeneration) -> None:
     """Raises AlignError for a system without an aligner, or a recipe that trains more than the connector."""
-    if not model.config.hears_instructions:
+    if "alignment" not in model.config.to_dict():
         raise AlignError("align: this system's connector reads no text, so there is nothing to align")
     others = [
         name

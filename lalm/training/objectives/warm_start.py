@@ -101,7 +101,7 @@ def warm_start(
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]] = default_collate
     build_loss: Callable[..., WarmStartLoss] = GroupTokenLoss
     count, batch_size = QUERIES_A_WINDOW, BATCH_TOKENS
-    if model.config.hears_instructions:
+    if "aligner" in model.config.to_dict():  # APT's, whose queries are shared out
         if model.config.num_queries % QUERIES_A_WINDOW:
             raise ValueError(f"warm_start: {model.config.num_queries} queries cannot be shared out in twos")
         captions = sorted({*captions, SILENCE})
