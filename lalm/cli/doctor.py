@@ -47,14 +47,13 @@ def doctor(
 
 def _put_together(recipe: str, folder: Path) -> None:
     """Write the recipe's model, untrained, as a slim folder."""
-    from lalm.cli.weights import fetch_with_bar
+    from lalm.cli.weights import fetch_for_recipe
     from lalm.models.save import save_model
     from lalm.training import recipe as recipes
     from lalm.training.run import build
 
     read = recipes.load(recipe)
-    parts = (read.init.encoder, read.init.encoder_2, read.init.aligner, read.init.llm)
-    fetch_with_bar([name for name in parts if name])
+    fetch_for_recipe(read)
     model, processor = build(read)
     save_model(model, processor, folder, slim=True)
 

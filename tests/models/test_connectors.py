@@ -31,7 +31,7 @@ SMALL = {
     },
     "perceiver": {"segment_s": 0.5, "num_queries": 3, "width": 8, "heads": 2},
 }
-TEXT_ONLY = ("word_embeddings", "position_embeddings", "layer.1.intermediate.", "layer.1.output.")
+TEXT_ONLY = (".word_embeddings", ".position_embeddings", ".intermediate.", "0.output.", "1.output.")
 ROOT = Path(__file__).parents[2]
 
 
