@@ -1,5 +1,6 @@
 """Connectors, learned mixes of layers, and parts of one's own."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -194,3 +195,28 @@ def test_code_in_a_models_folder_is_not_run(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"broken\.py' cannot be run: ZeroDivisionError"):
         systems.use_code([broken])
     assert not [name for name in sys.modules if name.startswith("lalm_own_broken")]
+
+
+@pytest.mark.usefixtures("own")
+def test_doctor_checks_a_recipe_with_parts_of_ones_own(tiny_folders, tmp_path, capsys):
+    from lalm.cli.app import run
+
+    leaky = example("add-a-connector.md").replace(" * weights).sum(2)", ").sum(2) + frames.mean(1)[:, None]")
+    for name, text in (("good", example("add-a-connector.md")), ("leaky", leaky)):
+        code = text.replace("attention-pooling", name)
+        assert name == "good" or "frames.mean(1)" in code
+        (tmp_path / f"{name}.py").write_text(code)
+        recipe = {
+            **{"system": "modular", "code": [str(tmp_path / f"{name}.py")], "out": str(tmp_path / "out")},
+            "init": {
+                **{"encoder": str(tiny_folders[0]), "llm": str(tiny_folders[1])},
+                "options": {"connector": name},
+            },
+            "data": {"train": [{"path": "t.jsonl"}]},
+            "optim": {"learning_rate": 1e-4, "batch_size": 1, "max_steps": 1},
+        }
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+        run(["doctor", str(tmp_path / f"{name}.yaml"), "--json"])
+        checks = json.loads(capsys.readouterr().out)["checks"]
+        batches = [check["passed"] for check in checks if check["name"].startswith("batch equals single")]
+        assert batches == [name == "good"] * 2, checks
