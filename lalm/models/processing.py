@@ -56,14 +56,6 @@ def bare_template(tokenizer: PreTrainedTokenizerBase) -> str:
     return template
 
 
-def has_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer knows how a chat is written: by its own template, or by its markers."""
-    try:
-        return bool(bare_template(tokenizer))
-    except ValueError:
-        return False
-
-
 def _template_of(
     tokenizer: PreTrainedTokenizerBase, prompt: dict[str, str], *, markers: bool
 ) -> tuple[str, bool]:
@@ -140,7 +132,9 @@ class AudioLMProcessor(ProcessorMixin):
         ``instruction_tokenizer`` is for what a connector reads beside each clip.
         """
         prompt = dict(question_prompt or {})
-        if not has_turns(tokenizer):  # a base model is asked in plain text
+        try:
+            bare_template(tokenizer)
+        except ValueError:  # a base model is asked in plain text
             config.role_markers = False
         audio_token = prompt.pop("audio_token", AUDIO_TOKEN)
         template, parts = _template_of(tokenizer, prompt, markers=config.role_markers)
