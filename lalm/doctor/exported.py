@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from lalm.data.sample import ask
 from lalm.doctor.checks import ROUNDING, knocks, siren
@@ -45,17 +46,46 @@ def expected(model: AudioLMForConditionalGeneration, processor: AudioLMProcessor
 def check_export(kind: str, folder: Path, wanted: Tensor, dtype: torch.dtype) -> str:
     """What was found, in words; ``wanted`` is ``expected`` of the model that was written in ``dtype``.
 
-    Raises ExportError where the folder does not open, does not hear, or says otherwise than lalm does.
+    ``kind`` is one of ``lalm.doctor.outside``. Raises ExportError where the folder does not open, does not
+    hear, or says otherwise than lalm does.
     """
     with tempfile.TemporaryDirectory() as place:
         clips, logits = Path(place) / "clips.npz", Path(place) / "logits.npy"
         np.savez(clips, **sounds())  # type: ignore[arg-type]
-        command = [sys.executable, str(PROGRAM), kind, str(folder), str(clips), str(logits)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["no reason was given"]
-            raise ExportError(f"the export in '{folder}' does not open elsewhere: {lines[-1]}")
+        _elsewhere(kind, folder, clips, logits)
         found = torch.from_numpy(np.load(logits))  # (2, V or more)
+    where = "a process of its own" if kind != "transformers" else "a process of its own, by lalm's classes"
+    return f"checked in {where}: {compared(folder, found, wanted, dtype)}"
+
+
+def check_released(file: Path, llm: PreTrainedConfig, found: Tensor, wanted: Tensor) -> str:
+    """What was found of an export that the authors' own code alone can run (SALMONN's), in words.
+
+    ``found`` is ``expected`` of a model that took what it learned from the written ``file``, ``wanted`` that
+    of the one that was written. A process without lalm reads the file, and compares its LoRA with PEFT's on
+    an LLM of that configuration. Raises ExportError as ``check_export`` does.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        llm.save_pretrained(place)
+        _elsewhere("salmonn", file, place)
+    told = compared(file.parent, found, wanted, torch.float32)
+    return f"read again from the file, {told}; a process of its own finds PEFT's LoRA in it"
+
+
+def _elsewhere(*words: object) -> None:
+    """Run ``lalm.doctor.outside`` in a process of its own."""
+    command = [sys.executable, str(PROGRAM), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no reason was given"]
+        raise ExportError(f"the export in '{words[1]}' does not open elsewhere: {lines[-1]}")
+
+
+def compared(folder: Path, found: Tensor, wanted: Tensor, dtype: torch.dtype) -> str:
+    """How far two sounds lie apart in ``found``, in words; found: (2, V or more), wanted: (2, V) logits.
+
+    Raises ExportError where they are the same, or are not those wanted.
+    """
     found = found[:, : wanted.shape[1]]
     spread = float(wanted.std(correction=0).clamp(min=1e-12))
     limit = ROUNDING.get(dtype, ROUNDING[torch.bfloat16])
@@ -69,4 +99,4 @@ def check_export(kind: str, folder: Path, wanted: Tensor, dtype: torch.dtype) ->
             f"the export in '{folder}' opens elsewhere but answers otherwise: its logits lie {away:.2g} of "
             "their spread from lalm's"
         )
-    return f"checked in a process of its own: another sound moves the logits by {moved:.2g} of their spread"
+    return f"another sound moves the logits by {moved:.2g} of their spread"

@@ -1,9 +1,12 @@
 """Opens an exported folder as anybody else would; run as a program of its own, by ``lalm.doctor.exported``.
 
     python outside.py KIND FOLDER CLIPS.npz LOGITS.npy
+    python outside.py salmonn FILE LLM
 
-KIND is "qwen2-audio" or "peft". lalm cannot be imported here. The next-token logits of each clip are
-written, (clips, V) float32.
+KIND is "qwen2-audio", "peft" or "transformers". lalm cannot be imported here, but for "transformers", whose
+classes are lalm's: there it makes them known to transformers, and no more. The next-token logits of each clip
+are written, (clips, V) float32. SALMONN's files run in their authors' code alone: here the file is read as
+they read it, and its LoRA must be that of PEFT on the LLM in the folder LLM.
 A fault is one line on standard error and the exit code 1.
 """
 
@@ -17,7 +20,12 @@ QUESTION = "What do you hear?"
 
 def opened(kind: str, folder: Path) -> tuple[Any, Any]:
     """Model and processor by the library's own classes, as a config.json or an adapter names them."""
-    sys.modules["lalm"] = None  # type: ignore[assignment]
+    if kind == "transformers":
+        from lalm.models.classes import register_all
+
+        register_all()
+    else:
+        sys.modules["lalm"] = None  # type: ignore[assignment]
     import transformers
 
     base = folder
@@ -45,6 +53,30 @@ def heard(model: Any, processor: Any, clip: Any) -> Any:
     return model(**inputs).logits[0, -1].float()
 
 
+def check_lora(file: Path, llm: Path) -> None:
+    """Raise with the first tensor by which a SALMONN file's LoRA is not PEFT's on this LLM."""
+    sys.modules["lalm"] = None  # type: ignore[assignment]
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    prefix, settings = "llama_model.", content["config"]["model"]
+    loras = {name: x for name, x in content["model"].items() if "lora_" in name}
+    own = {name: tuple(x.shape) for name, x in loras.items()}
+    with torch.device("meta"):
+        bare = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(llm, trust_remote_code=False), trust_remote_code=False
+        )
+        rank, alpha = settings["lora_rank"], settings["lora_alpha"]
+        lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+        theirs = get_peft_model(bare, lora).state_dict()
+    due = {f"{prefix}{name}": tuple(x.shape) for name, x in theirs.items() if "lora_" in name}
+    for name in sorted(own.keys() | due.keys()):
+        if own.get(name) != due.get(name):
+            raise ValueError(f"{name} is {own.get(name, 'absent')} instead of {due.get(name, 'absent')}")
+
+
 def main(kind: str, folder: str, clips: str, logits: str) -> None:
     """Write the logits of each clip, or raise with what is wrong."""
     import numpy as np
@@ -59,7 +91,7 @@ def main(kind: str, folder: str, clips: str, logits: str) -> None:
 if __name__ == "__main__":
     sys.path.pop(0)  # the folder of this file, whose modules have names that others may import
     try:
-        main(*sys.argv[1:])
+        check_lora(*map(Path, sys.argv[2:])) if sys.argv[1] == "salmonn" else main(*sys.argv[1:])
     except Exception as error:
         lines = str(error).strip().splitlines()
         sys.exit(f"{type(error).__name__}: {lines[0] if lines else ''}")

@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lalm.data.sample import Sample
 
+MARK = "\N{CURRENCY SIGN}"  # a user's turn, to see what a template puts around it
+
 
 def instructions(sample: Sample, scope: str) -> list[str]:
     """What the connector is told with each clip of a conversation, in reading order.
@@ -40,6 +42,23 @@ def instructions_in(text: str, slot: str, turn: tuple[str, str], scope: str) -> 
         whole = " ".join(piece.strip() for piece in pieces).strip()
         told += [(piece.strip() if scope == "own" else "") or whole for piece in pieces[1:]]
     return told
+
+
+def told_in(processor: Any, texts: Sequence[str]) -> dict[str, Tensor]:
+    """What the connector is told with each clip of rendered prompts, as ``tokenised`` gives it."""
+    tokenizer, config = processor.tokenizer, processor.config
+    asked = [{"role": "user", "content": MARK}]
+    around = tokenizer.apply_chat_template(
+        asked, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
+    )
+    begin = tokenizer.bos_token or ""
+    before, _, after = around.partition(MARK)
+    turn = (before.removeprefix(begin), after)
+    prompts = [text.removeprefix(begin) for text in texts]
+    told = [
+        t for text in prompts for t in instructions_in(text, processor.audio_token, turn, config.instruction)
+    ]
+    return tokenised(told, processor.instructions, config.instruction_tokens)
 
 
 def tokenised(texts: list[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from lalm.audio.load import SAMPLE_RATE
 from lalm.data.audio_inputs import CachedFrames, Clip
 from lalm.data.messages import part_recording
 from lalm.data.sample import Sample
-from lalm.models.conditioning import instructions, tokenised
+from lalm.models.conditioning import instructions, tokenised, told_in
 from lalm.models.config import AudioLMConfig
 from lalm.models.modeling import IGNORE_INDEX
 from lalm.models.transcript import with_transcripts, written
@@ -178,13 +178,21 @@ class AudioLMProcessor(ProcessorMixin):
             fields.pop(name, None)
         return fields
 
-    def replace_audio_token(self, audio_inputs: Mapping[str, Any], audio_idx: int, **kwargs: Any) -> str:
-        """The audio token, once per token the model will make of that clip (transformers' own hook)."""
-        lengths = audio_inputs.get("audio_lengths")
-        size = (
-            int(lengths[audio_idx]) if lengths is not None else len(audio_inputs["input_values"][audio_idx])
-        )
-        return self.audio_token * self.config.num_audio_tokens(size)
+    def __call__(self, *args: Any, **kwargs: Any) -> BatchFeature:
+        """transformers' own call: rendered texts and clips, as ``batch`` makes them of conversations."""
+        found: BatchFeature = super().__call__(*args, **{"add_special_tokens": False} | kwargs)
+        if self.instructions is not None and "audio_lengths" in found:
+            texts = kwargs.get("text") or args[1]
+            found |= told_in(self, [texts] if isinstance(texts, str) else texts)
+        return found
+
+    def _process_audio(self, audio: Sequence[Any], **kwargs: Any) -> tuple[dict[str, Tensor], list[str]]:
+        """Clips (N,) at 16 kHz padded, and what stands in the text for each (transformers' own hook)."""
+        if kwargs.get("sampling_rate") not in (None, SAMPLE_RATE):
+            raise ValueError(f"clips must have {SAMPLE_RATE} Hz, not {kwargs['sampling_rate']}")
+        found = _padded([torch.as_tensor(clip, dtype=torch.float32) for clip in audio])
+        counts = [self.config.num_audio_tokens(int(size)) for size in found["audio_lengths"]]
+        return found, [self.audio_token * count for count in counts]
 
     @staticmethod
     def clips(sample: Sample) -> list[Clip]:
@@ -392,8 +400,9 @@ def pad_audio(clips: Sequence[Clip | CachedFrames]) -> dict[str, Tensor]:
             "frames": torch.nn.utils.rnn.pad_sequence(cached, batch_first=True),
             "frame_lengths": torch.tensor([len(f) for f in cached]),
         }
-    audio = [torch.from_numpy(clip.audio) for clip in clips if isinstance(clip, Clip)]
-    return {
-        "input_values": torch.nn.utils.rnn.pad_sequence(audio, batch_first=True),
-        "audio_lengths": torch.tensor([len(a) for a in audio]),
-    }
+    return _padded([torch.from_numpy(clip.audio) for clip in clips if isinstance(clip, Clip)])
+
+
+def _padded(audio: list[Tensor]) -> dict[str, Tensor]:
+    padded = torch.nn.utils.rnn.pad_sequence(audio, batch_first=True)
+    return {"input_values": padded, "audio_lengths": torch.tensor([len(clip) for clip in audio])}

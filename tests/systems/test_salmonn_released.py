@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from lalm.cli import app as cli
 from lalm.data.sample import ask
+from lalm.doctor import exported, outside
 from lalm.encoders import load_encoder
 from lalm.models.load import load_model
 from lalm.models.lora import set_lora_scale
@@ -209,12 +210,14 @@ def test_imported_model_equals_the_second_computation(imported, parts, tmp_path,
         torch.testing.assert_close(model(**batch).logits[0, -1], wanted, atol=1e-3, rtol=1e-3)
 
 
-def test_export_is_the_released_file_again(imported, tmp_path, capsys):
+def test_export_is_the_released_file_again(imported, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(exported, "_elsewhere", lambda kind, *words: None)  # below
     state = released()
     code, _, error = imported(container(state, **TRAINING))
     assert code == 0, error
     words = ["export", str(tmp_path / "out"), "--to", "salmonn", "--out", str(tmp_path / "again")]
     assert cli.run(words) == 0, capsys.readouterr().err
+    assert "another sound moves the logits" in capsys.readouterr().err
     again = torch.load(tmp_path / "again" / "salmonn.pth", weights_only=True)
     buffers = {name for name in state if name.endswith(("position_ids", "inv_freq"))}
     assert set(again["model"]) == set(state) - buffers
@@ -225,6 +228,21 @@ def test_export_is_the_released_file_again(imported, tmp_path, capsys):
     tensors["model.connector.frame_mean"] = tensors["model.connector.frame_mean"] + 1
     with pytest.raises(SALMONNImportError, match="no place for this model's standardised frames"):
         write(tensors, {"rank": 8, "alpha": 32.0}, {}, tmp_path / "no.pth")
+
+
+def test_lora_that_peft_would_not_find_is_named(parts, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "lalm", sys.modules["lalm"])  # which the program takes away
+    file, state = tmp_path / "salmonn.pth", released()
+    config = {"model": {**TRAINING["config"]["model"], "lora_rank": RANK}}
+    torch.save(container(state, config=config), file)
+    outside.check_lora(file, parts[0])
+    name = next(key for key in state if "lora_B" in key)
+    del state[name]
+    torch.save(container(state, config=config), file)
+    with pytest.raises(ValueError, match=r"lora_B\S*\.weight is absent instead of \("):
+        outside.check_lora(file, parts[0])
 
 
 def test_what_cannot_be_exported_is_said(imported, tmp_path, capsys):
