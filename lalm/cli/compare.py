@@ -40,6 +40,7 @@ def compare(
         compare_recordings(a, b, model, device, as_json=as_json)
         return
     from lalm.cli.eval import resource_folders
+    from lalm.cli.tables import grouped
     from lalm.evaluate.compare import compare as compare_runs
     from lalm.evaluate.metrics import Resources
     from lalm.evaluate.page import shown_number, shown_p
@@ -49,14 +50,7 @@ def compare(
     if as_json:
         print(json.dumps([{**asdict(r), "difference": plain(r.difference)} for r in rows]))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("task", "metric"):
-        table.add_column(title)
-    for title in ("A", "B", "A minus B", "95 % interval", "p", "items"):
-        table.add_column(title, justify="right")
+    groups: dict[str, list[list[str]]] = {}
     for row in rows:
         found = plain(row.difference)
         numbers = [shown_number(v, row.metric) for v in (row.a, row.b, found["mean"])]
@@ -64,5 +58,6 @@ def compare(
         limits, p_value = f"{low} to {high}", shown_p(found["p_value"])
         whole = row.shared == row.items_a == row.items_b
         items = str(row.shared) if whole else f"{row.shared} of {row.items_a}, {row.items_b}"
-        table.add_row(row.task, row.metric, *numbers, limits, p_value, items)
-    Console().print(table)
+        cells = [row.metric, *numbers, limits, p_value, items]
+        groups.setdefault(row.task, []).append(cells)
+    print(grouped(["task, metric", "A", "B", "A minus B", "95 % interval", "p", "items"], groups))

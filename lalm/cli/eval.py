@@ -41,6 +41,7 @@ RESOURCES = {  # what a folder must hold, in one of these places
     "spice": ("spice-1.0.jar",),
     "sentences": ("config.json", "0_Transformer/config.json"),
     "fluency": ("config.json",),
+    "aligner": ("config.json",),
 }
 
 
@@ -190,7 +191,7 @@ def evaluate(
     kept_to = followed if is_local else None
     asked = Asked(model, url, vision, lora_scale, seed, own_device, kept_to, dtype, transcript)
     answerer, folder = _answerer(asked)
-    out = out or Path("eval") / answerer.name
+    out = out or Path("eval") / Path(answerer.name).name  # of a Hub id the last part
     judging = None if judge is None else open_judge(judge, judge_url, judge_cache or out / "judgments.sqlite")
     job = Job(opened, out, limit=samples, seed=seed, folder=folder, price=prices(price))
     job = replace(job, extract=extract)
@@ -282,8 +283,9 @@ def _answerer(asked: Asked) -> "tuple[Answerer, Path | None]":
     from lalm.inference.engine import SMALL
     from lalm.inference.speech.clip_transcripts import ClipTranscripts, kept_on_disk
     from lalm.inference.speech.recogniser import shared
+    from lalm.models.load import model_folder
 
-    folder = Path(asked.model) if asked.model else SMALL
+    folder = model_folder(asked.model) if asked.model else SMALL
     engine = open_under(asked.protocol, asked.model, asked.device, asked.dtype, asked.transcript)
     engine.transcripts = ClipTranscripts(shared, kept_on_disk())
     return Local(engine, asked.lora_scale, asked.seed), folder
@@ -292,11 +294,12 @@ def _answerer(asked: Asked) -> "tuple[Answerer, Path | None]":
 def _vision(asked: Asked, vision: str) -> "Answerer":
     from lalm.cli.ask_vision import open_vision
     from lalm.evaluate.answering import Seeing
+    from lalm.models.load import model_folder
 
     if asked.url is not None or asked.lora_scale is not None:
         raise ValueError("--vision is for a local model, without --url and --lora-scale")
     opened = open_vision(vision, asked.model, asked.device)
-    return Seeing(opened, (Path(vision), Path(str(asked.model))), asked.seed)
+    return Seeing(opened, (model_folder(vision), model_folder(str(asked.model))), asked.seed)
 
 
 def _served(asked: Asked, url: str) -> "Answerer":

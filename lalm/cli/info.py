@@ -204,14 +204,13 @@ def of_system(name: str) -> Info:
 def of_folder(model: str | Path) -> Info:
     """A model folder or Hub id; no weights are read."""
     from lalm.models.classes import classes_of
-    from lalm.models.load import model_folder, read_config
+    from lalm.models.load import model_folder, model_name, read_config
     from lalm.training import recipe
 
     folder = model_folder(model)
     system, config = read_config(folder)
     settings = recipe.load(folder) if (folder / "recipe.yaml").is_file() else None
-    name = str(model) if folder != Path(model).expanduser() else folder.resolve().name
-    return _info(name, system, config, classes_of(system).model, settings, {}, _asked(folder))
+    return _info(model_name(model), system, config, classes_of(system).model, settings, {}, _asked(folder))
 
 
 def _asked(folder: Path) -> str:

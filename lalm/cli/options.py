@@ -103,7 +103,9 @@ PromptSeed = Annotated[int, typer.Option(min=0, help="Of the prompts, pairs and 
 Resource = Annotated[
     list[str] | None,
     typer.Option(
-        "--resource", metavar="NAME=FOLDER", help="What a metric needs: meteor, spice, sentences, fluency."
+        "--resource",
+        metavar="NAME=FOLDER",
+        help="What a metric needs: meteor, spice, sentences, fluency, aligner.",
     ),
 ]
 Vision = Annotated[

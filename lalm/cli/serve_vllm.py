@@ -29,7 +29,7 @@ def become_vllm(model: str | None, place: Place, settings: "Settings") -> None:
             "--engine vllm needs vLLM beside lalm: pip install 'lalm[vllm]' in an environment of its own"
         )
     from lalm.inference.engine import SMALL, pick_device, pick_dtype
-    from lalm.models.load import model_folder
+    from lalm.models.load import model_folder, model_name
 
     with listen(place) as listening:
         host, port = listening.getsockname()[:2]
@@ -38,14 +38,11 @@ def become_vllm(model: str | None, place: Place, settings: "Settings") -> None:
     dtype = str(pick_dtype(pick_device(None))).removeprefix("torch.")
     folder = SMALL if model is None else model_folder(model)
     export.check_transcript(folder, place.transcript is False)
-    argv = command(complete(folder, dtype), name_of(model, folder), host, port, dtype, settings)
+    argv = command(
+        complete(folder, dtype), model_name(SMALL if model is None else model), host, port, dtype, settings
+    )
     print("Running:", " ".join(argv), file=sys.stderr, flush=True)
     os.execve(argv[0], argv, os.environ | environment(settings))
-
-
-def name_of(model: str | None, folder: Path) -> str:
-    """What clients call the model: a Hub id as it was given, else the folder's name."""
-    return model if model is not None and not Path(model).expanduser().exists() else folder.resolve().name
 
 
 def command(folder: Path, name: str, host: str, port: int, dtype: str, settings: "Settings") -> list[str]:

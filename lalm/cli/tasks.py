@@ -1,28 +1,51 @@
 """``lalm tasks``: the tasks that ``lalm eval`` knows."""
 
 import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from lalm.cli.options import Json
 
+if TYPE_CHECKING:
+    from lalm.evaluate.task import Task
 
-def tasks(as_json: Json = False) -> None:
-    """List the tasks that `lalm eval` knows, and their data."""
-    from lalm.evaluate.task import known_tasks
+
+def tasks(
+    name: Annotated[str | None, typer.Argument(help="All about this task.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """List the tasks that `lalm eval` knows; with a name, how that one asks and scores, and its data."""
+    from lalm.cli.tables import listed
+    from lalm.evaluate.task import TaskError, known_tasks
 
     known = known_tasks()
+    if name is not None and name not in known:
+        raise TaskError(f"there is no task '{name}'; `lalm tasks` lists those there are")
+    shown = known if name is None else {name: known[name]}
     if as_json:
-        print(json.dumps([task.model_dump() for task in known.values()]))
-        return
-    from rich.console import Console
-    from rich.table import Table
+        print(json.dumps([task.model_dump() for task in shown.values()]))
+    elif name is not None:
+        print(listed(("task", name), _details(known[name])))
+    else:
+        rows = [(own, task.about) for own, task in sorted(known.items())]
+        print(listed(("task", "about"), [("manifest", "any manifest with references"), *rows]))
+        print("\nlalm tasks NAME: its data, prompts, metrics and source")
 
-    table = Table(box=None, pad_edge=False)
-    for title in ("task", "about", "metrics", "data", "citation"):
-        table.add_column(title)
-    table.add_row(
-        "manifest", "any manifest whose samples have references", "by its samples", "FILE.jsonl", ""
-    )
-    for name, task in sorted(known.items()):
-        place = task.path or "FILE.jsonl"
-        table.add_row(name, task.about, ", ".join(task.metrics), place, task.citation)
-    Console(width=None).print(table)
+
+def _details(task: "Task") -> list[tuple[str, str]]:
+    """What a task is, a row a thing."""
+    rows = [
+        ("about", task.about),
+        ("source", task.citation),
+        ("data", f"{task.path or 'FILE.jsonl'}, layout {task.layout}"),
+        ("system", task.system),
+        *(("prompt", prompt.replace("\n", " / ")) for prompt in task.prompts),
+        ("read as", task.parser),
+        ("metrics", ", ".join(task.metrics)),
+        ("judge", task.judge),
+        *((key.replace("_", " "), str(value)) for key, value in task.decoding.unusual().items()),
+        ("longest", f"{task.max_new_tokens} tokens"),
+        *((f"column {name}", " + ".join(map(", ".join, parts))) for name, parts in task.columns.items()),
+    ]
+    return [(what, text) for what, text in rows if text]

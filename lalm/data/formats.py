@@ -1,5 +1,5 @@
 """Converts manifest rows of other toolkits: ms-swift, LLaMA-Factory, OpenAI, Hugging Face, SLAM-LLM, Lhotse,
-and NeMo's conversations.
+NeMo's conversations, and the evaluation files of Qwen2-Audio.
 
 A row is recognised by its keys and parts, never by the file's name. What a row says that a sample cannot
 hold is refused, not dropped. Errors say what is wrong; the reader adds file and line.
@@ -12,17 +12,22 @@ from typing import Any
 from lalm.data.messages import SampleError, json_list, json_object, json_seconds, json_text
 
 TAG = "<audio>"
+QWEN_AUDIO = re.compile(r"(?:Audio \d+: ?)?<\|audio_bos\|><\|AUDIO\|><\|audio_eos\|>\n?")
 SPEAKERS = {"human": "user", "gpt": "assistant", "system": "system"}  # LLaMA-Factory's sharegpt form
 
 
 def known_form(row: dict[str, Any]) -> bool:
     """Whether a row is a whole sample, ours or another toolkit's, rather than columns of a table."""
     whole = ("messages", "conversations", "preferred_output", "non_preferred_output")
-    return any(key in row for key in whole) or _is_slam_llm(row) or _is_cut(row)
+    return any(key in row for key in whole) or _is_slam_llm(row) or _is_cut(row) or _is_qwen2_audio(row)
 
 
 def _is_slam_llm(row: dict[str, Any]) -> bool:
     return "source" in row and "target" in row
+
+
+def _is_qwen2_audio(row: dict[str, Any]) -> bool:
+    return isinstance(row.get("audio"), str) and ("query" in row or {"prompt", "gt"} <= row.keys())
 
 
 def _is_cut(row: dict[str, Any]) -> bool:
@@ -42,6 +47,8 @@ def native(row: Any) -> Any:
     if "messages" not in row:
         if _is_slam_llm(row):
             return _slam_llm(row)
+        if _is_qwen2_audio(row):
+            return _qwen2_audio(row)
         return _cut(row) if _is_cut(row) else row
     if any(key in row for key in ("audios", "rejected_response", "rejected_messages", "rejected_audios")):
         return _ms_swift(row)
@@ -131,6 +138,26 @@ def _slam_llm(row: dict[str, Any]) -> dict[str, Any]:
         {"role": "assistant", "content": json_text(row["target"], "target")},
     ]
     return {"messages": messages, **({"id": str(row["key"])} if "key" in row else {})}
+
+
+def _qwen2_audio(row: dict[str, Any]) -> dict[str, Any]:
+    """{"audio", "prompt", "gt", "source"} of Qwen2-Audio's evaluation, ``source`` being the test set; of its
+    chats {"audio", "id", "query"}, whose answers a judge knows. The audio comes first; marks of languages
+    in ``gt`` ("<|en|>") are no part of the words."""
+    json_object(row, "a row of Qwen2-Audio's evaluation", ["audio", "prompt", "gt", "source", "id", "query"])
+    asked = json_text(row.get("prompt", row.get("query")), "prompt")
+    text = QWEN_AUDIO.sub("", asked).strip()
+    parts = [{"type": "audio", "audio": json_text(row["audio"], "audio")}]
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": [*parts, *([{"type": "text", "text": text}] if text else [])]}
+    ]
+    made: dict[str, Any] = {"messages": messages, **_id(row)}
+    if "gt" in row:
+        answer = " ".join(re.sub(r"<\|.*?\|>", " ", json_text(row["gt"], "gt")).split())
+        messages.append({"role": "assistant", "content": answer})
+    if source := json_text(row.get("source", ""), "source"):
+        made["origin"] = {"category": source}
+    return made
 
 
 def _cut(row: dict[str, Any]) -> dict[str, Any]:

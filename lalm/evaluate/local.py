@@ -10,6 +10,7 @@ from lalm.evaluate.controls import RELIANCE
 from lalm.evaluate.run import Job, run
 from lalm.evaluate.task import open_task
 from lalm.inference.engine import Engine
+from lalm.models.load import model_folder
 
 CONTROL_ITEMS = 100  # a task, asked under controls unless told otherwise
 
@@ -36,7 +37,7 @@ def evaluate_model(
     """
     opened = [asked for spec in tasks for asked in open_task(spec, Path(data), limit=limit, seed=seed)]
     engine = model if isinstance(model, Engine) else Engine.load(None if model is None else str(model))
-    folder = Path(model) if isinstance(model, str | Path) else None
+    folder = model_folder(model) if isinstance(model, str | Path) else None
     job = Job(opened, Path(out), controls or (), limit, seed, folder)
     if controls is None:
         job = replace(job, controls=RELIANCE, control_items=CONTROL_ITEMS, cheap=True)

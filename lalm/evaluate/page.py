@@ -93,7 +93,7 @@ def notes(name: str, entry: Mapping[str, Any]) -> list[str]:
     if entry.get("unanswered"):
         told.append(f"{entry['unanswered']} items have no answer in the file and are left out")
     if entry["missing"]:
-        told.append(f"{entry['missing']} items left out because their audio is missing")
+        told.append(f"{entry['missing']} items left out because a recording is missing")
     if board := entry["leaderboard"]:
         if board["may_stand_beside"]:
             value = shown_number(board["value"], board["metric"])
@@ -119,6 +119,36 @@ def _rows(name: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
             "heard": "unknown" if heard is None else f"{heard:.0f} of {given:.0f} s",
         }
         for i, (metric, numbers) in enumerate(entry["metrics"].items())
+    ] + [
+        {
+            **dict.fromkeys(("task", "chance", "unreadable", "heard"), ""),
+            "metric": row["metric"],
+            "lower": entry["metrics"][entry["table"]["metric"]]["lower_is_better"],
+            "value": row["value"],
+            "interval": row["interval"],
+            "items": row["items"],
+        }
+        for row in table_rows(entry)
+    ]
+
+
+def table_rows(entry: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The rows of a benchmark's own table: metric and column, value, interval, items; none without one."""
+    if "table" not in entry:
+        return []
+    own = entry["table"]
+
+    def shown(value: float | None) -> str:
+        return "?" if value is None else f"{own['times'] * value:.{2 if own['times'] == 10 else 1}f}"
+
+    return [
+        {
+            "metric": f"{own['metric']}, {name}",
+            "value": shown(found["mean"]),
+            "interval": f"{shown(found['low'])} to {shown(found['high'])}",
+            "items": str(found["num_items"]),
+        }
+        for name, found in own["found"].items()
     ]
 
 

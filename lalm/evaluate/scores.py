@@ -147,6 +147,42 @@ def groups(scored: Scored, names: Sequence[str]) -> list[tuple[str, Interval]]:
     return found
 
 
+def paper_table(scored: Scored) -> list[tuple[str, Interval]]:
+    """The leading metric as a benchmark's own table has it (``Task.table``), and the mean of its columns.
+
+    Empty where a part has no item: then the table is not that benchmark's.
+    """
+    own = [answer.sample.origin.get("category", "") for answer in scored.answers]
+    if scored.leading is None or not scored.task.table:
+        return []
+    whole = scored.measured[scored.leading]
+    made: dict[str, Measured] = {}
+    for name, parts in scored.task.table.items():
+        items = [[i for i, category in enumerate(own) if category in part] for part in parts]
+        if not all(items):
+            return []
+        made[name] = _mean_of([_on(whole, part) for part in items], whole.num_items)
+    made["average"] = _mean_of(list(made.values()), whole.num_items)
+    return [(name, interval(measured, scored.recordings)) for name, measured in made.items()]
+
+
+def _on(whole: Measured, items: Sequence[int]) -> Measured:
+    """The metric on some of the items, drawn as all of them are."""
+    kept = np.zeros(whole.num_items)
+    kept[list(items)] = 1
+
+    def of_counts(counts: Array) -> Array:
+        drawn = counts * kept
+        drawn[~drawn.any(1)] = kept  # a draw may lack a part
+        return whole.of_counts(drawn)
+
+    return Measured(whole.num_items, of_counts)
+
+
+def _mean_of(parts: Sequence[Measured], num_items: int) -> Measured:
+    return Measured(num_items, lambda counts: np.mean([part.of_counts(counts) for part in parts], axis=0))
+
+
 def categories(scored: Scored) -> list[str]:
     """Each item's category: what its origin says, or its first label, or its reference where they are few."""
     told = [answer.sample.origin.get("category", "") for answer in scored.answers]

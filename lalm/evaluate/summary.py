@@ -11,7 +11,7 @@ from lalm.evaluate.metrics import METRICS, Resources
 from lalm.evaluate.official.standing import standing
 from lalm.evaluate.reliance import reliance
 from lalm.evaluate.said import UNANSWERED, Key, Said
-from lalm.evaluate.scores import MAX_CATEGORIES, Scored, gap, groups, numbers, plain, score
+from lalm.evaluate.scores import MAX_CATEGORIES, Scored, gap, groups, numbers, paper_table, plain, score
 from lalm.evaluate.task import Asked
 
 SHOWN_FAILURES = 5  # whose reasons the card tells
@@ -51,6 +51,12 @@ class Summary:
             entry, own = self.card["tasks"][name], self._by_control(name)
             entry |= numbers(own[AUDIO])
             entry |= self._counts(name, len(opened.samples))
+            if table := paper_table(own[AUDIO]):
+                entry["table"] = {
+                    "metric": own[AUDIO].leading,
+                    "times": 10 if opened.task.judge == "chat" else 100,  # a judge's points, else per cent
+                    "found": {column: plain(limits) for column, limits in table},
+                }
             entry["by"] = parts(own[AUDIO])
             if self.judge is not None and "judge" in own[AUDIO].measured:
                 entry["judge_unreadable"] = sum(answer.judged is None for answer in own[AUDIO].answers)

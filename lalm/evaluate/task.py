@@ -65,7 +65,8 @@ class Task(BaseModel):
     protocol calls its questions, where samples do not say it; with ``reworded`` the prompts take the place of
     what samples bring, and {question} may be what their ``origin`` has under ``question_from``.
     ``columns`` says what the columns of a table are (layout "columns"), ``official`` which metric is the
-    benchmark's own."""
+    benchmark's own. ``table`` has the columns in which a paper reports it: each is the mean over its parts,
+    a part the mean over the items of its categories."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -100,6 +101,7 @@ class Task(BaseModel):
     no_repeat_ngram_size: Annotated[int, Field(ge=0)] = 0
     stop: tuple[Text, ...] = ()
     min_tokens: Annotated[int, Field(ge=0)] = 0
+    table: dict[Text, tuple[tuple[Text, ...], ...]] = {}
 
     @property
     def decoding(self) -> "Decoding":
@@ -329,9 +331,9 @@ def _there(task: Task, samples: Sequence[Sample], source: str) -> Asked:
     for number, sample in enumerate(samples, 1):
         if task.split and sample.split != task.split:
             continue
-        gone = [p for p in _files(sample) if not p.is_file()]
+        gone = [(kind, p) for kind, p in _files(sample) if not p.is_file()]
         if gone:
-            absent, missing = absent or str(gone[0]), missing + 1
+            absent, missing = absent or f"the {gone[0][0]} '{gone[0][1]}'", missing + 1
             continue
         name = sample.id or f"{task.name}-{number}"
         if name in found:
@@ -346,8 +348,8 @@ def _there(task: Task, samples: Sequence[Sample], source: str) -> Asked:
         sample = with_reference(sample)
         found[name] = replace(sample, id=name, choices=sample.choices or task.choices, origin=origin)
     if not found:
-        example = f": there is no '{absent}', for one" if absent else ""
-        raise AbsentData(f"{task.name}: '{source}' gives no item whose audio is there{example}")
+        example = f": {absent} is missing, for one" if absent else ""
+        raise AbsentData(f"{task.name}: '{source}' gives no item whose recordings are there{example}")
     return Asked(task, tuple(found.values()), source, missing)
 
 
@@ -356,11 +358,13 @@ def with_reference(sample: Sample) -> Sample:
     return sample if sample.references or not sample.target else replace(sample, references=(sample.target,))
 
 
-def _files(sample: Sample) -> list[Path]:
+def _files(sample: Sample) -> list[tuple[str, Path]]:
+    """What a sample hears and sees that is a file: ("video", path)."""
     contents = [m["content"] for m in sample.messages if not isinstance(m["content"], str)]
     parts: list[Any] = [part for content in contents for part in content]
-    paths = [part[part["type"]] for part in parts if part["type"] in ("audio", "image", "video")]
-    return [Path(p) for p in paths if isinstance(p, Path) or (isinstance(p, str) and ":" not in p[:12])]
+    found = [(part["type"], part[part["type"]]) for part in parts if part["type"] != "text"]
+    named = [(kind, p) for kind, p in found if isinstance(p, Path | str)]
+    return [(kind, Path(p)) for kind, p in named if isinstance(p, Path) or ":" not in p[:12]]
 
 
 def _drawn(asked: Asked, limit: int, seed: int) -> Asked:

@@ -34,7 +34,7 @@ from lalm.inference.speech.clip_transcripts import ClipTranscripts
 from lalm.inference.speech.recogniser import shared
 from lalm.models.answer_end import answer_ends
 from lalm.models.int8 import make_int8
-from lalm.models.load import load_model
+from lalm.models.load import load_model, model_name
 from lalm.models.lora import set_lora_scale
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.prefill import PrefixCache, content_ids
@@ -77,7 +77,7 @@ class Engine:
         dtype: torch.dtype | Literal["int8"] | None = None,
         transcript: str | None = None,
     ) -> "Engine":
-        """Open a model folder, or the embedded default (None), on ``device`` (a GPU if there is one).
+        """Open a folder or Hub id, or the embedded default (None), on ``device`` (a GPU if there is one).
 
         ``dtype`` is that of the weights (None: see ``pick_dtype``); "int8": the LLM's in 8 bits, on a CPU
         (``lalm.models.int8``). ``transcript`` ("none",
@@ -85,14 +85,14 @@ class Engine:
 
         Raises ValueError in one sentence if there is no such model or device.
         """
-        folder = Path(model) if model is not None else SMALL
+        given = model if model is not None else SMALL
         place = pick_device(device)
         options = {} if transcript is None else {"transcript": transcript}
         precision = dtype if isinstance(dtype, torch.dtype) else pick_dtype(place)
-        opened, processor = load_model(folder, dtype=precision, device=place, options=options)
+        opened, processor = load_model(given, dtype=precision, device=place, options=options)
         if dtype == "int8":
             make_int8(opened)
-        return cls(opened, processor, folder.resolve().name)
+        return cls(opened, processor, model_name(given))
 
     @overload
     def reply(self, samples: Sequence[Sample], options: Options | None = None) -> list[Reply]: ...

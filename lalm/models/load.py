@@ -63,6 +63,12 @@ def model_folder(name: str | Path) -> Path:
     return weights.resolve(str(name)) if is_id and not Path(name).exists() else Path(name).expanduser()
 
 
+def model_name(name: str | Path) -> str:
+    """What a model is called: a Hub id as it was given, else the folder's name."""
+    folder = Path(name).expanduser()
+    return folder.resolve().name if folder.exists() or folder == model_folder(name) else str(name)
+
+
 def _open(
     folder: Path, dtype: torch.dtype, options: Mapping[str, Any]
 ) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
@@ -175,7 +181,7 @@ def load_hearing(
     Only ``encode`` and ``connect`` of the result can be used. Raises ModelError for any other checkpoint,
     and for one whose connector was trained beside LoRA.
     """
-    folder = Path(folder)
+    folder = model_folder(folder)
     if not _read_config(folder)[1].get("lalm_slim"):
         raise ModelError(f"'{folder}' is not a slim checkpoint, whose connector could be taken by itself")
     name, config = read_config(folder)

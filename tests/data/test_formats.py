@@ -180,6 +180,24 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path, row, said):
         opened(tmp_path, swift(), row)
 
 
+def test_the_evaluation_files_of_qwen2_audio(tmp_path):
+    """As its scripts read them: {audio, prompt, gt, source} of transcription, {audio, id, query} of chats."""
+    mark = "<|audio_bos|><|AUDIO|><|audio_eos|>"
+    (speech, chat) = opened(
+        tmp_path,
+        {"audio": "1.wav", "prompt": "Recognize: <|en|>", "gt": "<|en|>it rains", "source": "test_clean"},
+        {"audio": "2.wav", "id": 7, "query": f"Audio 1: {mark}\nWhat is it?"},
+    )
+    assert content(speech) == [
+        {"type": "audio", "audio": str(tmp_path / "1.wav")},
+        {"type": "text", "text": "Recognize: <|en|>"},
+    ]
+    assert speech.target == "it rains" and speech.origin == {"category": "test_clean"}
+    assert content(chat)[1]["text"] == "What is it?" and chat.id == "7" and not chat.target
+    with pytest.raises(SampleError, match=r"rows\.jsonl:1: .*unknown key 'lang'"):
+        opened(tmp_path, {"audio": "1.wav", "prompt": "x", "gt": "y", "lang": "en"})
+
+
 def test_rows_of_ours_are_left_alone(tmp_path):
     row = {
         "messages": [{"role": "user", "content": "What does <audio> mean?"}],

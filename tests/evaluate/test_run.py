@@ -18,7 +18,7 @@ from lalm.evaluate.task import Decoding, TaskError, known_tasks, open_task, put,
 from lalm.inference.options import Options
 from lalm.synthesis.completions import CompletionError, EndpointWriter
 from lalm.systems.acdc import prompts
-from lalm.systems.apt.prompts import CAPTION, TAGGING
+from lalm.systems.apt.prompts import prompts as apt_prompts
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 NAMES = ("applause", "bell", "bird", "chainsaw", "horse", "train", "water")
@@ -325,7 +325,9 @@ def test_a_papers_protocol_is_what_is_asked(tiny):
     assert "<|audio|>.<" in shown and "system\nDescribe the audio content in one 10-word sentence.<" in shown
     assert prompts.QUESTION_PROMPT["system"] == tasks["acdc_aqa"].system
     assert tasks["acdc_aac"].system == prompts.CAPTION_SYSTEM and tasks["acdc_aac"].decoding.beams == 4
-    assert tasks["apt_tagging"].prompts == (TAGGING,) and tasks["apt_caption"].prompts == (CAPTION,)
+    trained = {name: apt_prompts()[name][:1] for name in ("tags", "caption")}
+    assert tasks["apt_tagging"].prompts == trained["tags"] == ("Summarize the audio with key words.",)
+    assert tasks["apt_caption"].prompts == trained["caption"] == ("Describe the audio clip concisely.",)
     assert {tasks[f"apt_{n}"].decoding for n in ("tagging", "caption", "few_shot")} == {Decoding(256, 5, 1.5)}
 
 

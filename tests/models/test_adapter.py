@@ -10,10 +10,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_qwen2_audio import original, question, theirs_of
 from transformers import Qwen2AudioForConditionalGeneration
 
-from lalm.cli import info, serve_vllm
+from lalm.cli import info
 from lalm.cli.weights import fetch_for
 from lalm.models.adapter import AdapterError
-from lalm.models.load import load_model, model_folder, open_processor
+from lalm.models.load import load_model, model_folder, model_name, open_processor
 from lalm.models.lora import add_lora
 from lalm.models.save import save_model
 from lalm.systems.qwen2_audio import released
@@ -170,5 +170,5 @@ def test_commands_take_a_hub_id(base, tmp_path, monkeypatch):
     monkeypatch.setattr("lalm.cli.weights.fetch_with_bar", fetched.append)
     fetch_for("org/slim")
     assert fetched == [["whisper-base"]]
-    assert serve_vllm.name_of("org/released", model_folder("org/released")) == "org/released"
-    assert serve_vllm.name_of(str(base[0]), base[0]) == base[0].name
+    assert model_name("org/released") == "org/released"
+    assert model_name(base[0]) == base[0].name and model_name("org/slim") == "org/slim"

@@ -58,6 +58,19 @@ def batch(size: int = 4) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_texts_alone_are_read_as_stage_0_reads_them(backend):
+    made = learner()
+    made.connector.aligner.set_attn_implementation(backend)
+    b = batch()
+    _, text, _ = made.pass_1(*heard(made, b), b["captions"], b["caption_mask"])
+    alone = made.connector.read_text(b["captions"], b["caption_mask"])
+    there = b["caption_mask"].bool()
+    torch.testing.assert_close(alone[there], text[there], atol=1e-5, rtol=1e-5)
+    row = made.connector.read_text(b["captions"][1:2, :4], b["caption_mask"][1:2, :4])
+    torch.testing.assert_close(row[0], alone[1, :4], atol=1e-5, rtol=1e-5)
+
+
 def heard(made, b):
     return alignment.first_segment(made.connector, b["frames"], b["frame_lengths"])
 

@@ -2,14 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
 from tiny_parts import noise
 
-from lalm.data.sample import Sample, write_manifest
-from lalm.models.load import load_model
+from lalm.data.sample import Sample, ask, write_manifest
+from lalm.evaluate.metrics import METRICS, Answer, Resources
+from lalm.evaluate.metrics.classification import mean_average_precision
+from lalm.evaluate.metrics.embeddings import AlignerTexts
+from lalm.models.load import ModelError, load_hearing, load_model
 from lalm.training import recipe
 from lalm.training import run as train
 from lalm.training.objectives.alignment import AlignError
@@ -96,6 +100,42 @@ def test_of_longer_clips_alignment_hears_the_first_segment(world, tmp_path, caps
         curves[out] = [pytest.approx(v, abs=2e-3) for v in lines(made, "loss").values()]
     assert "of a longer clip the first 10.24 s" in " ".join(capsys.readouterr().out.split())
     assert [v.expected for v in curves["long-frames"]] == curves["start-frames"] == curves["long-None"]
+
+
+def test_tags_are_scored_by_the_text_side_of_stage_0(world, aligned):
+    """By hand: the mean of a class's token states, the answer's token nearest to it, no [CLS]."""
+    classes, texts = ["a dog", "rain", "an owl"], ["rain on a roof", " ", "dog"]
+    samples = [
+        Sample(ask(["x.wav"], "").messages, id=t, references=(c,))
+        for t, c in zip(texts, classes, strict=True)
+    ]
+    answers = [Answer(s, text, text) for s, text in zip(samples, texts, strict=True)]
+    resources = Resources({"aligner": aligned})
+    measured = METRICS["map"].measure(answers, resources)
+    hearing, tokenizer = load_hearing(aligned)
+
+    def states(text):
+        found = tokenizer([text], return_tensors="pt")
+        with torch.no_grad():
+            return hearing.connector.read_text(found["input_ids"], found["attention_mask"])[0, 1:]
+
+    names = sorted(classes)
+    cosine = torch.nn.functional.cosine_similarity
+    wanted = torch.stack(
+        [
+            torch.stack([cosine(states(text), states(name).mean(0)[None]).max() for name in names])
+            if text.strip()
+            else torch.zeros(3)
+            for text in texts
+        ]
+    )
+    found = AlignerTexts(aligned).scores(texts, names)
+    torch.testing.assert_close(torch.from_numpy(found), wanted, atol=1e-5, rtol=1e-5)
+    truth = np.array([[float(c in s.references) for c in names] for s in samples])
+    assert measured.value == mean_average_precision(wanted.numpy(), truth).value
+    assert resources.used["map"].startswith("aligned (weights")
+    with pytest.raises(ModelError, match="there is no model folder"):
+        AlignerTexts(aligned / "none")
 
 
 def test_a_stopped_alignment_goes_on_as_if_it_had_not_stopped(world, aligned):

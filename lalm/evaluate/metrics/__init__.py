@@ -125,10 +125,14 @@ def _macro_f1(answers: Sequence[Answer], resources: Resources) -> Measured:
 
 
 def _tagging(answers: Sequence[Answer], resources: Resources) -> Measured:
-    """Macro mAP over the classes that occur: by cosine with an encoder's class names, else by mention."""
+    """Macro mAP over the classes that occur: by an aligner's or a sentence encoder's cosine with the classes'
+    names, else by mention."""
     classes = sorted({label for answer in answers for label in answer.sample.references})
     wanted = np.array([[float(c in a.sample.references) for c in classes] for a in answers])
-    if "sentences" in resources.folders:
+    if "aligner" in resources.folders:
+        aligner = embeddings.AlignerTexts(resources.folder("aligner", "map"))
+        scores = aligner.scores([a.text for a in answers], classes)
+    elif "sentences" in resources.folders:
         encoder = embeddings.SentenceEncoder(resources.folder("sentences", "map"))
         scores = encoder([a.text or " " for a in answers]) @ encoder(classes).T
     else:

@@ -32,7 +32,8 @@ class Answer:
 
 @dataclass
 class Resources:
-    """Folders that metrics use ("meteor", "spice", "sentences", "fluency"); what each metric says it used."""
+    """Folders that metrics use ("meteor", "spice", "sentences", "fluency", "aligner"); what each metric says
+    it used."""
 
     folders: Mapping[str, Path] = field(default_factory=dict)
     used: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,7 @@
-"""Metrics that need an embedding model: sentence similarity and FENSE (Zhou et al. 2022), tagging by text."""
+"""Metrics that need an embedding model: sentence similarity and FENSE (Zhou et al. 2022), tagging by text.
+
+Tagging is scored by a sentence encoder, or as APT has it by the text side of its own stage 0.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +45,50 @@ class SentenceEncoder:
             mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
             rows.append(torch.nn.functional.normalize(mean, dim=1).numpy())
         return np.concatenate(rows)
+
+
+class AlignerTexts:
+    """The text side of an APT of stage 0, whose states of an answer's tokens tag it (section 4.2).
+
+    The rest is its lineage's code: a class is the mean of its name's states, and the answer's best token
+    counts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from lalm.models.load import load_hearing
+
+        hearing, tokenizer = load_hearing(folder)
+        if tokenizer is None or not hearing.config.hears_instructions:
+            raise ValueError(f"'{folder}' is no APT: its connector reads no text")
+        self.connector: Any = hearing.connector.eval()
+        self.tokenizer: Any = tokenizer
+
+    @torch.no_grad()
+    def states(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """States of each text's tokens without [CLS], (tokens, H); none of a text without words."""
+        found = []
+        for start in range(0, len(texts), BATCH):
+            batch = list(texts[start : start + BATCH])
+            settings = {"padding": True, "truncation": True, "max_length": 512, "return_tensors": "pt"}
+            inputs = self.tokenizer(batch, **settings)
+            hidden = self.connector.read_text(inputs["input_ids"], inputs["attention_mask"])
+            for row, mask, text in zip(hidden, inputs["attention_mask"], batch, strict=True):
+                kept = row[mask.bool()][1:] if text.strip() else row[:0]
+                found.append(kept)
+        return found
+
+    def scores(self, answers: Sequence[str], classes: Sequence[str]) -> Array:
+        """(answers, classes) float32: the cosine of a class and the answer's token nearest to it; an answer
+        without words scores 0."""
+        names = torch.stack([states.mean(0) for states in self.states(classes)])
+        names = torch.nn.functional.normalize(names, dim=1)
+        rows = [
+            (torch.nn.functional.normalize(states, dim=1) @ names.T).amax(0)
+            if len(states)
+            else torch.zeros(len(names))
+            for states in self.states(answers)
+        ]
+        return torch.stack(rows).numpy()
 
 
 def similarities(

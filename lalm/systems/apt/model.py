@@ -227,6 +227,28 @@ class APTConnector(nn.Module):
         ).last_hidden_state
         return output[:, : queries.shape[1]]
 
+    def read_text(self, text_ids: Tensor, text_mask: Tensor) -> Tensor:
+        """Texts alone, as stage 0 has them for ATC: (B, L) int64 each, [CLS] first -> (B, L, H).
+
+        The queries are there, and neither see the texts nor are seen by them.
+        """
+        count, length = self.queries.shape[1], text_ids.shape[1]
+        sees = torch.zeros(len(text_ids), count + length, count + length, dtype=torch.bool)
+        sees = sees.to(text_ids.device)
+        sees[:, :count, :count] = True
+        sees[:, count:, count:] = text_mask.bool()[:, None]
+        mask = torch.zeros(sees.shape, device=sees.device)
+        mask = mask.masked_fill(~sees, torch.finfo(torch.float32).min)[:, None]  # a boolean one is misread
+        silence = self.queries.new_zeros(len(text_ids), 1, self.config.audio_config.width)
+        output: Tensor = self.aligner(
+            input_ids=text_ids,
+            attention_mask=mask,
+            position_ids=torch.arange(length, device=text_ids.device)[None].expand(len(text_ids), -1),
+            query_embeds=self.queries.expand(len(text_ids), -1, -1),
+            encoder_hidden_states=silence,
+        ).last_hidden_state
+        return output[:, count:]
+
     @torch.no_grad()
     def standardise(self, mean: Tensor, scale: Tensor) -> None:
         """From now on frames count as ``(frames - mean) * scale``; both (W,)."""
