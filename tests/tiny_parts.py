@@ -102,13 +102,13 @@ def sentencepiece_llama(folder: Path) -> Path:
     return folder
 
 
-def whisper_folder(folder: Path) -> Path:
-    """A one-layer Whisper, 16 wide, in the Hub's layout."""
+def whisper_folder(folder: Path, *, layers: int = 1) -> Path:
+    """A Whisper of one layer, 16 wide, in the Hub's layout."""
     torch.manual_seed(1)
     config = WhisperConfig(
         vocab_size=64,
         d_model=16,
-        encoder_layers=1,
+        encoder_layers=layers,
         decoder_layers=1,
         encoder_attention_heads=2,
         decoder_attention_heads=2,

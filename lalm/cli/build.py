@@ -68,6 +68,10 @@ def corpus_task(
     exclude: Annotated[
         Path | None, typer.Option(help="caption: WavCaps' list of clips that are in test sets (JSON).")
     ] = None,
+    wording: Annotated[
+        str | None,
+        typer.Option(help="Whose wording: salmonn or apt (default: SALMONN's where it has the task)."),
+    ] = None,
     ways: Annotated[int, typer.Option(min=2, help="few_shot: classes of an episode.")] = 4,
     shots: Annotated[int, typer.Option(min=1, help="few_shot: labelled clips of each class.")] = 1,
     episodes: Annotated[int, typer.Option(min=0, help="few_shot: how many (0: one a clip).")] = 0,
@@ -107,6 +111,7 @@ def corpus_task(
         splits=tuple(split or ()),
         join=join,
         every=every,
+        wording=wording,
     )
     missing = f", {built.missing} left out because their audio is missing" if built.missing else ""
     print(f"{out}: {built.written} samples{missing}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from lalm.cli.opening import reading_of
-from lalm.cli.options import AudioFolder, Columns, Json, Model, Prompt, PromptDraw
+from lalm.cli.options import AudioFolder, Columns, Json, Model, NewManifest, Prompt, PromptDraw
 
 if TYPE_CHECKING:
     from lalm.data.readers import Reading
@@ -188,6 +188,21 @@ def preview(
             highlight=False,
         )
         console.print(show_example(batch, processor.tokenizer, processor.audio_token_id), soft_wrap=True)
+
+
+@app.command()
+def join(
+    sources: Annotated[list[Path], typer.Argument(help="Manifests, or any SOURCES.", show_default=False)],
+    out: NewManifest,
+    most: Annotated[int | None, typer.Option(min=1, help="Draw so many of the samples.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+) -> None:
+    """Write several manifests as one, or some samples as a new one; recordings stay where they are."""
+    from lalm.data.mixture import join_manifests
+
+    if any(source.exists() and out.resolve() == source.resolve() for source in sources):
+        raise ValueError(f"--out is one of the manifests, '{out}'; name another file")
+    print(f"{out}: {join_manifests(sources, out, most=most, seed=seed)} samples")
 
 
 def _validate(

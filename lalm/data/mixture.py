@@ -6,7 +6,8 @@ for the next i; nothing is replayed and no iterator is saved.
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from lalm.audio import archives
 from lalm.audio.account import Account, Tally
 from lalm.audio.load import SAMPLE_RATE, load_audio, seconds
 from lalm.data.readers import Reading, Samples, open_samples
-from lalm.data.sample import AudioPart, Sample
+from lalm.data.sample import AudioPart, Sample, write_manifest
 from lalm.errors import LalmError
 
 WINDOW_STEPS = 50  # samples of this many steps are sorted by length together
@@ -66,6 +67,34 @@ def held_out(sources: Sequence[Samples], count: int) -> list[Sample]:
     places = _spread(int(firsts[-1]), count)
     numbers = np.searchsorted(firsts, places, side="right") - 1
     return [sources[n][int(i - firsts[n])] for n, i in zip(numbers, places, strict=True)]
+
+
+def join_manifests(paths: Sequence[Path], out: Path, *, most: int | None = None, seed: int = 0) -> int:
+    """Write the samples of all manifests, or ``most`` of them drawn by ``seed``, in their order as ``out``;
+    returns their number. Paths of recordings are made to hold from where ``out`` is, and an id that an
+    earlier manifest has too gets the number of its own behind it ("caption-17-3").
+
+    Raises a ValueError naming the file that is no manifest.
+    """
+    sources = [open_manifest(path) for path in paths]
+    total = sum(map(len, sources))
+    kept = np.ones(total, bool)
+    if most is not None and most < total:
+        kept[np.random.default_rng(seed).permutation(total)[most:]] = False
+    samples = _apart(sources)
+    return write_manifest(out, (sample for sample, keep in zip(samples, kept, strict=True) if keep))
+
+
+def _apart(sources: Sequence[Sequence[Sample]]) -> Iterator[Sample]:
+    """The samples of all sources, no id twice."""
+    seen: set[str] = set()
+    for number, source in enumerate(sources, 1):
+        for sample in source:
+            name = sample.id
+            while name and name in seen:
+                name = f"{name}-{number}"
+            seen.add(name)
+            yield replace(sample, id=name)
 
 
 def _spread(total: int, count: int) -> list[int]:

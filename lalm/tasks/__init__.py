@@ -109,12 +109,14 @@ def build(
     splits: Sequence[str] = (),
     join: bool = False,
     every: bool = False,
+    wording: str | None = None,
 ) -> Built:
     """Write the manifest ``out`` of a task from a corpus; ``seed=None`` gives every sample the test prompt.
 
     With ``splits`` only samples of one of these are kept. ``join`` puts the clips of a sample into one
     recording, as the released SALMONN heard pairs (``lalm.tasks.joining``). ``every`` makes a sample of every
-    reference (the five captions of a clip), to learn from; else they stay together, to test with. Samples
+    reference (the five captions of a clip), to learn from; else they stay together, to test with.
+    ``wording`` is the paper whose instructions they get ("apt"; ``lalm.tasks.instructions``). Samples
     whose audio file is not there are left out and counted. Raises a ValueError for a corpus that is not laid
     out as told, or when no audio at all is found.
     Example: ``build("asr", Source(Path("LibriSpeech/dev-clean")), Path("asr.jsonl"))``.
@@ -140,7 +142,7 @@ def build(
             else:
                 yield joined(sample, made.made) if join else sample
 
-    written = write_manifest(out, there() if task in WORDED else instruct(there(), seed=seed))
+    written = write_manifest(out, there() if task in WORDED else instruct(there(), seed=seed, paper=wording))
     if not written:
         out.unlink()
         if splits and not seen & set(splits):

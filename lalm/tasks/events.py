@@ -2,8 +2,9 @@
 
 Four tasks from the same events: "detect" (when does X sound?), "retrieve" (what sounds between two times?),
 "count" (how often does X sound?) and "presence" (is there X at all?). Sources: any manifest whose samples
-have ``events`` (``manifest``), and AudioSet's strong labels (``audioset_strong``: segment_id,
-start_time_seconds, end_time_seconds, label; one row per event, with mid_to_display_name.tsv beside it).
+have ``events`` (``manifest``), AudioSet's strong labels (``audioset_strong``: segment_id,
+start_time_seconds, end_time_seconds, label; one row per event, with mid_to_display_name.tsv beside it), and
+tables of DCASE's task 4 (``dcase``: filename, onset, offset, event_label; one row per event).
 """
 
 import hashlib
@@ -78,17 +79,37 @@ def from_audioset_strong(source: Source) -> Iterator[Recorded]:
     for place, row in table(source.path, COLUMNS, "\t"):
         if row["label"] not in names:
             raise SourceError(f"{place}: '{row['label']}' has no display name")
-        try:
-            onset_s, offset_s = float(row["start_time_seconds"]), float(row["end_time_seconds"])
-        except ValueError:
-            raise SourceError(f"{place}: onset and offset must be seconds") from None
-        if not 0 <= onset_s <= offset_s:
-            raise SourceError(f"{place}: the event ends at {offset_s} s, before its onset at {onset_s} s")
-        event = Sounding(names[row["label"]].lower(), onset_s, offset_s)
+        times = row["start_time_seconds"], row["end_time_seconds"]
+        event = _timed(place, names[row["label"]].lower(), *times)
         events.setdefault(row["segment_id"], []).append(event)
     for name, found in events.items():
         video = name.rpartition("_")[0]
         yield Recorded(name, source.find(name, f"Y{name}", video, f"Y{video}"), _ordered(found))
+
+
+def from_dcase(source: Source) -> Iterator[Recorded]:
+    """The recordings of a table of DCASE 2018's task 4 (``metadata/eval/eval.csv``, tabs between), whose
+    layout DESED and URBAN-SED have too; a recording without events has empty fields."""
+    events: dict[str, list[Sounding]] = {}
+    for place, row in table(source.path, ("filename", "onset", "offset", "event_label"), "\t"):
+        if not row["event_label"].strip():
+            continue
+        name = row["event_label"].strip().replace("_", " ").lower()
+        found = _timed(place, name, row["onset"], row["offset"])
+        events.setdefault(row["filename"].strip(), []).append(found)
+    for filename, own in events.items():
+        audio = source.find(Path(filename).stem)
+        yield Recorded(Path(filename).stem, audio, _ordered(own))
+
+
+def _timed(place: str, name: str, onset: str, offset: str) -> Sounding:
+    try:
+        onset_s, offset_s = float(onset), float(offset)
+    except ValueError:
+        raise SourceError(f"{place}: onset and offset must be seconds") from None
+    if not 0 <= onset_s <= offset_s:
+        raise SourceError(f"{place}: the event ends at {offset_s} s, before its onset at {onset_s} s")
+    return Sounding(name, onset_s, offset_s)
 
 
 def detections(recordings: Recordings, source: Source) -> Iterator[Sample]:
@@ -155,6 +176,7 @@ def presences(recordings: Recordings, source: Source) -> Iterator[Sample]:
 RECORDINGS: Mapping[str, Recordings] = {
     "manifest": from_manifest,
     "audioset_strong": from_audioset_strong,
+    "dcase": from_dcase,
 }
 READERS = {
     task: {layout: partial(make, recordings) for layout, recordings in RECORDINGS.items()}

@@ -1,7 +1,7 @@
-"""Adds an instruction from the prompt bank to a task's samples, drawn by the sample's id."""
+"""Adds an instruction from a paper's prompts to a task's samples, drawn by the sample's id."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from lalm.data.sample import Message, Part, Sample, SampleError
@@ -9,20 +9,29 @@ from lalm.systems.apt.prompts import prompts as apt_prompts
 from lalm.systems.salmonn.prompts import QUESTION
 from lalm.systems.salmonn.prompts import prompts as salmonn_prompts
 
+Prompts = Mapping[str, tuple[str, ...]]
+PAPERS: Mapping[str, Callable[[], Prompts]] = {"salmonn": salmonn_prompts, "apt": apt_prompts}
 
-def instruct(samples: Iterable[Sample], *, seed: int | None = 0) -> Iterator[Sample]:
+
+def instruct(
+    samples: Iterable[Sample], *, seed: int | None = 0, paper: str | None = None
+) -> Iterator[Sample]:
     """Put a prompt of each sample's task after the audio of its first user turn.
 
     The prompt depends on the seed and the sample's id only; with ``seed=None`` it is always the task's first
-    one, for tests. What the sample's own user turn says is the ``{question}`` of the prompt. Raises
+    one, for tests. What the sample's own user turn says is the ``{question}`` of the prompt. ``paper`` is
+    whose prompts they are ("apt"); None: SALMONN's, and APT's for tasks that only APT has. Raises
     SampleError for a task without prompts, and where a question is missing or has no place.
     """
-    known = {**apt_prompts(), **salmonn_prompts()}
+    if paper is not None and paper not in PAPERS:
+        raise SampleError(f"there are no prompts of '{paper}'; there are those of {' and '.join(PAPERS)}")
+    known = {**apt_prompts(), **salmonn_prompts()} if paper is None else PAPERS[paper]()
     for sample in samples:
         bank = known.get(sample.task)
         if bank is None:
             raise SampleError(
-                f"{sample.id}: task '{sample.task}' has no prompts; those with are {', '.join(known)}"
+                f"{sample.id}: task '{sample.task}' has no prompts{f' of {paper}' if paper else ''}; "
+                f"those with are {', '.join(known)}"
             )
         prompt = bank[0] if seed is None else bank[_draw(seed, sample.id) % len(bank)]
         yield _asked(sample, prompt)

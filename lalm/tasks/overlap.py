@@ -1,6 +1,7 @@
 """Overlapped speech: reads LibriMix, and mixes transcribed clips."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ PEAK = 0.9
 
 def librimix(source: Source) -> Iterator[Sample]:
     """LibriMix's storage folder: ``**/metadata/mixture_SUBSET_KIND.csv``, mixtures in ``SUBSET/KIND/ID.wav``
-    beside ``metadata``, and LibriSpeech with its transcripts below the same folder."""
+    beside ``metadata``, and LibriSpeech with its transcripts below the same folder. ``split`` is the subset
+    ("train-360")."""
     said = {sample.origin["recording"]: sample.target for sample in librispeech(source)}
     for path in source.files("metadata/mixture_*.csv"):
         _, subset, kind = path.stem.split("_", 2)
@@ -28,7 +30,8 @@ def librimix(source: Source) -> Iterator[Sample]:
             if unknown:
                 raise SourceError(f"{place}: LibriSpeech's transcripts have no {unknown[0]}")
             audio = source.moved(path.parents[1] / subset / kind / f"{name}.wav")
-            yield _mixture(f"{kind}-{name}", audio, [said[part] for part in name.split("_")])
+            made = _mixture(f"{kind}-{name}", audio, [said[part] for part in name.split("_")])
+            yield replace(made, split=subset)
 
 
 def mixed(source: Source) -> Iterator[Sample]:

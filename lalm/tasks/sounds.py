@@ -100,14 +100,17 @@ def clotho(source: Source) -> Iterator[Sample]:
 
 def musiccaps(source: Source) -> Iterator[Sample]:
     """MusicCaps: ``musiccaps-public.csv`` (ytid, start_s, end_s, caption, is_audioset_eval, ...), the ten
-    seconds as one file named by the video, with or without the times. ``split`` is AudioSet's."""
+    seconds as one file named by the video, with or without the times. ``split`` is AudioSet's: "train", or
+    "eval" where ``is_audioset_eval`` says so."""
     for place, row in table(source.path, ["ytid", "start_s", "end_s", "caption"]):
         video, start, end = row["ytid"], row["start_s"], row["end_s"]
         if not start.isdigit() or not end.isdigit():
             raise SourceError(f"{place}: start_s and end_s must be whole seconds")
         path = source.find(video, f"{video}_{start}", f"[{video}]-[{start}-{end}]", f"{video}-{start}-{end}")
         caption = row["caption"].strip()
-        yield heard("music_caption", f"{video}_{start}", [path], caption, caption=caption)
+        made = heard("music_caption", f"{video}_{start}", [path], caption, caption=caption)
+        evaluated = (row.get("is_audioset_eval") or "").strip().lower() == "true"
+        yield replace(made, split="eval" if evaluated else "train")
 
 
 def musicnet(source: Source) -> Iterator[Sample]:

@@ -55,9 +55,11 @@ def transcripts(source: Source) -> Iterator[Sample]:
 
 
 def librispeech_gender(source: Source) -> Iterator[Sample]:
-    """LibriSpeech with its ``SPEAKERS.TXT``: lines ``14 | F | ...``, comments after ``;``."""
+    """LibriSpeech, or one of its subsets, with ``SPEAKERS.TXT`` in it or in the folder above: lines
+    ``14 | F | ...``, comments after ``;``."""
     genders = {}
-    for path in source.files("SPEAKERS.TXT"):
+    above = source.folder.parent / "SPEAKERS.TXT"
+    for path in [above] if above.is_file() else source.files("SPEAKERS.TXT"):
         for place, line in lines(path):
             if line.startswith(";"):
                 continue

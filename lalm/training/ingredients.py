@@ -1,5 +1,6 @@
 """The ingredients of a recipe: its weights, its data, its optimizer, and what stays of a run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -71,9 +72,14 @@ class Manifest(Section):
 
 
 class Source(Manifest):
-    """A manifest to learn. Per epoch each sample is seen ``weight`` times (0.5: every second epoch)."""
+    """A manifest to learn. Per epoch each sample is seen ``weight`` times (0.5: every second epoch).
+
+    Where papers state ratios, all manifests have a ``share`` instead: so much of an epoch, relative to the
+    others' shares, is of this one, whatever their sizes; an epoch then has as many samples as there are.
+    """
 
     weight: float = Field(1.0, gt=0)
+    share: float | None = Field(None, gt=0)
 
 
 class Filters(Section):
@@ -116,6 +122,23 @@ class Data(Section):
     filters: Filters | None = None
     valid: list[Name | Manifest] = Field([])
     workers: Count = 0
+
+    @model_validator(mode="after")
+    def _weights_or_shares(self) -> Self:
+        shared = [source for source in self.train if source.share is not None]
+        if odd := next((source for source in self.train if shared and source not in shared), None):
+            raise ValueError(f"'{odd.path}' has no 'share', and '{shared[0].path}' has one")
+        if odd := next((source for source in shared if source.weight != 1), None):
+            raise ValueError(f"'{odd.path}' has 'weight' and 'share': give one of them")
+        return self
+
+    def weights(self, sizes: Sequence[int]) -> list[float]:
+        """How often per epoch each sample of the manifests is seen, whose numbers of samples are told."""
+        shares = [source.share for source in self.train if source.share is not None]
+        if not shares:
+            return [source.weight for source in self.train]
+        whole = sum(sizes) / sum(shares)
+        return [share * whole / size for share, size in zip(shares, sizes, strict=True)]
 
 
 class Optim(Section):

@@ -66,10 +66,11 @@ def mixtures(
         return heard + text_tokens(sample)
 
     optim = recipe.optim
-    weights = [source.weight for source in recipe.data.train]
-    sources: list[tuple[Sequence[Sample], float]] = list(zip(own, weights, strict=True))
+    manifests: Sequence[Sequence[Sample]] = own
     if recipe.data.filters is not None:
-        sources = _filtered(recipe, sources, console)
+        manifests = _filtered(recipe, own, console)
+    weights = recipe.data.weights([len(samples) for samples in manifests])
+    sources = list(zip(manifests, weights, strict=True))
     batch_size, accumulation = shared_step(optim)
     parts = accumulation * processes()
     mix: Any = Mixture
@@ -110,9 +111,9 @@ def shared_step(optim: Optim) -> tuple[int, int]:
 
 
 def _filtered(
-    recipe: Recipe, sources: Sequence[tuple[Sequence[Sample], float]], console: Console
-) -> list[tuple[Sequence[Sample], float]]:
-    """The sources without what the recipe's filters take away, which is told."""
+    recipe: Recipe, manifests: Sequence[Sequence[Sample]], console: Console
+) -> list[Sequence[Sample]]:
+    """The manifests without what the recipe's filters take away, which is told."""
     assert recipe.data.filters is not None
     with console.status("Filtering the training samples") as status:
         filtering = Filtering(
@@ -120,9 +121,9 @@ def _filtered(
             lambda done, total: status.update(f"Judging answers: {done}/{total}"),
             **recipe.data.filters.model_dump(),
         )
-        kept: list[tuple[Sequence[Sample], float]] = [(filtering(own), weight) for own, weight in sources]
+        kept: list[Sequence[Sample]] = [filtering(own) for own in manifests]
     say(console, filtering.summary())
-    for source, (samples, _) in zip(recipe.data.train, kept, strict=True):
+    for source, samples in zip(recipe.data.train, kept, strict=True):
         if not samples:
             raise TrainError(f"data.filters leave no sample of '{source.path}'")
     return kept

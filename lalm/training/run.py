@@ -181,7 +181,8 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
         learner = recipe.dpo or recipe.grpo
         if model.config.lora and learner is not None and learner.reference == "adapter":
             merge_lora(model)  # the reference is the model as it is, the new LoRA beside it is what learns
-            model.config.parts = {"model": str(Path(recipe.init.from_).resolve())}
+            begun = Path(recipe.init.from_)
+            model.config.parts = {"model": str(begun.resolve() if begun.exists() else begun)}
         if lora and not model.config.lora:
             add_lora(model, lora)
         elif (

@@ -88,6 +88,29 @@ def test_librispeech_speech_phones_and_gender(libri, tmp_path):
     assert genders[0].references == ("woman",) and genders[0].choices == ("man", "woman")
 
 
+def test_a_subset_of_librispeech_finds_the_speakers_above_it(libri, tmp_path):
+    genders = made("gender", libri / "train-clean-100", tmp_path)
+    assert answers(genders) == ["A woman.", "A woman.", "A man.", "A man."]
+
+
+def test_a_papers_prompts_are_asked_for_by_name(libri, tmp_path):
+    cut(tmp_path / "clips" / "2 dogs.wav")
+    header = "file_name," + ",".join(f"caption_{n}" for n in range(1, 6))
+    path = put(tmp_path / "clotho.csv", f"{header}\n2 dogs.wav,a,b,c,d,e\n")
+    words = {"layout": "clotho", "audio": tmp_path / "clips", "wording": "apt"}
+    (tested,) = made("caption", path, tmp_path, seed=None, **words)
+    assert message_text(tested.messages[0]) == "Describe the audio clip concisely."
+    learned = made("caption", path, tmp_path, every=True, **words)
+    asked = {message_text(sample.messages[0]) for sample in learned}
+    assert len(learned) == 5 and len(asked) > 1 and asked <= set(apt_prompts()["caption"])
+    assert all(len(apt_prompts()[task]) >= 10 for task in ("tags", "caption", "detect", "retrieve"))
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(ValueError, match="task 'asr' has no prompts of apt; those with are tags, caption"):
+        build("asr", Source(libri), out, wording="apt")
+    with pytest.raises(ValueError, match="there are no prompts of 'ltu'; there are those of salmonn and apt"):
+        build("asr", Source(libri), out, wording="ltu")
+
+
 def test_phones_need_every_word():
     assert phones("Don't, stop!") == "D OW N T S T AA P"
     assert phones("zorblax") is None and phones("5 dogs") is None and phones("...") is None
@@ -135,13 +158,14 @@ def test_captions(tmp_path):
 
 
 def test_musiccaps(tmp_path):
-    header = "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id"
-    path = put(
-        tmp_path / "musiccaps-public.csv", f"{header}\n-0Gj,30,40,/m/1,\"['a', 'b']\",A slow song.,4\n"
-    )
+    header = "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,is_audioset_eval"
+    rows = "-0Gj,30,40,/m/1,\"['a', 'b']\",A slow song.,4,False\n-0Gk,0,10,/m/1,[],Fast.,4,True\n"
+    path = put(tmp_path / "musiccaps-public.csv", f"{header}\n{rows}")
     cut(tmp_path / "wav" / "[-0Gj]-[30-40].wav")
-    assert answers(made("music_caption", path, tmp_path)) == ["A slow song."]
-    put(path, f"{header}\n-0Gj,x,40,/m/1,a,b,4\n")
+    cut(tmp_path / "wav" / "[-0Gk]-[0-10].wav")
+    assert answers(made("music_caption", path, tmp_path)) == ["A slow song.", "Fast."]
+    assert answers(made("music_caption", path, tmp_path, splits=["train"])) == ["A slow song."]
+    put(path, f"{header}\n-0Gj,x,40,/m/1,a,b,4,False\n")
     with pytest.raises(SourceError, match=r"musiccaps-public.csv:2: start_s and end_s"):
         made("music_caption", path, tmp_path)
 
@@ -186,7 +210,7 @@ def test_librimix(libri, tmp_path):
     path = put(folder / "metadata" / "mixture_train-100_mix_clean.csv", f"{header}\n{name},/x,/y,/z,9\n")
     cut(folder / "train-100" / "mix_clean" / f"{name}.wav")
     (sample,) = made("overlap", tmp_path, tmp_path)
-    assert sample.target == "the dog's bark\nrain falls"
+    assert sample.target == "the dog's bark\nrain falls" and sample.split == "train-100"
     assert sample.references[1] == "rain falls\nthe dog's bark"
     put(path, f"{header}\n1-2-3_{name},/x,/y,/z,9\n")
     with pytest.raises(SourceError, match=r"mixture_train-100_mix_clean.csv:2: .* no 1-2-3"):

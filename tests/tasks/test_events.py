@@ -127,6 +127,28 @@ def test_audiosets_strong_labels_are_read(tmp_path):
         list(events.from_audioset_strong(source))
 
 
+def test_dcases_tables_are_read(tmp_path):
+    """DCASE 2018, task 4: metadata/eval/eval.csv, tabs between, a clip without events with empty fields."""
+    name = "Y-3cKQqfn-w_30.000_40.000.wav"
+    rows = [
+        f"{name}\t0.000\t1.500\tAlarm_bell_ringing",
+        f"{name}\t8.2\t10.0\tSpeech",
+        "Yx_0.000_10.000.wav\t\t\t",
+    ]
+    place = tmp_path / "metadata" / "eval" / "eval.csv"
+    place.parent.mkdir(parents=True)
+    place.write_text("\n".join(["filename\tonset\toffset\tevent_label", *rows]) + "\n")
+    audio = noise(tmp_path / "audio" / "eval" / name, 10.0)
+    source = Source(place, tmp_path / "audio" / "eval")
+    (found,) = events.from_dcase(source)
+    assert found.audio == audio and found.names == ["alarm bell ringing", "speech"]
+    assert build("detect", source, tmp_path / "detect.jsonl", layout="dcase").written == 2
+    assert [s.target for s in read_manifest(tmp_path / "detect.jsonl")] == ["0.0s-1.5s.", "8.2s-10.0s."]
+    place.write_text("filename\tonset\toffset\tevent_label\na.wav\tx\t1\tDog\n")
+    with pytest.raises(SourceError, match=r"eval\.csv:2: onset and offset must be seconds"):
+        list(events.from_dcase(source))
+
+
 def recorded(*found):
     return Recorded("r", None, tuple(Sounding(*e) for e in found))
 

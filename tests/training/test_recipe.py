@@ -61,6 +61,22 @@ def test_errors_name_file_and_key(tmp_path: Path, changes: dict[str, Any], text:
     assert str(caught.value).startswith(f"{path}: {text}")
 
 
+def test_shares_make_ratios_of_manifests_of_any_size(tmp_path: Path) -> None:
+    sources = [{"path": "a", "share": 3}, {"path": "b", "share": 1}]
+    data = recipe.load(write(tmp_path, {"data": {"train": sources}})).data
+    sizes = [50, 950]
+    weights = data.weights(sizes)
+    assert [w * n for w, n in zip(weights, sizes, strict=True)] == pytest.approx([750, 250])
+    plain = recipe.load(write(tmp_path)).data
+    assert plain.weights([7]) == [2.0]
+    for odd, said in (
+        ([{"path": "a", "share": 3}, {"path": "b"}], "'b' has no 'share', and 'a' has one"),
+        ([{"path": "a", "share": 3, "weight": 2}], "'a' has 'weight' and 'share': give one of them"),
+    ):
+        with pytest.raises(recipe.RecipeError, match=said):
+            recipe.load(write(tmp_path, {"data": {"train": odd}}))
+
+
 def test_overrides_are_typed_and_reach_every_key(tmp_path: Path) -> None:
     loaded = recipe.load(
         write(tmp_path),

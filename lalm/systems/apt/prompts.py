@@ -10,17 +10,16 @@ from importlib import resources
 
 QUESTION_PROMPT: Mapping[str, str] = {}
 
-# Sections 4.2 and A.2: the sentences the paper prints.
-TAGGING = "Summarize the audio with key words."
-CAPTION = "Describe the audio clip concisely."
-FEW_SHOT = "This is a sound of"
+FEW_SHOT = "This is a sound of"  # code
 
 
 @cache
 def prompts() -> Mapping[str, tuple[str, ...]]:
-    """Our own instructions for the tasks of section 3.3 by task, the first one for tests.
+    """Instructions for the tasks of section 3.3 by task, the first one for tests.
 
-    ``{question}`` is a sound, two times, or a question about two clips.
+    Those of "tags" and "caption" that the paper prints (sections 4.2 and A.2) come first, and what the tests
+    ask is the first. All others are ours: the paper's tables have lost them. ``{question}`` is a sound, two
+    times, or a question about one clip or two.
     """
     lines = (resources.files("lalm.systems.apt") / "prompts.tsv").read_text("utf-8").splitlines()
     bank: dict[str, tuple[str, ...]] = {}
