@@ -40,7 +40,7 @@ def test_airbenchs_chat_is_reported_as_the_paper_does():
     entry = {"table": {"metric": "judge", "times": 10, "found": {n: plain(i) for n, i in table}}}
     first, *_ = table_rows(entry)
     assert (first["metric"], first["value"]) == ("judge, speech", "5.00")
-    assert not columns(
+    assert not paper_table(
         score(chat, answers[:-1], Resources(), judged=True)
     )  # without a part it is no such table
     assert not paper_table(score(known_tasks()["mmau"], answers, Resources(), judged=True))
