@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lalm.cli.app import run
-from lalm.data.sample import ask, read_manifest, write_manifest
+from lalm.data.readers import read_manifest
+from lalm.data.sample import ask, write_manifest
 
 
 @pytest.fixture
