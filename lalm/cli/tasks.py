@@ -46,6 +46,6 @@ def _details(task: "Task") -> list[tuple[str, str]]:
         ("judge", task.judge),
         *((key.replace("_", " "), str(value)) for key, value in task.decoding.unusual().items()),
         ("longest", f"{task.max_new_tokens} tokens"),
-        *((f"column {name}", " + ".join(map(", ".join, parts))) for name, parts in task.columns.items()),
+        *((f"column {name}", " + ".join(map(", ".join, parts))) for name, parts in task.table.items()),
     ]
     return [(what, text) for what, text in rows if text]
