@@ -65,8 +65,7 @@ class Task(BaseModel):
     protocol calls its questions, where samples do not say it; with ``reworded`` the prompts take the place of
     what samples bring, and {question} may be what their ``origin`` has under ``question_from``.
     ``columns`` says what the columns of a table are (layout "columns"), ``official`` which metric is the
-    benchmark's own. ``table`` has the columns in which a paper reports it: each is the mean over its parts,
-    a part the mean over the items of its categories."""
+    benchmark's own, ``table`` a paper's columns: means over parts, which are means over their categories."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -359,12 +358,9 @@ def with_reference(sample: Sample) -> Sample:
 
 
 def _files(sample: Sample) -> list[tuple[str, Path]]:
-    """What a sample hears and sees that is a file: ("video", path)."""
-    contents = [m["content"] for m in sample.messages if not isinstance(m["content"], str)]
-    parts: list[Any] = [part for content in contents for part in content]
-    found = [(part["type"], part[part["type"]]) for part in parts if part["type"] != "text"]
-    named = [(kind, p) for kind, p in found if isinstance(p, Path | str)]
-    return [(kind, Path(p)) for kind, p in named if isinstance(p, Path) or ":" not in p[:12]]
+    parts: list[Any] = [p for m in sample.messages if not isinstance(m["content"], str) for p in m["content"]]
+    own = [(part["type"], part[part["type"]]) for part in parts if part["type"] != "text"]
+    return [(k, Path(p)) for k, p in own if isinstance(p, Path) or (isinstance(p, str) and ":" not in p[:12])]
 
 
 def _drawn(asked: Asked, limit: int, seed: int) -> Asked:

@@ -44,8 +44,11 @@ def instructions_in(text: str, slot: str, turn: tuple[str, str], scope: str) -> 
     return told
 
 
-def told_in(processor: Any, texts: Sequence[str]) -> dict[str, Tensor]:
-    """What the connector is told with each clip of rendered prompts, as ``tokenised`` gives it."""
+def told_in(processor: Any, texts: str | Sequence[str]) -> dict[str, Tensor]:
+    """What the connector is told with each clip of rendered prompts, as ``tokenised`` gives it; nothing for
+    one that reads no instructions."""
+    if processor.instructions is None:
+        return {}
     tokenizer, config = processor.tokenizer, processor.config
     asked = [{"role": "user", "content": MARK}]
     around = tokenizer.apply_chat_template(
@@ -54,7 +57,7 @@ def told_in(processor: Any, texts: Sequence[str]) -> dict[str, Tensor]:
     begin = tokenizer.bos_token or ""
     before, _, after = around.partition(MARK)
     turn = (before.removeprefix(begin), after)
-    prompts = [text.removeprefix(begin) for text in texts]
+    prompts = [text.removeprefix(begin) for text in ([texts] if isinstance(texts, str) else texts)]
     told = [
         t for text in prompts for t in instructions_in(text, processor.audio_token, turn, config.instruction)
     ]

@@ -181,18 +181,16 @@ class AudioLMProcessor(ProcessorMixin):
     def __call__(self, *args: Any, **kwargs: Any) -> BatchFeature:
         """transformers' own call: rendered texts and clips, as ``batch`` makes them of conversations."""
         found: BatchFeature = super().__call__(*args, **{"add_special_tokens": False} | kwargs)
-        if self.instructions is not None and "audio_lengths" in found:
-            texts = kwargs.get("text") or args[1]
-            found |= told_in(self, [texts] if isinstance(texts, str) else texts)
-        return found
+        return found | told_in(self, kwargs.get("text") or args[1]) if "audio_lengths" in found else found
 
     def _process_audio(self, audio: Sequence[Any], **kwargs: Any) -> tuple[dict[str, Tensor], list[str]]:
         """Clips (N,) at 16 kHz padded, and what stands in the text for each (transformers' own hook)."""
         if kwargs.get("sampling_rate") not in (None, SAMPLE_RATE):
             raise ValueError(f"clips must have {SAMPLE_RATE} Hz, not {kwargs['sampling_rate']}")
         found = _padded([torch.as_tensor(clip, dtype=torch.float32) for clip in audio])
-        counts = [self.config.num_audio_tokens(int(size)) for size in found["audio_lengths"]]
-        return found, [self.audio_token * count for count in counts]
+        return found, [
+            self.audio_token * self.config.num_audio_tokens(int(n)) for n in found["audio_lengths"]
+        ]
 
     @staticmethod
     def clips(sample: Sample) -> list[Clip]:
