@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lalm.audio.load import SAMPLE_RATE, Account, Recording
@@ -48,3 +49,9 @@ class CachedFrames:
 
 
 Audios: TypeAlias = Sequence[Clip | CachedFrames]  # of one sample, in reading order
+
+
+def padded_waves(audio: list[Tensor]) -> dict[str, Tensor]:
+    """Clips (N,) with zeros behind them: input_values (A, N) and audio_lengths (A,)."""
+    values = torch.nn.utils.rnn.pad_sequence(audio, batch_first=True)
+    return {"input_values": values, "audio_lengths": torch.tensor([len(clip) for clip in audio])}

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from lalm.audio.load import SAMPLE_RATE
-from lalm.data.audio_inputs import CachedFrames, Clip
+from lalm.data.audio_inputs import CachedFrames, Clip, padded_waves
 from lalm.data.messages import part_recording
 from lalm.data.sample import Sample
 from lalm.models.conditioning import instructions, tokenised, told_in
@@ -187,7 +187,7 @@ class AudioLMProcessor(ProcessorMixin):
         """Clips (N,) at 16 kHz padded, and what stands in the text for each (transformers' own hook)."""
         if kwargs.get("sampling_rate") not in (None, SAMPLE_RATE):
             raise ValueError(f"clips must have {SAMPLE_RATE} Hz, not {kwargs['sampling_rate']}")
-        found = _padded([torch.as_tensor(clip, dtype=torch.float32) for clip in audio])
+        found = padded_waves([torch.as_tensor(clip, dtype=torch.float32) for clip in audio])
         return found, [
             self.audio_token * self.config.num_audio_tokens(int(n)) for n in found["audio_lengths"]
         ]
@@ -398,9 +398,4 @@ def pad_audio(clips: Sequence[Clip | CachedFrames]) -> dict[str, Tensor]:
             "frames": torch.nn.utils.rnn.pad_sequence(cached, batch_first=True),
             "frame_lengths": torch.tensor([len(f) for f in cached]),
         }
-    return _padded([torch.from_numpy(clip.audio) for clip in clips if isinstance(clip, Clip)])
-
-
-def _padded(audio: list[Tensor]) -> dict[str, Tensor]:
-    padded = torch.nn.utils.rnn.pad_sequence(audio, batch_first=True)
-    return {"input_values": padded, "audio_lengths": torch.tensor([len(clip) for clip in audio])}
+    return padded_waves([torch.from_numpy(clip.audio) for clip in clips if isinstance(clip, Clip)])
