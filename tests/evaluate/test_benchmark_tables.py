@@ -64,7 +64,7 @@ def test_tables_fit_eighty_columns_with_every_name_whole(capsys, monkeypatch):
     assert set(known_tasks()) <= {line.split()[0] for line in lines if line.strip()}
     assert cli(["tasks", "acdc_aqa"]) == 0
     told = capsys.readouterr().out
-    assert "AudioBench/clotho_aqa_test, layout hub" in told and ". Question: {question}," in told
+    assert "AudioBench/clotho_aqa_test, layout columns" in told and ". Question: {question}," in told
     assert cli(["tasks", "acdc_aqq"]) == 2
     name, metric = "qwen2_audio_librispeech_test_clean", "wer_qwen2_audio"
     row = [metric, "100.0", "100.0", "-100.0", "-100.0 to -100.0", "0.001"]
