@@ -390,8 +390,7 @@ def pad_audio(clips: Sequence[Clip | CachedFrames]) -> dict[str, Tensor]:
     """Right-pad the clips of a batch with zeros."""
     if not clips:
         return {}
-    cached = [clip.frames for clip in clips if isinstance(clip, CachedFrames)]
-    if cached:
+    if cached := [clip.frames for clip in clips if isinstance(clip, CachedFrames)]:
         if len(cached) != len(clips):
             raise ValueError("a batch holds either audio or cached frames, not both")
         return {
