@@ -309,7 +309,7 @@ def test_who_opens_weights_says_why_a_pickle_is_refused():
             if loaders.fullmatch(called) and id(node) not in safe and not gguf:
                 bare.append(module)
     # BEATs' outline only asks whether; the other opens what was just exported, where lalm is absent.
-    assert sorted(bare) == ["doctor.outside", "encoders.beats_import"]
+    assert sorted(set(bare)) == ["doctor.outside", "encoders.beats_import"]
 
 
 def test_names_say_something():
