@@ -51,6 +51,7 @@ SMALLER = {  # the connectors' shapes; all else is the recipe's
         "init.options.aligner={vocab_size: 90, hidden_size: 16, num_hidden_layers: 2, "
         "num_attention_heads: 2, intermediate_size: 32}"
     ],
+    "modular": ["init.options.connector_options.hidden=16"],
     "qwen2-audio": [],
     "salmonn": [
         "init.options.qformer_width=16",
