@@ -354,3 +354,9 @@ def test_what_the_papers_page_names_is_there():
     rooms = "|".join(path.name for path in PACKAGE.iterdir() if path.is_dir())
     files = re.findall(rf"`((?:{rooms})/[\w/]+\.(?:py|yaml))", page)
     assert len(files) > 20 and not [name for name in files if not (PACKAGE / name).is_file()]
+
+
+def test_test_modules_have_names_of_their_own():
+    """pytest imports them by name alone: two of one name end the whole run."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
