@@ -26,7 +26,7 @@ def export(
         bool, typer.Option("--no-transcript", help="Leave out that the model reads transcripts beside audio.")
     ] = False,
 ) -> None:
-    """Write a model for other programs, and check that it works there.
+    """Write a model for other programs, and check it there.
 
     For transformers, PEFT, vLLM, SGLang and others: docs/export.md.
 

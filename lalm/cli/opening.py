@@ -125,15 +125,20 @@ def progress_bar(
         TimeLeft(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=transient, disable=disable) as shown:
-        task = shown.add_task(what, total=None)
+    shown = Progress(*columns, console=console, transient=transient, disable=disable)
+    task = shown.add_task(what, total=None)
 
-        def tell(done: int, total: int) -> None:
-            if not done:  # time runs from here, not from before the model was asked
-                shown.reset(task, total=total)
-            shown.update(task, completed=done, total=total)
+    def tell(done: int, total: int) -> None:
+        shown.start()  # at the first word: an error before it stands alone
+        if not done:  # time runs from here, not from before the model was asked
+            shown.reset(task, total=total)
+        shown.update(task, completed=done, total=total)
 
+    try:
         yield tell
+    finally:
+        if shown.live.is_started:
+            shown.stop()
 
 
 def time_left(elapsed_s: float | None, done: float, total: float | None) -> str:

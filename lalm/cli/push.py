@@ -18,7 +18,9 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="For you alone.")] = False,
     message: Annotated[str, typer.Option(help="Of the commit.")] = "A model of lalm",
 ) -> None:
-    """Put a model folder on the Hugging Face Hub; `lalm ask --model USER/NAME` opens it there.
+    """Put a model folder on the Hugging Face Hub.
+
+    `lalm ask --model USER/NAME` opens it there.
 
     The token is that of `hf auth login`, or HF_TOKEN.
     """

@@ -25,7 +25,7 @@ def sweep(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the runs and the table.")] = Path("sweep"),
 ) -> None:
-    """Train under several settings, and print a table with 95 % intervals over the seeds.
+    """Train under several settings; a table with intervals.
 
     The same command again goes on where it stopped. The table is in OUT/table.md.
     """

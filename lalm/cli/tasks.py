@@ -15,7 +15,9 @@ def tasks(
     name: Annotated[str | None, typer.Argument(help="All about this task.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
-    """List the tasks that `lalm eval` knows; with a name, how that one asks and scores, and its data."""
+    """List the tasks that `lalm eval` knows.
+
+    With a name, how that one asks and scores, and its data."""
     from lalm.cli.tables import listed
     from lalm.evaluate.task import TaskError, known_tasks
 

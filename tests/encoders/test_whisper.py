@@ -130,7 +130,8 @@ def test_gradients_reach_every_layer_that_is_used():
 
 
 @pytest.mark.parametrize(
-    ("fields", "text"), [({"layers": [4]}, "layers 0 to 3, not 4"), ({"pool": 0}, "pool must be at least 1")]
+    ("fields", "text"),
+    [({"layers": [4]}, r"layers 0 to 3, or 'all', not \[4\]"), ({"pool": 0}, "pool must be at least 1")],
 )
 def test_impossible_choices_are_refused(fields, text):
     with pytest.raises(ValueError, match=text):
