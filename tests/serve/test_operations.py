@@ -31,6 +31,7 @@ from lalm.models.shared_weights import share_weights
 from lalm.serve.app import create_app
 from lalm.serve.batch_file import BatchError, answer_file, answered, read_requests
 from lalm.serve.connections import Tls, config
+from lalm.serve.scheduler import Scheduler
 from lalm.serve.settings import Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -86,8 +87,18 @@ def two_models(tiny, monkeypatch):
     return create_app(loaders["a"](), Settings(models=2, open_s=0.5), loaders), opened
 
 
-def test_models_are_chosen_by_name_and_opened_when_asked_for(two_models):
+def test_models_are_chosen_by_name_and_opened_when_asked_for(two_models, monkeypatch):
     app, opened = two_models
+    step, go, held = Scheduler._step, threading.Event(), []
+    go.set()
+
+    def when_told(self, admitted):
+        if not go.is_set():
+            held.append(self)
+        assert go.wait(60)
+        step(self, admitted)
+
+    monkeypatch.setattr(Scheduler, "_step", when_told)
 
     async def ask() -> None:
         transport = httpx.ASGITransport(app=app)
@@ -117,11 +128,12 @@ def test_models_are_chosen_by_name_and_opened_when_asked_for(two_models):
             assert "lalm_models_open 2.0" in (await asking.get("/metrics")).text
             unknown = await chat("d")
             assert unknown.status_code == 404 and "there is 'a' and 'b' and 'c'" in unknown.text
-            long = [
-                asyncio.create_task(chat(name, max_tokens=400, guided_regex="[a-z]{300}")) for name in "ac"
-            ]
-            await asyncio.sleep(0.3)
+            go.clear()
+            long = [asyncio.create_task(chat(name)) for name in "ac"]
+            while len(set(held)) < 2:
+                await asyncio.sleep(0.02)
             full = await chat("b")
+            go.set()
             assert full.status_code == 429 and "in use: try again later" in full.text
             assert [(await one).status_code for one in long] == [200, 200]
             assert (await chat("b")).json()["model"] == "b"
