@@ -33,7 +33,7 @@ class Connector(nn.Module):
     @classmethod
     def num_tokens(cls, num_frames: int, frames_per_second: float, **options: Any) -> int:
         """Tokens of a clip of so many frames, with the options that ``__init__`` gets."""
-        raise NotImplementedError
+        raise TypeError(f"{cls.__name__} is no connector: it does not define num_tokens")
 
     @classmethod
     def groups(cls, frames_per_second: float, **options: Any) -> tuple[int, int, int] | None:
