@@ -87,9 +87,12 @@ class AudioLMConfig(PreTrainedConfig):
         return self.num_tokens(self.num_frames(num_samples))
 
     @property
-    def token_groups(self) -> tuple[int, int, int]:
-        """How the connector groups frames: frames of a group, frames from one to the next, tokens of each."""
-        raise TypeError(f"the connector of {type(self).__name__} makes no tokens of groups of frames")
+    def token_groups(self) -> tuple[int, int, int] | None:
+        """How the connector groups frames: frames of a group, frames from one to the next, tokens of each.
+
+        None for a connector whose tokens see more than a group of their own.
+        """
+        return None
 
     def samples_heard(self, num_samples: int) -> int:
         """Samples of the clip that reach the LLM (fewer only where a system cuts or drops, by option)."""

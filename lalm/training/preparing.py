@@ -23,6 +23,7 @@ from lalm.training.objectives.contrast import contrast_collator
 from lalm.training.objectives.distil import check_known, distil_collator, known_rows, teach
 from lalm.training.objectives.dpo import ReferenceTable, check_pairs, pair_collator, reference_model
 from lalm.training.objectives.grpo import group_collator
+from lalm.training.objectives.least_squares import least_squares_start
 from lalm.training.objectives.teacher_table import TeacherTable
 from lalm.training.objectives.warm_start import warm_start
 from lalm.training.recipe import Recipe
@@ -116,15 +117,26 @@ def warm_up(
         assert isinstance(clip, CachedFrames)
         return clip.frames
 
+    samples = [sample for source in train.sources for sample in source]
+    settings = recipe.warm_start
+    if settings.kind == "least_squares":
+        start = least_squares_start(model, processor, samples, frames_of)
+        say(
+            console,
+            f"Warm start in closed form: {start.tokens} audio tokens, penalty {start.penalty:g}, explains "
+            f"{start.explained:.0%} of the variance of held-out clips.",
+        )
+        return
+    assert settings.epochs is not None and settings.learning_rate is not None
     loss = warm_start(
         model,
         processor,
-        [sample for source in train.sources for sample in source],
+        samples,
         frames_of,
-        epochs=recipe.warm_start.epochs,
-        learning_rate=recipe.warm_start.learning_rate,
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
         folder=recipe.out,
         seed=recipe.optim.seed,
         progress=lambda done, steps, loss: say(console, f"warm start {done}/{steps}  loss {loss:.3f}"),
     )
-    say(console, f"Warm start: loss {loss:.3f} after {recipe.warm_start.epochs:g} epochs.")
+    say(console, f"Warm start: loss {loss:.3f} after {settings.epochs:g} epochs.")

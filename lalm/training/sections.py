@@ -33,10 +33,27 @@ class Section(BaseModel):
 
 
 class WarmStart(Section):
-    """A short stage before the first step that needs no LLM pass; see ``training.objectives.warm_start``."""
+    """A short stage before the first step that needs no LLM pass, of one of two kinds.
 
-    epochs: float = Field(gt=0)
-    learning_rate: float = Field(gt=0)
+    "steps" of an optimizer, for so many ``epochs`` at a ``learning_rate``
+    (``lalm.training.objectives.warm_start``), or the connector's last linear map in closed form, by
+    "least_squares" (``lalm.training.objectives.least_squares``).
+    """
+
+    kind: Literal["steps", "least_squares"] = "steps"
+    epochs: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        given = [name for name in ("epochs", "learning_rate") if getattr(self, name) is not None]
+        if self.kind == "steps" and len(given) < 2:
+            raise ValueError(
+                "give 'epochs' and 'learning_rate', or 'kind: least_squares', which needs neither"
+            )
+        if self.kind == "least_squares" and given:
+            raise ValueError(f"'kind: least_squares' is solved at once: take out '{given[0]}'")
+        return self
 
 
 class Dpo(Section):

@@ -85,11 +85,10 @@ class ModularConfig(AudioLMConfig):
         return connector_class(self.connector).num_tokens(num_frames, rate, **self.connector_options)
 
     @property
-    def token_groups(self) -> tuple[int, int, int]:
+    def token_groups(self) -> tuple[int, int, int] | None:
         """The connector's groups, where it has some."""
         rate = float(self.audio_config.frames_per_second)
-        groups = connector_class(self.connector).groups(rate, **self.connector_options)
-        return groups or super().token_groups
+        return connector_class(self.connector).groups(rate, **self.connector_options)
 
 
 class ModularConnector(nn.Module):

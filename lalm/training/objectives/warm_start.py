@@ -115,6 +115,11 @@ def warm_start(
             partial(data.collate, processor),
         )
         batch_size = BATCH_CLIPS
+    elif model.config.token_groups is None:
+        raise ValueError(
+            "warm_start: the audio tokens of this connector see more than a group of frames of their own, so "
+            "'kind: steps' has no time to name them by: say 'kind: least_squares'"
+        )
     else:
         data = event_frame_groups(model, samples, frames_of, {name: i for i, name in enumerate(captions)})
         connector.standardise(*channel_scales(data.frames))

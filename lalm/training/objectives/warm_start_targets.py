@@ -211,20 +211,30 @@ def event_frame_groups(
     name_ids: dict[str, int],
 ) -> FrameGroups:
     """The audio tokens within an event; where two overlap the shorter event counts."""
+    found = [
+        clip_groups(model, sample, frames_of, name_ids)
+        for sample in samples
+        if sample.events and len(sample.audios) == 1
+    ]
+    return FrameGroups(torch.cat([frames for frames, _ in found]), torch.cat([names for _, names in found]))
+
+
+def clip_groups(
+    model: AudioLMForConditionalGeneration,
+    sample: Sample,
+    frames_of: Callable[[Sample], Tensor],
+    name_ids: dict[str, int],
+) -> tuple[Tensor, Tensor]:
+    """The frames (G, k, W) of the audio tokens within an event of a one-clip sample, and its ids (G,)."""
+    assert model.config.token_groups is not None
     size, stride, _ = model.config.token_groups
     token_s = stride / model.config.audio_config.frames_per_second
-    frames, names = [], []
-    for sample in samples:
-        if not sample.events or len(sample.audios) != 1:
-            continue
-        clip = frames_of(sample)[: MAX_CLIP_TOKENS * stride]  # (T, W)
-        count = 1 + max(0, -(-(len(clip) - size) // stride))
-        event_id = event_ids(sample, count, token_s, name_ids)
-        padded = nn.functional.pad(clip, (0, 0, 0, (count - 1) * stride + size - len(clip)))
-        inside = event_id >= 0
-        frames.append(padded.unfold(0, size, stride).transpose(1, 2)[inside])
-        names.append(event_id[inside])
-    return FrameGroups(torch.cat(frames), torch.cat(names))
+    clip = frames_of(sample)[: MAX_CLIP_TOKENS * stride]  # (T, W)
+    count = 1 + max(0, -(-(len(clip) - size) // stride))
+    event_id = event_ids(sample, count, token_s, name_ids)
+    padded = nn.functional.pad(clip, (0, 0, 0, (count - 1) * stride + size - len(clip)))
+    inside = event_id >= 0
+    return padded.unfold(0, size, stride).transpose(1, 2)[inside], event_id[inside]
 
 
 def event_ids(sample: Sample, count: int, token_s: float, name_ids: dict[str, int]) -> Tensor:
