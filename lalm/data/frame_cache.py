@@ -291,7 +291,7 @@ class FrameCache:
         final = self.folder / f"{uuid.uuid4().hex}.safetensors"
         draft = final.with_suffix(".part")
         save_file(shard, draft)
-        with draft.open("rb") as file:
+        with draft.open("r+b") as file:  # Windows syncs no handle that cannot write
             os.fsync(file.fileno())
         draft.rename(final)
         self._add(final)
