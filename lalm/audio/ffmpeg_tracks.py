@@ -26,6 +26,13 @@ _SEEKABLE = ("mov", "matroska")  # whose time stamps can be trusted
 _TIMED = ("mov", "matroska", "mpegts", "flv")  # whose time stamps tell of missing pieces
 _GAP_S = 0.25
 _MOST_ERRORS = 1_000
+# Tags that are not UTF-8 are no error. PyAV 19 has it so; before, it wanted to be told.
+_TAGS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+
+
+def open_container(file: BinaryIO, formats: str) -> Any:
+    """PyAV's container of one of the ``formats``, which opens no other file and no address."""
+    return av.open(file, options={"format_whitelist": formats, "protocol_whitelist": "none"}, **_TAGS)
 
 
 def ffmpeg_blocks(file: BinaryIO, asked: Asked) -> Blocks:
@@ -35,11 +42,7 @@ def ffmpeg_blocks(file: BinaryIO, asked: Asked) -> Blocks:
     index = movie(file) if is_movie else None
     file.seek(0)
     try:
-        container = av.open(
-            file,
-            options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"},
-            metadata_errors="replace",
-        )
+        container = open_container(file, _CONTAINERS)
     except (av.error.FFmpegError, ValueError, OverflowError):
         if head[4:8] == b"ftyp":
             raise AudioError(

@@ -8,6 +8,7 @@ import av
 from PIL import Image, UnidentifiedImageError
 
 from lalm.audio.data_url import decode_data_url
+from lalm.audio.ffmpeg_tracks import open_container
 from lalm.errors import LalmError
 
 Picture: TypeAlias = Image.Image
@@ -42,14 +43,13 @@ def video_frames(source: PictureSource, count: int) -> list[Picture]:
     if isinstance(source, Image.Image):
         return [source.convert("RGB")]
     name, content = _content(source)
-    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     try:
-        with av.open(io.BytesIO(content), options=options, metadata_errors="replace") as container:
+        with open_container(io.BytesIO(content), CONTAINERS) as container:
             if not container.streams.video:
                 raise PictureError(f"{name} holds no video track")
             total = sum(packet.size > 0 for packet in container.demux(video=0))
         wanted = {min(total - 1, int((i + 0.5) * total / count)) for i in range(count)}
-        with av.open(io.BytesIO(content), options=options, metadata_errors="replace") as container:
+        with open_container(io.BytesIO(content), CONTAINERS) as container:
             frames: list[Any] = []
             for number, frame in enumerate(container.decode(video=0)):
                 _check_size(name, frame.width, frame.height)
@@ -67,9 +67,8 @@ def video_frames(source: PictureSource, count: int) -> list[Picture]:
 def has_sound(source: str | Path | bytes) -> bool:
     """Whether a video has an audio track. Raises PictureError for what is no video."""
     name, content = _content(source)
-    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     try:
-        with av.open(io.BytesIO(content), options=options, metadata_errors="replace") as container:
+        with open_container(io.BytesIO(content), CONTAINERS) as container:
             return bool(container.streams.audio)
     except av.error.FFmpegError:
         raise PictureError(f"{name} is not a video that can be read") from None

@@ -305,7 +305,8 @@ class Engine:
             seconds = sum(clip.seconds for clip in clips)
             raise TooLongError(
                 f"{names}: {seconds:.0f} s of audio and the text make {length} tokens, and with "
-                f"{options.max_new_tokens} for the answer that is more than the model's {window}"
+                f"{options.max_new_tokens} for the answer that is more than the model's {window}: "
+                "give shorter recordings or less text, or lower max_new_tokens"
             )
 
     def _computing(self) -> Any:
@@ -343,7 +344,7 @@ def pick_device(name: str | None) -> torch.device:
         "mps": not torch.backends.mps.is_available(),
     }
     if absent[device.type]:
-        raise ValueError(f"device '{name}' is not available on this machine")
+        raise ValueError(f"device '{name}' is not available on this machine: say cpu")
     return device
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import struct
 import threading
 import tracemalloc
 from pathlib import Path
@@ -15,6 +16,7 @@ import soundfile
 import soxr
 
 from lalm.audio import sources
+from lalm.audio.ffmpeg_tracks import open_container
 from lalm.audio.load import SAMPLE_RATE, AudioError, audio_name, load_audio, seconds
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -304,7 +306,8 @@ def test_truncated(kind: str, cut: float, clip: np.ndarray, tmp_path: Path) -> N
     sentence = refused(path)
     assert sentence.startswith(f"{path} is ") and "truncated" in sentence
     if name in ("WAV", "AIFF"):
-        assert sentence == f"{path} is truncated: it promises 8 s of audio but ends after {8 * cut:g} s"
+        said = f"{path} is truncated: it promises 8 s of audio but ends after {8 * cut:g} s"
+        assert sentence == f"{said}; to hear what is there, say lenient"
 
 
 @pytest.mark.parametrize(
@@ -334,7 +337,7 @@ def test_damaged_in_the_middle(kind: str, clip: np.ndarray) -> None:
     sentence = refused(bytes(data))
     assert "damaged" in sentence
     if kind == "flac":
-        stop_s = float(sentence.removesuffix(" s").rsplit(maxsplit=1)[1])
+        stop_s = float(sentence.partition(" s;")[0].rsplit(maxsplit=1)[1])
         assert 3 < stop_s < 7
 
 
@@ -345,9 +348,11 @@ def test_no_samples_and_bad_values(clip: np.ndarray) -> None:
         broken = clip.copy()
         broken[66_150] = bad
         for source in (encoded(broken, "WAV", "FLOAT"), encoded(np.stack([clip, broken], 1), "WAV", "FLOAT")):
-            assert refused(source).endswith("holds NaN or infinite values, first at 1.5 s")
+            assert refused(source).endswith(
+                "holds NaN or infinite values, first at 1.5 s; to hear what is there, say lenient"
+            )
         assert "first at 1.5 s" in refused(broken, rate=44_100, offset_s=1)
-    assert refused(np.array([1e300])) == "the array holds NaN or infinite values, first at 0 s"
+    assert refused(np.array([1e300])).startswith("the array holds NaN or infinite values, first at 0 s;")
     assert refused(np.zeros(9, complex)) == "the array holds complex128 values; audio must be real numbers"
     assert refused(np.zeros((2, 3, 4))).startswith(
         "the array has shape (2, 3, 4); audio must be (N,) or (N, C)"
@@ -415,3 +420,13 @@ def test_header_cannot_make_it_allocate() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8 << 20
+
+
+def test_tags_that_are_no_text_do_not_keep_a_container_shut() -> None:
+    """Whatever PyAV's release: before 19 it wanted an argument for this, which 19 refuses."""
+    tag = b"INFOINAM" + struct.pack("<I", 4) + b"\xff\xfe\xe9\x80"
+    body = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16_000, 32_000, 2, 16)
+    body += b"LIST" + struct.pack("<I", len(tag)) + tag + b"data" + struct.pack("<I", 3200) + bytes(3200)
+    wave = b"RIFF" + struct.pack("<I", len(body) + 4) + b"WAVE" + body
+    with open_container(io.BytesIO(wave), "wav") as container:
+        assert len(container.streams.audio) == 1 and container.metadata
