@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 from transformers import BatchFeature
 
@@ -14,6 +15,7 @@ from lalm.data.mixture import DataError, Mixture
 from lalm.data.sample import Sample
 from lalm.models.packing import pack
 from lalm.models.processing import AudioLMProcessor
+from lalm.training.text_replay import ROWS
 
 SKIP_FRACTION, SKIP_FLOOR = 0.01, 20
 
@@ -62,10 +64,10 @@ class Collator:
     """Batches -> tensors with labels: by ``render(samples, audios)``, else ``AudioLMProcessor.batch``.
 
     ``read`` gives the audios of a sample (decoded, or frames from a cache), which ``augment`` changes in
-    training; ``packing`` puts its rows behind one another. A sample that cannot be read or rendered is left
-    out, counted and named in the log; a batch with none left becomes the next batch of its mixture. More than
-    1 % of a mixture's samples (and more than 20) unreadable raises DataError; the loader processes of one
-    training process count together.
+    training; ``packing`` puts its rows behind one another, and ``replay`` tells which are text alone. A
+    sample that cannot be read or rendered is left out, counted and named; a batch with none left becomes
+    the next batch of its mixture. More than 1 % of a mixture's samples (and more than 20) unreadable raises
+    DataError; the loader processes of one training process count together.
     """
 
     def __init__(
@@ -75,11 +77,17 @@ class Collator:
         render: Callable[[Sequence[Sample], Sequence[Audios]], BatchFeature] | None = None,
         augment: Augment | None = None,
         packing: bool = False,
+        replay: bool = False,
     ) -> None:
         self._read, self._augment, self._packing = read, augment, packing
-        self._render = render or (
-            lambda samples, audios: processor.batch(samples, labels=True, audios=audios)
-        )
+
+        def conversations(samples: Sequence[Sample], audios: Sequence[Audios]) -> BatchFeature:
+            batch = processor.batch(samples, labels=True, audios=audios)
+            if replay:
+                batch[ROWS] = torch.tensor([not clips for clips in audios])
+            return batch
+
+        self._render = render or conversations
         self.skipped: dict[str, dict[tuple[int, int], str]] = {}  # purpose -> key -> what is wrong
 
     def __call__(self, batches: Sequence[Batch]) -> BatchFeature:

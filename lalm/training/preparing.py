@@ -27,8 +27,11 @@ from lalm.training.objectives.least_squares import least_squares_start
 from lalm.training.objectives.teacher_table import TeacherTable
 from lalm.training.objectives.warm_start import warm_start
 from lalm.training.recipe import Recipe
-from lalm.training.report import say
+from lalm.training.report import TrainError, say
+from lalm.training.text_replay import has_text
 from lalm.training.trainer import Read
+
+LLM = ("model.language_model.", "lm_head.")
 
 
 def collator_of(
@@ -53,7 +56,13 @@ def collator_of(
         if recipe.distil is not None:
             told = teacher_of(recipe, model, processor, mixed, console)
             return distil_collator(processor, read, told, augment, packing=recipe.optim.packing)
-        return Collator(processor, read, augment=augment, packing=recipe.optim.packing)
+        texts = [m is not None and any(map(has_text, m.sources)) for m in mixed]
+        if texts[0] and not any(n.startswith(LLM) and p.requires_grad for n, p in model.named_parameters()):
+            raise TrainError(
+                "data.train: samples without a recording teach the LLM alone, and nothing of it trains: take "
+                "them out, or add 'lora'"
+            )
+        return Collator(processor, read, augment=augment, packing=recipe.optim.packing, replay=any(texts))
     names = [*(source.path for source in recipe.data.train), "data.valid"]
     sources = [source for m in mixed if m is not None for source in m.sources]
     for name, source in zip(names, sources, strict=False):

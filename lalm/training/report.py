@@ -42,7 +42,7 @@ RETRIEVAL = tuple(f"{way}_recall_at_{k}" for way in ("audio_to_text", "text_to_a
 DISTILLED = ("cross_entropy", "distance")  # and "kl"
 REWARDED = ("reward", "spread", "cut", "tokens", "entropy", "clipped", "unheard", "recall")
 LOGGED = (
-    *("loss", "learning_rate", "grad_norm", *PREFERENCE, *DISTILLED, *REWARDED),
+    *("loss", "loss_audio", "loss_text", "learning_rate", "grad_norm", *PREFERENCE, *DISTILLED, *REWARDED),
     *("atc", "atm", "agtg", *RETRIEVAL),
 )
 GRADIENT_STEPS = 3  # LoRA's first matrices get their first gradient in the second step
@@ -229,7 +229,9 @@ class Report(TrainerCallback):
             raise TrainError(f"step {step}: the loss is {loss}; lower the learning rate or check the data")
 
     def _tell(self, state: TrainerState, values: Mapping[str, float]) -> None:
-        shown = {"loss": ".4f", "valid_loss": ".4f", "learning_rate": ".2e"}
+        shown = dict.fromkeys(("loss", "loss_audio", "loss_text", "valid_loss"), ".4f") | {
+            "learning_rate": ".2e"
+        }
         text = "  ".join(f"{name} {value:{shown[name]}}" for name, value in values.items() if name in shown)
         if self._bar is not None and "loss" in values:
             self._bar.update(self._bar.task_ids[0], description=text)

@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -11,6 +12,7 @@ from typing import Any, Self
 import torch
 from accelerate import FullyShardedDataParallelPlugin
 from rich.console import Console
+from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lalm.data.audio_inputs import CachedFrames, Clip
@@ -35,6 +37,7 @@ from lalm.training.parallel.deepspeed import (
 from lalm.training.parallel.fsdp2 import METADATA, gather_weights, load_shards, save_shards, shard_on_cpus
 from lalm.training.recipe import Recipe
 from lalm.training.report import Report, say
+from lalm.training.text_replay import ROWS, losses_apart
 from lalm.weights import checkpoint
 
 ANSWER_TOKENS = 64
@@ -83,6 +86,25 @@ class RecipeTrainer(Trainer):
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         return optimizer
 
+    def compute_loss(self, model: Any, inputs: Any, *given: Any, **more: Any) -> Any:
+        """The Trainer's; of batches that tell which rows are text alone, the two losses are noted apart."""
+        if ROWS in inputs:
+            count = more.get("num_items_in_batch")
+            inputs = {**inputs, "answer_loss": partial(self._told_apart, inputs[ROWS], count)}
+            del inputs[ROWS]
+        return super().compute_loss(model, inputs, *given, **more)
+
+    def _told_apart(self, text: Tensor, count: Any, hidden: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
+        """The cross-entropy as ever. text: (B,) bool; hidden: (P, D), targets, rows: (P,)."""
+        plain, alone = self.model, text[rows]
+        sums = losses_apart(plain.logits, hidden, targets, alone, plain.config.text_config.vocab_size)
+        for name, total, tokens in zip(
+            ("loss_audio", "loss_text"), sums.detach(), (~alone, alone), strict=True
+        ):
+            noted = self._noted[plain.training].setdefault(name, [])
+            noted += [float(total / tokens.sum())] if bool(tokens.any()) else []
+        return sums.sum() / (count if count is not None else len(targets))
+
     def note(self, name: str, value: float) -> None:
         """Keep a measure of one batch; the mean stands in the next line of training or of validation."""
         self._noted[self.model.training].setdefault(name, []).append(value)
@@ -93,15 +115,16 @@ class RecipeTrainer(Trainer):
         if validation or "loss" in logs:
             prefix = "eval_" if validation else ""
             noted, self._noted[not validation] = self._noted[not validation], {}
-            logs |= {prefix + name: self._mean(values) for name, values in noted.items()}
+            means = {prefix + name: self._mean(values) for name, values in noted.items()}
+            logs |= {name: mean for name, mean in means.items() if mean is not None}
         super().log(logs, start_time)
 
-    def _mean(self, values: Sequence[float]) -> float:
-        """The mean over the values of all processes, which call it together."""
+    def _mean(self, values: Sequence[float]) -> float | None:
+        """The mean over the values of all processes, which call it together; None of none."""
         total = torch.tensor([sum(values), len(values)], dtype=torch.float64, device="cpu")
         if self.args.world_size > 1:
             total = self.accelerator.reduce(total.to(self.args.device), "sum")
-        return float(total[0] / total[1])
+        return float(total[0] / total[1]) if total[1] else None
 
     def create_accelerator_and_postprocess(self) -> None:
         """The Trainer's accelerator, which shards on CPUs too."""
