@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 def export(
     model: Annotated[str, typer.Argument(help="Model folder.", show_default=False)],
     to: Annotated[
-        Literal["qwen2-audio", "peft", "salmonn", "transformers"],
+        Literal["qwen2-audio", "peft", "salmonn", "transformers", "gguf"],
         typer.Option(
-            help="Whose layout; peft: LoRA alone; transformers: lalm's own, whole.", show_default=False
+            help="Whose layout; peft: LoRA alone; transformers: lalm's own, whole; gguf: llama.cpp's.",
+            show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
@@ -25,10 +26,18 @@ def export(
     no_transcript: Annotated[
         bool, typer.Option("--no-transcript", help="Leave out that the model reads transcripts beside audio.")
     ] = False,
+    quantize: Annotated[
+        Literal["q8_0", "q6_k", "q5_k_m", "q4_k_m"] | None,
+        typer.Option(help="With gguf: pack the LLM's weights.", show_default=False),
+    ] = None,
+    pad_to_window: Annotated[
+        bool,
+        typer.Option("--pad-to-window", help="With gguf: hear every clip as 30 s, silence behind it."),
+    ] = False,
 ) -> None:
     """Write a model for other programs, and check it there.
 
-    For transformers, PEFT, vLLM, SGLang and others: docs/export.md.
+    For transformers, PEFT, vLLM, SGLang, llama.cpp and others: docs/export.md.
 
     The result is opened in a fresh process, by the other program's classes: another sound must move what is
     said, and all must be as it is here. SALMONN's files run in their authors' code alone: such a file is read
@@ -36,10 +45,20 @@ def export(
     """
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"'{out}' is not empty: name a new folder")
+    if to != "gguf" and (quantize or pad_to_window):
+        raise ValueError(f"--quantize and --pad-to-window go with --to gguf, not with --to {to}")
     check_transcript(model, no_transcript)
     from lalm.cli.weights import fetch_for
 
     fetch_for(model, False)
+    if to == "gguf":
+        from lalm.llamacpp.export import export_gguf
+
+        written = export_gguf(model, out, dtype, quantize, pad_to_window)
+        print(written.found, file=sys.stderr)
+        print(written.llm)
+        print(written.projector)
+        return
     if to == "salmonn":
         print(_as_salmonn(model, out))
         return

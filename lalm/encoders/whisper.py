@@ -29,6 +29,7 @@ class WhisperEncoderConfig(WhisperConfig):
     ``pool``: mean of so many frames. ``pad_to_window``: pad short clips to 30 s. ``qwen2_audio``: the encoder
     of that paper. Its spectrogram and convolutions are those of a clip followed by silence, its attention
     sees the clip's own frames, pooling comes before the last norm, a last group that is not full is dropped.
+    With ``pad_to_window`` too it also sees the silence and gives all its tokens, as llama.cpp runs it.
     """
 
     model_type = "lalm_whisper"
@@ -48,8 +49,8 @@ class WhisperEncoderConfig(WhisperConfig):
         self.pool = pool
         self.pad_to_window = pad_to_window
         self.qwen2_audio = qwen2_audio
-        if qwen2_audio and (pad_to_window or self.layers != [self.encoder_layers]):
-            raise ValueError("qwen2_audio goes with the last layer alone and without pad_to_window")
+        if qwen2_audio and self.layers != [self.encoder_layers]:
+            raise ValueError("qwen2_audio goes with the last layer alone")
 
     @property
     def width(self) -> int:
@@ -68,10 +69,10 @@ class WhisperEncoderConfig(WhisperConfig):
 
     def num_frames(self, num_samples: int) -> int:
         """Frames of one clip: a last, partial one counts (not so with ``qwen2_audio``)."""
-        if self.qwen2_audio:
-            return -(-num_samples // SAMPLES_PER_FRAME) // self.pool
         if self.pad_to_window:
             num_samples = -(-num_samples // self.window_samples) * self.window_samples
+        if self.qwen2_audio:
+            return -(-num_samples // SAMPLES_PER_FRAME) // self.pool
         return -(-num_samples // (SAMPLES_PER_FRAME * self.pool))
 
 
