@@ -42,7 +42,6 @@ MAY_USE = {
     "doctor": ["audio", "data", "encoders", "inference", "models", "weights"],
     "serve": ["audio", "data", "inference", "models", "synthesis"],
     "vllm": ["audio", "data", "encoders", "models", "systems"],
-    "llamacpp": ["audio", "data", "doctor", "inference", "models"],
     "cli": ["*"],
     "lalm": ["*"],
 }

@@ -52,10 +52,11 @@ def export(
 
     fetch_for(model, False)
     if to == "gguf":
-        from lalm.llamacpp.export import export_gguf
+        from lalm.doctor.exported_gguf import check_gguf
+        from lalm.inference.llamacpp.export import export_gguf
 
         written = export_gguf(model, out, dtype, quantize, pad_to_window)
-        print(written.found, file=sys.stderr)
+        print(check_gguf(written, exact=quantize is None), file=sys.stderr)
         print(written.llm)
         print(written.projector)
         return

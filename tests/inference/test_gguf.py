@@ -10,11 +10,12 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from lalm.cli.app import run
-from lalm.llamacpp import export, library
-from lalm.llamacpp.export import read_back
-from lalm.llamacpp.gguf_file import GGUFError, mixed_type
-from lalm.llamacpp.projector import MARKS, check_encoder, projector_of
-from lalm.llamacpp.prompt import template_for
+from lalm.doctor import exported_gguf
+from lalm.inference.llamacpp import library
+from lalm.inference.llamacpp.export import read_back
+from lalm.inference.llamacpp.gguf_file import GGUFError, mixed_type
+from lalm.inference.llamacpp.projector import MARKS, check_encoder, projector_of
+from lalm.inference.llamacpp.prompt import template_for
 from lalm.models.assemble import build_model
 from lalm.models.load import load_model
 from lalm.models.lora import add_lora, merge_lora
@@ -68,7 +69,7 @@ PADDED = {"pad_to_window": True}
 
 
 def test_the_files_hold_the_models_numbers_under_llama_cpps_names(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export, "installed", lambda: False)
+    monkeypatch.setattr(exported_gguf, "installed", lambda: False)
     model = folder(**PADDED)
     out = tmp_path / "out"
     assert run(["export", str(model), "--to", "gguf", "--out", str(out), "--dtype", "float32"]) == 0

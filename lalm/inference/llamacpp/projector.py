@@ -19,7 +19,7 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from torch import Tensor
 
-from lalm.llamacpp.gguf_file import Entry, GGUFError, float_entry, write_file
+from lalm.inference.llamacpp.gguf_file import Entry, GGUFError, float_entry, write_file
 from lalm.models.modeling import AudioLMForConditionalGeneration
 
 WINDOW_POSITIONS = 1500  # 30 s of 20 ms

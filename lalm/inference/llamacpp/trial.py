@@ -1,6 +1,6 @@
-"""Runs an exported pair of files in llama.cpp, as a process of its own: ``python -m lalm.llamacpp.outside``.
+"""Tries an exported pair of files in llama.cpp, as a process of its own.
 
-    python -m lalm.llamacpp.outside LLM MMPROJ ASKED.npz FOUND.npz
+    python -m lalm.inference.llamacpp.trial LLM MMPROJ ASKED.npz FOUND.npz
 
 ASKED holds "prompt", a text with a marker, and clips (N,) float32 at 16 kHz under any other names. FOUND gets
 for each the audio tokens (K, D) and the next-token logits (V,). A fault is one line on standard error and the
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lalm.llamacpp.library import LibraryError
-from lalm.llamacpp.running import Llama, Projection
+from lalm.inference.llamacpp.library import LibraryError
+from lalm.inference.llamacpp.running import Llama, Projection
 
 
 def main(llm: str, projector: str, asked: str, found: str) -> None:

@@ -17,7 +17,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from torch import Tensor
 
 from lalm.errors import LalmError
-from lalm.llamacpp.library import quantized_rows
+from lalm.inference.llamacpp.library import quantized_rows
 
 FLOATS = {"float32": Type.F32, "bfloat16": Type.BF16, "float16": Type.F16}
 MIXES = {"q8_0": Type.Q8_0, "q6_k": Type.Q6_K, "q5_k_m": Type.Q5_K, "q4_k_m": Type.Q4_K}

@@ -11,8 +11,8 @@ from gguf import GGMLQuantizationType as Type
 from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from lalm.llamacpp.gguf_file import FILE_TYPES, FLOATS, Entry, GGUFError, mixed_type, write_file
-from lalm.llamacpp.vocabulary import add_vocabulary
+from lalm.inference.llamacpp.gguf_file import FILE_TYPES, FLOATS, Entry, GGUFError, mixed_type, write_file
+from lalm.inference.llamacpp.vocabulary import add_vocabulary
 from lalm.models.answer_end import llm_ends, written_end
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from lalm.data.sample import Sample
-from lalm.llamacpp.gguf_file import GGUFError
+from lalm.inference.llamacpp.gguf_file import GGUFError
 from lalm.models.processing import AudioLMProcessor
 
 MARKER = "<__media__>"
@@ -75,7 +75,7 @@ def template_for(processor: AudioLMProcessor, marks: tuple[str, str], folder: st
 
 
 def _prelude() -> str:
-    return (resources.files("lalm.llamacpp") / "markers.jinja").read_text()
+    return (resources.files("lalm.inference.llamacpp") / "markers.jinja").read_text()
 
 
 def _written(processor: AudioLMProcessor, template: str, said: list[tuple[str, Any]]) -> str | None:

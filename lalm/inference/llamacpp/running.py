@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from lalm.llamacpp.library import Batch, InputText, LibraryError, library
+from lalm.inference.llamacpp.library import Batch, InputText, LibraryError, library
 
 AUDIO = 2  # mtmd_input_chunk_type
 NO_FLASH = 0  # llama_flash_attn_type: float32 all the way, where a cache of float32 is asked for

@@ -7,7 +7,7 @@ from typing import Any
 import gguf
 from gguf import TokenType
 
-from lalm.llamacpp.gguf_file import GGUFError
+from lalm.inference.llamacpp.gguf_file import GGUFError
 from lalm.models.processing import AudioLMProcessor
 
 # How a tokenizer splits a text into words before it joins bytes -> what llama.cpp calls it.
