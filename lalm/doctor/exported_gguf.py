@@ -38,12 +38,8 @@ def check_gguf(written: Written, exact: bool) -> str:
     with tempfile.TemporaryDirectory() as place:
         asked, found = Path(place) / "asked.npz", Path(place) / "found.npz"
         np.savez(asked, prompt=np.array(prompt), **clips)  # type: ignore[arg-type]
-        command = [
-            sys.executable,
-            "-m",
-            "lalm.inference.llamacpp.outside",
-            *map(str, (llm, projector, asked, found)),
-        ]
+        program = [sys.executable, "-m", "lalm.inference.llamacpp.trial"]
+        command = [*program, *map(str, (llm, projector, asked, found))]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
