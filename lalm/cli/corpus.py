@@ -40,3 +40,16 @@ def build(
     for name, count in counts.items():
         print(f"{name:<24} {count:>7}")
     print(f"The corpus is in {folder}.")
+
+
+@app.command()
+def lessons(
+    manifest: Annotated[Path, typer.Argument(help="train.jsonl of a corpus.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Manifest to write.", show_default=False)],
+    count: Annotated[int, typer.Option(min=1, help="Conversations to write.")] = 20_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+) -> None:
+    """Questions and answers of every kind about a corpus's recordings, from their events."""
+    from lalm.corpus.lessons import write_lessons
+
+    print(f"{out}: {write_lessons(manifest, out, count, seed)} conversations")

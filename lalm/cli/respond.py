@@ -35,6 +35,10 @@ def respond(
     keep_mentioning: Annotated[
         bool, typer.Option("--keep-mentioning", help="Drop replies without any word of the caption.")
     ] = False,
+    questions: Annotated[
+        Path | None,
+        typer.Option(help="File with a question or instruction a line; each caption is followed by one."),
+    ] = None,
     columns: Columns = None,
     audio: AudioFolder = None,
 ) -> None:
@@ -60,6 +64,7 @@ def respond(
             system=system,
             batch_size=batch_size,
             keep_mentioning=keep_mentioning,
+            questions=_lines(questions) if questions else (),
             reading=reading,
             progress=progress,
         )
@@ -67,3 +72,14 @@ def respond(
         f"{out}: {counts.written} rows written, {counts.existing} were there already, "
         f"{counts.truncated} cut off by the token limit, {counts.dropped} dropped"
     )
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"'{file}' cannot be read as a text of questions: {error}") from None
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise ValueError(f"'{file}' has no question; write one a line")
+    return found

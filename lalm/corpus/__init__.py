@@ -13,6 +13,7 @@ import numpy as np
 from lalm.corpus.catalogue import SPLITS, TIERS, catalogue, split_of
 from lalm.corpus.checkable_instructions import instructions
 from lalm.corpus.clips import Progress, decode, gather, write_attribution
+from lalm.corpus.empty import empty_questions
 from lalm.corpus.questions import questions
 from lalm.corpus.scenes import Recording, scenes, singles, takes
 from lalm.corpus.wording import sentence
@@ -76,6 +77,9 @@ def _write_tests(recordings: Sequence[Recording], name: str, out: Path, seed: in
         counts[f"{kind}_{name}"] = write_manifest(
             out / f"{kind}_{name}.jsonl", (_placed(item, f"test_{name}", out) for item in items)
         )
+    counts["empty"] = write_manifest(
+        out / "empty.jsonl", empty_questions(out / "empty", np.random.default_rng([seed, 2]))
+    )
     return counts
 
 

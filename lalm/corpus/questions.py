@@ -56,10 +56,11 @@ def questions(recordings: Sequence[Recording], rng: Rng) -> list[Sample]:
 def far(label: str, recording: Recording) -> bool:
     """Whether ``label`` is surely not in the recording: no group of it is close to the label's."""
     group = label.split("/")[0]
-    return all(not _close(group, other.split("/")[0]) for other in recording.labels)
+    return all(not close(group, other.split("/")[0]) for other in recording.labels)
 
 
-def _close(a: str, b: str) -> bool:
+def close(a: str, b: str) -> bool:
+    """Whether sounds of these two groups can be taken for one another, or come together."""
     return a == b or b in CLOSE.get(a, "").split() or a in CLOSE.get(b, "").split()
 
 
@@ -113,7 +114,7 @@ def _what_choice(recordings: Sequence[Recording], rng: Rng) -> list[Sample]:
         chosen = [recording.clips[0].sound]
         for i in rng.permutation(len(recordings)):
             other = recordings[i].clips[0].sound
-            if all(not _close(other.group, sound.group) for sound in chosen):
+            if all(not close(other.group, sound.group) for sound in chosen):
                 chosen.append(other)
             if len(chosen) == 4:
                 break

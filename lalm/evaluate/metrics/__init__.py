@@ -104,6 +104,11 @@ def _names(answer: Answer) -> float:
     return float(names_it(answer.text, answer.sample.references))
 
 
+def _says(answer: Answer) -> bool:
+    """Whether any word of the references is said, as it stands."""
+    return bool(set(words(answer.text)) & {word for text in answer.sample.references for word in words(text)})
+
+
 def _on_each(score: Callable[[Answer], bool | float], *, compares: bool = False) -> Metric:
     return Metric(
         lambda answers, _: proportion([float(score(answer)) for answer in answers]), compares=compares
@@ -262,6 +267,7 @@ METRICS: Mapping[str, Metric] = {
     "fense": Metric(_fense),
     "accuracy": Metric(_accuracy),
     "names": _on_each(_names, compares=True),
+    "says": _on_each(_says, compares=True),
     "judge": Metric(_judged),
     "one_word": _on_each(lambda answer: len(words(answer.text)) == 1),
     "ten_words": _on_each(lambda answer: 9 <= len(words(answer.text)) <= 11),

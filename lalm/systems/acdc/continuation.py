@@ -54,18 +54,22 @@ class Request:
     instruction: str
     row_id: str
     seed: int
+    question: str = ""  # asked after the caption
 
     @property
     def chat(self) -> Chat:
         """What the LLM sees."""
         turns = [{"role": "system", "content": self.system}] if self.system else []
-        return [*turns, {"role": "user", "content": self._before + self.caption}]
+        asked = f"{self.caption}\n{self.question}" if self.question else self.caption
+        return [*turns, {"role": "user", "content": self._before + asked}]
 
     def row(self, answer: Completion) -> Sample:
         """What the audio model learns: the same chat with the audio in the caption's place."""
         content: list[Part] = [self.sample.audios[0]]
         if self.instruction:
             content.insert(0, {"type": "text", "text": self._before})
+        if self.question:
+            content.append({"type": "text", "text": self.question})
         system = BASELINE_SYSTEM if self.mode == "caption" else self.system
         messages: list[Message] = [{"role": "system", "content": system}] if system else []
         messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer.text}]
@@ -95,6 +99,7 @@ def respond(
     system: str = "",
     batch_size: int = 64,
     keep_mentioning: bool = False,
+    questions: Sequence[str] = (),
     reading: Reading | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Counts:
@@ -104,9 +109,9 @@ def respond(
     that ask something, such as Clotho-AQA's, are refused: their answers are no captions. ``writer`` answers
     (None in caption mode, which needs no LLM). ``shard`` "2/8" takes the second of eight parts. ``system``
     (the paper has none) is shown to the LLM and stays in the row. ``keep_mentioning`` drops replies without
-    any content word of the caption. Rows already in ``out`` are kept, so a killed run goes on where it
-    stopped. How the rows were made is written to ``<out>.json``, the ids of dropped replies to
-    ``<out>.dropped``.
+    any content word of the caption. Of ``questions`` (mode "response") each row asks one after the caption,
+    drawn by its id. Rows already in ``out`` are kept, so a killed run goes on where it stopped. How the rows
+    were made is written to ``<out>.json``, the ids of dropped replies to ``<out>.dropped``.
 
     Raises ContinuationError for a manifest or option that does not fit, RowsError for an existing ``out``.
     """
@@ -117,7 +122,9 @@ def respond(
         raise ContinuationError(f"replies and batch_size must be 1 or more, not {replies} and {batch_size}")
     if mode == "caption" and replies > 1:
         raise ContinuationError("mode 'caption' has one target a caption, so replies must be 1")
-    wanted = list(_requests(manifest, mode, system, sampling.seed, replies, shard, reading))
+    if questions and mode != "response":
+        raise ContinuationError(f"questions go with mode 'response', not with '{mode}'")
+    wanted = list(_requests(manifest, mode, system, sampling.seed, replies, shard, reading, questions))
     made = {
         "manifest": manifest.name,
         "mode": mode,
@@ -127,6 +134,7 @@ def respond(
         "replies": replies,
         "keep_mentioning": keep_mentioning,
         "shard": shard,
+        **({"questions": list(questions)} if questions else {}),
         **asdict(sampling),
     }
 
@@ -156,6 +164,7 @@ def _requests(
     replies: int,
     shard: str,
     reading: Reading | None,
+    questions: Sequence[str],
 ) -> Iterator[Request]:
     index, count = _shard(shard)
     seen: set[str] = set()
@@ -176,7 +185,8 @@ def _requests(
                 row_id = told if replies == 1 else f"{told}-reply{take + 1}"
                 digest = int(hashlib.sha256(f"{seed} {row_id}".encode()).hexdigest()[:15], 16)
                 asked = {"pool": POOL[digest % len(POOL)], "continuation": CONTINUATION}.get(mode, "")
-                yield Request(sample, caption, mode, system, asked, row_id, digest)
+                question = questions[digest % len(questions)] if questions else ""
+                yield Request(sample, caption, mode, system, asked, row_id, digest, question)
 
 
 def _captions(sample: Sample, place: str) -> list[str]:

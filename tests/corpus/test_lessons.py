@@ -1,0 +1,144 @@
+"""Training questions: true of the recording, balanced, and not in the held-out questions' words."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lalm.corpus.catalogue import classes
+from lalm.corpus.empty import SAYS_SO, empty_questions
+from lalm.corpus.lessons import wordings, write_lessons
+from lalm.corpus.questions import PRESENCE
+from lalm.data.english import words
+from lalm.data.readers import open_samples
+from lalm.data.sample import Event, Sample, ask, message_text, write_manifest
+from lalm.inference.naming import read_number
+
+LABELS = ["animal/dog", "animal/cow", "vehicle/train", "instrument/piano", "water/splash", "weather/rain"]
+LABELS += ["impact/glass", "speech/english", "fire/crackle", "footsteps/grass", "object/bell", "tool/saw"]
+
+
+def rows() -> list[Sample]:
+    def row(name: str, kind: str, labels: list[str]) -> Sample:
+        events: list[Event] = [
+            {
+                "label": label,
+                "caption": f"{label.split('/')[1]} sounds",
+                "onset_s": float(i),
+                "offset_s": i + 0.5,
+            }
+            for i, label in enumerate(labels)
+        ]
+        return Sample(
+            ask([f"{name}.flac"], "").messages, id=name, events=tuple(events), origin={"kind": kind}
+        )
+
+    found = [row(f"single{i}", "single", [label]) for i, label in enumerate(LABELS)]
+    for i, label in enumerate(LABELS):
+        found.append(row(f"repetition{i}", "repetition", [label] * (1 + i % 4)))
+        found.append(row(f"sequence{i}", "sequence", [label, LABELS[(i + 3) % 12], LABELS[(i + 7) % 12]]))
+        others = [x for x in (label, LABELS[(i + 1) % 12]) if x != "weather/rain"]
+        found.append(row(f"bed{i}", "bed", ["weather/rain", *others]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def lessons(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    folder = tmp_path_factory.mktemp("lessons")
+    write_manifest(folder / "train.jsonl", rows())
+    assert write_lessons(folder / "train.jsonl", folder / "lessons.jsonl", 1500, seed=3) == 1500
+    return list(open_samples(folder / "lessons.jsonl"))
+
+
+def turns(lessons: list[Sample], kind: str) -> list[tuple[Sample, str, str]]:
+    found = []
+    for sample in lessons:
+        for number, own in enumerate(sample.task.split("+")):
+            if own == kind:
+                question, answer = sample.messages[2 * number : 2 * number + 2]
+                found.append((sample, message_text(question), message_text(answer)))
+    assert len(found) > 20, kind
+    return found
+
+
+def names(sample: Sample) -> set[str]:
+    return {classes()[event["label"]].name for event in sample.events}
+
+
+def test_presence_is_true_and_balanced(lessons: list[Sample]) -> None:
+    answers = Counter()
+    for sample, question, answer in turns(lessons, "presence"):
+        asked = next(
+            c.name
+            for c in classes().values()
+            if re.search(rf"\b{re.escape(c.name)}\b", question)
+            and (c.name in names(sample) or c.label in LABELS)
+        )
+        negated = any(question.startswith(w.split("{x}")[0]) for w in wordings()["absent"])
+        assert (answer == "Yes.") == ((asked in names(sample)) != negated), (question, answer, names(sample))
+        answers[answer] += 1
+    assert 0.42 < answers["Yes."] / answers.total() < 0.58
+
+
+def test_the_right_choice_is_offered_once_and_everywhere_equally(lessons: list[Sample]) -> None:
+    places = Counter()
+    for sample, question, answer in turns(lessons, "choice"):
+        lines = [line for line in question.splitlines()[1:] if line[1:2] in ").:"]
+        if not lines:
+            continue
+        options = [line[3:] for line in lines]
+        assert len(set(options)) == len(options), question
+        true = [o for o in options if o in names(sample)] or ["none of these"]
+        assert len(true) == 1, question
+        assert "ABCDE".index(answer[0]) == options.index(true[0]), (question, answer)
+        if true != ["none of these"]:
+            places[answer[0]] += 1
+    assert min(places[letter] for letter in "ABC") > 0.7 * max(places[letter] for letter in "ABC")
+
+
+def test_counts_and_orders_are_those_of_the_events(lessons: list[Sample]) -> None:
+    for sample, question, answer in turns(lessons, "count"):
+        asked = [e for e in sample.events if classes()[e["label"]].name in question]
+        if sample.origin["kind"] in ("repetition", "sequence") and asked:
+            assert read_number(answer) == str(len(asked)), (question, answer)
+        elif not asked:
+            assert (read_number(answer) is None and " not " in f" {answer} ") or "no sound" in answer
+    for sample, question, answer in turns(lessons, "order"):
+        order = [classes()[e["label"]].name for e in sample.events]
+        both = sorted((n for n in set(order) if n in question), key=order.index)
+        later = any(question.startswith(w.split("{x}")[0]) for w in wordings()["second"])
+        assert answer.rstrip(".").lower() == both[1 if later else 0].lower(), (question, answer)
+
+
+def test_json_is_json_and_silence_is_told(lessons: list[Sample]) -> None:
+    for sample, _, answer in turns(lessons, "json"):
+        read = json.loads(answer)
+        assert set(read["sounds"] if isinstance(read, dict) else read) == names(sample)
+    empty = [s for s in lessons if s.origin["kind"] in ("silence", "noise")]
+    assert 0.02 < len(empty) / len(lessons) < 0.08
+    for sample, _, answer in turns(empty, "what"):
+        assert set(words(answer)) & set(SAYS_SO[sample.origin["kind"]]), answer
+
+
+def test_the_held_out_wordings_are_not_trained_on() -> None:
+    trained = {w if isinstance(w, str) else w[0] for kind in wordings().values() for w in kind}
+    assert not trained & {form.format("{x}") for form in PRESENCE}
+    assert not trained & {"What makes the sound?", "Does anyone speak in the audio?"}
+    assert not any(w.startswith(("Which comes first", "Which do you hear:")) for w in trained)
+
+
+def test_empty_questions_are_silent_or_noise(tmp_path: Path) -> None:
+    import soundfile
+
+    items = list(empty_questions(tmp_path / "empty", np.random.default_rng(0)))
+    assert Counter(item.origin["kind"] for item in items) == {"silence": 40, "noise": 40}
+    for item in items[::7]:
+        audio, rate = soundfile.read(str(item.audios[0]["audio"]))
+        level = 20 * np.log10(np.sqrt(np.mean(audio**2)) + 1e-9)
+        assert rate == 16_000 and (level < -55 if item.origin["kind"] == "silence" else level > -62)
+    with pytest.raises(ValueError, match="has no recordings with events"):
+        write_manifest(tmp_path / "x.jsonl", [Sample(ask(["a.flac"], "").messages)])
+        write_lessons(tmp_path / "x.jsonl", tmp_path / "y.jsonl", 1)
