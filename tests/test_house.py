@@ -55,7 +55,7 @@ MAY_BE_IMPORTED_BY = {
     "peft": ["models*", "training*", "doctor.outside"],
     "yaml": [
         *("training.recipe", "evaluate.task", "inference.answer_words", "inference.protocols"),
-        "tasks.sound_labels",
+        *("tasks.sound_labels", "corpus.lessons"),
         "evaluate.official.standing",
     ],
     "pydantic": [
