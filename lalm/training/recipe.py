@@ -5,6 +5,7 @@ writes the same format back. No inheritance, no interpolation, no class paths: w
 Paths inside a recipe are relative to the folder the run is started from.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -52,6 +53,18 @@ __all__ = [
     "load",
     "shipped",
 ]
+
+
+class PlainYAML(yaml.SafeLoader):
+    """YAML whose only truth values are true and false, as in YAML 1.2: ``on:`` in ``distil`` is a name."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+PlainYAML.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rows if tag != _BOOL]
+    for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+PlainYAML.add_implicit_resolver(_BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 class RecipeError(LalmError, ValueError):
@@ -157,7 +170,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = _find(path)
     try:
-        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+        fields = yaml.load(file.read_text(encoding="utf-8"), PlainYAML)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(fields, dict):
@@ -212,7 +225,7 @@ def _apply(fields: dict[str, Any], override: str) -> None:
     if not equals or not all(keys):
         raise RecipeError(f"--set {override}: write it as key.path=value")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, PlainYAML)
     except yaml.YAMLError:
         raise RecipeError(f"--set {override}: the value is not YAML") from None
     place: Any = fields

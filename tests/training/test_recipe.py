@@ -32,6 +32,17 @@ def test_a_number_that_yaml_reads_as_text_becomes_a_number(tmp_path: Path) -> No
     assert recipe.load(path, ["optim.learning_rate=1e-5"]).optim.learning_rate == 1e-5
 
 
+def test_on_is_a_key_and_no_truth_value(tmp_path: Path) -> None:
+    """YAML 1.1, which PyYAML reads, takes ``on`` for true: ``distil: {on: hidden}`` was refused."""
+    text = write(tmp_path, {}).read_text() + "distil:\n  on: hidden\n"
+    (tmp_path / "own.yaml").write_text(text)
+    read = recipe.load(tmp_path / "own.yaml")
+    assert read.distil is not None and read.distil.on == "hidden"
+    again = recipe.load(tmp_path / "own.yaml", ["distil={on: logits}", "optim.gradient_checkpointing=yes"])
+    assert again.distil is not None and again.distil.on == "logits"
+    assert again.optim.gradient_checkpointing is True
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

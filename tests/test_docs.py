@@ -1,0 +1,130 @@
+"""What the documentation shows is true: command lines parse, Python compiles and imports what is there,
+parts of recipes are checked by the recipe's types."""
+
+import ast
+import importlib
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from pydantic import TypeAdapter
+
+from lalm.cli.app import ClickException, app
+from lalm.training.recipe import PlainYAML, Recipe
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "lalm/models/small/README.md")),
+    *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "log.md"),
+]
+FENCED = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
+INDENTED = re.compile(r"(?:^|\n\n)((?:    [^\n]*\n(?:\n(?=    ))?)+)")
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, text) of a page's code blocks; "" where none is said."""
+    text = page.read_text(encoding="utf-8")
+    found = FENCED.findall(text)
+    rest = FENCED.sub("", text)
+    return found + [("", re.sub(r"^    ", "", block, flags=re.M)) for block in INDENTED.findall(rest)]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each call of lalm in a block of shell, without what follows a pipe or a redirection."""
+    lines = re.sub(r"\s*\\\n\s*", " ", text).splitlines()
+    found = []
+    for line in lines:
+        if not re.search(r"(^|[\s(|&;])lalm [a-z-]", line) or "[--" in line or line.lstrip().startswith("#"):
+            continue
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+        lexer.whitespace_split, lexer.commenters = True, "#"
+        try:
+            words = list(lexer)
+        except ValueError:  # a quote that ends on the next line
+            continue
+        part: list[str] = []
+        for word in [*words, ";"]:
+            if set(word) <= set("|&;<>") and word:
+                if "lalm" in part:
+                    found.append(part[part.index("lalm") + 1 :])
+                part = ["-"] if set(word) <= set("<>") else []
+            else:
+                part.append(word)
+    return [words for words in found if words and "..." not in " ".join(words)]
+
+
+CALLS = [
+    (page, words)
+    for page in PAGES
+    for kind, text in blocks(page)
+    if kind in ("", "sh", "bash") and not re.search(r"^\s*(from|import) \w", text, re.M)
+    for words in commands(text)
+]
+
+
+def parse(words: list[str]) -> None:
+    """As the lalm command does, but nothing is run. Raises what it would raise."""
+    command: Any = typer.main.get_command(app)
+    context = None
+    while hasattr(command, "get_command"):
+        context = command.make_context("lalm", list(words), parent=context)
+        words = [*getattr(context, "_protected_args", ()), *context.args]  # where click keeps the command
+        if not words:
+            return
+        name, *words = words
+        command = command.get_command(context, name)
+        assert command is not None, f"there is no command {name}"
+    command.make_context(command.name, list(words), parent=context)
+
+
+def test_every_command_line_of_the_docs_parses():
+    assert len(CALLS) > 150
+    wrong = []
+    for page, words in CALLS:
+        try:
+            parse(words)
+        except (ClickException, AssertionError) as error:
+            wrong.append(f"{page.name}: lalm {shlex.join(words)}: {getattr(error, 'message', error)}")
+    assert not wrong, "\n".join(wrong)
+    with pytest.raises(ClickException):  # the test can fail
+        parse(["ask", "--no-such-option"])
+
+
+def test_python_of_the_docs_compiles_and_imports_what_is_there():
+    imported = 0
+    for page in PAGES:
+        for kind, text in blocks(page):
+            if kind != "python" and not (kind == "" and re.search(r"^(from|import) \w", text)):
+                continue
+            for node in ast.walk(ast.parse(text, str(page))):
+                if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "lalm":
+                    module = importlib.import_module(str(node.module))
+                    missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+                    assert not missing, f"{page.name}: {node.module} has no {missing[0]}"
+                    imported += 1
+    assert imported > 8
+
+
+def test_parts_of_recipes_in_the_docs_are_what_a_recipe_takes():
+    checked = 0
+    for page in PAGES:
+        for kind, text in blocks(page):
+            if kind not in ("", "yaml") or not re.match(r"[a-z_]+:( |\n)", text):
+                continue
+            try:
+                fields = yaml.load(text, PlainYAML)
+            except yaml.YAMLError:
+                continue
+            known = {field.alias or name: field for name, field in Recipe.model_fields.items()}
+            if not isinstance(fields, dict) or not set(fields) <= set(known) or "..." in text:
+                continue
+            for name, value in fields.items():
+                if name in ("data", "init", "optim"):
+                    continue
+                TypeAdapter(known[name].annotation).validate_python(value)
+                checked += 1
+    assert checked > 5
