@@ -3,6 +3,7 @@ parts of recipes are checked by the recipe's types."""
 
 import ast
 import re
+import runpy
 import shlex
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pydantic import TypeAdapter
 
 import lalm
 from lalm.cli.app import ClickException, app
+from lalm.training import recipe as recipes
 from lalm.training.recipe import PlainYAML, Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -166,3 +168,45 @@ def test_parts_of_recipes_in_the_docs_are_what_a_recipe_takes():
                 TypeAdapter(known[name].annotation).validate_python(value)
                 checked += 1
     assert checked > 5
+
+
+def value_at(recipe: str, path: str) -> Any:
+    """What a shipped recipe says at ``optim.max_steps`` or ``data.train.0.path``."""
+    found: Any = recipes.load(recipe).model_dump(by_alias=True)
+    for key in path.split("."):
+        found = found[int(key)] if isinstance(found, list) else found[key]
+    return found
+
+
+def test_every_pointer_of_the_paper_index_lives():
+    page = (ROOT / "docs" / "paper-index.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line]
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    dead, counted = [], {"code": 0, "recipe": 0, "test": 0}
+    for pointer in re.findall(r"`([^`]+)`", "\n".join(rows)):
+        file, _, name = pointer.partition(": ")
+        if re.fullmatch(r"test_\w+", pointer):
+            counted["test"] += 1
+            alive = f"def {pointer}(" in tests
+        elif re.fullmatch(r"[\w/]+\.(py|yaml)", file):
+            counted["code"] += 1
+            place = next((p for p in (ROOT / "lalm" / file, ROOT / file) if p.is_file()), None)
+            pattern = rf"^ *(def|class) {name}\b|^{name}\b"
+            alive = place is not None and (not name or bool(re.search(pattern, place.read_text(), re.M)))
+        elif " = " in name:
+            counted["recipe"] += 1
+            path, _, value = name.partition(" = ")
+            alive = value_at(file, path) == yaml.safe_load(value)
+        else:
+            continue
+        if not alive:
+            dead.append(pointer)
+    assert min(counted.values()) > 30 and not dead, (counted, dead)
+    assert all(row.count("|") == 7 for row in rows), "a row has six cells"
+
+
+def test_the_diagrams_are_those_of_their_script():
+    made = runpy.run_path(str(ROOT / "docs" / "diagrams.py"))
+    for name, system in made["SYSTEMS"].items():
+        drawn = (ROOT / "docs" / "pictures" / f"{name}.svg").read_text(encoding="utf-8")
+        assert made["svg"](system) == drawn, "run: python docs/diagrams.py"
