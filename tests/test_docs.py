@@ -2,7 +2,6 @@
 parts of recipes are checked by the recipe's types."""
 
 import ast
-import json
 import re
 import runpy
 import shlex
@@ -211,17 +210,3 @@ def test_the_diagrams_are_those_of_their_script():
     for name, system in made["SYSTEMS"].items():
         drawn = (ROOT / "docs" / "pictures" / f"{name}.svg").read_text(encoding="utf-8")
         assert made["svg"](system) == drawn, "run: python docs/diagrams.py"
-
-
-@pytest.mark.parametrize("name", ["hear_and_ask", "train_and_evaluate"])
-def test_notebooks_were_run_and_import_what_is_there(name):
-    book = json.loads((ROOT / "docs" / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
-    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
-    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
-    assert not [out for cell in cells for out in cell["outputs"] if out["output_type"] == "error"]
-    code = "\n".join("".join(cell["source"]) for cell in cells)
-    for node in ast.walk(ast.parse(re.sub(r"^!.*$", "", code, flags=re.M))):
-        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "lalm":
-            assert {alias.name for alias in node.names} <= names_of(str(node.module))
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "lalm":
-            assert node.attr in lalm.__all__
