@@ -48,8 +48,11 @@ def lessons(
     out: Annotated[Path, typer.Argument(help="Manifest to write.", show_default=False)],
     count: Annotated[int, typer.Option(min=1, help="Conversations to write.")] = 20_000,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    said: Annotated[
+        bool, typer.Option("--said", help="Transcripts beside the audio, and questions about what is said.")
+    ] = False,
 ) -> None:
     """Questions and answers of every kind about a corpus's recordings, from their events."""
     from lalm.corpus.lessons import write_lessons
 
-    print(f"{out}: {write_lessons(manifest, out, count, seed)} conversations")
+    print(f"{out}: {write_lessons(manifest, out, count, seed, said=said)} conversations")

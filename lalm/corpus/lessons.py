@@ -8,6 +8,7 @@ sound; some recordings are silence or noise. Wordings: ``lessons.yaml``.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -22,10 +23,11 @@ from lalm.corpus.empty import empty_recordings
 from lalm.corpus.questions import NUMBERS, close
 from lalm.corpus.wording import in_order, over, repeated, sentence
 from lalm.data.readers import open_samples
-from lalm.data.sample import Sample, ask, write_manifest
+from lalm.data.sample import AudioPart, Message, Sample, write_manifest
 
 EMPTY_FILES = 60
 EMPTY_SHARE = 0.05  # of the lines are about them
+SPOKEN_SHARE = 0.2  # of the lines are about speech whose words are known, where they are asked for
 SINGLE_SHARE = 0.45  # of the lines are about one sound; the others about scenes
 TURNS = ((1, 2, 3), (0.4, 0.3, 0.3))
 FUZZY = {"speech", "music", "ambience"}  # groups whose sounds may sound like one another
@@ -33,9 +35,11 @@ Rng = np.random.Generator
 Turn = tuple[str, str]  # question and answer
 
 
-def write_lessons(manifest: Path, out: Path, count: int, seed: int = 0) -> int:
+def write_lessons(manifest: Path, out: Path, count: int, seed: int = 0, *, said: bool = False) -> int:
     """Write ``count`` conversations about a corpus manifest with events; returns their number.
 
+    With ``said``, recordings of speech have their transcript beside the audio, for a model with
+    ``transcript: given`` or ``whisper``, and questions about what is said are among the others.
     Beside ``out`` a folder ``NAME.empty`` gets recordings of silence and noise. Raises ValueError for a
     manifest without events whose labels the catalogue knows.
     """
@@ -48,10 +52,11 @@ def write_lessons(manifest: Path, out: Path, count: int, seed: int = 0) -> int:
         )
     empty = list(empty_recordings(out.with_suffix(".empty"), EMPTY_FILES, np.random.default_rng([seed, 1])))
     present = sorted({e["label"] for s in rows for e in s.events})
+    spoken = [s for s in rows if _transcript(s)] if said else []
     rng = np.random.default_rng([seed, 0])
     rarity = _rarity(single)
     return write_manifest(
-        out, (_lesson(number, single, scenes, empty, present, rarity, rng) for number in range(count))
+        out, (_lesson(number, single, scenes, empty, spoken, present, rarity, rng) for number in range(count))
     )
 
 
@@ -60,24 +65,30 @@ def _lesson(
     single: Sequence[Sample],
     scenes: Sequence[Sample],
     empty: Sequence[Sample],
+    spoken: Sequence[Sample],
     present: Sequence[str],
     rarity: np.ndarray,
     rng: Rng,
 ) -> Sample:
     draw = rng.random()
     if draw < EMPTY_SHARE:
-        row = empty[int(rng.integers(len(empty)))]
-    elif draw < EMPTY_SHARE + SINGLE_SHARE:
+        row = _pick(rng, *empty)
+    elif spoken and draw < EMPTY_SHARE + SPOKEN_SHARE:
+        row = _pick(rng, *spoken)
+    elif rng.random() < SINGLE_SHARE:
         row = single[int(rng.choice(len(single), p=rarity))]
     else:
-        row = scenes[int(rng.integers(len(scenes)))]
-    heard = Heard(row, present, rng)
+        row = _pick(rng, *scenes)
+    heard = Heard(row, present, rng, said=bool(spoken))
     kinds = [(kind, odds) for kind, (odds, _) in KINDS.items() if heard.can(kind)]
     odds = np.array([o for _, o in kinds])
     size = min(int(rng.choice(TURNS[0], p=TURNS[1])), len(kinds))
     chosen = [kinds[i][0] for i in rng.choice(len(kinds), size, replace=False, p=odds / odds.sum())]
     turns = [KINDS[kind][1](heard) for kind in chosen]
-    messages = list(ask([str(row.audios[0]["audio"])], turns[0][0]).messages)
+    part: AudioPart = {"type": "audio", "audio": row.audios[0]["audio"]}
+    if spoken and (words := _transcript(row)):
+        part["transcript"] = words
+    messages: list[Message] = [{"role": "user", "content": [part, {"type": "text", "text": turns[0][0]}]}]
     messages.append({"role": "assistant", "content": turns[0][1]})
     for question, answer in turns[1:]:
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
@@ -93,7 +104,8 @@ def _lesson(
 class Heard:
     """What one recording lets one ask. Each method draws a question and its answer."""
 
-    def __init__(self, row: Sample, present: Sequence[str], rng: Rng) -> None:
+    def __init__(self, row: Sample, present: Sequence[str], rng: Rng, *, said: bool = False) -> None:
+        self.asks_what_is_said, self.transcript = said, _transcript(row)
         self.kind, self.events, self.rng = _kind(row), row.events, rng
         self.sounds = [classes()[event["label"]] for event in row.events]
         self.names = list(dict.fromkeys(sound.name for sound in self.sounds))
@@ -105,7 +117,8 @@ class Heard:
     def can(self, kind: str) -> bool:
         """Whether a question of this kind makes sense here."""
         if self.kind in ("silence", "noise"):
-            return kind in ("what", "describe", "presence", "count", "unknowable", "speech", "choice")
+            return kind in ("what", "describe", "presence", "count", "unknowable", "speech", "choice", "said")
+        groups = {sound.group for sound in self.sounds}
         several = len({e["label"] for e in self.front}) == len(self.front) >= 2
         return {
             "list": len(self.names) > 1,
@@ -118,6 +131,8 @@ class Heard:
             "times": self.kind in ("sequence", "bed"),
             "background": self.kind == "bed",
             "language": bool(self.spoken),
+            "said": self.asks_what_is_said and (bool(self.transcript) or not groups & {*FUZZY, "human"}),
+            "word": self.asks_what_is_said and bool(self.transcript),
             "choice": len(self.names) == 1,
         }.get(kind, True)
 
@@ -258,6 +273,21 @@ class Heard:
         """The language that is spoken."""
         return _one(self.rng, "language"), f"{self.spoken}."
 
+    def said(self) -> Turn:
+        """The words; that nobody speaks, where nobody does."""
+        if not self.transcript:
+            return _one(self.rng, "said"), _one(self.rng, "nobody")
+        quoted = f'"{self.transcript}"'
+        return _one(self.rng, "said"), _pick(self.rng, self.transcript, quoted, f"The person says: {quoted}")
+
+    def word(self) -> Turn:
+        """Whether a word is said that is, or one that is not."""
+        own = re.findall(r"[^\W\d_]{3,}", self.transcript) or self.transcript.split()
+        there = self.rng.random() < 0.5
+        others = [w for w in wordings()["words"] if w.lower() not in self.transcript.lower()]
+        word = _pick(self.rng, *(own if there else others))
+        return _one(self.rng, "word").format(x=word), "Yes." if there else "No."
+
     def times(self) -> Turn:
         """When a sound begins or ends, to half a second; how long all lasts."""
         event = self.front[int(self.rng.integers(len(self.front)))]
@@ -309,6 +339,8 @@ KINDS: Mapping[str, tuple[float, Callable[[Heard], Turn]]] = {
     "language": (1.5, Heard.language),
     "times": (1.5, Heard.times),
     "unknowable": (0.5, Heard.unknowable),
+    "said": (4.0, Heard.said),
+    "word": (1.0, Heard.word),
 }
 
 
@@ -336,6 +368,12 @@ def _pick(rng: Rng, *options: Any) -> Any:
 
 def _kind(sample: Sample) -> str:
     return sample.origin.get("kind", "single")
+
+
+def _transcript(sample: Sample) -> str:
+    """What is said, where one person speaks."""
+    spoken = sum(event["label"].startswith("speech/") for event in sample.events)
+    return " ".join(sample.origin.get("transcript", "").split()) if spoken == 1 else ""
 
 
 def _language(sounds: Sequence[SoundClass]) -> str:

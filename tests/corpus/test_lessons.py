@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,19 @@ def test_json_is_json_and_silence_is_told(lessons: list[Sample]) -> None:
     assert 0.02 < len(empty) / len(lessons) < 0.08
     for sample, _, answer in turns(empty, "what"):
         assert set(words(answer)) & set(SAYS_SO[sample.origin["kind"]]), answer
+
+
+def test_what_is_said_is_the_transcript(tmp_path: Path) -> None:
+    spoken = replace(rows()[7], origin={"kind": "single", "transcript": "The train is late."})
+    write_manifest(tmp_path / "train.jsonl", [spoken, *rows()])
+    write_lessons(tmp_path / "train.jsonl", tmp_path / "lessons.jsonl", 1500, said=True)
+    made = list(open_samples(tmp_path / "lessons.jsonl"))
+    for sample, _, answer in turns(made, "said"):
+        told = sample.audios[0].get("transcript")
+        assert ("The train is late." in answer) == bool(told)
+        assert told or "speak" in answer or "no speech" in answer
+    for _, question, answer in turns(made, "word"):
+        assert (answer == "Yes.") == (question.split('"')[1] in "The train is late.")
 
 
 def test_the_held_out_wordings_are_not_trained_on() -> None:
