@@ -2,10 +2,10 @@
 
     python benchmarks/encoder_probe.py --corpus corpus/large --out results/encoder_probe.json
 
-For each choice of Whisper-base's layers, with and without aiSFX's channels beside them: trained on the training
-clips of a corpus, asked about clips of other recordings ("known": packages that were trained on) and of other
-packages ("unseen"). Frames of 80 ms, four joined; a clip is named by the sum over its groups. 95 % intervals over
-clips by Wilson's formula. The classes are the labels of the catalogue; groups are their first halves.
+For each choice of Whisper-base's layers, with and without aiSFX's channels beside them: trained on the
+training clips of a corpus, asked about other recordings ("known": of packages that were trained on) and
+of other packages ("unseen"). Frames of 80 ms, four joined; a clip is named by the sum over its groups. 95 %
+intervals over clips by Wilson's formula. Classes are the catalogue's labels, groups their first halves.
 """
 
 import argparse
@@ -35,7 +35,7 @@ CHOICES: dict[str, list[int]] = {
 
 
 def frames_of(corpus: Path, store: Path) -> list[tuple[str, str, Tensor]]:
-    """Of each clip its split, its label, and the frames of all layers and aiSFX side by side: (T, 8 x 512)."""
+    """Of each clip its split, its label, and the frames of all layers and aiSFX: (T, 8 x 512)."""
     if store.exists():
         found: list[tuple[str, str, Tensor]] = torch.load(store, weights_only=True)
         return found
@@ -142,10 +142,8 @@ def main() -> None:
                     "class": interval(int(right.sum()), len(asked)),
                     "group": interval(int(kind.sum()), len(asked)),
                 }
-                print(
-                    f"{choice:<28} {name:<18} {split:<12} class {right.float().mean():.3f} group {kind.float().mean():.3f}",
-                    flush=True,
-                )
+                shares = f"class {right.float().mean():.3f} group {kind.float().mean():.3f}"
+                print(f"{choice:<28} {name:<18} {split:<12} {shares}", flush=True)
         given.out.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -1,8 +1,11 @@
 """Where a run goes on: the newest good checkpoint of the same run in its folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from lalm.training import recipe as recipes
@@ -24,6 +27,27 @@ MAY_CHANGE = (
     "cache_gb",
     "out",
 )
+
+
+@contextmanager
+def alone_in(out: Path, main_process: bool) -> Iterator[None]:
+    """The folder of a run, made and held. Raises TrainError while another run writes to it: two would delete
+    each other's checkpoints."""
+    if not main_process:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise TrainError(
+            f"another run is training in '{out}': wait until it is done, or name another 'out'"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_fresh(out: Path) -> None:

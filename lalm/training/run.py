@@ -47,7 +47,7 @@ from lalm.training.parallel.fsdp2 import fsdp_arguments, full_gradient
 from lalm.training.preparing import collator_of, warm_up
 from lalm.training.recipe import Recipe
 from lalm.training.report import GradientCheck, Report, TrainError, parts_table, say, show_example
-from lalm.training.resuming import check_fresh, starting_point
+from lalm.training.resuming import alone_in, check_fresh, starting_point
 from lalm.training.selection import KeepBest, stopped_at, take_best
 from lalm.training.trackers import PROJECT, check_trackers, trackers
 from lalm.training.trainer import Answers, Interruption, RecipeTrainer, is_slim
@@ -64,6 +64,12 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     Example: ``run(recipe.load("acdc/small", ["out=runs/mine"]))``.
     """
     main_process = os.environ.get("RANK", "0") == "0"
+    with alone_in(Path(recipe.out), main_process):
+        return _run(recipe, resume, main_process)
+
+
+def _run(recipe: Recipe, resume: bool, main_process: bool) -> Path:
+    """``run``, in a folder of its own."""
     console = Console(quiet=not main_process)
     out = Path(recipe.out)
     protocol = find_protocol(recipe.valid.protocol) if recipe.valid.protocol else None
@@ -71,7 +77,6 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
         check_fresh(out)
     start = starting_point(recipe, out, console)
     if main_process:
-        out.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(checkpoint.staging(out), ignore_errors=True)
     seed_everything(recipe.optim.seed)
     if not torch.accelerator.is_available():

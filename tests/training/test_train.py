@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny_runs import lines, settings, training_world
@@ -251,6 +252,13 @@ def test_every_trained_part_gets_a_gradient(
     said = capsys.readouterr().out
     assert "No gradient" not in said
     assert "language_model (LoRA)" in said and "connector" in said
+
+
+def test_two_runs_do_not_train_in_one_folder(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(TrainError, match="another run is training in"):
+        train.run(settings(world, tmp_path / "run"))
+    assert not list((tmp_path / "run").glob("*.jsonl"))
 
 
 def test_interrupting_saves_and_says_how_to_go_on(
