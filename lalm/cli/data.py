@@ -194,6 +194,10 @@ def preview(
 def join(
     sources: Annotated[list[Path], typer.Argument(help="Manifests, or any SOURCES.", show_default=False)],
     out: NewManifest,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE,...", help="Samples with one of these: task=..., origin.KIND=...."),
+    ] = None,
     most: Annotated[int | None, typer.Option(min=1, help="Draw so many of the samples.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
 ) -> None:
@@ -202,7 +206,7 @@ def join(
 
     if any(source.exists() and out.resolve() == source.resolve() for source in sources):
         raise ValueError(f"--out is one of the manifests, '{out}'; name another file")
-    print(f"{out}: {join_manifests(sources, out, most=most, seed=seed)} samples")
+    print(f"{out}: {join_manifests(sources, out, only=only or (), most=most, seed=seed)} samples")
 
 
 def _validate(

@@ -92,6 +92,10 @@ def evaluate(
             f"asked so of {CONTROL_ITEMS} items a task; --controls: anyone of all, and in other wordings.",
         ),
     ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="One control alone, of all items; may be repeated."),
+    ] = None,
     samples: Annotated[int, typer.Option(min=0, help="At most so many items a task, drawn; 0: all.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
     lora_scale: LoraScale = None,
@@ -195,7 +199,11 @@ def evaluate(
     judging = None if judge is None else open_judge(judge, judge_url, judge_cache or out / "judgments.sqlite")
     job = Job(opened, out, limit=samples, seed=seed, folder=folder, price=prices(price))
     job = replace(job, extract=extract)
-    if controls:
+    if control:
+        if odd := next((name for name in control if name not in CONTROLS), None):
+            raise ValueError(f"--control: there is no '{odd}', there are {', '.join(CONTROLS)}")
+        job = replace(job, controls=tuple(dict.fromkeys(control)))
+    elif controls:
         job = replace(job, controls=CONTROLS)
     elif controls is None and folder is not None:
         job = replace(job, controls=RELIANCE, control_items=CONTROL_ITEMS, cheap=True)

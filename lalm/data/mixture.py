@@ -69,20 +69,45 @@ def held_out(sources: Sequence[Samples], count: int) -> list[Sample]:
     return [sources[n][int(i - firsts[n])] for n, i in zip(numbers, places, strict=True)]
 
 
-def join_manifests(paths: Sequence[Path], out: Path, *, most: int | None = None, seed: int = 0) -> int:
+def join_manifests(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    only: Sequence[str] = (),
+    most: int | None = None,
+    seed: int = 0,
+) -> int:
     """Write the samples of all manifests, or ``most`` of them drawn by ``seed``, in their order as ``out``;
-    returns their number. Paths of recordings are made to hold from where ``out`` is, and an id that an
-    earlier manifest has too gets the number of its own behind it ("caption-17-3").
+    returns their number. ``only``: those with one of these values, "task=what,speech" or "origin.kind=bed".
+    Paths of recordings are made to hold from where ``out`` is, and an id that an earlier manifest has too
+    gets the number of its own behind it ("caption-17-3").
 
-    Raises a ValueError naming the file that is no manifest.
+    Raises a ValueError naming the file that is no manifest, and DataError where no sample is left.
     """
     sources = [open_manifest(path) for path in paths]
-    total = sum(map(len, sources))
-    kept = np.ones(total, bool)
-    if most is not None and most < total:
-        kept[np.random.default_rng(seed).permutation(total)[most:]] = False
+    wanted = [_values(condition) for condition in only]
+    kept = np.array(
+        [all(_value(s, key) in own for key, own in wanted) for source in sources for s in source], bool
+    )
+    if not kept.any():
+        raise DataError(f"no sample has {' and '.join(only)}")
+    places = np.flatnonzero(kept)
+    if most is not None and most < len(places):
+        kept[places[np.random.default_rng(seed).permutation(len(places))[most:]]] = False
     samples = _apart(sources)
     return write_manifest(out, (sample for sample, keep in zip(samples, kept, strict=True) if keep))
+
+
+def _values(condition: str) -> tuple[str, tuple[str, ...]]:
+    """What a condition such as "origin.kind=bed,sequence" asks: the key and its values."""
+    key, equals, values = condition.partition("=")
+    if not equals or not values or not (key == "task" or key.startswith("origin.")):
+        raise DataError(f"'{condition}' is no condition: write task=NAME,NAME or origin.KEY=VALUE,VALUE")
+    return key, tuple(values.split(","))
+
+
+def _value(sample: Sample, key: str) -> str:
+    return sample.task if key == "task" else str(sample.origin.get(key.partition(".")[2], ""))
 
 
 def _apart(sources: Sequence[Sequence[Sample]]) -> Iterator[Sample]:

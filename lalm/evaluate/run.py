@@ -320,11 +320,11 @@ class Kept:
     item: str
 
 
-def read_answers(folder: Path) -> dict[str, list[Kept]]:
-    """A finished run's answers by task, without its controls, as scoring takes them; failed ones left out."""
+def read_answers(folder: Path, control: str = AUDIO) -> dict[str, list[Kept]]:
+    """A finished run's answers by task, under one control, as scoring takes them; failed ones left out."""
     found: dict[str, list[Kept]] = {}
     for place, row in rows_of(folder / "predictions.jsonl"):
-        if row.get("control") != AUDIO or row.get("failed"):
+        if row.get("control") != control or row.get("failed"):
             continue
         try:
             sample = Sample(

@@ -57,3 +57,17 @@ def test_a_manifest_is_not_written_over_by_itself(two, capsys):
     assert run(["data", "join", *map(str, two), "--out", str(two[0])]) == 2
     assert "--out is one of the manifests" in capsys.readouterr().err
     assert run(["data", "join", "gone.jsonl", "--out", "x.jsonl"]) == 2
+
+
+def test_only_samples_of_a_task_or_an_origin_are_kept(two, tmp_path, capsys):
+    rows = [ask([], "?", task=t).with_target("x") for t in ("what", "speech", "order")]
+    rows = [replace(row, origin={"kind": kind}) for row in rows for kind in ("bed", "single")]
+    write_manifest(tmp_path / "rows.jsonl", rows)
+    words = ["data", "join", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "o.jsonl")]
+    assert run([*words, "--only", "task=what,order", "--only", "origin.kind=bed"]) == 0
+    assert [(s.task, s.origin["kind"]) for s in read_manifest(tmp_path / "o.jsonl")] == [
+        ("what", "bed"),
+        ("order", "bed"),
+    ]
+    assert run([*words, "--only", "task=nothing"]) == 2
+    assert "no sample has task=nothing" in capsys.readouterr().err

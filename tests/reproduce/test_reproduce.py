@@ -1,0 +1,206 @@
+"""``lalm reproduce``: plans that hold, runs that go on, intervals that cover, verdicts by the rule."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lalm.cli.app import run as command
+from lalm.data.sample import ask, write_manifest
+from lalm.reproduce import experiment as experiments
+from lalm.reproduce import page, steps
+from lalm.reproduce.findings import (
+    CANNOT_TELL,
+    CONFIRMED,
+    NOT_CONFIRMED,
+    NOT_RUN,
+    Estimate,
+    Scores,
+    estimate,
+    verdict,
+    whole_verdict,
+)
+from lalm.training import recipe as recipes
+
+ROOT = Path(__file__).parents[2]
+EVERY = [(name, size) for name in experiments.names() for size in experiments.load(name).sizes]
+
+
+@pytest.mark.parametrize(("name", "size"), EVERY)
+def test_every_step_of_every_size_is_a_command_that_there_is(name, size):
+    """Recipes load with their changes, tasks are known, and each path is made before it is read."""
+    from lalm.evaluate.task import known_tasks
+
+    own = experiments.load(name)
+    planned = experiments.plan(own, size, data=Path("/corpora"))
+    assert planned.steps and len({step.name for step in planned.steps}) == len(planned.steps)
+    assert bool(planned.evaluations) == bool(own.contrasts) or size == "full"
+    for step in planned.steps:
+        for words in step.commands:
+            if words[0] == "train":
+                changes = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
+                recipes.load(words[1], changes)
+            if words[0] == "eval":
+                asked = words[words.index("--task") + 1].partition("=")
+                known = {*known_tasks(), "manifest"}
+                assert asked[1] or set(asked[0].split(",")) <= known, asked
+    whole = experiments.plan(own, size)
+    for one in own.contrasts:
+        had = {(e.cell, e.set) for e in whole.evaluations}
+        if size == "small":
+            assert {(one.plus.cell, one.set), (one.minus.cell, one.set)} <= had, one.about
+
+
+def test_the_papers_own_set_up_is_that_of_the_page_of_manifests():
+    text = (ROOT / "docs" / "manifests.md").read_text().replace("\\\n", " ")
+    there = {re.sub(r"\s+", " ", line).strip() for line in text.splitlines()}
+    planned = experiments.plan(experiments.load("acdc"), "full")
+    made = [
+        steps.shown(replace(step, commands=(words,))) for step in planned.steps for words in step.commands
+    ]
+    data = [line.replace("DATA/", "") for line in made if line.split()[1] in ("build", "respond", "data")]
+    assert len(data) == 19 and set(data) <= there
+
+
+STEPS = """
+title: Steps
+sizes: {small: {word: yes}}
+steps:
+  - {name: one, run: "do one $word", makes: [one]}
+  - {name: two, run: ["do two", "do three"], makes: [two, three]}
+result: three
+"""
+
+
+def test_a_run_goes_on_where_it_was_killed(tmp_path):
+    (tmp_path / "own.yaml").write_text(STEPS)
+    own = experiments.load(str(tmp_path / "own.yaml"))
+    done: list[str] = []
+
+    def do(words: Sequence[str], broken: str = "") -> int:
+        done.append(words[1])
+        if words[1] == broken:
+            print("lalm: it is dark")
+            return 2
+        Path(words[1]).write_text("")
+        return 0
+
+    planned, work = experiments.plan(own, "small"), tmp_path / "work"
+    with pytest.raises(
+        experiments.ReproduceError, match=r"^two: it is dark \(all of it: '.*002.log'; run again"
+    ):
+        steps.run(planned, work, lambda words: do(words, "three"), lambda line: None)
+    steps.run(planned, work, do, lambda line: None)
+    assert done == ["one", "two", "three", "two", "three"]
+    assert [one.state for one in steps.states(planned, work)] == ["done", "done"]
+    (work / "three").unlink()  # what a step made is gone: it is done again
+    assert [one.state for one in steps.states(planned, work)] == ["done", "to do"]
+    other = experiments.plan(own, "small", changes={"word": "no"})
+    with pytest.raises(experiments.ReproduceError, match=r"other settings \(one\): give --work a new folder"):
+        steps.run(other, work, do, lambda line: None)
+
+
+def test_intervals_cover_the_truth_over_seeds_and_recordings():
+    """200 worlds: recordings differ, seeds differ, three questions a recording; the truth is 0.1. One seed's
+    own interval, which is over items alone, misses it far too often."""
+    draw, hits, alone = np.random.default_rng(0), 0, 0
+    for _ in range(200):
+        hard = draw.normal(0, 0.3, 40).repeat(3)
+        names = [("task", str(i)) for i in range(120)]
+        places = {name: str(i // 3) for i, name in enumerate(names)}
+        worlds = [0.1 + draw.normal(0, 0.1) + hard + draw.normal(0, 0.3, 120) for _ in range(3)]
+        runs = [Scores(dict(zip(names, values, strict=True)), places) for values in worlds]
+        found, first = estimate(runs), estimate(runs[:1])
+        assert found is not None and first is not None and found.num_recordings == 40
+        hits += found.low <= 0.1 <= found.high
+        alone += first.low <= 0.1 <= first.high
+    assert 0.9 <= hits / 200 <= 0.99 and alone / 200 < 0.75
+
+
+def test_the_verdict_is_the_rules():
+    def found(low: float, high: float) -> Estimate:
+        return Estimate((low + high) / 2, low, high, 100, 50, (0.0, 0.0, 0.0))
+
+    assert verdict(found(0.02, 0.2), 0.05) == CONFIRMED
+    assert verdict(found(-0.02, 0.2), 0.05) == CANNOT_TELL
+    assert verdict(found(0.01, 0.04), 0.05) == NOT_CONFIRMED  # there, and too small to matter
+    assert verdict(found(-0.2, -0.01), 0.0) == NOT_CONFIRMED
+    assert verdict(None, 0.0) == NOT_RUN
+    assert whole_verdict([CONFIRMED, CANNOT_TELL]) == CANNOT_TELL
+    assert whole_verdict([CANNOT_TELL, NOT_CONFIRMED]) == NOT_CONFIRMED
+    assert whole_verdict([CONFIRMED, NOT_RUN]) == NOT_RUN
+
+
+EXPERIMENT = """
+title: Answers
+claim: A is right more often than B.
+sizes: {small: {}}
+cells:
+  A: {about: mostly right, model: a.jsonl, paper: {yesno: 90}}
+  B: {about: always yes, model: b.jsonl}
+sets:
+  yesno: {about: yes or no, eval: "--task manifest=rows.jsonl"}
+contrasts:
+  - {about: A beats B, set: yesno, plus: {cell: A}, minus: {cell: B}, worth: 0.1, paper: "+40"}
+  - {about: A beats the best constant, set: yesno, plus: {cell: A}, minus: {cell: A, control: constant}}
+"""
+
+
+def test_a_finding_from_answers_to_the_page(tmp_path, capsys, monkeypatch):
+    """The whole command on recorded answers: 60 questions, A right on 50 of them, B says yes to all."""
+    work = tmp_path / "work"
+    work.mkdir()
+    right = ["yes", "no"] * 30
+    rows = [
+        replace(ask([], "Is it?", task="presence"), id=f"q{i}", references=(r,)) for i, r in enumerate(right)
+    ]
+    write_manifest(work / "rows.jsonl", rows)
+    said = {"a": [r if i < 50 else "no" for i, r in enumerate(right)], "b": ["yes"] * 60}
+    for name, answers in said.items():
+        lines = [json.dumps({"id": f"q{i}", "text": text}) for i, text in enumerate(answers)]
+        (work / f"{name}.jsonl").write_text("\n".join(lines))
+    (tmp_path / "answers.yaml").write_text(EXPERIMENT)
+    monkeypatch.chdir(tmp_path)
+    assert command(["reproduce", "answers.yaml", "--plan", "--work", "work"]) == 0
+    assert "2 steps, 0 files missing" in capsys.readouterr().out
+    assert command(["reproduce", "answers.yaml", "--row", "A", "--work", "work", "--out", "out"]) == 0
+    assert "Answers: not run" in capsys.readouterr().out  # B was not asked: A's scores are kept
+    assert command(["reproduce", "answers.yaml", "--work", "work", "--out", "out"]) == 0
+    told = capsys.readouterr()
+    assert "Answers: confirmed" in told.out and "ask A, seed 0: yesno: done before" in told.err
+    found = json.loads((tmp_path / "out" / "small.json").read_text())
+    beats, constant = found["contrasts"]
+    assert beats["mean"] == pytest.approx(25 / 60, abs=1e-3)  # A: 50 and 5 of 10; B: 30
+    assert constant["mean"] == pytest.approx(25 / 60, abs=1e-3) and constant["minus"] == "A, constant"
+    assert {c["cell"]: c["mean"] for c in found["cells"]} == {"A": 0.9167, "B": 0.5}
+    text = (tmp_path / "out" / "small.md").read_text()
+    assert "| 90 |" in text and "![Intervals](small.svg)" in text and "# Answers: confirmed" in text
+    assert (tmp_path / "out" / "small.svg").read_text().count("<circle") >= 8
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nothing"], "there is no experiment 'nothing': take one of acdc"),
+        (["acdc", "--quick", "--full"], "--quick and --full are two sizes"),
+        (["acdc", "--row", "Z9"], "there is no row 'Z9': the rows are A1, A2"),
+        (["acdc", "--table", "7"], "there is no table '7': this experiment has 1, 2"),
+        (["acdc", "--set", "steps"], "--set steps: write it as KEY=VALUE"),
+        (["acdc", "--set", "speed=1"], "size 'small' has no setting 'speed'"),
+        (["acdc", "--full"], "there is no 'DATA/AudioCaps/train.csv' (--plan lists"),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_a_sentence(words, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command(["reproduce", *words]) == 2
+    said = capsys.readouterr().err
+    assert told in said and len(said.splitlines()) == 1
+
+
+def test_the_readme_has_the_table_of_the_results():
+    """Verdicts and numbers come from results/PAPER alone: run ``python docs/findings.py``."""
+    assert page.papers_table(ROOT / "results") in (ROOT / "README.md").read_text()
