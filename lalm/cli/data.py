@@ -198,6 +198,10 @@ def join(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE,...", help="Samples with one of these: task=..., origin.KIND=...."),
     ] = None,
+    ask: Annotated[
+        str,
+        typer.Option(metavar="TEXT", help="Ask this in place of each sample's own text; {task} is its task."),
+    ] = "",
     most: Annotated[int | None, typer.Option(min=1, help="Draw so many of the samples.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
 ) -> None:
@@ -206,7 +210,7 @@ def join(
 
     if any(source.exists() and out.resolve() == source.resolve() for source in sources):
         raise ValueError(f"--out is one of the manifests, '{out}'; name another file")
-    print(f"{out}: {join_manifests(sources, out, only=only or (), most=most, seed=seed)} samples")
+    print(f"{out}: {join_manifests(sources, out, only=only or (), ask=ask, most=most, seed=seed)} samples")
 
 
 def _validate(

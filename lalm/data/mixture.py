@@ -18,7 +18,7 @@ from lalm.audio import archives
 from lalm.audio.account import Account, Tally
 from lalm.audio.load import SAMPLE_RATE, load_audio, seconds
 from lalm.data.readers import Reading, Samples, open_samples
-from lalm.data.sample import AudioPart, Sample, write_manifest
+from lalm.data.sample import AudioPart, Message, Part, Sample, write_manifest
 from lalm.errors import LalmError
 
 WINDOW_STEPS = 50  # samples of this many steps are sorted by length together
@@ -74,13 +74,15 @@ def join_manifests(
     out: Path,
     *,
     only: Sequence[str] = (),
+    ask: str = "",
     most: int | None = None,
     seed: int = 0,
 ) -> int:
     """Write the samples of all manifests, or ``most`` of them drawn by ``seed``, in their order as ``out``;
     returns their number. ``only``: those with one of these values, "task=what,speech" or "origin.kind=bed".
-    Paths of recordings are made to hold from where ``out`` is, and an id that an earlier manifest has too
-    gets the number of its own behind it ("caption-17-3").
+    ``ask``: the text of the last user turn, in place of its own ("{task}" is the sample's task). Paths of
+    recordings are made to hold from where ``out`` is, and an id that an earlier manifest has too gets the
+    number of its own behind it ("caption-17-3").
 
     Raises a ValueError naming the file that is no manifest, and DataError where no sample is left.
     """
@@ -94,8 +96,18 @@ def join_manifests(
     places = np.flatnonzero(kept)
     if most is not None and most < len(places):
         kept[places[np.random.default_rng(seed).permutation(len(places))[most:]]] = False
-    samples = _apart(sources)
-    return write_manifest(out, (sample for sample, keep in zip(samples, kept, strict=True) if keep))
+    samples = (sample for sample, keep in zip(_apart(sources), kept, strict=True) if keep)
+    return write_manifest(out, (_asked(sample, ask) if ask else sample for sample in samples))
+
+
+def _asked(sample: Sample, text: str) -> Sample:
+    """The sample with another text in its last user turn, behind the turn's recordings."""
+    at = max(i for i, message in enumerate(sample.messages) if message["role"] == "user")
+    content = sample.messages[at]["content"]
+    heard = [] if isinstance(content, str) else [part for part in content if part["type"] != "text"]
+    said: Part = {"type": "text", "text": text.replace("{task}", sample.task)}
+    turn: Message = {"role": "user", "content": [*heard, said]}
+    return replace(sample, messages=(*sample.messages[:at], turn, *sample.messages[at + 1 :]))
 
 
 def _values(condition: str) -> tuple[str, tuple[str, ...]]:

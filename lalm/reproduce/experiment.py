@@ -1,7 +1,7 @@
 """An experiment: a paper's claim, the steps that test it and the rule of the verdict, read from one YAML file
 
-Every step is a command of ``lalm``, so that a run holds nothing that could not be typed. In commands
-``$name`` is a setting of the size that is run ("quick", "small", "full"), and in a cell's commands also
+Every step is a command of ``lalm`` (or "python -m ..."), so that a run holds nothing that could not be typed.
+In commands ``$name`` is a setting of the size that is run ("quick", "small", "full"), and in a cell's also
 ``$cell`` and ``$seed``. Commands run in the work folder: paths in them are relative to it, but for
 ``$data``, the user's folder of corpora. A value may be a mapping of sizes, with ``else`` for the others.
 """
@@ -101,8 +101,8 @@ class Contrast(Section):
 
 
 class Experiment(Section):
-    """A paper's experiment. ``weights``: size of parts that only the Hub has; ``result``: what the steps
-    make, for an experiment without cells."""
+    """A paper's experiment. ``steps_of``: steps of other experiments, by name, that come first; ``weights``:
+    size of parts that only the Hub has; ``result``: what the steps make, where there are no cells."""
 
     title: str
     arxiv: str = ""
@@ -110,6 +110,7 @@ class Experiment(Section):
     in_paper: str = ""
     limits: str = ""
     sizes: dict[str, dict[str, Setting]]
+    steps_of: dict[str, list[str]] = Field({})
     steps: list[Command] = Field([])
     cells: dict[str, Cell] = Field({})
     sets: dict[str, Asked] = Field({})
@@ -170,6 +171,8 @@ def load(name: str) -> Experiment:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ReproduceError(f"{path.name}: {key}: {first['msg']}") from None
+    shared = [one for other, own in found.steps_of.items() for one in load(other).steps if one.name in own]
+    found = found.model_copy(update={"steps": [*shared, *found.steps]})
     for contrast in found.contrasts:
         if contrast.set not in found.sets or not {contrast.plus.cell, contrast.minus.cell} <= set(
             found.cells

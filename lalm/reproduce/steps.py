@@ -3,6 +3,8 @@
 import contextlib
 import json
 import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -81,7 +83,8 @@ def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> float:
 
 def shown(step: Step) -> str:
     """The step's commands as one would type them."""
-    return " && ".join(f"lalm {shlex.join(command)}" for command in step.commands)
+    lines = (shlex.join(command) for command in step.commands)
+    return " && ".join(line if line.startswith("python ") else f"lalm {line}" for line in lines)
 
 
 def needed_weights(plan: Plan) -> dict[str, str]:
@@ -122,8 +125,12 @@ def _run_step(step: Step, number: int, do: Do) -> float:
     with log.open("a", encoding="utf-8") as file:
         for command in step.commands:
             with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-                print("$ lalm", *command, flush=True)
-                code = do(command)
+                print("$", *command, flush=True)
+                if command[0] == "python":
+                    words = [sys.executable, *command[1:]]
+                    code = subprocess.run(words, stdout=file, stderr=file, check=False).returncode
+                else:
+                    code = do(command)
             if code:
                 file.flush()
                 said = [

@@ -14,7 +14,7 @@ from lalm.data.sample import ask, write_manifest
 def two(tmp_path: Path) -> tuple[Path, Path]:
     for name, count in (("a", 3), ("b", 40)):
         asked = [ask([tmp_path / name / f"{i}.wav"], "What?").with_target(f"{name}{i}") for i in range(count)]
-        clips = [replace(sample, id=f"clip{i}") for i, sample in enumerate(asked)]
+        clips = [replace(sample, id=f"clip{i}", task="caption") for i, sample in enumerate(asked)]
         write_manifest(tmp_path / name / "rows.jsonl", clips)
     return tmp_path / "a" / "rows.jsonl", tmp_path / "b" / "rows.jsonl"
 
@@ -60,7 +60,7 @@ def test_a_manifest_is_not_written_over_by_itself(two, capsys):
 
 
 def test_only_samples_of_a_task_or_an_origin_are_kept(two, tmp_path, capsys):
-    rows = [ask([], "?", task=t).with_target("x") for t in ("what", "speech", "order")]
+    rows = [replace(ask([], "?").with_target("x"), task=t) for t in ("what", "speech", "order")]
     rows = [replace(row, origin={"kind": kind}) for row in rows for kind in ("bed", "single")]
     write_manifest(tmp_path / "rows.jsonl", rows)
     words = ["data", "join", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "o.jsonl")]
@@ -71,3 +71,12 @@ def test_only_samples_of_a_task_or_an_origin_are_kept(two, tmp_path, capsys):
     ]
     assert run([*words, "--only", "task=nothing"]) == 2
     assert "no sample has task=nothing" in capsys.readouterr().err
+
+
+def test_what_is_asked_can_be_replaced(two, tmp_path):
+    words = ["data", "join", str(two[0]), "--out", str(tmp_path / "o.jsonl"), "--ask", "<|{task}|> please"]
+    assert run(words) == 0
+    for before, after in zip(read_manifest(two[0]), read_manifest(tmp_path / "o.jsonl"), strict=True):
+        kinds = [part["type"] for part in after.messages[0]["content"]]
+        assert kinds == ["audio", "text"] and after.target == before.target
+        assert after.messages[0]["content"][1]["text"] == "<|caption|> please"

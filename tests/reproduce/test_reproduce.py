@@ -55,15 +55,18 @@ def test_every_step_of_every_size_is_a_command_that_there_is(name, size):
             assert {(one.plus.cell, one.set), (one.minus.cell, one.set)} <= had, one.about
 
 
-def test_the_papers_own_set_up_is_that_of_the_page_of_manifests():
+@pytest.mark.parametrize("name", [name for name, size in EVERY if size == "full"])
+def test_the_papers_own_set_up_is_that_of_the_page_of_manifests(name):
+    """docs/manifests.md, whose commands another test runs on small copies of the corpora."""
     text = (ROOT / "docs" / "manifests.md").read_text().replace("\\\n", " ")
     there = {re.sub(r"\s+", " ", line).strip() for line in text.splitlines()}
-    planned = experiments.plan(experiments.load("acdc"), "full")
+    planned = experiments.plan(experiments.load(name), "full")
     made = [
         steps.shown(replace(step, commands=(words,))) for step in planned.steps for words in step.commands
     ]
-    data = [line.replace("DATA/", "") for line in made if line.split()[1] in ("build", "respond", "data")]
-    assert len(data) == 19 and set(data) <= there
+    made = [line.replace("DATA/", "") for line in made if line.split()[1] in ("build", "respond", "data")]
+    made = [re.sub(r"'(\S+) (\S+)'", r"\1\\ \2", line) for line in made]  # Music Info.csv
+    assert len(made) >= 19 and not set(made) - there
 
 
 STEPS = """
@@ -156,7 +159,7 @@ def test_a_finding_from_answers_to_the_page(tmp_path, capsys, monkeypatch):
     work.mkdir()
     right = ["yes", "no"] * 30
     rows = [
-        replace(ask([], "Is it?", task="presence"), id=f"q{i}", references=(r,)) for i, r in enumerate(right)
+        replace(ask([], "Is it?"), task="presence", id=f"q{i}", references=(r,)) for i, r in enumerate(right)
     ]
     write_manifest(work / "rows.jsonl", rows)
     said = {"a": [r if i < 50 else "no" for i, r in enumerate(right)], "b": ["yes"] * 60}
