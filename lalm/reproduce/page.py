@@ -195,8 +195,8 @@ def papers_table(results: Path) -> str:
             ours = f"{first['plus']} - {first['minus']}: {spread(first, sign=True)}"
             verdict = f"[{found['verdict']}]({results.name}/{name}/{found['size']}.md), size {found['size']}"
         if before:
-            told = f"{before[0]['number']} ({before[0]['date']}, by hand, {before[0]['commit']})"
-            ours = f"{ours}<br>before: {told}" if ours else told
+            told = f"{before[0]['number']} ({before[0]['date']}, one seed, before this command)"
+            ours = f"{ours}<br>earlier: {told}" if ours else f"earlier: {told}"
         link = f"**{own.title}** ([{own.arxiv}](https://arxiv.org/abs/{own.arxiv}))"
         row = [
             link,
