@@ -7,7 +7,7 @@ The tests check that the page holds what this prints.
 
 from pathlib import Path
 
-from lalm.reproduce.page import papers_table
+from lalm.reproduce.verdict_page import papers_table
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- findings: python docs/findings.py -->\n", "<!-- end of findings -->\n"

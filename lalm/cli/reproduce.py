@@ -94,7 +94,7 @@ def _run(planned: "Plan", whole: "Plan", folder: Path, out: Path) -> None:
 
     from lalm.cli.app import run as command
     from lalm.evaluate.card import versions
-    from lalm.reproduce import page, steps
+    from lalm.reproduce import steps, verdict_page
     from lalm.reproduce.findings import findings
 
     seconds = steps.run(planned, folder, command, lambda line: print(line, file=sys.stderr, flush=True))
@@ -107,10 +107,10 @@ def _run(planned: "Plan", whole: "Plan", folder: Path, out: Path) -> None:
         "command": f"lalm {' '.join(sys.argv[1:])}",
         "minutes": round(seconds / 60, 1),
         "versions": versions(),
-        **page.place(),
+        **verdict_page.place(),
     }
-    written = page.write(whole, found, about, out)
-    for line in page.contrast_rows(found["contrasts"]):
+    written = verdict_page.write(whole, found, about, out)
+    for line in verdict_page.contrast_rows(found["contrasts"]):
         print(line)
     print(f"{planned.experiment.title}: {found['verdict']}")
     print(written)

@@ -12,7 +12,7 @@ import pytest
 from lalm.cli.app import run as command
 from lalm.data.sample import ask, write_manifest
 from lalm.reproduce import experiment as experiments
-from lalm.reproduce import page, steps
+from lalm.reproduce import steps, verdict_page
 from lalm.reproduce.findings import (
     CANNOT_TELL,
     CONFIRMED,
@@ -206,4 +206,4 @@ def test_what_cannot_be_run_is_said_in_a_sentence(words, told, tmp_path, monkeyp
 
 def test_the_readme_has_the_table_of_the_results():
     """Verdicts and numbers come from results/PAPER alone: run ``python docs/findings.py``."""
-    assert page.papers_table(ROOT / "results") in (ROOT / "README.md").read_text()
+    assert verdict_page.papers_table(ROOT / "results") in (ROOT / "README.md").read_text()
