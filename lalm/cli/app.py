@@ -178,6 +178,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = app(words, prog_name="lalm", standalone_mode=False)
     except ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # lalm, or lalm data, alone on the line
+            print(error.format_message())
+            return 0
         said = str(error.format_message()).replace("Value error, ", "")  # pydantic's, in typer's sentence
         return refuse(said, 2) if said else 2
     except typer.Abort:
