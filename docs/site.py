@@ -6,6 +6,7 @@ types, that of Python from docstrings. A link to a file that is no page becomes 
 """
 
 import re
+import runpy
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -20,6 +21,8 @@ MADE = {  # file of the repository -> page of the site
     "SECURITY.md": "security.md",
     "lalm/models/small/README.md": "model-card.md",
 }
+WIDE = ("papers.md", "paper-index.md", "zoo.md", "any-part.md")  # whose tables want the room
+GROUPS = ("lalm weights", "lalm recipes", "lalm cache", "lalm data", "lalm corpus", "lalm build")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^(```.*?^```$)", re.M | re.S)
 
@@ -65,6 +68,8 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """A page of docs/ with its links; made pages have theirs already."""
     source = page.file.src_uri
+    if source in WIDE:
+        page.meta["hide"] = ["toc"]
     return relinked(markdown, f"docs/{source}", source) if (ROOT / "docs" / source).is_file() else markdown
 
 
@@ -74,13 +79,19 @@ def cli_page() -> str:
 
     from lalm.cli.app import app
 
-    parts = ["# Command line\n\nEvery command, as its `--help` prints it.\n"]
+    parts = [
+        "# Command line\n\nEvery command: what it printed for an example, and its `--help`. Examples run in "
+        "a folder with the seven clips of `samples/`; `docs/examples.py` runs them again.\n"
+    ]
+    shown = examples()
 
     def walk(command: Any, name: str, context: Any, depth: int) -> None:
         own = type(context)(command, info_name=name, parent=context if depth else None, terminal_width=96)
         title = "lalm" if not depth else own.command_path
         parts.append(
-            f"\n{'#' * min(depth + 2, 4)} {title}\n\n```text\n{command.get_help(own).rstrip()}\n```\n"
+            f"\n{'#' * min(depth + 2, 4)} {title}\n\n"
+            + "".join(f"```text\n$ {line}\n{said}\n```\n\n" for line, said in shown.get(title, ()))
+            + f"```text\n{command.get_help(own).rstrip()}\n```\n"
         )
         for child in command.list_commands(own) if hasattr(command, "list_commands") else ():
             walk(command.get_command(own, child), child, own, depth + 1)
@@ -88,6 +99,21 @@ def cli_page() -> str:
     root = typer.main.get_command(app)
     walk(root, "lalm", root.context_class(root, info_name="lalm"), 0)
     return "".join(parts)
+
+
+def examples() -> dict[str, list[tuple[str, str]]]:
+    """Of each command ("lalm data validate") the lines of ``examples.txt`` with what they printed."""
+    sessions = runpy.run_path(str(ROOT / "docs" / "examples.py"))["sessions"]
+    text = (ROOT / "docs" / "examples.txt").read_text(encoding="utf-8")
+    found: dict[str, list[tuple[str, str]]] = {}
+    for line, said in sessions(text):
+        if not said:  # not run yet
+            continue
+        words = line[line.index("lalm ") :].split()
+        short = " ".join(words[:2])
+        name = " ".join(words[:3]) if short in GROUPS else short
+        found.setdefault(name, []).append((line, said))
+    return found
 
 
 def recipe_page() -> str:

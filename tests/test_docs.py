@@ -2,6 +2,7 @@
 parts of recipes are checked by the recipe's types."""
 
 import ast
+import json
 import re
 import runpy
 import shlex
@@ -37,7 +38,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 def commands(text: str) -> list[list[str]]:
     """The words of each call of lalm in a block of shell, without what follows a pipe or a redirection."""
-    lines = re.sub(r"\s*\\\n\s*", " ", text).splitlines()
+    lines = re.sub(r"\s*\\\n\s*", " ", re.sub(r" [12]>(&\d|\S+)", "", text)).splitlines()
     found = []
     for line in lines:
         if not re.search(r"(^|[\s(|&;])lalm [a-z-]", line) or "[--" in line or line.lstrip().startswith("#"):
@@ -210,3 +211,47 @@ def test_the_diagrams_are_those_of_their_script():
     for name, system in made["SYSTEMS"].items():
         drawn = (ROOT / "docs" / "pictures" / f"{name}.svg").read_text(encoding="utf-8")
         assert made["svg"](system) == drawn, "run: python docs/diagrams.py"
+
+
+@pytest.mark.parametrize("name", ["hear_and_ask"])
+def test_notebooks_were_run_and_import_what_is_there(name):
+    book = json.loads((ROOT / "docs" / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [out for cell in cells for out in cell["outputs"] if out["output_type"] == "error"]
+    code = "\n".join("".join(cell["source"]) for cell in cells)
+    for node in ast.walk(ast.parse(re.sub(r"^!.*$", "", code, flags=re.M))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "lalm":
+            assert {alias.name for alias in node.names} <= names_of(str(node.module))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "lalm":
+            assert node.attr in lalm.__all__
+
+
+# Commands without an example: what they need is not at hand wherever the examples are run.
+NO_EXAMPLE = {
+    "push": "the Hub",
+    "activate": "a trained SALMONN",
+    "scales": "the same",
+    "import": "a released file",
+}
+NO_EXAMPLE |= {"corpus build": "a gigabyte of packages", "weights fetch": "what is there already"}
+NO_EXAMPLE |= {"build nlar": "a large LLM", "build sac": "a corpus", "build corpus": "a corpus"}
+
+
+def test_every_command_has_an_example_that_parses():
+    text = (ROOT / "docs" / "examples.txt").read_text(encoding="utf-8")
+    sessions = runpy.run_path(str(ROOT / "docs" / "examples.py"))["sessions"](text)
+    shown = [words for line, _ in sessions for words in commands(line)]
+    for words in shown:
+        parse(words)
+    first = {" ".join(words[:2]) for words in shown} | {words[0] for words in shown}
+    missing = []
+    for name, command in ROOT_COMMAND.commands.items():
+        inner = getattr(command, "commands", {})
+        names = [f"{name} {one}" for one in inner] if inner else [name]
+        wanted = names if name != "build" else [n for n in names if n.split()[1] in READ_ALIKE]
+        missing += [one for one in wanted if one not in first and one not in NO_EXAMPLE]
+    assert not missing, missing
+
+
+READ_ALIKE = ("detect", "count", "presence", "retrieve", "compare", "few_shot", "spoken", "qa", "preferences")

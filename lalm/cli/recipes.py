@@ -1,5 +1,7 @@
 """``lalm recipes``: the recipes inside the package, listed, printed and copied."""
 
+import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +16,16 @@ def list_all() -> None:
     """The recipes that come with the package."""
     from lalm.training.recipe import shipped
 
-    for name, path in shipped().items():
-        print(f"{name:<20} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+    recipes = shipped()
+    width = max(map(len, recipes))
+    for name, path in recipes.items():
+        print(f"{name:<{width}}  {_about(path.read_text(encoding='utf-8'))}")
+
+
+def _about(text: str) -> str:
+    """The first sentence of a recipe's comment."""
+    lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return re.split(r"(?<=\.) (?=[A-Z])", " ".join(line.lstrip("# ") for line in lines))[0]
 
 
 @app.command()

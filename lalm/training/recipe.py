@@ -6,7 +6,8 @@ Paths inside a recipe are relative to the folder the run is started from.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -162,12 +163,16 @@ class Recipe(Section):
         return self
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a file or trained folder, or the shipped one of that name; overrides: ``key.path=value``.
+def load(path: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file, trained folder or mapping, or the shipped one of that name.
+
+    ``overrides``: ``key.path=value``.
 
     Example: ``load("acdc/small", ["optim.learning_rate=1e-5", "out=runs/try"])``.
     Raises RecipeError naming file and key.
     """
+    if isinstance(path, Mapping):
+        return _valid(deepcopy(dict(path)), overrides, "the recipe")
     file = _find(path)
     try:
         fields = yaml.load(file.read_text(encoding="utf-8"), PlainYAML)

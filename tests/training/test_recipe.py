@@ -32,6 +32,14 @@ def test_a_number_that_yaml_reads_as_text_becomes_a_number(tmp_path: Path) -> No
     assert recipe.load(path, ["optim.learning_rate=1e-5"]).optim.learning_rate == 1e-5
 
 
+def test_a_mapping_is_a_recipe_and_stays_as_it_was(tmp_path: Path) -> None:
+    before = yaml.safe_dump(GOOD)
+    assert recipe.load(GOOD, ["out=runs/y"]).out == "runs/y" and yaml.safe_dump(GOOD) == before
+    assert recipe.load(GOOD) == recipe.load(write(tmp_path))
+    with pytest.raises(recipe.RecipeError, match=r"the recipe: optim\.max_steps"):
+        recipe.load(GOOD, ["optim.max_steps=never"])
+
+
 def test_on_is_a_key_and_no_truth_value(tmp_path: Path) -> None:
     """YAML 1.1, which PyYAML reads, takes ``on`` for true: ``distil: {on: hidden}`` was refused."""
     text = write(tmp_path, {}).read_text() + "distil:\n  on: hidden\n"

@@ -1,0 +1,107 @@
+"""Runs the examples of the command line's reference again: python docs/examples.py [COMMAND]
+
+``docs/examples.txt`` has lines that begin with ``$ ``, each followed by what it printed. They are run in
+their order in a folder with ``samples/`` and what ``prepare`` writes; what they print replaces what is there.
+Times and paths differ from run to run; a line that progress wrote over is shown as it was left.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+FILE = HERE / "examples.txt"
+
+
+def sessions(text: str) -> list[tuple[str, str]]:
+    """(command line, what it printed), in order."""
+    parts = re.split(r"^\$ ", text, flags=re.M)[1:]
+    return [(line, said.strip("\n")) for line, _, said in (part.partition("\n") for part in parts)]
+
+
+def run(line: str, folder: Path) -> str:
+    """What a command line prints, standard error below standard output."""
+    call = f'lalm() {{ "{sys.executable}" -m lalm "$@"; }}\n{line}'
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "COLUMNS": "96", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        ["bash", "-c", call],
+        **{"cwd": folder, "env": environment, "stdin": subprocess.DEVNULL},
+        **{"capture_output": True, "text": True},
+    )
+    said = done.stdout.rstrip() + "\n" + re.sub(r"^.*\r", "", done.stderr, flags=re.M).rstrip()
+    return said.strip("\n").replace(str(folder), ".")
+
+
+def prepare(folder: Path) -> None:
+    """What the examples ask about: samples, a table, a manifest with events, labelled clips, two judges."""
+    import csv
+    import json
+
+    import numpy as np
+    import soundfile
+
+    shutil.copytree(HERE.parent / "samples", folder / "samples")
+    sounds = {
+        "bell": "flac",
+        "bird": "ogg",
+        "chainsaw": "ogg",
+        "horse": "ogg",
+        "train": "ogg",
+        "water": "ogg",
+    }
+    captions = {"bell": "a bell rings", "bird": "a bird calls", "chainsaw": "a chainsaw runs"}
+    captions |= {"horse": "a horse neighs", "train": "a steam train whistles", "water": "water flows"}
+    rows = [(f"samples/{name}.{kind}", captions[name]) for name, kind in sounds.items()]
+    with (folder / "clips.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "caption"), *rows])
+    lines = []
+    for path, caption in rows:
+        samples, rate = soundfile.read(folder / path)
+        event = {
+            "label": Path(path).stem,
+            "caption": caption,
+            "onset_s": 0.0,
+            "offset_s": round(len(samples) / rate, 2),
+        }
+        turns = [{"role": "user", "content": [{"type": "audio", "audio": path}]}]
+        turns.append({"role": "assistant", "content": caption})
+        name = Path(path).stem
+        row = {"id": name, "messages": turns, "task": "caption", "events": [event]}
+        lines.append(json.dumps(row | {"origin": {"label": name, "caption": caption}}))
+        if name in ("bell", "bird"):  # two labelled clips each: the halves
+            for half in (0, 1):
+                part = folder / "labelled" / name / f"{half}.wav"
+                part.parent.mkdir(parents=True, exist_ok=True)
+                middle = len(samples) // 2
+                soundfile.write(part, samples[half * middle : (half + 1) * middle], rate)
+    (folder / "events.jsonl").write_text("\n".join(lines) + "\n")
+    street = [soundfile.read(folder / path)[0] for path, _ in (rows[4], rows[5], rows[1], rows[3], rows[0])]
+    soundfile.write(
+        folder / "street.wav", np.concatenate([x for y in street for x in (y, y[:8_000] * 0)]), rate
+    )
+    for judge, points in (("judge", (1, 0, 1, 1, 0, 1)), ("people", (1, 0, 1, 0, 0, 1))):
+        text = "".join(json.dumps({"id": str(i), "judged": p}) + "\n" for i, p in enumerate(points))
+        (folder / f"{judge}.jsonl").write_text(text)
+
+
+def main(wanted: str = "") -> None:
+    """Run all examples, or those of one command, and write the file."""
+    written = []
+    with tempfile.TemporaryDirectory() as made:
+        prepare(Path(made))
+        for line, said in sessions(FILE.read_text(encoding="utf-8")):
+            if wanted in line:
+                said = run(line, Path(made))
+                print(f"$ {line}\n{said}\n", flush=True)
+            written.append(f"$ {line}\n{said}\n")
+            FILE.write_text("\n".join(written), encoding="utf-8")
+        for picture in Path(made).glob("*.png"):
+            shutil.copy(picture, HERE / "pictures")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
