@@ -234,7 +234,11 @@ NO_EXAMPLE = {
     "scales": "the same",
     "import": "a released file",
 }
-NO_EXAMPLE |= {"corpus build": "a gigabyte of packages", "weights fetch": "what is there already"}
+NO_EXAMPLE |= {
+    "corpus build": "a gigabyte of packages",
+    "corpus lessons": "a corpus",
+    "weights fetch": "what is there already",
+}
 NO_EXAMPLE |= {"build nlar": "a large LLM", "build sac": "a corpus", "build corpus": "a corpus"}
 
 
