@@ -2,13 +2,14 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from lalm.cli.ending import note_ending
+from lalm.cli.llamacpp import EngineName, open_llamacpp
 from lalm.cli.opening import reading_of
 from lalm.cli.options import (
     Channel,
@@ -36,7 +37,7 @@ from lalm.cli.options import (
     Vision,
     heard_choice,
 )
-from lalm.cli.protocol import Prompts, ProtocolName
+from lalm.cli.protocol import Prompts, ProtocolName, ask_by_name, open_under
 
 if TYPE_CHECKING:
     from lalm.audio.load import Recording
@@ -93,6 +94,7 @@ def ask(
     vision: Vision = None,
     dtype: Dtype = None,
     device: Device = None,
+    engine: EngineName = "lalm",
 ) -> None:
     """Ask about recordings; with --vision about images and videos."""
     pieces = read_words(words or [], pictures=vision is not None, unasked=prompt is not None)
@@ -124,10 +126,18 @@ def ask(
     if followed is not None and channel is None:
         channel = followed.hearing.channel
     choice = heard_choice(channel, track, lenient)
+    if engine == "llamacpp" and (followed is not None or vision is not None):
+        raise ValueError("--engine llamacpp takes no --protocol and no --vision")
+
+    def opened() -> "Engine":
+        if engine == "llamacpp":
+            return open_llamacpp(model, device, dtype, transcript, options)
+        return open_under(followed, model, device, dtype, transcript)
+
     if out is not None:
         if vision is not None or orders > 1 or system or Piece("-", True) in pieces:
             raise ValueError("--out takes files, and no --orders, --system or --vision")
-        _table(pieces, out, (model, device, dtype, transcript), choice, options, reading_of(columns))
+        _table(pieces, out, opened, choice, options, reading_of(columns))
         return
     if columns:
         raise ValueError("--columns is for the tables that --out asks about")
@@ -144,20 +154,18 @@ def ask(
         vision_model = open_vision(vision, model, device)
         _print(vision_model.reply([sample], options)[0], vision_model.name, options, as_json=as_json)
         return
-    from lalm.cli.protocol import ask_by_name, open_under
-
     sample = ask_by_name(sample, followed, prompts, prompt)
-    engine = open_under(followed, model, device, dtype, transcript)
+    answering = opened()
     if orders > 1:
-        _vote(engine, sample, options, orders, as_json=as_json)
+        _vote(answering, sample, options, orders, as_json=as_json)
     elif sys.stdout.isatty() and not as_json:
-        stream = engine.stream(sample, options)
+        stream = answering.stream(sample, options)
         for piece in stream:
             print(piece, end="", flush=True)
         print()
         note_ending(stream.finish_reason, options)
     else:
-        _print(engine.reply([sample], options)[0], engine.name, options, as_json=as_json)
+        _print(answering.reply([sample], options)[0], answering.name, options, as_json=as_json)
 
 
 def _protocol(
@@ -180,7 +188,7 @@ def _protocol(
 def _table(
     pieces: "Sequence[Piece]",
     out: Path,
-    whose: tuple[str | None, str | None, str | None, bool | None],
+    opened: "Callable[[], Engine]",
     choice: dict[str, Any],
     options: "Options",
     reading: "Reading",
@@ -191,11 +199,7 @@ def _table(
     check_out(out)
     parts = parts_of([piece.word for piece in pieces if piece.is_file], reading)
     question = " ".join(piece.word for piece in pieces if not piece.is_file)
-    from lalm.cli.opening import open_engine
-
-    model, device, dtype, transcript = whose
-    engine = open_engine(model, device, dtype, transcript)
-    ask_many(engine, parts, question, options, out, choice)
+    ask_many(opened(), parts, question, options, out, choice)
 
 
 class Piece(NamedTuple):

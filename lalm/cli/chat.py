@@ -17,6 +17,7 @@ import typer
 from lalm.cli.chat_lines import HELP, Command, Turn, lines, read_line, read_words
 from lalm.cli.ending import note_ending
 from lalm.cli.error_messages import explain
+from lalm.cli.llamacpp import EngineName, open_llamacpp
 from lalm.cli.options import (
     Channel,
     Device,
@@ -81,6 +82,7 @@ def chat(
     transcript: Transcript = None,
     dtype: Dtype = None,
     device: Device = None,
+    engine: EngineName = "lalm",
 ) -> int:
     """Talk in turns of recordings, text or both.
 
@@ -114,8 +116,11 @@ def chat(
     from lalm.cli.opening import open_engine
     from lalm.inference.conversation import Conversation
 
-    engine = open_engine(model, device, dtype, transcript)
-    return _talk(Conversation(engine, options, system=system, drop_oldest=drop_oldest), turns, choice)
+    if engine == "llamacpp":
+        talking = open_llamacpp(model, device, dtype, transcript, options)
+    else:
+        talking = open_engine(model, device, dtype, transcript)
+    return _talk(Conversation(talking, options, system=system, drop_oldest=drop_oldest), turns, choice)
 
 
 def _talk(

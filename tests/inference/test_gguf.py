@@ -7,11 +7,15 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from tiny_parts import OPTIONS, noise
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+from lalm import ask
 from lalm.cli.app import run
 from lalm.doctor import exported_gguf
+from lalm.inference.engine import Engine, Options
 from lalm.inference.llamacpp import library
+from lalm.inference.llamacpp.engine import LlamaCppEngine
 from lalm.inference.llamacpp.export import read_back
 from lalm.inference.llamacpp.gguf_file import GGUFError, mixed_type
 from lalm.inference.llamacpp.projector import MARKS, check_encoder, projector_of
@@ -49,12 +53,15 @@ def folder(tiny_folders, llm, tmp_path):
         options = {"encoder": of_encoder} if of_encoder else {}
         if system == "modular":
             options |= {"connector": connector}
+        if system == "acdc":
+            options |= OPTIONS["acdc"]
         if connector == "swiglu" and system == "modular":
             options["connector_options"] = {"stack": 10, "hidden": 24}
         model, processor = build_model(system, encoder=str(tiny_folders[0]), llm=str(llm), options=options)
         torch.manual_seed(5)
         width = model.config.audio_config.width
-        model.model.connector.standardise(torch.randn(width) / 9, 1 + torch.rand(width))
+        if system != "acdc":
+            model.model.connector.standardise(torch.randn(width) / 9, 1 + torch.rand(width))
         add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj", "v_proj"]})
         for name, one in model.named_parameters():
             if "lora_B" in name:
@@ -188,3 +195,26 @@ def test_llama_cpps_mix_of_types():
     }
     assert list(kinds.values()) == ["Q6_K", "Q6_K", "Q4_K", "Q5_0", "Q8_0", "F16"]
     assert mixed_type("blk.0.attn_norm.weight", (512,), "q4_k_m", 24, True).name == "F32"
+
+
+@needs_library
+def test_the_engine_answers_alike_with_llama_cpp_as_its_llm(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LALM_CACHE", str(tmp_path / "cache"))
+    model = str(folder("acdc"))
+    clips = [str(noise(tmp_path / f"{i}.wav", 0.5 + i, seed=i)) for i in range(2)]
+    options = Options(max_new_tokens=24, loop_guard=False, repetition_penalty=1.1)
+    asked = [ask(clips, "Which?"), ask(clips[:1], "What?"), ask(clips[:1], "What?")]
+    wanted = [reply.text for reply in Engine.load(model, "cpu", torch.float32).reply(asked, options)]
+    engine = LlamaCppEngine.open(model, "float32")
+    assert [reply.text for reply in engine.reply(asked, options)] == wanted
+    assert "".join(engine.stream(asked[0], options)) == wanted[0] != wanted[1]
+    (kept,) = (tmp_path / "cache" / "gguf").glob("*.gguf")
+    made = kept.stat().st_mtime_ns
+    words = ["ask", *clips[:1], "What?", "--model", model, "--engine", "llamacpp", "--dtype", "float32"]
+    assert run([*words, "--max-new-tokens", "24", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["answer"]
+    assert kept.stat().st_mtime_ns == made
+    assert run([*words, "--beams", "2"]) == 2
+    assert "without beams" in capsys.readouterr().err
+    assert run([*words, "--lora-scale", "0.5"]) == 2
+    assert "scale cannot be set" in capsys.readouterr().err
