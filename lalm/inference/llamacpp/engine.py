@@ -19,10 +19,12 @@ from transformers import StoppingCriteriaList
 from lalm.inference.answer import Answer
 from lalm.inference.engine import SMALL, Engine, pick_dtype
 from lalm.inference.generation import Progress, processors_of
+from lalm.inference.llamacpp.gguf_file import FLOATS
 from lalm.inference.llamacpp.language_model import check_llm, write_llm
 from lalm.inference.llamacpp.library import library
 from lalm.inference.llamacpp.running import Llama
 from lalm.inference.options import Options
+from lalm.models.alone import each_clip
 from lalm.models.load import load_model, model_folder, model_name
 from lalm.models.lora import merge_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration
@@ -30,7 +32,7 @@ from lalm.models.prefill import PrefixCache
 from lalm.models.processing import AudioLMProcessor
 from lalm.weights.fetch import cache_root
 
-CONTEXT = 4096  # positions of prompt and answer, or the LLM's own where it has fewer
+CONTEXT = 8192  # positions of prompt and answer, or the LLM's own where it has fewer
 KINDS = {"int8": "q8_0", "int4": "q4_k_m"}
 
 
@@ -62,12 +64,12 @@ class LlamaCppEngine(Engine):
     ) -> "LlamaCppEngine":
         """Open a folder or Hub id, or the embedded default (None), on the CPU.
 
-        ``dtype`` is that of the LLM's weights: float32, bfloat16, float16, int8 (llama.cpp's q8_0) or int4
-        (q4_k_m); None: as ``Engine.load`` has it. Raises ValueError in one sentence.
+        ``dtype`` is that of all weights: float32, bfloat16, float16; None: as ``Engine.load`` has it. With int8
+        (llama.cpp's q8_0) and int4 (q4_k_m) the LLM's are packed. Raises ValueError in one sentence.
         """
         library()  # what is missing is said before anything is read
         given = model if model is not None else SMALL
-        precision = pick_dtype(torch.device("cpu"))
+        precision = getattr(torch, dtype) if dtype in FLOATS else pick_dtype(torch.device("cpu"))
         options = {} if transcript is None else {"transcript": transcript}
         opened, processor = load_model(given, dtype=precision, options=options)
         check_llm(opened.config.text_config, str(given))
@@ -97,6 +99,11 @@ class LlamaCppEngine(Engine):
         batch = self.processor.batch([question.sample], audios=[question.clips])
         ids = batch["input_ids"][0]
         self.check_length(question.clips, len(ids), options)
+        if len(ids) + options.max_new_tokens > self.llama.context_length:
+            raise ValueError(
+                f"the prompt's {len(ids)} tokens and {options.max_new_tokens} for the answer are more than the "
+                f"{self.llama.context_length} that llama.cpp is opened with here: leave --engine llamacpp out"
+            )
         progress = Progress(1, options, self.ends(), tokenizer, hear)
         ended = StoppingCriteriaList([clock, progress])
         with self._lock, torch.inference_mode():
@@ -138,10 +145,13 @@ class LlamaCppEngine(Engine):
         """The audio tokens of a prompt, (K, D) float32."""
         if "input_values" not in batch:
             return torch.empty(0, self.llama.width)
-        names = ("input_values", "audio_lengths", "instruction_ids", "instruction_mask")
-        given = {name: batch[name] for name in names if name in batch}
-        found: Tensor = self.model.get_audio_features(**given).pooler_output
-        return found.float()
+        told = (batch.get("instruction_ids"), batch.get("instruction_mask"))
+        clips = each_clip(batch["input_values"], batch["audio_lengths"], None, None, *told)
+        found = [
+            self.model.get_audio_features(values, lengths, ids, mask).pooler_output.float()
+            for values, lengths, _, _, ids, mask in clips
+        ]
+        return torch.cat(found)
 
     def _pieces_of(self, ids: Tensor, tokens: Tensor) -> list[np.ndarray[Any, Any]]:
         """ids: (L,), tokens: (K, D) -> runs of token ids (n,) and of audio tokens (n, D), in order."""
