@@ -64,8 +64,8 @@ class LlamaCppEngine(Engine):
     ) -> "LlamaCppEngine":
         """Open a folder or Hub id, or the embedded default (None), on the CPU.
 
-        ``dtype`` is that of all weights: float32, bfloat16, float16; None: as ``Engine.load`` has it. With int8
-        (llama.cpp's q8_0) and int4 (q4_k_m) the LLM's are packed. Raises ValueError in one sentence.
+        ``dtype`` is that of all weights: float32, bfloat16, float16; None: as ``Engine.load`` has it. With
+        int8 (llama.cpp's q8_0) and int4 (q4_k_m) the LLM's are packed. Raises ValueError in one sentence.
         """
         library()  # what is missing is said before anything is read
         given = model if model is not None else SMALL
@@ -101,8 +101,8 @@ class LlamaCppEngine(Engine):
         self.check_length(question.clips, len(ids), options)
         if len(ids) + options.max_new_tokens > self.llama.context_length:
             raise ValueError(
-                f"the prompt's {len(ids)} tokens and {options.max_new_tokens} for the answer are more than the "
-                f"{self.llama.context_length} that llama.cpp is opened with here: leave --engine llamacpp out"
+                f"the prompt's {len(ids)} tokens and {options.max_new_tokens} for the answer are more than "
+                f"the {self.llama.context_length} that llama.cpp has room for here: leave --engine llamacpp out"
             )
         progress = Progress(1, options, self.ends(), tokenizer, hear)
         ended = StoppingCriteriaList([clock, progress])
