@@ -102,7 +102,7 @@ class LlamaCppEngine(Engine):
         if len(ids) + options.max_new_tokens > self.llama.context_length:
             raise ValueError(
                 f"the prompt's {len(ids)} tokens and {options.max_new_tokens} for the answer are more than "
-                f"the {self.llama.context_length} that llama.cpp has room for here: leave --engine llamacpp out"
+                f"the {self.llama.context_length} that llama.cpp has room for: leave --engine llamacpp out"
             )
         progress = Progress(1, options, self.ends(), tokenizer, hear)
         ended = StoppingCriteriaList([clock, progress])
