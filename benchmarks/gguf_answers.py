@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pad-to-window", action="store_true")
+    parser.add_argument("--also", nargs="*", default=["bfloat16", "q8_0", "q4_k_m"])
     args = parser.parse_args()
     paths = clips_of(args.clips)
     waves = [load_audio(path) for path in paths]
@@ -140,15 +141,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         exact = export_gguf(args.model, Path(place) / "exact", "float32", None, args.pad_to_window)
         result["rows"] = rows_of(exact, paths, waves)
+        keep(args.out, args.model, result)
         ours = [row["ours"] for row in result["rows"]]
         result["served_float32"] = same(served(exact, waves), ours)
-        for kind in ("bfloat16", "q8_0", "q4_k_m"):
+        keep(args.out, args.model, result)
+        for kind in args.also:
             quantize = None if kind == "bfloat16" else kind
             other = export_gguf(args.model, Path(place) / kind, "bfloat16", quantize, args.pad_to_window)
             result[f"served_{kind}"] = same(served(other, waves), ours)
             result[f"served_{kind}"]["megabytes"] = round(other.llm.stat().st_size / 1e6)
-    whole = json.loads(args.out.read_text()) if args.out.exists() else {}
-    args.out.write_text(json.dumps(whole | {Path(args.model).name: summary(result)}, indent=1) + "\n")
+            keep(args.out, args.model, result)
+
+
+def keep(out: Path, model: str, result: dict[str, Any]) -> None:
+    """Put what is known of a model into the file, beside other models'."""
+    whole = json.loads(out.read_text()) if out.exists() else {}
+    out.write_text(json.dumps(whole | {Path(model).name: summary(result)}, indent=1) + "\n")
 
 
 def rows_of(exact: Written, paths: list[Path], waves: list[np.ndarray]) -> list[dict[str, Any]]:
@@ -195,6 +203,7 @@ def same(answers: list[str], ours: list[str]) -> dict[str, Any]:
 
 def summary(result: dict[str, Any]) -> dict[str, Any]:
     """The counts before the rows."""
+    result = dict(result)
     rows = result.pop("rows")
     counts = {
         "same_answers": sum(row["ours"] == row["llama.cpp"] for row in rows),
