@@ -55,18 +55,21 @@ def audio_tokens(written: Written, wave: np.ndarray) -> torch.Tensor:
     return written.model.get_audio_features(batch["input_values"], batch["audio_lengths"]).pooler_output
 
 
-def with_their_floor(make: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float]:
-    """What ``make`` gives when our spectrogram has llama.cpp's floor, and log10 of its loudest bin."""
-    ours, loudest = whisper.log_mel, [0.0]
+def loudest_bin(wave: np.ndarray) -> float:
+    """log10 of the loudest bin of a clip's spectrogram; below THEIR_FLOOR + 8 the floors differ."""
+    return float(whisper.log_mel(torch.from_numpy(wave)[None]).max()) * 4 - 4
+
+
+def with_their_floor(make: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What ``make`` gives when our spectrogram has llama.cpp's floor."""
+    ours = whisper.log_mel
 
     def floored(*args: Any, **kwargs: Any) -> torch.Tensor:
-        mel = ours(*args, **kwargs)
-        loudest[0] = float(mel.max()) * 4 - 4
-        return mel.clamp(min=(THEIR_FLOOR + 4) / 4)
+        return ours(*args, **kwargs).clamp(min=(THEIR_FLOOR + 4) / 4)
 
     whisper.log_mel = floored
     try:
-        return make(), loudest[0]
+        return make()
     finally:
         whisper.log_mel = ours
 
@@ -169,7 +172,9 @@ def rows_of(exact: Written, paths: list[Path], waves: list[np.ndarray]) -> list[
         pieces = projection.pieces(prompt, [wave])
         theirs = torch.from_numpy(np.concatenate([piece for piece in pieces if piece.ndim == 2]))
         own = audio_tokens(exact, wave)
-        floored, loudest = with_their_floor(lambda wave=wave: audio_tokens(exact, wave))
+        loudest = loudest_bin(wave)
+        quiet = loudest < THEIR_FLOOR + 8
+        floored = with_their_floor(lambda wave=wave: audio_tokens(exact, wave)) if quiet else own
         ids = [token for piece in pieces if piece.ndim == 1 for token in piece.tolist()]
         asked = exact.processor.batch([ask([wave], QUESTION)])["input_ids"][0].tolist()
         slot = exact.processor.audio_token_id
