@@ -1,6 +1,7 @@
 """Runs a plan step by step; each finished step leaves a stamp, so that a killed run goes on where it was"""
 
 import contextlib
+import gc
 import json
 import shlex
 import subprocess
@@ -131,6 +132,7 @@ def _run_step(step: Step, number: int, do: Do) -> float:
                     code = subprocess.run(words, stdout=file, stderr=file, check=False).returncode
                 else:
                     code = do(command)
+            gc.collect()  # a trainer holds its model in circles
             if code:
                 file.flush()
                 said = [
