@@ -194,7 +194,7 @@ def of_system(name: str) -> Info:
         **given,
         text_config=AutoConfig.for_model(**paper.llm),
         parts=settings.init.model_dump(include={"encoder", "encoder_2", "aligner", "llm"}, exclude_none=True),
-        lora=settings.lora.model_dump() if settings.lora else None,
+        lora=settings.lora.settings if settings.lora else None,
         **fields,
     )
     asked = in_words(config.role_markers, "the recipe")

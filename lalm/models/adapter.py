@@ -7,6 +7,7 @@ the module tree that some transformers built; a system's ``released`` module kno
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def base_of(folder: Path) -> str:
 def put_in(model: AudioLMForConditionalGeneration, folder: Path, names: Names) -> bool:
     """Apply an adapter to its base model. True when it stays LoRA that can be turned and trained on.
 
-    It does if it lies in the LLM alone, alike in all layers, perhaps beside a trained projector; any other,
+    It does if it lies in the LLM alone, in all layers, perhaps beside a trained projector; any other,
     such as one that reaches the encoder, is added to the weights. Raises AdapterError for tensors that have
     no place in the model, and for kinds of adapters other than LoRA.
     """
@@ -111,6 +112,8 @@ def write(model: AudioLMForConditionalGeneration, folder: Path, base: str, names
         "r": lora["rank"],
         "lora_alpha": lora["alpha"],
         "lora_dropout": lora.get("dropout", 0.0),
+        "rank_pattern": lora.get("rank_pattern", {}),
+        "alpha_pattern": lora.get("alpha_pattern", {}),
         "target_modules": r".*language_model\..*\.(" + "|".join(lora["targets"]) + ")",
         "modules_to_save": ["multi_modal_projector"],
         "bias": "none",
@@ -184,12 +187,22 @@ def _ours(name: str, folder: Path, names: Names) -> str:
 
 
 def _as_lora(pairs: Mapping[str, _Pair], modules: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The LoRA of ours that the pairs are, if they are one: in the LLM's layers, of one rank and factor."""
+    """The LoRA of ours that the pairs are, if they are one: in all of the LLM's layers of some names.
+
+    The rank and factor of most layers are the rule, others stand in patterns.
+    """
     body = "model.language_model."
     targets = {name.rpartition(".")[2] for name in pairs}
     covered = {name for name in modules if name.startswith(body) and name.rpartition(".")[2] in targets}
-    ranks, scales = {len(p.first) for p in pairs.values()}, {p.scale for p in pairs.values()}
-    if not pairs or set(pairs) != covered or len(ranks) > 1 or len(scales) > 1:
+    if not pairs or set(pairs) != covered:
         return None
-    rank, scale = ranks.pop(), scales.pop()
-    return {"rank": rank, "alpha": scale * rank, "dropout": 0.0, "targets": sorted(targets)}
+    own = {
+        re.escape(name.removeprefix(body)): (len(pair.first), pair.scale * len(pair.first))
+        for name, pair in pairs.items()
+    }
+    rank, alpha = Counter(own.values()).most_common(1)[0][0]
+    ranks = {name: mine for name, (mine, _) in own.items() if mine != rank}
+    alphas = {name: mine for name, (_, mine) in own.items() if mine != alpha}
+    patterns = {"rank_pattern": ranks} if ranks else {}
+    patterns |= {"alpha_pattern": alphas} if alphas else {}
+    return {"rank": rank, "alpha": alpha, "dropout": 0.0, "targets": sorted(targets), **patterns}

@@ -15,7 +15,8 @@ class AudioLMConfig(PreTrainedConfig):
     ``parts`` maps "encoder" and "llm" to a pinned name or folder; a slim checkpoint is loaded from them.
     ``frozen_parts`` says by role which weights those are: {"sha256", "revision" of the Hub}
     (``lalm.weights.identity``); ``llm_sketch`` a few numbers of the LLM's embedding table.
-    ``lora`` holds the LoRA settings ({"rank", "alpha", "dropout", "targets"}) when the LLM carries one.
+    ``lora`` holds the LoRA settings ({"rank", "alpha", "dropout", "targets"}, perhaps "rank_pattern" and
+    "alpha_pattern") when the LLM carries one.
     ``trained_encoder``: the encoder's weights are no longer those of the part it is named after.
     ``encoder_options`` are what a system asks of any encoder it is given; ``hears_instructions`` says that
     its connector also reads the text that goes with each clip. Without ``role_markers`` a conversation is put

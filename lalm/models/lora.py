@@ -1,5 +1,6 @@
 """LoRA in the LLM: put in, turned up or down, merged into the weights."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,14 +12,16 @@ from lalm.models.config import AudioLMConfig
 from lalm.models.modeling import AudioLMForConditionalGeneration
 
 QUERIES_AND_VALUES = ("q_proj", "v_proj")  # LoRA, arXiv 2106.09685, section 7.1
+PATTERNS = ("rank_pattern", "alpha_pattern")  # PEFT's names
 MIXED = ("query_key_value", "c_attn", "qkv_proj", "Wqkv", "in_proj")  # one layer for all of them
 
 
 def add_lora(model: AudioLMForConditionalGeneration, lora: Mapping[str, Any]) -> None:
     """Put LoRA matrices (float32) into the LLM and note their settings in the config.
 
-    Without "targets" they go where PEFT puts them in the LLM's family. Raises ModelError for a target that
-    no layer is called.
+    Without "targets" they go where PEFT puts them in the LLM's family. "rank_pattern" and "alpha_pattern" are
+    PEFT's: a regular expression for the end of a layer's name -> the rank or alpha of those layers. Raises
+    ModelError for a target that no layer is called, and for a pattern that fits no target.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -28,11 +31,17 @@ def add_lora(model: AudioLMForConditionalGeneration, lora: Mapping[str, Any]) ->
     for target in targets:
         if target.rpartition(".")[2] not in layers:
             raise ModelError(f"lora: no layer of the LLM is called '{target}'; it has: {', '.join(layers)}")
+    patterns = {name: dict(lora.get(name) or {}) for name in PATTERNS}
+    named = [name for name, _ in body.named_modules() if name.rpartition(".")[2] in targets]
+    for kind, pattern in ((kind, pattern) for kind, found in patterns.items() for pattern in found):
+        if not any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in named):
+            raise ModelError(f"lora: {kind} '{pattern}' fits no layer that gets LoRA; one is '{named[0]}'")
     settings = LoraConfig(
         r=lora["rank"],
         lora_alpha=lora["alpha"],
         lora_dropout=lora.get("dropout", 0.0),
         target_modules=list(targets),
+        **patterns,
         fan_in_fan_out=isinstance(layers[targets[0].rpartition(".")[2]], Conv1D),  # GPT-2's are transposed
     )
     inject_adapter_in_model(settings, body)
@@ -40,6 +49,7 @@ def add_lora(model: AudioLMForConditionalGeneration, lora: Mapping[str, Any]) ->
         if "lora_" in name:
             parameter.data = parameter.data.float()
     model.config.lora = {**lora, "targets": list(targets)}
+    model.config.lora |= {name: found for name, found in patterns.items() if found}
 
 
 def usual_targets(body: Any) -> list[str]:
@@ -65,7 +75,8 @@ def set_lora_scale(model: AudioLMForConditionalGeneration, scale: float | None) 
 
     ``scale`` is the factor itself, and training had alpha / rank, SALMONN 32 / 8 = 4.0: there
     4.0 is the model as trained, 2.0 half of what LoRA learned, 1.0 a quarter, and 0 the LLM alone. None goes
-    back to alpha / rank. Raises ModelError for a model without LoRA, unless None is asked.
+    back to alpha / rank. Layers with a rank or alpha of their own are turned in proportion. Raises ModelError
+    for a model without LoRA, unless None is asked.
     """
     if not model.config.lora:
         if scale is None:
@@ -73,14 +84,17 @@ def set_lora_scale(model: AudioLMForConditionalGeneration, scale: float | None) 
         raise ModelError("this model has no LoRA, so there is no LoRA scale to set")
     from peft.tuners.lora import LoraLayer  # takes seconds to import
 
-    value = trained_lora_scale(model.config) if scale is None else scale
+    usual = trained_lora_scale(model.config)
+    assert usual is not None
     for module in model.modules():
         if isinstance(module, LoraLayer):
-            module.scaling.update(dict.fromkeys(module.scaling, value))
+            for name in module.scaling:
+                own = module.lora_alpha[name] / module.r[name]
+                module.scaling[name] = own if scale is None else scale * (own / usual)
 
 
 def trained_lora_scale(config: AudioLMConfig) -> float | None:
-    """The LoRA scale that training had, alpha / rank; None for a model without LoRA."""
+    """The LoRA scale that training had, alpha / rank, of layers that no pattern names; None without LoRA."""
     return config.lora["alpha"] / config.lora["rank"] if config.lora else None
 
 

@@ -1,5 +1,6 @@
 """The ingredients of a recipe: its weights, its data, its optimizer, and what stays of a run."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -40,13 +41,32 @@ class Init(Section):
 class Lora(Section):
     """LoRA matrices on the LLM's layers of these names; they always train.
 
-    Without ``targets``: on queries and values, whatever the LLM's family calls them.
+    Without ``targets``: on queries and values, whatever the LLM's family calls them. ``rank_pattern`` and
+    ``alpha_pattern`` give layers a rank or alpha of their own, by regular expressions for the end of a
+    layer's name, as in PEFT: {"layers\\.2[0-9]\\..*": 32}; the first that fits counts.
     """
 
     rank: Positive
     alpha: float = Field(gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: list[Name] | None = Field(None, min_length=1)
+    rank_pattern: dict[Name, Positive] = Field({})
+    alpha_pattern: dict[Name, Annotated[float, Field(gt=0)]] = Field({})
+
+    @model_validator(mode="after")
+    def _regular(self) -> Self:
+        for pattern in (*self.rank_pattern, *self.alpha_pattern):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"'{pattern}' is no regular expression: {error}") from None
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a model's config keeps; patterns only where there are some."""
+        given = self.model_dump()
+        return {k: v for k, v in given.items() if v or k not in ("rank_pattern", "alpha_pattern")}
 
 
 class Manifest(Section):

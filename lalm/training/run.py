@@ -167,7 +167,7 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
     """The recipe's model, frozen but for what trains (float32), and its processor."""
     use_code(recipe.code)
     dtype = torch.float32 if recipe.optim.dtype == "float32" else torch.bfloat16
-    lora = recipe.lora.model_dump() if recipe.lora else None
+    lora = recipe.lora.settings if recipe.lora else None
     if recipe.init.from_ is None:
         model, processor = build_model(
             recipe.system,

@@ -48,6 +48,14 @@ KINDS: dict[str, tuple[dict[str, Any], bool]] = {  # settings, and whether it st
         },
         True,
     ),
+    "layers with a rank and alpha of their own": (
+        {
+            "target_modules": r".*language_model.*\.(q_proj|up_proj)",
+            "rank_pattern": {r"layers\.1\.mlp\.up_proj": 2},
+            "alpha_pattern": {"q_proj": 3},
+        },
+        True,
+    ),
     "by names that the encoder has too": ({"target_modules": ["q_proj", "v_proj"]}, False),
     "all linear layers": ({"target_modules": "all-linear"}, False),
     "some layers, and the head": (
@@ -90,7 +98,8 @@ def test_an_adapter_of_peft_gives_the_logits_of_peft(base, tmp_path, kind):
 def test_a_released_model_with_lora_of_ours_opens_with_peft(base, tmp_path):
     folder, processor = base
     ours, our_processor = load_model(folder)
-    add_lora(ours, {"rank": 2, "alpha": 4, "targets": ["q_proj", "up_proj"]})
+    patterns = {"rank_pattern": {r"layers\.0\..*": 3}, "alpha_pattern": {"up_proj": 1.5}}
+    add_lora(ours, {"rank": 2, "alpha": 4, "targets": ["q_proj", "up_proj"], **patterns})
     for name, parameter in ours.named_parameters():
         if "lora_B" in name or "connector" in name:
             torch.nn.init.normal_(parameter, std=0.2)

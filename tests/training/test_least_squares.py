@@ -42,6 +42,7 @@ def test_the_solution_is_ridge_regressions_and_the_error_is_its_own():
     sums = ls.Sums(7, 4)
     for rows in ((0, 13), (13, 50)):  # summed up piece by piece
         sums.add(x[slice(*rows)], y[slice(*rows)])
+    sums.settle()
     deviation = x.std(0, correction=0)
     stacked = torch.cat([(x - x.mean(0)) / deviation, torch.eye(7).double() * (0.1 * 50) ** 0.5])
     wanted = torch.linalg.lstsq(stacked, torch.cat([y - y.mean(0), torch.zeros(7, 4).double()])).solution

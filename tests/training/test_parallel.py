@@ -159,3 +159,33 @@ def test_zero_needs_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(ValueError, match=r"shard: zero2 needs DeepSpeed: pip install 'lalm\[deepspeed\]'"):
         deepspeed_arguments("zero2")
+
+
+@pytest.mark.parametrize("objective", ["distil", "text"])
+def test_two_processes_learn_from_a_teacher_and_from_text_as_one_does(
+    objective: str, world: Path, pair: Pair, tmp_path: Path
+) -> None:
+    """By SGD, which a gradient of half the size moves half as far."""
+    read = read_manifest(world / "train.jsonl")
+    samples = [replace(sample, origin={"caption": f"a {sample.target}"}) for sample in read]
+    if objective == "text":
+        samples += [
+            replace(one, id=f"text{i}", messages=({"role": "user", "content": "Well?"}, one.messages[1]))
+            for i, one in enumerate(samples)
+        ]
+    write_manifest(tmp_path / "known.jsonl", samples)
+    made = settings(
+        world,
+        tmp_path / "alone",
+        data={"train": [{"path": str(tmp_path / "known.jsonl")}]},
+        lora={"rank": 2, "alpha": 4, "dropout": 0.0},
+        optim={"batch_size": 2, "accumulation": 2, "max_steps": 3, "optimizer": "sgd", "learning_rate": 1.0, "warmup_steps": 0},
+        **({"distil": {"weight": 0.5}} if objective == "distil" else {}),
+    )  # fmt: skip
+    alone = load_file(train.run(made) / "model.safetensors")
+    pair(made.model_copy(update={"out": str(tmp_path / "shared")}), tmp_path)
+    shared = load_file(tmp_path / "shared" / "model.safetensors")
+    moved = "model.connector.linear_2.weight"
+    torch.testing.assert_close(shared[moved], alone[moved], atol=1e-4, rtol=1e-3)
+    name = "kl" if objective == "distil" else "loss_text"
+    assert lines(tmp_path / "shared", name)

@@ -171,6 +171,8 @@ def write(
         if theirs is None:
             raise SALMONNImportError(f"the released layout has no place for the tensor '{name}'")
         model[theirs] = value.float().contiguous()
+    if lora.get("rank_pattern") or lora.get("alpha_pattern"):
+        raise SALMONNImportError("released files have one LoRA rank and alpha, without patterns")
     if lora["alpha"] != LORA_SCALE * lora["rank"]:
         raise SALMONNImportError(
             f"released files have LoRA alpha 4 times its rank, not {lora['alpha']:g} at rank {lora['rank']}"

@@ -175,10 +175,11 @@ class DistillationTrainer(RecipeTrainer):
             loss = self._loss(hidden, targets, torch.isin(rows, known), told, sums)
             return loss / (num_items_in_batch if num_items_in_batch is not None else len(targets))
 
-        loss = model(**batch, answer_loss=answer_loss).loss
+        batch["answer_loss"] = answer_loss
+        found = super().compute_loss(model, batch, return_outputs, num_items_in_batch=num_items_in_batch)
         for name, value in sums.items():
             self.note(name, float(value))
-        return (loss, {}) if return_outputs else loss
+        return found
 
     @torch.no_grad()
     def _read(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -31,12 +31,13 @@ from lalm.training.objectives.warm_start_targets import (
     name_targets,
 )
 
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # times the diagonal of X'X
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # times the diagonal of X'X
 NEGLIGIBLE = (
     1e-8  # of the mean of that diagonal: the least that a column counts as, also one that is always 0
 )
 HELD_OUT = 5  # one recording of so many
 SCALED_BY = 300  # clips that tell the channels' means and deviations
+ROWS_AT_ONCE = 2048
 REFUSED = (
     "warm_start: 'kind: least_squares' solves for a connector's last map, and the audio tokens of this one "
     "are not what one linear map makes of the sound alone: say 'kind: steps'"
@@ -53,17 +54,30 @@ class Start:
 
 
 class Sums:
-    """Sums over N rows x (F,) and y (D,) from which a regression is solved; float64."""
+    """Sums over N rows x (F,) and y (D,) from which a regression is solved; float64.
+
+    Rows wait until they are ``ROWS_AT_ONCE``: a sum of a few would touch the whole matrices each time.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         self.count = 0
         self.x, self.y = torch.zeros(inputs).double(), torch.zeros(outputs).double()
         self.xx, self.xy = torch.zeros(inputs, inputs).double(), torch.zeros(inputs, outputs).double()
         self.yy = 0.0
+        self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """x: (n, F), y: (n, D)."""
-        x, y = x.double().cpu(), y.double().cpu()
+        self._waiting.append((x.cpu(), y.cpu()))
+        if sum(len(rows) for rows, _ in self._waiting) >= ROWS_AT_ONCE:
+            self.settle()
+
+    def settle(self) -> None:
+        """Sum up the rows that wait."""
+        if not self._waiting:
+            return
+        x, y = (torch.cat(rows).double() for rows in zip(*self._waiting, strict=True))
+        self._waiting = []
         self.count += len(x)
         self.x += x.sum(0)
         self.y += y.sum(0)
@@ -134,6 +148,8 @@ def least_squares_start(
         inputs, names = heard(sample)
         sums = held_out if _held_out(sample, number) else learned
         sums.add(inputs, words[names].reshape(-1, last.out_features))
+    learned.settle()
+    held_out.settle()
     bias = last.bias is not None
     fitted = learned.joined(held_out)
     tried, by = (held_out, learned) if held_out.count and learned.count else (fitted, fitted)
