@@ -39,6 +39,17 @@ def respond(
         Path | None,
         typer.Option(help="File with a question or instruction a line; each caption is followed by one."),
     ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Replies drawn for each that is written.")] = 1,
+    choose: Annotated[
+        Literal["mentions", "likelihood", "judge"],
+        typer.Option(
+            help="By what one of --draws is chosen: words of the caption, likelihood, the LLM's rating."
+        ),
+    ] = "mentions",
+    rephrase: Annotated[
+        bool,
+        typer.Option("--rephrase", help="Where the LLM refuses or only reasons: the caption in its words."),
+    ] = False,
     columns: Columns = None,
     audio: AudioFolder = None,
 ) -> None:
@@ -50,6 +61,7 @@ def respond(
     from lalm.cli.opening import open_writer, progress_bar
     from lalm.synthesis.completions import Sampling
     from lalm.systems.acdc import continuation
+    from lalm.systems.acdc.choosing import Drawing
 
     writer = None if mode == "caption" else open_writer(llm, url)
     with progress_bar("replies") as progress:
@@ -65,6 +77,7 @@ def respond(
             batch_size=batch_size,
             keep_mentioning=keep_mentioning,
             questions=_lines(questions) if questions else (),
+            drawing=Drawing(draws, choose, rephrase),
             reading=reading,
             progress=progress,
         )

@@ -172,6 +172,13 @@ class Mixture:
         self._first = np.cumsum([0, *(len(samples) for samples in self.sources)])
         self._epoch: tuple[int, np.ndarray] | None = None
         self._window: tuple[tuple[int, int], list[np.ndarray]] | None = None
+        self._ranks: list[np.ndarray] = []
+
+    def rank(self, ranks: Sequence[Sequence[float]]) -> None:
+        """From now on samples of low rank come first in every epoch, whatever their lengths; ``ranks``: of
+        each source's samples."""
+        self._ranks = [np.asarray(own, np.float32) for own in ranks]
+        self._epoch = self._window = None
 
     def heard(self, key: tuple[int, int], accounts: Sequence[Account]) -> None:
         """Keep what the accounts of a sample's recordings say."""
@@ -239,6 +246,9 @@ class Mixture:
             places = places[np.argsort(np.concatenate(when), kind="stable")]
         else:
             places = rng.permutation(places)
+        if self._ranks:
+            own = [self._ranks[source][row] for source, row in places]
+            places = places[np.argsort(own, kind="stable")]
         places = places[np.arange(self._places) % len(places)]
         self._epoch = (epoch, places)
         return places
@@ -255,6 +265,9 @@ class Mixture:
             return self._window[1]
         step = self.batch_size * self.parts
         places = self._order(epoch)[window * WINDOW_STEPS * step : (window + 1) * WINDOW_STEPS * step]
+        if self._ranks:
+            self._window = ((epoch, window), list(places.reshape(-1, step, 2)))
+            return self._window[1]
         lengths = [self._tokens(source, row) for source, row in places]
         places = places[np.argsort(lengths, kind="stable")]
         steps = list(places.reshape(-1, step, 2))

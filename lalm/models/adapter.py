@@ -203,6 +203,6 @@ def _as_lora(pairs: Mapping[str, _Pair], modules: Mapping[str, Any]) -> dict[str
     rank, alpha = Counter(own.values()).most_common(1)[0][0]
     ranks = {name: mine for name, (mine, _) in own.items() if mine != rank}
     alphas = {name: mine for name, (_, mine) in own.items() if mine != alpha}
-    patterns = {"rank_pattern": ranks} if ranks else {}
+    patterns: dict[str, Any] = {"rank_pattern": ranks} if ranks else {}
     patterns |= {"alpha_pattern": alphas} if alphas else {}
     return {"rank": rank, "alpha": alpha, "dropout": 0.0, "targets": sorted(targets), **patterns}

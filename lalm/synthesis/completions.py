@@ -36,16 +36,20 @@ _ROLES = {"system", "user", "assistant", "model", "human"}
 @dataclass(frozen=True)
 class Completion:
     """A reply; ``truncated`` when the token limit cut it off. ``tokens``: of the prompt and of the reply, as
-    an endpoint counts them, where it does."""
+    an endpoint counts them, where it does. ``log_prob``: mean of its tokens', where asked for."""
 
     text: str
     truncated: bool
     tokens: tuple[int, int] | None = None
+    log_prob: float | None = None
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How replies are drawn; temperature 0 is greedy. Row seeds make a draw independent of its batch."""
+    """How replies are drawn; temperature 0 is greedy. Row seeds make a draw independent of its batch.
+
+    ``log_probs``: tell the mean log-probability of each reply's tokens, at temperature 1.
+    """
 
     temperature: float = 0.7
     top_p: float = 1.0
@@ -53,6 +57,7 @@ class Sampling:
     seed: int = 0
     top_k: int = 0
     min_p: float = 0.0
+    log_probs: bool = False
 
 
 class Writer(Protocol):
@@ -129,6 +134,7 @@ class LocalWriter:
         ids, mask = batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)  # (B, L)
         draws = [torch.Generator().manual_seed(seed) for seed in seeds]
         replies: list[list[int]] = [[] for _ in chats]
+        sums = [0.0] * len(chats)
         rows = list(range(len(chats)))  # which chat each batch row is
         cache = new_memory(self._body, len(chats))
         positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -148,6 +154,10 @@ class LocalWriter:
                 hidden[:, -1].contiguous(), self.model.get_output_embeddings()
             )  # (B, V)
             tokens = draw(logits, [draws[row] for row in rows], sampling)
+            if sampling.log_probs:
+                chances = logits.float().log_softmax(1).gather(1, tokens[:, None].to(logits.device))
+                for row, chance in zip(rows, chances[:, 0].tolist(), strict=True):
+                    sums[row] += chance
             going = []
             for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
                 replies[row].append(token)
@@ -163,12 +173,15 @@ class LocalWriter:
             ids = tokens[:, None]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
             positions = positions[:, -1:] + 1
-        return [self._completion(reply) for reply in replies]
+        return [
+            self._completion(reply, total / len(reply) if sampling.log_probs else None)
+            for reply, total in zip(replies, sums, strict=True)
+        ]
 
-    def _completion(self, reply: list[int]) -> Completion:
+    def _completion(self, reply: list[int], log_prob: float | None) -> Completion:
         end = next((i for i, token in enumerate(reply) if token in self.ends), None)
         text = self.tokenizer.decode(reply[:end], skip_special_tokens=True).strip()
-        return Completion(text, truncated=end is None)
+        return Completion(text, truncated=end is None, log_prob=log_prob)
 
 
 def text_beside(rendered: str, chat: Chat, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -281,7 +294,8 @@ class EndpointWriter:
         known = [count for count in counts if isinstance(count, int)]
         tokens = (known[0], known[1]) if len(known) == 2 else None
         text = (choice["message"]["content"] or "").strip()
-        return Completion(text, choice["finish_reason"] == "length", tokens)
+        log_prob = _mean_log_prob(choice) if sampling.log_probs else None
+        return Completion(text, choice["finish_reason"] == "length", tokens, log_prob)
 
     def _ask(self, chat: Chat, seed: int, sampling: Sampling) -> dict[str, Any]:
         """The endpoint's answer: an object with at least one choice that has a message."""
@@ -292,6 +306,7 @@ class EndpointWriter:
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_new_tokens,
             "seed": seed % 2**31,  # what every server accepts
+            **({"logprobs": True} if sampling.log_probs else {}),
         }
         reason, pause_s, number = "", 0.0, 0
         while number < max(self.tries, self.patient_tries if self._answered else 0):
@@ -328,6 +343,17 @@ class EndpointWriter:
             start = max(time.monotonic(), self._next_start)
             self._next_start = start + 1 / self.requests_per_s
         time.sleep(max(0.0, start - time.monotonic()))
+
+
+def _mean_log_prob(choice: dict[str, Any]) -> float:
+    """Of the tokens of a choice. Raises CompletionError where the endpoint told none."""
+    try:
+        found = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
+        return sum(found) / len(found)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        raise CompletionError(
+            "the endpoint tells no log-probabilities: choose by 'mentions' or 'judge'"
+        ) from None
 
 
 def _checked(answer: httpx.Response) -> dict[str, Any] | None:

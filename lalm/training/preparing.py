@@ -20,9 +20,11 @@ from lalm.training.batches import Collator
 from lalm.training.manifests import processes
 from lalm.training.objectives.alignment import alignment_collator
 from lalm.training.objectives.contrast import contrast_collator
+from lalm.training.objectives.curriculum import FILE, easy_first, measure
 from lalm.training.objectives.distil import check_known, distil_collator, known_rows, teach
 from lalm.training.objectives.dpo import ReferenceTable, check_pairs, pair_collator, reference_model
 from lalm.training.objectives.grpo import group_collator
+from lalm.training.objectives.kto import answer_collator, check_answers
 from lalm.training.objectives.least_squares import least_squares_start
 from lalm.training.objectives.teacher_table import TeacherTable
 from lalm.training.objectives.warm_start import warm_start
@@ -65,8 +67,11 @@ def collator_of(
         return Collator(processor, read, augment=augment, packing=recipe.optim.packing, replay=any(texts))
     names = [*(source.path for source in recipe.data.train), "data.valid"]
     sources = [source for m in mixed if m is not None for source in m.sources]
+    kto = recipe.dpo.loss == "kto"
     for name, source in zip(names, sources, strict=False):
-        check_pairs(source, name)
+        (check_answers if kto else check_pairs)(source, name)
+    if kto:
+        return answer_collator(processor, read, augment=augment, packing=recipe.optim.packing)
     table = None
     if recipe.dpo.reference == "precomputed":
         table = ReferenceTable(Path(recipe.out) / "reference.json")
@@ -108,6 +113,26 @@ def teacher_of(
         table.refresh()
     say(console, f"Teacher: {new} rows read now, {len(table)} there.")
     return table
+
+
+def order_prompts(
+    recipe: Recipe,
+    model: AudioLMForConditionalGeneration,
+    processor: AudioLMProcessor,
+    train: Mixture,
+    read: Read,
+    console: Console,
+) -> None:
+    """Put the training prompts in the order of ``grpo.curriculum``, from easy to hard."""
+    assert recipe.grpo is not None
+    settings, optim = recipe.grpo, recipe.optim
+    with console.status("Answering the prompts once, to begin with the easy ones") as status:
+        easy_first(
+            train,
+            Path(recipe.out) / FILE,
+            lambda samples: measure(model, processor, samples, read, settings, optim.seed, optim.batch_size),
+            lambda done, total: status.update(f"Answering the prompts: {done}/{total}"),
+        )
 
 
 def warm_up(

@@ -141,12 +141,19 @@ class Recipe(Section):
             raise ValueError("'shard' goes with no 'align' or 'warm_start': a connector needs no dividing")
         if self.shard is not None and (self.optim.optimizer != "adamw" or self.optim.average):
             raise ValueError("'shard' divides AdamW's states alone: take out 'optim.optimizer' and 'average'")
+        if self.dpo is not None and self.dpo.loss == "kto" and self.optim.batch_size < 2:
+            raise ValueError("'kto' reads each prompt with another's answer: 'optim.batch_size' is 2 or more")
         if self.keep is not None and self.keep.best and not (self.data.valid and self.every.valid):
             raise ValueError("'keep.best' needs validations: give 'data.valid' and 'every.valid'")
         if self.optim.packing and self.align:
             raise ValueError("'optim.packing' is for answers, and goes with no 'align'")
         if self.grpo is not None and self.grpo.updates > 1 and self.lora is not None and self.lora.dropout:
             raise ValueError("'grpo.updates' above 1 compares with what was drawn: set 'lora.dropout' to 0")
+        packed = self.data.separate or self.optim.batch_tokens or self.optim.batch_s
+        if self.grpo is not None and self.grpo.curriculum and packed:
+            raise ValueError(
+                "'grpo.curriculum' orders the prompts: take out 'data.separate', 'batch_tokens' and 'batch_s'"
+            )
         if self.data.separate and (self.optim.batch_tokens or self.optim.batch_s):
             raise ValueError(
                 "'data.separate' needs a fixed 'batch_size': take out 'batch_tokens' and 'batch_s'"

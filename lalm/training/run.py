@@ -41,10 +41,11 @@ from lalm.training.objectives.contrast import ContrastTrainer
 from lalm.training.objectives.distil import DistillationTrainer
 from lalm.training.objectives.dpo import PreferenceTrainer
 from lalm.training.objectives.grpo import GroupTrainer, Repeated
+from lalm.training.objectives.kto import KtoTrainer
 from lalm.training.optimizers import TRAINER_ARGUMENTS, TRAINER_NAMES, check_optimizer
 from lalm.training.parallel.deepspeed import deepspeed_arguments, first_moment
 from lalm.training.parallel.fsdp2 import fsdp_arguments, full_gradient
-from lalm.training.preparing import collator_of, warm_up
+from lalm.training.preparing import collator_of, order_prompts, warm_up
 from lalm.training.recipe import Recipe
 from lalm.training.report import GradientCheck, Report, TrainError, parts_table, say, show_example
 from lalm.training.resuming import alone_in, check_fresh, starting_point
@@ -99,6 +100,8 @@ def _run(recipe: Recipe, resume: bool, main_process: bool) -> Path:
         warm_up(recipe, model, processor, train, frames, console)
     read = reader(recipe, model, processor, [train, valid], console)
     collator = collator_of(recipe, model, processor, [train, valid], read, console)
+    if recipe.grpo is not None and recipe.grpo.curriculum:
+        order_prompts(recipe, model, processor, train, read, console)
     batches = Batches(train, steps * train.parts)
     console.print(parts_table(model))
     first = collator([batches[0]])
@@ -110,12 +113,7 @@ def _run(recipe: Recipe, resume: bool, main_process: bool) -> Path:
         console.print(show_example(first, processor.tokenizer, model.config.audio_token_id))
     gradient = first_moment if settings.deepspeed else full_gradient
     with Report(out, console, train.steps_per_epoch) as report:
-        make: Any = AlignmentTrainer if recipe.align else RecipeTrainer
-        make = make if recipe.dpo is None else partial(PreferenceTrainer, recipe.dpo)
-        make = make if recipe.grpo is None else partial(GroupTrainer, recipe.grpo)
-        make = make if recipe.contrast is None else partial(ContrastTrainer, recipe.contrast)
-        make = make if recipe.distil is None else partial(DistillationTrainer, recipe.distil)
-        trainer = make(
+        trainer = trainer_of(recipe)(
             recipe=recipe,
             processor=processor,
             model=model,
@@ -154,6 +152,19 @@ def _run(recipe: Recipe, resume: bool, main_process: bool) -> Path:
         say(console, f"{lost} of {train.num_samples} training samples were skipped; the log names them.")
     say(console, f"Done after step {trainer.state.global_step}; the model is in {out}.")
     return out
+
+
+def trainer_of(recipe: Recipe) -> Any:
+    """The class of the recipe's objective, with its settings, for what every trainer takes."""
+    if recipe.dpo is not None:
+        return partial(KtoTrainer if recipe.dpo.loss == "kto" else PreferenceTrainer, recipe.dpo)
+    if recipe.grpo is not None:
+        return partial(GroupTrainer, recipe.grpo)
+    if recipe.contrast is not None:
+        return partial(ContrastTrainer, recipe.contrast)
+    if recipe.distil is not None:
+        return partial(DistillationTrainer, recipe.distil)
+    return AlignmentTrainer if recipe.align else RecipeTrainer
 
 
 def steps_of(recipe: Recipe, batches: Batches) -> Dataset[Any]:

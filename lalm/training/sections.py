@@ -1,7 +1,7 @@
 """The parts of a recipe: its plain types, and the sections of what a run may learn from."""
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -22,7 +22,7 @@ Bounds = Annotated[tuple[float, float], AfterValidator(_rising)]
 # Those of ``lalm.training.objectives.rewards``.
 REWARDS = (
     *("right", "choice", "yes_no", "number", "names", "exact", "words", "times", "order"),
-    *("json", "format", "length", "repeats", "vote"),
+    *("json", "format", "length", "repeats", "vote", "judge"),
 )
 
 
@@ -60,7 +60,9 @@ class Dpo(Section):
     """Learn from pairs of a ``chosen`` and a ``rejected`` answer; see ``lalm.training.objectives.dpo``.
 
     ``loss``: "dpo", or without a reference "simpo", whose ``margin`` the chosen answer must lead by, and
-    "orpo", which holds the chosen answer itself (``lalm.training.objectives.reference_free``).
+    "orpo", which holds the chosen answer itself (``lalm.training.objectives.reference_free``); "kto" learns
+    from single answers, of which a sample may have one alone, good ones weighted by ``chosen_weight`` and bad
+    ones by ``rejected_weight`` (``lalm.training.objectives.kto``).
     ``reference`` is the model as the run starts: a frozen "copy", the LLM without its "adapter" (fresh LoRA
     alone learns), or "precomputed" numbers. ``label_smoothing``: the share of pairs taken to be wrong.
     ``sft_weight`` adds the chosen answers' cross-entropy, a mean over tokens, so that they stay likely (Pang
@@ -68,8 +70,10 @@ class Dpo(Section):
     """
 
     beta: float = Field(gt=0)
-    loss: Literal["dpo", "simpo", "orpo"] = "dpo"
+    loss: Literal["dpo", "simpo", "orpo", "kto"] = "dpo"
     margin: float = Field(0.0, ge=0)
+    chosen_weight: float = Field(1.0, gt=0)
+    rejected_weight: float = Field(1.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     sft_weight: float = Field(0.0, ge=0)
     reference: Literal["copy", "adapter", "precomputed"] = "copy"
@@ -78,7 +82,15 @@ class Dpo(Section):
     def _of_its_loss(self) -> Self:
         if self.margin and self.loss != "simpo":
             raise ValueError("'margin' is SimPO's: say 'loss: simpo'")
-        if self.loss != "dpo" and self.reference != "copy":
+        if self.loss == "kto" and (
+            self.sft_weight or self.label_smoothing or self.reference == "precomputed"
+        ):
+            raise ValueError(
+                "'kto' has no pairs: no 'sft_weight', 'label_smoothing' or 'precomputed' reference"
+            )
+        if self.loss != "kto" and (self.chosen_weight, self.rejected_weight) != (1, 1):
+            raise ValueError("'chosen_weight' and 'rejected_weight' are KTO's: say 'loss: kto'")
+        if self.loss in ("simpo", "orpo") and self.reference != "copy":
             raise ValueError(f"'{self.loss}' has no reference: take out 'reference'")
         if self.loss == "orpo" and (self.sft_weight or self.label_smoothing):
             raise ValueError("'orpo' holds the chosen answer itself: no 'sft_weight' or 'label_smoothing'")
@@ -115,13 +127,18 @@ class Contrast(Section):
 class Reward(Section):
     """One reward and its weight; names are those of ``lalm.training.objectives.rewards``, or "mine.py:name".
 
-    ``pattern``: the regular expression of "format"; ``between``: the fewest and most words of "length".
+    ``pattern``: the regular expression of "format"; ``between``: the fewest and most words of "length";
+    ``schema``: the JSON schema of "json", a file or as it is; ``llm``: of "judge", by name, with ``url`` that
+    of an OpenAI-compatible endpoint.
     """
 
     name: Name
     weight: float = 1.0
     pattern: str | None = None
     between: tuple[Count, Positive] | None = None
+    schema_: Name | dict[str, Any] | None = Field(None, alias="schema")
+    llm: Name | None = None
+    url: Name | None = None
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -133,6 +150,10 @@ class Reward(Section):
             raise ValueError("'pattern' is the regular expression of the reward 'format'")
         if (self.name == "length") != (self.between is not None):
             raise ValueError("'between' is the fewest and the most words of the reward 'length'")
+        if self.schema_ is not None and self.name != "json":
+            raise ValueError("'schema' is the JSON schema of the reward 'json'")
+        if (self.name == "judge") != (self.llm is not None) or (self.url is not None and self.llm is None):
+            raise ValueError("'llm', perhaps with its 'url', is who rates for the reward 'judge'")
         if self.pattern is not None:
             try:
                 re.compile(self.pattern)
@@ -154,6 +175,8 @@ class Grpo(Section):
     the ``reference`` (a frozen "copy", or the LLM without its "adapter"). ``overlong``: so many tokens
     before the limit cost more and more; ``drop_cut``: answers that the limit cut off teach nothing.
     ``unheard_weight``: what a prompt counts that is answered rightly without its recordings.
+    ``curriculum``: so many answers are drawn to each prompt before the first step, and the prompts come from
+    easy to hard (``lalm.training.objectives.curriculum``; 0: in a drawn order).
     """
 
     rewards: list[Reward] = Field(min_length=1)
@@ -171,6 +194,7 @@ class Grpo(Section):
     overlong: Count = 0
     drop_cut: bool = False
     unheard_weight: float = Field(1.0, ge=0, le=1)
+    curriculum: Count = 0
 
     @model_validator(mode="after")
     def _within_the_limit(self) -> Self:

@@ -101,13 +101,15 @@ class RecipeTrainer(Trainer):
         for name, total, tokens in zip(
             ("loss_audio", "loss_text"), sums.detach(), (~alone, alone), strict=True
         ):
-            noted = self._noted[plain.training].setdefault(name, [])
-            noted += [float(total / tokens.sum())] if bool(tokens.any()) else []
+            self.note(name, float(total / tokens.sum()) if bool(tokens.any()) else None)
         return sums.sum() / (count if count is not None else len(targets))
 
-    def note(self, name: str, value: float) -> None:
-        """Keep a measure of one batch; the mean stands in the next line of training or of validation."""
-        self._noted[self.model.training].setdefault(name, []).append(value)
+    def note(self, name: str, value: float | None) -> None:
+        """Keep a measure of one batch; the mean stands in the next line of training or of validation.
+
+        All processes note the same names, with None where their batch has no such measure.
+        """
+        self._noted[self.model.training].setdefault(name, []).extend([] if value is None else [value])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The Trainer's line and the means of what was noted since the last one."""

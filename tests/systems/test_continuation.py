@@ -28,6 +28,7 @@ from lalm.synthesis.completions import (
     text_beside,
 )
 from lalm.synthesis.resumable_rows import RowsError
+from lalm.systems.acdc.choosing import Drawing, refuses
 from lalm.systems.acdc.continuation import CONTINUATION, POOL, ContinuationError, mentions, respond
 
 CAPTIONS = ["A dog barks.", "Rain falls on a tin roof.", "A bell rings, then a car passes.", "Birds sing."]
@@ -189,6 +190,58 @@ def test_several_replies_a_caption(manifest, tmp_path):
     assert len(rows(tmp_path / "out.jsonl")) == 12
 
 
+class Several(Echo):
+    """Says the next of its texts each time, all with a log-probability of their own; rates 1, 2, 3, ..."""
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__()
+        self.texts, self.rated = list(texts), 0
+
+    def complete(self, chats, seeds, sampling):
+        self.asked += [list(c) for c in chats]
+        if "from 1 (useless" in chats[0][-1]["content"]:
+            return [Completion(str(i), False) for i in range(1, len(chats) + 1)]
+        said = [self.texts.pop(0) for _ in chats]
+        return [Completion(text, text.endswith("..."), log_prob=-len(text) / 10) for text in said]
+
+
+@pytest.mark.parametrize(
+    ("by", "chosen"),
+    [("mentions", "A bell and a car pass."), ("likelihood", "A bell."), ("judge", "Nice song.")],
+)
+def test_one_of_several_draws_is_chosen(tmp_path, by, chosen):
+    write_manifest(tmp_path / "in.jsonl", [ask([tmp_path / "a.wav"], "").with_target(CAPTIONS[2])])
+    texts = ("", "Oh...", "A bell.", "A bell and a car pass.", "Nice song.")
+    writer = Several(*texts)
+    respond(tmp_path / "in.jsonl", tmp_path / "out.jsonl", writer, drawing=Drawing(5, by))
+    (made,) = rows(tmp_path / "out.jsonl")
+    assert made.target == chosen and not made.truncated
+    assert [chat[-1]["content"] for chat in writer.asked[:5]] == [CAPTIONS[2]] * 5
+    kept = json.loads((tmp_path / "out.jsonl.json").read_text())
+    assert (kept["draws"], kept["by"]) == (5, by)
+    with pytest.raises(ContinuationError, match="draws must be 1 or more"):
+        respond(tmp_path / "in.jsonl", tmp_path / "no.jsonl", writer, drawing=Drawing(0))
+
+
+def test_thinking_is_taken_away_and_refusals_are_rephrased(manifest, tmp_path):
+    """The row keeps the audio alone: what was asked the second time is not learned."""
+    said = [
+        "<think>A dog? Loud.</think> Woof, a dog!",
+        "I'm sorry, but as a text-based assistant I cannot hear.",
+        "<think>So there is",
+        "As an AI language model, I can't listen to birds.",
+    ]
+    writer = Several(*said, "Rain, I hear rain.", "A bell first.", "I cannot hear it.")
+    respond(manifest, tmp_path / "out.jsonl", writer, drawing=Drawing(rephrase=True))
+    made = {s.references[0]: s for s in rows(tmp_path / "out.jsonl")}
+    targets = {caption: made[caption].target if caption in made else "" for caption in CAPTIONS}
+    order = sorted(CAPTIONS, key=len)
+    assert [targets[c] for c in order] == ["Woof, a dog!", "Rain, I hear rain.", "A bell first.", ""]
+    assert all(order[1 + i] in writer.asked[4 + i][-1]["content"] for i in range(3))
+    assert all(len(s.messages) == 2 and not s.messages[0]["content"][1:] for s in made.values())
+    assert refuses("Unfortunately, I don't have ears.") and not refuses("A dog barks; I cannot say why.")
+
+
 def test_replies_that_miss_the_caption_can_be_dropped(manifest, tmp_path):
     class Deaf(Echo):
         def complete(self, chats, seeds, sampling):
@@ -242,6 +295,7 @@ SLOW_RUN = """
 import sys, time
 from pathlib import Path
 from lalm.synthesis.completions import Completion
+from lalm.systems.acdc.choosing import Drawing, refuses
 from lalm.systems.acdc.continuation import respond
 
 class Slow:

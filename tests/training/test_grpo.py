@@ -82,7 +82,8 @@ def test_form_and_length_and_functions_of_ones_own(tmp_path):
     with pytest.raises(ValueError, match="there is no reward 'best'"):
         Reward(name="best")
     for name in REWARDS:
-        extra = {"format": {"pattern": "x"}, "length": {"between": (1, 2)}}.get(name, {})
+        more = {"format": {"pattern": "x"}, "length": {"between": (1, 2)}, "judge": {"llm": "x"}}
+        extra: Any = more.get(name, {})
         assert callable(rewards.reward_of(Reward(name=name, **extra)))
 
 

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lalm.data.english import stems
 from lalm.data.readers import Reading, read_manifest
 from lalm.data.sample import Message, Part, Sample, message_text
 from lalm.errors import LalmError
 from lalm.synthesis.completions import Chat, Completion, Sampling, Writer
 from lalm.synthesis.resumable_rows import Counts, write_rows
+from lalm.systems.acdc.choosing import Drawing, drawn, taken_up
 from lalm.systems.acdc.prompts import BASELINE_SYSTEM
 
 Mode = Literal["response", "caption", "pool", "continuation"]
@@ -35,8 +35,6 @@ POOL = (
 )
 CAPTION_TASKS = ("caption", "music_caption", "audiocaption")
 CONTINUATION = "Continue the following description in fewer than 40 words."
-# Words that captions join events with; a reply with one of them has not taken up anything.
-_JOINING = stems("then first next after before while followed by that it there here can be heard")
 
 
 class ContinuationError(LalmError, ValueError):
@@ -100,6 +98,7 @@ def respond(
     batch_size: int = 64,
     keep_mentioning: bool = False,
     questions: Sequence[str] = (),
+    drawing: Drawing | None = None,
     reading: Reading | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Counts:
@@ -110,8 +109,10 @@ def respond(
     (None in caption mode, which needs no LLM). ``shard`` "2/8" takes the second of eight parts. ``system``
     (the paper has none) is shown to the LLM and stays in the row. ``keep_mentioning`` drops replies without
     any content word of the caption. Of ``questions`` (mode "response") each row asks one after the caption,
-    drawn by its id. Rows already in ``out`` are kept, so a killed run goes on where it stopped. How the rows
-    were made is written to ``<out>.json``, the ids of dropped replies to ``<out>.dropped``.
+    drawn by its id. ``drawing``: how many replies are drawn for each that is written, and by what it is
+    chosen (``lalm.systems.acdc.choosing``). Rows already in ``out`` are kept, so a killed run goes on where
+    it stopped. How the rows were made is written to ``<out>.json``, the ids of dropped replies to
+    ``<out>.dropped``.
 
     Raises ContinuationError for a manifest or option that does not fit, RowsError for an existing ``out``.
     """
@@ -124,6 +125,11 @@ def respond(
         raise ContinuationError("mode 'caption' has one target a caption, so replies must be 1")
     if questions and mode != "response":
         raise ContinuationError(f"questions go with mode 'response', not with '{mode}'")
+    drawing = drawing or Drawing()
+    if drawing.draws < 1 or (mode == "caption" and drawing != Drawing()):
+        raise ContinuationError(
+            f"draws must be 1 or more, and mode 'caption' draws none, not {drawing.draws}"
+        )
     wanted = list(_requests(manifest, mode, system, sampling.seed, replies, shard, reading, questions))
     made = {
         "manifest": manifest.name,
@@ -135,25 +141,35 @@ def respond(
         "keep_mentioning": keep_mentioning,
         "shard": shard,
         **({"questions": list(questions)} if questions else {}),
-        **asdict(sampling),
+        **{key: value for key, value in asdict(sampling).items() if key != "log_probs"},
+        **(asdict(drawing) if drawing != Drawing() else {}),
     }
 
     def answers(requests: Sequence[Request], attempt: int) -> list[Completion]:
         if writer is None:
             return [Completion(r.caption, truncated=False) for r in requests]
-        return writer.complete([r.chat for r in requests], [r.seed for r in requests], sampling)
+        return drawn(
+            writer,
+            [r.chat for r in requests],
+            [r.caption for r in requests],
+            [r.sample for r in requests],
+            [r.seed for r in requests],
+            sampling,
+            drawing,
+        )
 
     def row(request: Request, answer: Completion) -> Sample | None:
         good = bool(answer.text) and (not keep_mentioning or mentions(answer.text, request.caption))
         return request.row(answer) if good else None
 
+    rows_at_once = max(1, batch_size // drawing.draws)
     wanted.sort(key=lambda r: len(r.caption))  # replies to captions alike in length end alike
-    return write_rows(wanted, out, answers, row, made, batch_size=batch_size, progress=progress)
+    return write_rows(wanted, out, answers, row, made, batch_size=rows_at_once, progress=progress)
 
 
 def mentions(reply: str, caption: str) -> bool:
     """Does the reply name anything of the caption? By the stems of its content words."""
-    return bool((stems(reply) & stems(caption)) - _JOINING)
+    return taken_up(reply, caption) > 0
 
 
 def _requests(

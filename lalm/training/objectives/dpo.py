@@ -138,7 +138,7 @@ class PreferenceTrainer(RecipeTrainer):
         self._dpo = settings
         self._processes = self.args.world_size
         self._copy: AudioLMForConditionalGeneration | None = None
-        if settings.loss != "dpo":
+        if settings.loss in ("simpo", "orpo"):
             return  # no reference
         if settings.reference == "copy":
             self._copy = frozen_copy(self.model)

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from lalm.data.english import words
 from lalm.data.sample import Sample
@@ -21,6 +21,8 @@ from lalm.inference.final_answer import final_answer
 from lalm.inference.naming import held_words, names_it, read_number
 from lalm.inference.times import read_ranges
 from lalm.inference.yes_no import read_yes_no
+from lalm.synthesis.judging import known
+from lalm.training.objectives.judge_reward import JudgeReward
 from lalm.training.sections import Reward
 
 OfAnswer: TypeAlias = Callable[[Sample, str], float]
@@ -119,13 +121,19 @@ def order(sample: Sample, answer: str) -> float:
     return sum(a is not None and b is not None and a < b for a, b in pairs) / len(pairs)
 
 
-def json_object(sample: Sample, answer: str) -> float:
-    """The answer is one JSON object; where a right answer is one too, the share of its keys that agree."""
+def read_json(answer: str) -> dict[str, Any] | None:
+    """The one JSON object that an answer is, perhaps in a fence of code; None where it is anything else."""
     try:
         said = json.loads(answer.strip().removeprefix("```json").strip("`\n "))
     except ValueError:
-        return 0.0
-    if not isinstance(said, dict):
+        return None
+    return said if isinstance(said, dict) else None
+
+
+def json_object(sample: Sample, answer: str) -> float:
+    """The answer is one JSON object; where a right answer is one too, the share of its keys that agree."""
+    said = read_json(answer)
+    if said is None:
         return 0.0
     for text in accepted(sample):
         try:
@@ -135,6 +143,28 @@ def json_object(sample: Sample, answer: str) -> float:
         if isinstance(true, dict) and true:
             return sum(said.get(key) == value for key, value in true.items()) / len(true)
     return 1.0
+
+
+def fitting(schema: str | dict[str, Any]) -> OfAnswer:
+    """The reward "json" of answers that fit a JSON schema, given as it is or as a file; 0 of all others."""
+    try:
+        from jsonschema import exceptions, validators
+    except ImportError:
+        raise RewardError("grpo.rewards: 'schema' needs jsonschema: pip install 'lalm[evaluate]'") from None
+    try:
+        told = json.loads(Path(schema).read_text("utf-8")) if isinstance(schema, str) else schema
+        kind = validators.validator_for(told)
+        kind.check_schema(told)
+    except (OSError, ValueError, exceptions.SchemaError) as error:
+        what = getattr(error, "message", "") or error
+        raise RewardError(f"grpo.rewards: 'schema' is no JSON schema: {what}") from None
+    validator = kind(told)
+
+    def reward(sample: Sample, answer: str) -> float:
+        said = read_json(answer)
+        return json_object(sample, answer) if said is not None and validator.is_valid(said) else 0.0
+
+    return reward
 
 
 def repeats(sample: Sample, answer: str) -> float:
@@ -187,6 +217,10 @@ def reward_of(settings: Reward) -> OfGroup:
     if name == "length":
         fewest, most = settings.between or (0, 0)
         return _each(lambda sample, answer: float(fewest <= len(answer.split()) <= most))
+    if name == "judge":
+        return JudgeReward(settings)
+    if name == "json" and settings.schema_ is not None:
+        return _each(fitting(settings.schema_))
     return _each(_own(name) if ".py:" in name else ONE_BY_ONE[name])
 
 
@@ -195,6 +229,10 @@ def check_rewardable(rewards: Sequence[Reward], sample: Sample, where: str) -> N
     for reward in rewards:
         name = reward.name
         if name in NEEDS_NOTHING or ".py:" in name:
+            continue
+        if name == "judge":
+            if not known(sample, accepted=True):
+                raise RewardError(f"{where}: the reward 'judge' needs references, a caption or a transcript")
             continue
         if name in NEEDS_EVENTS and len(sample.events) < 2:
             raise RewardError(f"{where}: the reward '{name}' needs two events or more")
