@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -172,4 +172,16 @@ def _run(path: str) -> ModuleType:
 @cache
 def _installed() -> tuple[ModuleType, ...]:
     """The modules of installed packages."""
-    return tuple(entry.load() for entry in entry_points(group=GROUP))
+    return tuple(map(_loaded, entry_points(group=GROUP)))
+
+
+def _loaded(entry: EntryPoint) -> ModuleType:
+    try:
+        module: ModuleType = entry.load()
+    except Exception as error:
+        name = entry.dist.name if entry.dist else entry.name
+        raise OwnCodeError(
+            f"the installed package '{name}' cannot be used: {type(error).__name__}: {error}; mend it, or "
+            f"take it away: pip uninstall {name}"
+        ) from error
+    return module

@@ -25,10 +25,13 @@ REPHRASE = (
     "You hear the sound that is described here. Say in one or two sentences of your own what you hear, and "
     "answer what is asked of it, if anything is, without a preamble.\n{told}"
 )
-_REFUSAL = re.compile(
-    r"(i['\u2019]m sorry|i am sorry|i apologi[sz]e|unfortunately,? i|as an? (text|language|ai)\b|"
-    r"i (can ?not|can['\u2019]t|am unable|am not able|don['\u2019]t have the)|i['\u2019]m (unable|not able)|"
-    r"(can ?not|can['\u2019]t|unable to) (hear|listen|process|play|access))",
+_BEGINS = re.compile(
+    r"\W*(i['\u2019]m sorry|i am sorry|sorry\b|i apologi[sz]e|unfortunately,? i|"
+    r"i (can ?not|can['\u2019]t|am unable|am not able|don['\u2019]t have the)|i['\u2019]m (unable|not able))",
+    re.I,
+)
+_DENIES = re.compile(
+    r"\bas an? (text|language|ai)\b|(can ?not|can['\u2019]t|unable to) (hear|listen|process|play|access)\b",
     re.I,
 )
 # Words that captions join events with; a reply with one of them has not taken up anything.
@@ -47,7 +50,7 @@ class Drawing:
 
 def refuses(reply: str) -> bool:
     """Whether a reply begins by saying that the LLM cannot hear, or will not answer."""
-    return bool(_REFUSAL.search(reply[:REFUSED_WITHIN]))
+    return bool(_BEGINS.match(reply) or _DENIES.search(reply[:REFUSED_WITHIN]))
 
 
 def taken_up(reply: str, caption: str) -> float:
