@@ -85,7 +85,7 @@ def test_a_connector_of_an_installed_package_is_one_by_its_name(tmp_path, monkey
         connector_class("halving")
     monkeypatch.syspath_prepend(installed(tmp_path, "lalm_halving", MODULE))
     systems._installed.cache_clear()
-    model, processor = tiny("modular")
+    model, _ = tiny("modular")
     model.config.connector, model.config.connector_options = "halving", {"stack": 3}
     model.model.connector = model.model.build_connector()
     assert model.config.num_tokens(10) == 4
