@@ -74,7 +74,8 @@ def validate(
         for fault in found.grouped:
             print(fault)
         wrote = f"; the good ones are in {out}" if out is not None else ""
-        print(f"{source}: {len(found.good)} good lines, {found.hours:.2f} h, {len(found.faults)} bad{wrote}")
+        length = f"{found.hours:.2f} h" if found.hours >= 0.1 else f"{3600 * found.hours:.0f} s"
+        print(f"{source}: {len(found.good)} good lines, {length}, {len(found.faults)} bad{wrote}")
     return 1 if found.faults else 0
 
 
