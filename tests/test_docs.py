@@ -213,7 +213,7 @@ def test_the_diagrams_are_those_of_their_script():
         assert made["svg"](system) == drawn, "run: python docs/diagrams.py"
 
 
-@pytest.mark.parametrize("name", ["hear_and_ask"])
+@pytest.mark.parametrize("name", ["hear_and_ask", "train_and_evaluate"])
 def test_notebooks_were_run_and_import_what_is_there(name):
     book = json.loads((ROOT / "docs" / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
