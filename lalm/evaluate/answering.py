@@ -5,10 +5,11 @@ stopped. A recording that cannot be read is an item that failed, and the run goe
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, overload, runtime_checkable
 
 from lalm.audio.load import AudioError
 from lalm.data.messages import message_to_openai, part_recording
@@ -21,12 +22,14 @@ from lalm.evaluate.said import row_of, said_of
 from lalm.evaluate.said import rows_of as rows_of
 from lalm.evaluate.task import Decoding
 from lalm.inference.engine import Engine, Options, Reply, TooLongError
+from lalm.inference.shared_frames import SharedFrames, sharing
 from lalm.models.lora import set_lora_scale
 from lalm.synthesis.completions import Chat, Completion, CompletionError, EndpointWriter, Sampling
 from lalm.synthesis.resumable_rows import append, whole_lines
 
 CHUNK = 64  # items that are prepared and asked for at a time
-STREAMED = 256  # the same where answers arrive one by one: as many as the engine sorts by length
+STREAMED = 256  # the same of an endpoint, which is asked for many at once
+DEALT = 32  # neighbouring items that one of several processes answers
 
 Arrived: TypeAlias = Callable[[int, Said], None]
 Accounts: TypeAlias = tuple[dict[str, Any], ...]  # of a sample's recordings, as JSON
@@ -106,6 +109,12 @@ class Local:
 
         self.engine.reply(samples, options, errors="return", arrived=kept)
 
+    @contextmanager
+    def sharing(self) -> Iterator[SharedFrames]:
+        """Within it the encoder hears each recording once, whatever is asked about it."""
+        with sharing(self.engine.model.model.audio_tower) as shared:
+            yield shared
+
     def likelihood(self, sample: Sample) -> tuple[float, int]:
         """Nats of the sample's first reference and end, and their tokens."""
         set_lora_scale(self.engine.model, self.lora_scale)
@@ -171,8 +180,9 @@ class Endpoint:
             )
         sampling = Sampling(decoding.temperature, decoding.top_p, decoding.max_new_tokens, self.seed)
         places, chats, given = list[int](), list[Chat](), list[Accounts]()
-        for number, sample in enumerate(samples):
+        for number in range(len(samples)):
             try:
+                sample = samples[number]
                 accounts = _given(sample)
                 chats.append([message_to_openai(_plain(message)) for message in sample.messages])
             except AudioError as error:
@@ -214,12 +224,13 @@ def collect(
     share.wait()
     said = _read(folder)
     share.wait()  # nobody writes before all have read
-    missing = [item for item in wanted if item.key not in said][share.rank :: share.total]
-    missing.sort(key=lambda item: item.decoding)  # one way of decoding a chunk
+    missing = _dealt(in_order([item for item in wanted if item.key not in said]), share)
     done, total = 0, len(missing)
     if progress:
         progress(done, total)
     size = STREAMED if isinstance(answerer, Streaming) else CHUNK
+    if isinstance(answerer, Local):  # it decodes ahead of the LLM, as long as there is more to ask
+        size = max(1, total)
     while missing:
         decoding = missing[0].decoding
         chunk = [item for item in missing[:size] if item.decoding == decoding]
@@ -242,10 +253,70 @@ def collect(
     return {item.key: said[item.key] for item in wanted}
 
 
+def in_order(wanted: Sequence[Wanted]) -> list[Wanted]:
+    """One way of decoding after the other, and within it all that is asked about a recording in a row, so
+    that it is heard once."""
+    first: dict[tuple[Any, ...], int] = {}
+    places = [first.setdefault(_sources(item.sample), len(first)) for item in wanted]
+    order = sorted(range(len(wanted)), key=lambda at: (wanted[at].decoding, places[at], at))
+    return [wanted[at] for at in order]
+
+
+def _sources(sample: Sample) -> tuple[Any, ...]:
+    """Where a sample's recordings lie; for those in memory, which they are."""
+    sources = [part["audio"] for part in sample.audios]
+    return tuple(str(one) if isinstance(one, str | Path) else id(one) for one in sources)
+
+
+def _dealt(items: Sequence[Wanted], share: Share) -> list[Wanted]:
+    """This process' part: neighbours stay together."""
+    size = max(1, min(DEALT, len(items) // share.total))
+    return [item for at, item in enumerate(items) if at // size % share.total == share.rank]
+
+
+class _Prepared(Sequence[Sample]):
+    """Samples as they are asked, each prepared when its turn comes: by the thread that decodes ahead."""
+
+    def __init__(self, items: Sequence[Wanted]) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, number: int) -> Sample: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, number: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(number, slice):
+            return _Prepared(self._items[number])
+        item = self._items[number]
+        return item.prepare(item.sample) if item.prepare else item.sample
+
+
 def _answer_chunk(
     answerer: Answerer, chunk: Sequence[Wanted], decoding: Decoding, keep: Callable[[Wanted, Said], None]
 ) -> None:
-    """Every answer of a chunk to ``keep``, as it arrives; those whose recording cannot be read first."""
+    """Every answer of a chunk to ``keep``, as it arrives."""
+    if not isinstance(answerer, Streaming):
+        _answer_together(answerer, chunk, decoding, keep)
+        return
+    samples = _Prepared(chunk)
+
+    def arrived(number: int, answer: Said) -> None:
+        item = chunk[number]
+        wants = item.likelihood and item.sample.references and not answer.failed
+        if wants and isinstance(answerer, Local):
+            answer = replace(answer, likelihood=answerer.likelihood(samples[number]))
+        keep(item, answer)
+
+    answerer.answer_each([item.key for item in chunk], samples, decoding, arrived)
+
+
+def _answer_together(
+    answerer: Answerer, chunk: Sequence[Wanted], decoding: Decoding, keep: Callable[[Wanted, Said], None]
+) -> None:
+    """The same of one that answers all at once; those whose recording cannot be read first."""
     items, samples = list[Wanted](), list[Sample]()
     for item in chunk:
         try:
@@ -254,22 +325,9 @@ def _answer_chunk(
             keep(item, Said("", failed=str(error)))
             continue
         items.append(item)
-    keys = [item.key for item in items]
-
-    def arrived(number: int, answer: Said) -> None:
-        item = items[number]
-        wants = item.likelihood and item.sample.references and not answer.failed
-        if wants and isinstance(answerer, Local):
-            answer = replace(answer, likelihood=answerer.likelihood(samples[number]))
+    found = answerer.answer([item.key for item in items], samples, decoding) if items else []
+    for item, answer in zip(items, found, strict=True):
         keep(item, answer)
-
-    if not items:
-        return
-    if isinstance(answerer, Streaming):
-        answerer.answer_each(keys, samples, decoding, arrived)
-        return
-    for number, answer in enumerate(answerer.answer(keys, samples, decoding)):
-        arrived(number, answer)
 
 
 def _read(folder: Path) -> dict[Key, Said]:

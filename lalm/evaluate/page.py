@@ -74,6 +74,8 @@ def notes(name: str, entry: Mapping[str, Any]) -> list[str]:
     told += [f"{metric} failed: {why}" for metric, why in entry["failed"].items()]
     if entry.get("judge_unreadable"):
         told.append(f"{entry['judge_unreadable']} judgments could not be read and count 0")
+    if wild := entry.get("runaway"):
+        told.append(_of_runaways(wild))
     if own := entry.get("extracted"):
         told.append(
             f"{own['read']} of {own['unread']} answers that rules could not read were read by {own['by']}"
@@ -102,6 +104,18 @@ def notes(name: str, entry: Mapping[str, Any]) -> list[str]:
             why = "; ".join(board["because"])
             told.append(f"no number here may stand beside {board['board']}: {why}")
     return [f"{name}: {text}" for text in told]
+
+
+def _of_runaways(found: Mapping[str, Any]) -> str:
+    """What no interval of an error rate knows: transcripts with more wrong words than were said."""
+    share, metric = found["share"], found["metric"]
+    said = f"{found['answers']} of {share['num_items']} answers have more wrong words than were said"
+    if share["high"] is not None:
+        said += f"; of all such recordings {100 * share['low']:.1f} to {100 * share['high']:.1f} % may be so"
+    if others := found.get("others"):
+        low, high = shown_number(others["low"], metric), shown_number(others["high"], metric)
+        return f"{said}; without them {metric} is {shown_number(others['mean'], metric)} [{low}, {high}]"
+    return said if found["answers"] else f"{said}, which the interval of {metric} does not know of"
 
 
 def _rows(name: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:

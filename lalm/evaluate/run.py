@@ -9,6 +9,7 @@ OUT/submissions/        what a benchmark's own program scores, where it has one
 import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,7 +20,7 @@ from filelock import FileLock, Timeout
 from lalm.data.sample import Sample, ask
 from lalm.errors import LalmError
 from lalm.evaluate import card as cards
-from lalm.evaluate.answering import Answerer, Key, Said, Share, Wanted, collect
+from lalm.evaluate.answering import Answerer, Key, Local, Said, Share, Wanted, collect
 from lalm.evaluate.controls import AUDIO, Impossible, Put, expanded, put_under
 from lalm.evaluate.extraction import extracted
 from lalm.evaluate.judge import Judge
@@ -93,14 +94,16 @@ def run(
     job.out.mkdir(parents=True, exist_ok=True)
     if share.rank:
         share.wait()  # until the first has begun
-        collect(_wanted(job, _shown(job)[0]), answerer, job.out, None, share)
+        with answerer.sharing() if isinstance(answerer, Local) else nullcontext():
+            collect(_wanted(job, _shown(job)[0]), answerer, job.out, None, share)
         return None
     try:
         with FileLock(job.out / ".lock", timeout=0):
             card = _begin(job, answerer, judge)
             share.wait()
             shown, impossible = _shown(job)
-            said = collect(_wanted(job, shown), answerer, job.out, progress, share)
+            with answerer.sharing() if isinstance(answerer, Local) else nullcontext():
+                said = collect(_wanted(job, shown), answerer, job.out, progress, share)
             _without_answers(shown, impossible, said)
             scored, extracts = _scores(job, shown, said, resources, judge)
             for name, found in extracts.items():

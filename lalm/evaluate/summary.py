@@ -10,6 +10,7 @@ from lalm.evaluate.judge import Judge
 from lalm.evaluate.metrics import METRICS, Resources
 from lalm.evaluate.official.standing import standing
 from lalm.evaluate.reliance import reliance
+from lalm.evaluate.runaway import runaway
 from lalm.evaluate.said import UNANSWERED, Key, Said
 from lalm.evaluate.scores import MAX_CATEGORIES, Scored, gap, groups, numbers, paper_table, plain, score
 from lalm.evaluate.task import Asked
@@ -57,6 +58,8 @@ class Summary:
                     "times": 10 if opened.task.judge == "chat" else 100,  # a judge's points, else per cent
                     "found": {column: plain(limits) for column, limits in table},
                 }
+            if found := runaway(own[AUDIO]):
+                entry["runaway"] = found
             entry["by"] = parts(own[AUDIO])
             if self.judge is not None and "judge" in own[AUDIO].measured:
                 entry["judge_unreadable"] = sum(answer.judged is None for answer in own[AUDIO].answers)

@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 
+from lalm.data.sample import Sample, ask
+from lalm.evaluate.metrics import Answer, Resources
 from lalm.evaluate.metrics.intervals import (
     Measured,
     additive,
@@ -13,6 +16,10 @@ from lalm.evaluate.metrics.intervals import (
     rate,
     ratio,
 )
+from lalm.evaluate.page import _of_runaways
+from lalm.evaluate.runaway import runaway
+from lalm.evaluate.scores import score
+from lalm.evaluate.task import Task
 
 
 def names(count: int) -> list[str]:
@@ -160,3 +167,26 @@ def test_error_rates_with_rare_hallucinations_are_covered_at_twelve_speakers(mon
         return interval(rate(np.stack([wrong, words], 1)), names(12))
 
     assert covered(speakers, 2 / 32 + 12 / 349.5, 200) >= 0.9
+
+
+def test_transcripts_that_run_away_are_told_apart():
+    """Three of forty recordings: their share, the others' error rate, and the sentence on the terminal."""
+    said = {
+        **{f"{n}": "a dog barks loudly" for n in range(37)},
+        **{f"{n}": "no " * 30 for n in range(37, 40)},
+    }
+    said["0"] = "a dog barks softly"
+    rows = [Sample(ask([], "?").messages, id=n, references=("a dog barks loudly",)) for n in said]
+    scored = score(
+        Task(name="t", about="x", metrics=("wer",)),
+        [Answer(row, said[row.id], said[row.id]) for row in rows],
+        Resources(),
+        judged=False,
+    )
+    found = runaway(scored)
+    low, high = beta.ppf([0.025, 0.975], 3.5, 37.5)  # Jeffreys
+    assert found["answers"] == 3 and found["share"]["mean"] == 3 / 40
+    assert (found["share"]["low"], found["share"]["high"]) == pytest.approx((low, high), abs=0.01)
+    assert found["others"]["mean"] == 1 / (37 * 4) and scored.measured["wer"].value > 0.5
+    told = _of_runaways(found)
+    assert told.startswith("3 of 40 answers have more wrong words") and "without them wer is 0.7 [" in told
