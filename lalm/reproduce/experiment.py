@@ -98,6 +98,7 @@ class Contrast(Section):
     lower_is_better: bool = False
     decides: bool = True
     paper: str = ""
+    sizes: list[str] = Field(list(SIZES))
 
 
 class Experiment(Section):

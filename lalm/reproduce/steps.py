@@ -14,6 +14,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lalm.evaluate.task import known_tasks
+from lalm.evaluate.task_data import found_below
 from lalm.reproduce.experiment import Plan, ReproduceError, Step
 from lalm.training.recipe import Recipe, load
 from lalm.weights import fetch as weights
@@ -46,6 +48,7 @@ def states(plan: Plan, work: Path) -> list[State]:
         words = {word for command in step.commands for word in command}
         asked = sorted(word for word in words if word == data or word.startswith(f"{data}/"))
         missing = tuple(word for word in asked if word not in made and not Path(word).exists())
+        missing += tuple(path for words in step.commands for path in _missing_tests(words))
         found.append(State(step, state, float(stamp["seconds"]) if stamp else 0.0, missing))
     return found
 
@@ -99,6 +102,15 @@ def needed_weights(plan: Plan) -> dict[str, str]:
                     if part and part not in found:
                         found[part] = _where(part, plan.experiment.weights)
     return found
+
+
+def _missing_tests(words: Sequence[str]) -> list[str]:
+    """The corpora that an evaluation's tasks look for below ``--data`` and that are not there."""
+    if words[0] != "eval" or "--data" not in words:
+        return []
+    data, tasks = Path(words[words.index("--data") + 1]), known_tasks()
+    paths = [tasks[name].path for name in words[words.index("--task") + 1].split(",")]
+    return [str(data / path) for path in paths if path and not found_below(data, path).exists()]
 
 
 def _recipe(command: Sequence[str]) -> Recipe:
