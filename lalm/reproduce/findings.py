@@ -161,8 +161,8 @@ def findings(plan: Plan, work: Path) -> dict[str, Any]:
                     row["paper"] = experiment.cells[cell].paper.get(key)
                     row["tasks"] = _by_task(runs)
                 cells.append({**row, **_plain(estimate(runs))})
-    asked = [one for one in experiment.contrasts if plan.size in one.sizes]
-    contrasts = [_contrast(plan, work, one) for one in asked]
+    compared = [one for one in experiment.contrasts if plan.size in one.sizes]
+    contrasts = [_contrast(plan, work, one) for one in compared]
     deciding = [row["verdict"] for row in contrasts if row["decides"]]
     return {"verdict": whole_verdict(deciding), "contrasts": contrasts, "cells": cells}
 
