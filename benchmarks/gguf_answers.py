@@ -143,7 +143,7 @@ def main() -> None:
     result: dict[str, Any] = {"xllamacpp": version("xllamacpp"), "clips": len(paths)}
     with tempfile.TemporaryDirectory() as place:
         exact = export_gguf(args.model, Path(place) / "exact", "float32", None, args.pad_to_window)
-        result["rows"] = rows_of(exact, paths, waves)
+        result["rows"] = rows_of(exact, paths, waves, lambda rows: keep(args.out, args.model, {"rows": rows}))
         keep(args.out, args.model, result)
         ours = [row["ours"] for row in result["rows"]]
         result["served_float32"] = same(served(exact, waves), ours)
@@ -162,7 +162,9 @@ def keep(out: Path, model: str, result: dict[str, Any]) -> None:
     out.write_text(json.dumps(whole | {Path(model).name: summary(result)}, indent=1) + "\n")
 
 
-def rows_of(exact: Written, paths: list[Path], waves: list[np.ndarray]) -> list[dict[str, Any]]:
+def rows_of(
+    exact: Written, paths: list[Path], waves: list[np.ndarray], done: Callable[[list[dict[str, Any]]], None]
+) -> list[dict[str, Any]]:
     """Clip by clip: audio tokens and answers of both sides, in float32."""
     llama = Llama(exact.llm, threads=torch.get_num_threads(), exact=True)
     projection, prompt = Projection(exact.projector, llama), prompt_of(exact)
@@ -194,6 +196,7 @@ def rows_of(exact: Written, paths: list[Path], waves: list[np.ndarray]) -> list[
                 "closest_choice": round(margin, 4),
             }
         )
+        done(rows)
         print(json.dumps(rows[-1]), flush=True)
     projection.close()
     llama.close()
