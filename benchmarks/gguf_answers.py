@@ -6,8 +6,8 @@
 Clips are those of ``samples/`` and, up to 20 in all, evenly taken ones of the folder ``--clips``. Both sides
 answer greedily. In float32 llama.cpp keeps its cache and its attention in float32 too; its convolutions stay
 float16. Beside that: bfloat16 and packed weights as users have them, and the server's chat API with its own
-settings. llama.cpp's spectrogram has a floor of 6e-8 where Whisper's is 1e-10: "floor" repeats ours with it,
-which must leave nothing but rounding between the audio tokens.
+settings. llama.cpp's spectrogram has a floor of 6e-8 where Whisper's is 1e-10: "floor" repeats ours with it
+(``init.options.encoder.mel_floor``), which must leave nothing but rounding between audio tokens.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from lalm.inference.llamacpp.running import Llama, Projection
 QUESTION = "What do you hear?"
 NEW_TOKENS = 32
 NUM_CLIPS = 20
+OPTIONS = Options(max_new_tokens=NEW_TOKENS, loop_guard=False)
 THEIR_FLOOR = math.log10(5.960464477539063e-08)  # mel_floor in llama.cpp's tools/mtmd/mtmd-audio.cpp
 
 
@@ -60,7 +61,7 @@ def loudest_bin(wave: np.ndarray) -> float:
     return float(whisper.log_mel(torch.from_numpy(wave)[None]).max()) * 4 - 4
 
 
-def with_their_floor(make: Callable[[], torch.Tensor]) -> torch.Tensor:
+def with_their_floor(make: Callable[[], Any]) -> Any:
     """What ``make`` gives when our spectrogram has llama.cpp's floor."""
     ours = whisper.log_mel
 
@@ -181,7 +182,8 @@ def rows_of(
         asked = exact.processor.batch([ask([wave], QUESTION)])["input_ids"][0].tolist()
         slot = exact.processor.audio_token_id
         answer, margin = greedy(llama, pieces, tokenizer)
-        (reply,) = engine.reply([ask([wave], QUESTION)], Options(max_new_tokens=NEW_TOKENS, loop_guard=False))
+        answering = lambda wave=wave: engine.reply([ask([wave], QUESTION)], OPTIONS)[0].text  # noqa: E731
+        ours = answering()
         rows.append(
             {
                 "clip": path.name,
@@ -191,7 +193,8 @@ def rows_of(
                 "same_prompt": ids == [token for token in asked if token != slot],
                 "tokens_apart": apart(own, theirs),
                 "tokens_apart_same_floor": apart(floored, theirs),
-                "ours": reply.text,
+                "ours": ours,
+                "ours_same_floor": with_their_floor(answering) if quiet else ours,
                 "llama.cpp": answer,
                 "closest_choice": round(margin, 4),
             }
@@ -215,6 +218,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
     rows = result.pop("rows")
     counts = {
         "same_answers": sum(row["ours"] == row["llama.cpp"] for row in rows),
+        "same_answers_same_floor": sum(row["ours_same_floor"] == row["llama.cpp"] for row in rows),
         "different_answers_of_ours": len({row["ours"] for row in rows}),
         "same_prompts": sum(row["same_prompt"] for row in rows),
         "largest_tokens_apart": max(row["tokens_apart"] for row in rows),

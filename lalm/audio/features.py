@@ -32,6 +32,7 @@ def log_mel(
     num_mels: int = 80,
     pad_to: int | None = None,
     first: int | None = None,
+    floor: float = 1e-10,
 ) -> Tensor:
     """Whisper's log-mel spectrogram, (A, M, T) float32, about [-1, 1.5].
 
@@ -41,7 +42,8 @@ def log_mel(
     ``pad_to`` (samples: 480 000 for 30 s) instead gives every clip ``pad_to / 160`` frames, over clip
     and zeros alike, as ``WhisperFeatureExtractor`` does; a clip longer than that raises ValueError.
     ``first`` then computes only so many of those frames: the same numbers if they hold the whole clip and
-    two frames more, since all that follows is silence.
+    two frames more, since all that follows is silence. ``floor``: what quieter bins count as; the default is
+    Whisper's own.
     """
     audio, lengths = _zeroed_padding(audio, audio_lengths)
     longest = int(lengths.max())
@@ -68,7 +70,7 @@ def log_mel(
         power = spectrum.real**2 + spectrum.imag**2  # (A, F, T); abs() takes roots, twice as slow
         mel = _tensor(whisper_filters(num_mels), audio).T @ power  # (A, M, T)
     outside = torch.arange(frames, device=audio.device) >= num_frames[:, None, None]  # (A, 1, T)
-    log = mel.clamp(min=1e-10).log10()
+    log = mel.clamp(min=floor).log10()
     loudest = log.masked_fill(outside, -math.inf).amax(dim=(1, 2), keepdim=True)  # (A, 1, 1)
     return ((torch.maximum(log, loudest - 8.0) + 4.0) / 4.0).masked_fill(outside, 0.0)
 

@@ -5,6 +5,7 @@ original's behaviour, and a longer clip runs as several windows joined in time o
 Qwen2-Audio's encoder (``qwen2_audio``), to the same numbers as its released weights without their padding.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class WhisperEncoderConfig(WhisperConfig):
     of that paper. Its spectrogram and convolutions are those of a clip followed by silence, its attention
     sees the clip's own frames, pooling comes before the last norm, a last group that is not full is dropped.
     With ``pad_to_window`` too it also sees the silence and gives all its tokens, as llama.cpp runs it.
+    ``mel_floor``: what quieter bins of the spectrogram count as; llama.cpp has 2^-24, Whisper 1e-10.
     """
 
     model_type = "lalm_whisper"
@@ -40,6 +42,7 @@ class WhisperEncoderConfig(WhisperConfig):
         pool: int = 1,
         pad_to_window: bool = False,
         qwen2_audio: bool = False,
+        mel_floor: float = 1e-10,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -49,6 +52,7 @@ class WhisperEncoderConfig(WhisperConfig):
         self.pool = pool
         self.pad_to_window = pad_to_window
         self.qwen2_audio = qwen2_audio
+        self.mel_floor = mel_floor
         if qwen2_audio and self.layers != [self.encoder_layers]:
             raise ValueError("qwen2_audio goes with the last layer alone")
 
@@ -110,15 +114,16 @@ class WhisperEncoder(Encoder):
         """One window each, (W, N) -> (W, T, width); what follows a clip is masked everywhere."""
         layers = self.whisper
         dtype = layers.conv1.weight.dtype
-        num_mels, size = self.config.num_mel_bins, self.config.window_samples
+        size = self.config.window_samples
+        spectrogram = partial(log_mel, num_mels=self.config.num_mel_bins, floor=self.config.mel_floor)
         if self.config.pad_to_window:
             lengths = torch.full_like(lengths, size)
-            mel = log_mel(audio, num_mels=num_mels, pad_to=size)
+            mel = spectrogram(audio, pad_to=size)
         elif self.config.qwen2_audio:
             # Two frames more than the clip has: its end reaches into them, and the convolutions see them.
-            mel = log_mel(audio, lengths, num_mels=num_mels, pad_to=size, first=-(-audio.shape[1] // HOP) + 2)
+            mel = spectrogram(audio, lengths, pad_to=size, first=-(-audio.shape[1] // HOP) + 2)
         else:
-            mel = log_mel(audio, lengths, num_mels=num_mels)
+            mel = spectrogram(audio, lengths)
         num_frames = -(-lengths // SAMPLES_PER_FRAME)
         positions = torch.arange(mel.shape[2], device=mel.device)
         hidden = nn.functional.gelu(layers.conv1(mel.to(dtype)))  # (W, D, 2T)

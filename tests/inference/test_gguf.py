@@ -18,8 +18,10 @@ from lalm.inference.llamacpp import library
 from lalm.inference.llamacpp.engine import LlamaCppEngine
 from lalm.inference.llamacpp.export import read_back
 from lalm.inference.llamacpp.gguf_file import GGUFError, mixed_type
-from lalm.inference.llamacpp.projector import MARKS, check_encoder, projector_of
+from lalm.inference.llamacpp.language_model import write_llm
+from lalm.inference.llamacpp.projector import MARKS, check_encoder, projector_of, write_projector
 from lalm.inference.llamacpp.prompt import template_for
+from lalm.inference.llamacpp.running import Llama, Projection
 from lalm.models.assemble import build_model
 from lalm.models.load import load_model
 from lalm.models.lora import add_lora, merge_lora
@@ -132,6 +134,22 @@ def test_llama_cpp_hears_and_says_the_same(folder, tmp_path, capsys, kind):
     told = capsys.readouterr().err
     assert "checked in llama.cpp: audio tokens" in told
     assert ("another sound moves the logits" in told) == (kind == "float32")
+
+
+@needs_library
+@pytest.mark.parametrize("floor,apart", [(2**-24, False), (1e-10, True)])
+def test_quiet_clips_are_heard_as_llama_cpp_does_with_its_floor(folder, tmp_path, floor, apart):
+    model, processor = load_model(folder(**PADDED, mel_floor=floor))
+    merge_lora(model)
+    kind, llm, beside = "float32", tmp_path / "llm.gguf", tmp_path / "mmproj.gguf"
+    write_llm(model, processor, llm, kind, str(processor.chat_template), "mine")
+    write_projector(model, projector_of(model, "mine"), beside, kind, "mine")
+    clip = np.random.default_rng(0).normal(0, 1e-4, 32_000).astype(np.float32)
+    llama = Llama(llm, exact=True)
+    theirs = torch.from_numpy(Projection(beside, llama).pieces("<__media__>", [clip])[0])
+    with torch.no_grad():
+        ours = model.get_audio_features(torch.from_numpy(clip)[None], torch.tensor([32_000])).pooler_output
+    assert (float((ours - theirs).square().mean().sqrt() / ours.std()) > 0.01) == apart
 
 
 @needs_library
