@@ -18,7 +18,7 @@ import torch
 
 from lalm.data.readers import read_manifest
 from lalm.data.sample import ask, write_manifest
-from lalm.inference.engine import pick_device, pick_dtype
+from lalm.inference.device import pick_device, pick_dtype
 from lalm.synthesis.completions import Chat, LocalWriter, Sampling
 from lalm.systems.acdc.continuation import respond
 from lalm.weights import fetch as weights

@@ -45,7 +45,7 @@ def open_vision(vision: str, model: str | None, device: str | None) -> "APTBlip2
     if model is None:
         raise ValueError("--vision needs the folder of a trained APT: say --model with it")
     from lalm.cli.opening import silence_transformers
-    from lalm.inference.engine import pick_device, pick_dtype
+    from lalm.inference.device import pick_device, pick_dtype
     from lalm.systems.apt.vision import APTBlip2
 
     silence_transformers()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def open_engine(
-    model: str | None, device: str | None, dtype: str | None = None, transcript: bool | None = None
+    model: str | None, device: str | None, dtype: Any = None, transcript: bool | None = None
 ) -> "Engine":
     """The model of a folder (None: the embedded one); its pinned parts are fetched first if need be.
 
@@ -28,17 +28,19 @@ def open_engine(
     else:
         fetch_for(model, transcript)
     silence_transformers()
-    precision = precision_of(dtype)
-    if transcript is None:
-        return Engine.load(model, device, precision)
-    return Engine.load(model, device, precision, transcript_mode(transcript))
+    mode = transcript_mode(transcript)
+    with loading() as told:
+        return Engine.load(model, device, dtype, mode, told)
 
 
-def precision_of(dtype: str | None) -> Any:
-    """What --dtype names, as ``Engine.load`` takes it."""
-    import torch
+@contextmanager
+def loading() -> Iterator[Callable[[str], None]]:
+    """Says on a terminal that a model is loading, and (through the function given) what else it does."""
+    from rich.console import Console
 
-    return dtype if dtype in (None, "int8") else getattr(torch, dtype)
+    console = Console(stderr=True)
+    with console.status("Loading the model") as status:
+        yield lambda sentence: status.update(f"Loading the model: {sentence}")
 
 
 def transcript_mode(transcript: bool | None) -> str | None:
@@ -87,7 +89,7 @@ def open_writer(llm: str, url: str | None) -> "Writer":
     import torch
 
     from lalm.cli.weights import fetch_with_bar
-    from lalm.inference.engine import pick_dtype
+    from lalm.inference.device import pick_dtype
     from lalm.synthesis.completions import EndpointWriter, LocalWriter
     from lalm.weights import fetch as weights
 

@@ -63,9 +63,9 @@ Transcript = Annotated[
     ),
 ]
 Dtype = Annotated[
-    Literal["float32", "bfloat16", "float16", "int8"] | None,
+    Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"] | None,
     typer.Option(
-        help="Of the weights (default: the faster of the floats here); int8: the LLM's in 8 bits.",
+        help="Of the weights (default: auto, the fastest here); int8: the LLM's in 8 bits, on a CPU.",
         show_default=False,
     ),
 ]

@@ -29,7 +29,7 @@ class Place(NamedTuple):
     port: int
     device: str | None
     transcript: bool | None = None
-    dtype: str | None = None
+    dtype: Any = None
 
 
 def serve(
@@ -182,7 +182,7 @@ def _models(
     model: str | None, others: dict[str, str], place: Place
 ) -> "tuple[Callable[[], Engine], dict[str, Callable[[], Engine]]]":
     """How to open the default model, and how to open each by its name; the folders are looked at now."""
-    from lalm.cli.opening import precision_of, transcript_mode
+    from lalm.cli.opening import loading, transcript_mode
     from lalm.cli.weights import fetch_for
     from lalm.inference.engine import Engine
     from lalm.models.load import open_processor
@@ -190,9 +190,9 @@ def _models(
     def opener(folder: str | None, name: str | None) -> "Callable[[], Engine]":
         def load() -> Engine:
             fetch_for(folder, place.transcript)
-            engine = Engine.load(
-                folder, place.device, precision_of(place.dtype), transcript_mode(place.transcript)
-            )
+            mode = transcript_mode(place.transcript)
+            with loading() as told:
+                engine = Engine.load(folder, place.device, place.dtype, mode, told)
             engine.name = name or engine.name
             return engine
 

@@ -28,7 +28,8 @@ def become_vllm(model: str | None, place: Place, settings: "Settings") -> None:
         raise ValueError(
             "--engine vllm needs vLLM beside lalm: pip install 'lalm[vllm]' in an environment of its own"
         )
-    from lalm.inference.engine import SMALL, pick_device, pick_dtype
+    from lalm.inference.device import pick_device, pick_dtype
+    from lalm.inference.engine import SMALL
     from lalm.models.load import model_folder, model_name
 
     with listen(place) as listening:

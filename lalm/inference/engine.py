@@ -7,14 +7,13 @@ seconds of each clip were given and heard, and how long it took.
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
-from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteriaList
 
 from lalm.audio.load import Recording
 from lalm.data.audio_inputs import Clip
@@ -23,17 +22,18 @@ from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.inference.answer import Answer
 from lalm.inference.decoding_ahead import ahead
+from lalm.inference.device import Precision, pick_device, pick_precision
 from lalm.inference.generation import Progress, processors_of, settings_of
 from lalm.inference.options import FinishReason
 from lalm.inference.options import Options as Options
 from lalm.inference.protocols import Hearing
+from lalm.inference.question import Clock, Question, batches
 from lalm.inference.reply import Heard as Heard
 from lalm.inference.reply import Reply as Reply
 from lalm.inference.reply import Stream
 from lalm.inference.speech.clip_transcripts import ClipTranscripts
 from lalm.inference.speech.recogniser import shared
 from lalm.models.answer_end import answer_ends
-from lalm.models.int8 import make_int8
 from lalm.models.load import load_model, model_name
 from lalm.models.lora import set_lora_scale
 from lalm.models.modeling import AudioLMForConditionalGeneration
@@ -74,24 +74,24 @@ class Engine:
         cls,
         model: str | None = None,
         device: str | None = None,
-        dtype: torch.dtype | Literal["int8"] | None = None,
+        dtype: Precision | None = None,
         transcript: str | None = None,
+        told: Callable[[str], None] | None = None,
     ) -> "Engine":
         """Open a folder or Hub id, or the embedded default (None), on ``device`` (a GPU if there is one).
 
-        ``dtype`` is that of the weights (None: see ``pick_dtype``); "int8": the LLM's in 8 bits, on a CPU
-        (``lalm.models.int8``). ``transcript`` ("none",
-        "given", "whisper") takes the place of the model's own setting (``lalm.models.transcript``).
+        ``dtype`` is that of the weights, a name or torch's (None: "auto", see ``pick_precision``). "int8":
+        the LLM's in 8 bits, on a CPU (``lalm.models.int8``); ``told`` gets a sentence where they are rounded
+        for the first time. ``transcript`` ("none", "given", "whisper") takes the place of the model's own
+        setting (``lalm.models.transcript``).
 
         Raises ValueError in one sentence if there is no such model or device.
         """
         given = model if model is not None else SMALL
         place = pick_device(device)
         options = {} if transcript is None else {"transcript": transcript}
-        precision = dtype if isinstance(dtype, torch.dtype) else pick_dtype(place)
-        opened, processor = load_model(given, dtype=precision, device=place, options=options)
-        if dtype == "int8":
-            make_int8(opened)
+        precision = pick_precision(given, place, dtype)
+        opened, processor = load_model(given, dtype=precision, device=place, options=options, told=told)
         return cls(opened, processor, model_name(given))
 
     @overload
@@ -131,19 +131,19 @@ class Engine:
 
         first = min(BATCH_SIZE, POOL_SIZE)  # so that answers begin soon
         for found in ahead(lambda i: self._prepare(samples[i]), len(samples), first, POOL_SIZE):
-            pool = [(i, question) for i, question in found if isinstance(question, _Question)]
+            pool = [(i, question) for i, question in found if isinstance(question, Question)]
             for i, error in found:
                 if isinstance(error, ValueError):
                     done({i: _kept(error, kept)})
             pool.sort(key=lambda item: item[1].seconds, reverse=True)
             # Beams that are drawn share one generator, so each sample has them to itself.
             alone = options.beams > 1 and options.temperature > 0
-            for batch in ([item] for item in pool) if alone else _batches(pool):
+            for batch in ([item] for item in pool) if alone else batches(pool, BATCH_SIZE, BATCH_SECONDS):
                 done(self._answer_or_fail(batch, options, kept))
         return [replies[i] for i in range(len(samples))]
 
     def _answer_or_fail(
-        self, batch: Sequence[tuple[int, "_Question"]], options: Options, kept: bool
+        self, batch: Sequence[tuple[int, Question]], options: Options, kept: bool
     ) -> dict[int, Reply | ValueError]:
         """Replies by number; where one question spoils the batch and errors are kept, each by itself."""
         try:
@@ -175,7 +175,7 @@ class Engine:
             (reply,) = self._answer([question], options)
             yield reply.text
             return reply.finish_reason
-        clock, coming = _Clock(), queue.SimpleQueue[str | None]()
+        clock, coming = Clock(), queue.SimpleQueue[str | None]()
         answers, failures = list[Answer](), list[BaseException]()
 
         def work() -> None:
@@ -229,11 +229,11 @@ class Engine:
             found.append(Heard(clip.name, clip.seconds, heard_s, account, clip.transcript))
         return tuple(found)
 
-    def _prepare(self, sample: Sample) -> "_Question":
+    def _prepare(self, sample: Sample) -> Question:
         began = time.perf_counter()
         prompt = sample.prompt()
         clips = self.clips(prompt)
-        return _Question(prompt, clips, time.perf_counter() - began)
+        return Question(prompt, clips, time.perf_counter() - began)
 
     def _clips(self, sample: Sample) -> list[Clip]:
         """The sample's recordings, as far as they are heard."""
@@ -247,8 +247,8 @@ class Engine:
         clips = [Clip.of(part_recording(part), part.get("transcript")) for part in parts]
         return clips if longest_s is None else [clip.beginning(longest_s) for clip in clips]
 
-    def _answer(self, questions: Sequence["_Question"], options: Options) -> list[Reply]:
-        clock = _Clock()
+    def _answer(self, questions: Sequence[Question], options: Options) -> list[Reply]:
+        clock = Clock()
         answers = self._generate(questions, options, clock)
         decoding_s = sum(question.decoding_s for question in questions)
         first_s, total_s = decoding_s + clock.first_s, decoding_s + clock.now()
@@ -264,9 +264,9 @@ class Engine:
 
     def _generate(
         self,
-        questions: Sequence["_Question"],
+        questions: Sequence[Question],
         options: Options,
-        clock: "_Clock",
+        clock: Clock,
         hear: Callable[[str], None] | None = None,
         prefix_cache: PrefixCache | None = None,
     ) -> list[Answer]:
@@ -326,71 +326,3 @@ def _kept(error: ValueError, kept: bool) -> ValueError:
     if not kept:
         raise error
     return error
-
-
-def pick_device(name: str | None) -> torch.device:
-    """The device of that name, or the best one here: CUDA, else CPU."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"there is no device '{name}': say cpu, cuda or cuda:1") from None
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise ValueError(f"there is no device '{name}': say cpu, cuda or cuda:1")
-    absent = {
-        "cpu": False,
-        "cuda": (device.index or 0) >= torch.cuda.device_count(),
-        "mps": not torch.backends.mps.is_available(),
-    }
-    if absent[device.type]:
-        raise ValueError(f"device '{name}' is not available on this machine: say cpu")
-    return device
-
-
-def pick_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it fast (GPUs; CPUs with AMX or AVX512-BF16), else float32."""
-    if device.type != "cpu":
-        return torch.bfloat16
-    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
-
-
-@dataclass(frozen=True)
-class _Question:
-    sample: Sample
-    clips: list[Clip]
-    decoding_s: float
-
-    @property
-    def seconds(self) -> float:
-        return sum(clip.seconds for clip in self.clips)
-
-
-class _Clock(StoppingCriteria):
-    """Notes when the first token came; ends generation when ``stopped`` is set."""
-
-    def __init__(self) -> None:
-        self.began = time.perf_counter()
-        self.first_s = 0.0
-        self.stopped = False
-
-    def now(self) -> float:
-        return time.perf_counter() - self.began
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        self.first_s = self.first_s or self.now()
-        return torch.full((len(input_ids),), self.stopped, device=input_ids.device)
-
-
-def _batches(pool: Sequence[tuple[int, _Question]]) -> Iterator[list[tuple[int, _Question]]]:
-    """Neighbours of a list sorted longest first, bounded in rows and in padded seconds."""
-    batch: list[tuple[int, _Question]] = []
-    for item in pool:
-        full = len(batch) == BATCH_SIZE
-        if batch and (full or (len(batch) + 1) * batch[0][1].seconds > BATCH_SECONDS):
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch

@@ -1,11 +1,12 @@
 """The LLM's linear layers in 8-bit integers: half of bfloat16's bytes a token, and products that are exact.
 
-A weight row is rounded to int8 with a scale of its own. An input row becomes two int8 rows, its rounded
-values and what rounding left, so that it keeps some 15 bits. Their products with the weights are sums of
-integers, which no order of summing changes: a row's result is the same to the last bit alone and beside any
-others. CPUs with VNNI or AMX multiply int8 faster than bfloat16. What flows between the layers is float32.
+A weight row is rounded to int8 with a scale of its own. An input row becomes 16-bit integers, whose two bytes
+are multiplied apart in one product. Products of integers are the same in every order of summing: a row's
+result is the same to the last bit alone, beside any others, and by either of the two ways to multiply. What
+flows between the layers is float32.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,70 +15,124 @@ from torch import Tensor, nn
 from lalm.errors import LalmError
 
 STEPS = 127  # of an int8 on either side of zero
-FINER = 254  # steps of the second int8 in one of the first
-FEW_ROWS = 8  # up to here rows are multiplied one by one, which is faster
+FINE_STEPS = STEPS * 256  # of an input value on either side of zero: both of its bytes stay inside 1 to 255
+MIDDLE = 128  # what a byte that stands for 0 is
+FEW_ROWS = 16  # up to here torch._int_mm is faster row by row
+SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers that read the same rows
+
+Weights = Callable[[str, nn.Linear], tuple[Tensor, Tensor]]
+"""Gives the layer of a name its int8 weights (N, K) and their scales (N,)."""
 
 
 class Int8Error(LalmError, ValueError):
     """A model whose layers cannot be int8; the text says why."""
 
 
+def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """weight: (N, K) float -> int8 (N, K), and each row's scale (N,) float32."""
+    scale = weight.abs().amax(1).float().clamp(min=1e-12) / STEPS
+    rounded = torch.empty(weight.shape, dtype=torch.int8)
+    for part in range(0, len(weight), 8192):  # a head is large in float32
+        some = slice(part, part + 8192)
+        rounded[some] = (weight[some].float() / scale[some, None]).round_()
+    return rounded, scale
+
+
+def packs() -> bool:
+    """Whether weights are packed for oneDNN here: on CPUs whose int8 products do not overflow (VNNI)."""
+    # A private test of torch, as ``pick_dtype`` has them; AMX comes with VNNI.
+    vnni: bool = torch.cpu._is_vnni_supported()
+    return vnni and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
 class Rounded:
-    """Input rows as int8, kept for the next layer, which often reads the same ones (query, key and value)."""
+    """Input rows as bytes, kept for the next layer, which often reads the same ones."""
 
     def __init__(self) -> None:
         self._inputs: Tensor | None = None
         self._kept: tuple[Tensor, Tensor] | None = None
+        self._shift = torch.tensor(
+            [MIDDLE * 256 + MIDDLE + 0.5]
+        )  # the half rounds, where the rest is cut off
 
     def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """inputs: (..., K) -> int8 (2, R, K), first the rounded rows, then what was left; steps (R, 1)."""
+        """inputs: (..., K) -> uint8 (2 R, K), all high bytes before all low ones; steps (R, 1)."""
         if self._kept is None or inputs is not self._inputs:
             rows = inputs.reshape(-1, inputs.shape[-1]).float()
-            fine = torch.linalg.vector_norm(rows, torch.inf, 1, keepdim=True).clamp_(min=1e-12)
-            fine.div_(STEPS * FINER)
-            steps = rows / fine  # up to 127 * 254
-            first = (steps / FINER).round_()
-            both = torch.stack([first, steps.sub_(first, alpha=FINER).round_()]).to(torch.int8)
-            self._inputs, self._kept = inputs, (both, fine)
+            step = torch.linalg.vector_norm(rows, torch.inf, 1, keepdim=True).clamp_(min=1e-12)
+            step.div_(FINE_STEPS)
+            whole = torch.addcdiv(self._shift, rows, step).to(torch.int32)  # (R, K)
+            low_first = whole.view(torch.uint8).view(*rows.shape, 4)  # bytes, the lowest first
+            both = torch.stack([low_first[..., 1], low_first[..., 0]]).view(-1, rows.shape[1])
+            self._inputs, self._kept = inputs, (both, step)
         return self._kept
 
 
-class Int8Linear(nn.Module):
-    """A linear layer with int8 weights (N, K), their scales (N,) and an optional bias (N,), all frozen."""
+class Int8Product(nn.Module):
+    """Products of rows with the int8 weights of one layer, or of several that read the same rows."""
 
-    weight: Tensor
     scale: Tensor
     bias: Tensor | None
 
-    def __init__(self, layer: nn.Linear, rounded: Rounded) -> None:
+    def __init__(
+        self, weight: Tensor, scale: Tensor, bias: Tensor | None, rounded: Rounded, sharing: int = 1
+    ) -> None:
+        """weight: (N, K) int8; scale, bias: (N,); ``sharing``: how many layers they are of."""
         super().__init__()
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self._rounded = rounded
-        rows = layer.weight.detach()
-        scale = rows.abs().amax(1).float().clamp(min=1e-12) / STEPS
-        weight = torch.empty(rows.shape, dtype=torch.int8)
-        for part in range(0, len(rows), 8192):  # a head is large in float32
-            some = slice(part, part + 8192)
-            weight[some] = (rows[some].float() / scale[some, None]).round_()
-        self.register_buffer("weight", weight)
+        self.sharing, self.shape, self._rounded = sharing, weight.shape, rounded
         self.register_buffer("scale", scale)
-        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float())
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
+        packed = packs()
+        self._weight = torch.ops.onednn.qlinear_prepack(weight, None) if packed else weight
+        self._zeros = torch.zeros(len(weight), dtype=torch.long) if packed else None
+        self._inputs: Tensor | None = None
+        self._found: Tensor | None = None
+        self._untaken = 0
 
     def forward(self, inputs: Tensor) -> Tensor:
         """inputs: (..., K) -> (..., N) float32."""
-        (first, second), fine = self._rounded(inputs)
-        found = self._products(first).float().mul_(FINER).add_(self._products(second)).mul_(fine)
-        found.mul_(self.scale)
-        if self.bias is not None:
-            found.add_(self.bias)
-        return found.view(*inputs.shape[:-1], self.out_features)
+        both, step = self._rounded(inputs)
+        high, low = self._products(both).view(2, len(step), -1)
+        found = torch.add(low, high, alpha=256)
+        found = found.mul_(step) if self.bias is None else torch.addcmul(self.bias, found, step)
+        return found.view(*inputs.shape[:-1], -1)
 
-    def _products(self, rows: Tensor) -> Tensor:
-        """rows: (R, K) int8 -> their exact products with the weights, (R, N) int32."""
-        weight = self.weight.t()
-        if len(rows) == 1 or len(rows) > FEW_ROWS:
-            return torch._int_mm(rows, weight)
-        return torch.cat([torch._int_mm(row[None], weight) for row in rows])
+    def part(self, inputs: Tensor, columns: slice) -> Tensor:
+        """Some columns (..., n) of ``forward``, which is computed once for all layers that share it."""
+        if self._found is None or inputs is not self._inputs:
+            self._inputs, self._found, self._untaken = inputs, self(inputs), self.sharing
+        found = self._found[..., columns]
+        self._untaken -= 1
+        if self._untaken == 0:
+            self._inputs = self._found = None
+        return found
+
+    def _products(self, both: Tensor) -> Tensor:
+        """both: (2 R, K) uint8 -> (2 R, N) float32, scaled; the bytes count from ``MIDDLE``."""
+        if self._zeros is not None:
+            weights = (self._weight, self.scale, self._zeros, None)
+            how: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
+            product: Tensor = torch.ops.onednn.qlinear_pointwise(both, 1.0, MIDDLE, *weights, *how)
+            return product
+        rows, weight = both.view(torch.int8) ^ -MIDDLE, self._weight.t()
+        if len(rows) > FEW_ROWS:
+            return torch._int_mm(rows, weight) * self.scale
+        return torch.cat([torch._int_mm(row[None], weight) for row in rows]) * self.scale
+
+
+class Int8Linear(nn.Module):
+    """A frozen linear layer whose weights are all or some rows of an ``Int8Product``."""
+
+    def __init__(self, product: Int8Product, columns: slice) -> None:
+        super().__init__()
+        self.product = product
+        self.columns = columns
+        self.in_features, self.out_features = product.shape[1], columns.stop - columns.start
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs: (..., K) -> (..., N) float32."""
+        product = self.product
+        return product(inputs) if product.sharing == 1 else product.part(inputs, self.columns)
 
 
 class Float32Embedding(nn.Embedding):
@@ -88,22 +143,66 @@ class Float32Embedding(nn.Embedding):
         return super().forward(input).float()
 
 
-def make_int8(model: Any) -> None:
+def make_int8(model: Any, weights: Weights | None = None) -> None:
     """Put int8 layers in the place of the LLM's frozen linear ones, in place; the model answers, it does not
-    learn. LoRA stays as it is beside them. Raises Int8Error for a model that is not on a CPU."""
+    learn. LoRA stays as it is beside them. ``weights``: those rounded before, else they are rounded now.
+    Raises Int8Error for a model that is not on a CPU."""
     if model.device.type != "cpu":
         raise Int8Error("int8 layers are for CPUs; on a GPU take bfloat16")
-    body = model.model.language_model
-    rounded = Rounded()
-    for name, layer in list(body.named_modules()):
-        if type(layer) is nn.Linear and "lora_" not in name:
+    body, rounded = model.model.language_model, Rounded()
+    weights = weights or (lambda name, layer: quantise(layer.weight.detach()))
+    layers = {
+        name: layer
+        for name, layer in body.named_modules()
+        if type(layer) is nn.Linear and "lora_" not in name
+    }
+    for names in reading_together(list(layers)):
+        for name, made in zip(names, _joined([(n, layers[n]) for n in names], weights, rounded), strict=True):
             parent, _, child = name.rpartition(".")
-            setattr(body.get_submodule(parent), child, Int8Linear(layer, rounded))
-    model.lm_head = Int8Linear(model.lm_head, rounded)
+            setattr(body.get_submodule(parent), child, made)
+            del layers[name]  # its weights are freed before the next ones are packed
+    (model.lm_head,) = _joined([("lm_head", model.lm_head)], weights, rounded)
     table = body.get_input_embeddings()
     if type(table) is nn.Embedding:
         table.__class__ = Float32Embedding
     for module in body.modules():
-        if not isinstance(module, (nn.Embedding, Int8Linear)):
+        if not isinstance(module, (nn.Embedding, Int8Linear, Int8Product)):
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.float()
+
+
+def _joined(
+    layers: Sequence[tuple[str, nn.Linear]], weights: Weights, rounded: Rounded
+) -> Iterator[Int8Linear]:
+    """The layers over one product."""
+    found = [weights(name, layer) for name, layer in layers]
+    weight, scale = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True))
+    biases = [layer.bias for _, layer in layers]
+    bias = None
+    if any(b is not None for b in biases):
+        bias = torch.cat(
+            [s.new_zeros(len(s)) if b is None else b.float() for b, (_, s) in zip(biases, found, strict=True)]
+        )
+    product = Int8Product(weight, scale, bias, rounded, len(layers))
+    begin = 0
+    for part, _ in found:
+        yield Int8Linear(product, slice(begin, begin + len(part)))
+        begin += len(part)
+
+
+def reading_together(names: Sequence[str]) -> list[list[str]]:
+    """Names of layers in groups that read the same rows; most stand alone."""
+    left, found = dict.fromkeys(names), []
+    for name in names:
+        if name not in left:
+            continue
+        inner = ".base_layer" if name.endswith(".base_layer") else ""  # PEFT's name for a layer with LoRA
+        parent, _, child = name.removesuffix(inner).rpartition(".")
+        group = next((kinds for kinds in SHARED_INPUTS if child in kinds), (child,))
+        beside = [f"{parent}.{kind}" for kind in group] if parent else list(group)
+        both = [[n, f"{n}.base_layer"] for n in beside]
+        members = [n for pair in both for n in pair if n in left]
+        for member in members:
+            del left[member]
+        found.append(members)
+    return found

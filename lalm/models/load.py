@@ -1,9 +1,9 @@
 """Opening model folders: whole ones, slim ones (what was trained, names of the rest) and released ones."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,9 +16,12 @@ from lalm.models.answer_end import settle_ends
 from lalm.models.assemble import ENCODER_OPTIONS, build_processor, load_tower
 from lalm.models.classes import ModelError, ReleasedFormat, classes_of
 from lalm.models.config import AudioLMConfig
+from lalm.models.int8 import make_int8
+from lalm.models.int8_weights import waiting_llm
 from lalm.models.llm_sketch import embedding_sketch
 from lalm.models.lora import add_lora, merge_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration, AudioLMModel
+from lalm.models.next_position import FAMILIES
 from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import found_name, trained_names
 from lalm.models.transcript import check_mode
@@ -27,24 +30,31 @@ from lalm.weights import fetch as weights
 from lalm.weights.identity import check_parts
 from lalm.weights.llm import load_causal_lm, load_tokenizer
 
+LARGE = 2**22  # layers times width squared: rounding the input rows of smaller LLMs costs what it saves
+
 
 def load_model(
     folder: str | Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Literal["int8"] = torch.float32,
     device: str | torch.device | None = None,
     options: Mapping[str, Any] | None = None,
+    told: Callable[[str], None] | None = None,
 ) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
     """Open a whole, slim or released checkpoint folder, a PEFT adapter, or a Hub id with one of them.
 
     ``options`` take the place of fields of a slim checkpoint's config; its tensors must fit them still.
     ``role_markers`` can be changed in any: a base model becomes one that is asked in a chat, or back;
-    ``transcript`` too (``lalm.models.transcript``).
+    ``transcript`` too (``lalm.models.transcript``). With "int8" the LLM's layers are ``lalm.models.int8``'s, and
+    all else is bfloat16; ``told`` gets a sentence if the weights are rounded for the first time.
     Raises ModelError naming what is wrong with the folder.
     """
     name, folder, options = str(folder), model_folder(folder), dict(options or {})
     markers, transcript = options.pop("role_markers", None), options.pop("transcript", None)
-    model, processor = _open(folder, dtype, options)
+    if dtype == "int8":
+        model, processor = _open_int8(folder, options, told)
+    else:
+        model, processor = _open(folder, dtype, options)
     if markers is not None and markers != model.config.role_markers:
         model.config.role_markers = markers
         processor = _asked_otherwise(model.config, processor)
@@ -54,6 +64,40 @@ def load_model(
         model.config.parts = {"model": name}  # a Hub id means the same elsewhere
     settle_ends(model, processor)
     return model.to(device or "cpu").eval(), processor
+
+
+def _open_int8(
+    folder: Path, options: Mapping[str, Any], told: Callable[[str], None] | None
+) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
+    """The model with int8 layers: from kept weights where it is a slim one beside an LLM of its own."""
+    waiting = None
+    if not is_adapter(folder) and _read_config(folder)[1].get("lalm_slim"):
+        parts = read_config(folder)[1].parts
+        waiting = waiting_llm(weights.resolve(parts["llm"]), told) if "llm" in parts else None
+    if waiting is None:
+        model, processor = _open(folder, torch.bfloat16, options)
+        make_int8(model)
+        return model, processor
+    llm, kept = waiting
+    model, processor = _load_slim(folder, torch.bfloat16, options, llm)
+    make_int8(model, kept)
+    return model, processor
+
+
+def keeps_int8(model: str | Path) -> bool:
+    """Whether a model's int8 weights are kept (``lalm.models.int8_weights``) and worth it: its LLM is a part
+    by itself, of a family that decodes fast, and not a tiny one."""
+    folder = model_folder(model)
+    if is_adapter(folder) or not _read_config(folder)[1].get("lalm_slim"):
+        return False
+    config = read_config(folder)[1]
+    text: Any = config.text_config
+    return (
+        "llm" in config.parts
+        and not config.parts["llm"].endswith(".gguf")
+        and text.model_type in FAMILIES
+        and text.num_hidden_layers * text.hidden_size**2 > LARGE
+    )
 
 
 def model_folder(name: str | Path) -> Path:
@@ -252,7 +296,7 @@ def _plain_number(fields: dict[str, Any]) -> Any:
 
 
 def _load_slim(
-    folder: Path, dtype: torch.dtype, options: Mapping[str, Any]
+    folder: Path, dtype: torch.dtype, options: Mapping[str, Any], llm: Any = None
 ) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
     name, config = read_config(folder)
     for key, value in options.items():
@@ -273,8 +317,7 @@ def _load_slim(
         load_trained(model, folder)
         return model, processor
     tower = _load_named_tower(config, dtype)
-    llm_folder = weights.resolve(config.parts["llm"])
-    language_model = load_causal_lm(str(llm_folder), dtype=dtype)
+    language_model = llm or load_causal_lm(str(weights.resolve(config.parts["llm"])), dtype=dtype)
     config.llm_sketch = embedding_sketch(language_model)
     model = classes.model.assemble(config, tower, language_model)
     processor = build_processor(config, classes.question_prompt)

@@ -37,3 +37,10 @@ def in_parts(part: Callable[..., Tensor], vocabulary: int, *positions: Tensor) -
         return [part(*positions)]
     pieces = zip(*(tensor.split(size) for tensor in positions), strict=True)
     return [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
+
+
+def row_numbers(labels: Tensor, position_ids: Tensor | None = None) -> Tensor:
+    """Which conversation each position belongs to, (B, L); position_ids tell those packed in one row."""
+    if position_ids is not None:
+        return (position_ids == 0).cumsum(1) - 1
+    return torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)

@@ -26,6 +26,7 @@ from transformers.modeling_outputs import (
 
 from lalm.models.alone import NearTies, each_clip
 from lalm.models.config import AudioLMConfig
+from lalm.models.decoding import decode, generate_because
 from lalm.models.finite import check_finite
 from lalm.models.llm_body import (
     RowMemory,
@@ -36,7 +37,7 @@ from lalm.models.llm_body import (
     read,
     reads_rows_together,
 )
-from lalm.models.loss import summed_cross_entropy
+from lalm.models.loss import row_numbers, summed_cross_entropy
 from lalm.models.prefill import read_prompts
 from lalm.models.sampling import RowDraws
 
@@ -355,11 +356,14 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> Tensor:
         """Only the new ids, (B, new). Options are those of transformers' ``generate``.
 
-        ``past_key_values`` holds the first positions of input_ids; audio is then that of the rest.
+        ``past_key_values`` holds the first positions of input_ids; audio is then that of the rest. Where
+        it can, lalm's own loop makes them (``lalm.models.decoding``).
         """
+        heard = (input_values, audio_lengths, frames, frame_lengths, instruction_ids, instruction_mask)
+        if not generate_because(self.model.language_model, kwargs) and attention_mask is not None:
+            return decode(self, input_ids, attention_mask, past_key_values, heard, **kwargs)
         known = past_key_values.get_seq_length() if past_key_values is not None else 0
-        audio = (input_values, audio_lengths, frames, frame_lengths, instruction_ids, instruction_mask)
-        embeds = self.model.embed(input_ids[:, known:], *audio)
+        embeds = self.model.embed(input_ids[:, known:], *heard)
         settings = kwargs.get("generation_config") or self.generation_config
         beams = kwargs.get("num_beams") or settings.num_beams or 1
         body = self.model.language_model
@@ -382,13 +386,6 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 [NearTies(self, embeds, mask, processors, settings)]
             )
         return super().generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
-
-
-def row_numbers(labels: Tensor, position_ids: Tensor | None = None) -> Tensor:
-    """Which conversation each position belongs to, (B, L); position_ids tell those packed in one row."""
-    if position_ids is not None:
-        return (position_ids == 0).cumsum(1) - 1
-    return torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
 
 
 def name_matches(name: str, pattern: str) -> bool:

@@ -17,6 +17,7 @@ from lalm.inference.engine import Engine
 from lalm.models.alone import LoneRow, settled, tolerance_of
 from lalm.models.finite import NonFiniteError, non_finite
 from lalm.models.llm_body import keeps_every_position, new_memory, read
+from lalm.models.next_position import NextPosition
 from lalm.models.prefill import length_groups, preallocated_cache
 from lalm.models.sampling import Drawing, TokenRules, draw
 from lalm.serve.jobs import Job, TokenLogprob
@@ -74,6 +75,7 @@ class RunningBatch:
         self.rows: list[BatchRow] = []
         # False for LLMs whose cache drops positions: their rows run alone, without a prefix cache.
         self.supports_batching = keeps_every_position(self.body)
+        self._read_next = NextPosition(self.body)
         self._audio_token_id: int | None = engine.model.config.audio_token_id  # never generated
         self.clear()
 
@@ -135,15 +137,8 @@ class RunningBatch:
     def step(self) -> list[int]:
         """Decode one more token for every row; the tokens."""
         self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
-        hidden = read(
-            self.body,
-            inputs_embeds=self._next[:, None],  # (B, 1, D)
-            attention_mask=self._mask,
-            position_ids=self._mask.sum(1, keepdim=True) - 1,
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
-        logits = self._finite(self.model.logits(hidden[:, -1]))  # (B, V)
+        hidden = self._read_next(self._next, self._mask, self._cache)  # (B, D)
+        logits = self._finite(self.model.logits(hidden))  # (B, V)
         greedy = [
             number
             for number, row in enumerate(self.rows)

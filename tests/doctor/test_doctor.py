@@ -181,7 +181,7 @@ def test_parts_are_named_and_an_untrained_lora_is_seen():
 
 
 def test_the_command(engine, folder, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("lalm.inference.engine.pick_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("lalm.inference.device.pick_dtype", lambda device: torch.float32)
     assert cli.run(["doctor", str(folder), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["passed"] and [check["name"] for check in said["checks"]] == LINES

@@ -20,7 +20,7 @@ from lalm.cli.serve import Place, listen
 from lalm.data.mixture import Mixture, open_manifest, text_tokens
 from lalm.data.readers import read_manifest
 from lalm.data.sample import Sample, ask, write_manifest
-from lalm.inference import engine as engines
+from lalm.inference import device as engines
 from lalm.inference.engine import Engine
 from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import save_model

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lalm.data.sample import Sample, ask
-from lalm.inference.engine import Engine, Options, pick_device
+from lalm.inference.device import pick_device
+from lalm.inference.engine import Engine, Options
 from lalm.models.save import save_model
 
 

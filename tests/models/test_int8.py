@@ -8,34 +8,44 @@ from torch import nn
 
 from lalm.data.sample import Sample
 from lalm.inference.engine import Engine, Options
-from lalm.models.int8 import Int8Error, Int8Linear, Rounded, make_int8
+from lalm.models import int8
+from lalm.models.int8 import Int8Error, Int8Product, Rounded, make_int8, quantise
 from lalm.models.lora import add_lora
 
 SAMPLES = Path(__file__).parents[2] / "samples"
+
+
+def product_of(layer: nn.Linear) -> Int8Product:
+    return Int8Product(*quantise(layer.weight.detach()), layer.bias, Rounded())
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_products_are_near_the_exact_ones(bias):
     torch.manual_seed(0)
     layer = nn.Linear(96, 40, bias=bias)
-    rounded = Int8Linear(layer, Rounded())
     inputs = torch.randn(3, 5, 96) * torch.logspace(-2, 2, 96)  # some channels are far larger, as in LLMs
-    wanted = layer(inputs).detach()
-    assert rounded(inputs).shape == (3, 5, 40)
-    weights = rounded.weight.float() * rounded.scale[:, None]
-    near = nn.functional.linear(inputs, weights, layer.bias)  # what rounding the weights alone gives
-    error = (rounded(inputs) - near).norm() / near.norm()
-    assert error < 1e-4
+    wanted, found = layer(inputs).detach(), product_of(layer)(inputs)
+    assert found.shape == (3, 5, 40)
+    weight, scale = quantise(layer.weight.detach())
+    near = nn.functional.linear(inputs, weight.float() * scale[:, None], layer.bias)  # the weights rounded
+    assert (found - near).norm() / near.norm() < 1e-4
     assert (near - wanted).norm() / wanted.norm() < 0.01
 
 
-def test_a_row_is_the_same_to_the_last_bit_alone_and_beside_others():
+def test_a_row_is_the_same_to_the_last_bit_alone_beside_others_and_by_either_product(monkeypatch):
     torch.manual_seed(1)
-    layer = Int8Linear(nn.Linear(64, 33), Rounded())
-    rows = torch.randn(40, 64)
-    for count in (1, 2, 7, 8, 9, 40):
-        assert torch.equal(layer(rows[:count])[0], layer(rows[:1])[0]), count
-    assert torch.equal(layer(torch.zeros(2, 64)), layer.bias.expand(2, 33))
+    linear = nn.Linear(64, 33)
+    rows = torch.randn(40, 64) * torch.logspace(-3, 3, 40)[:, None]
+    rows[3], rows[4, 0] = 0, 1e6
+    found = []
+    for packed in (int8.packs(), False):
+        monkeypatch.setattr(int8, "packs", lambda packed=packed: packed)
+        product = product_of(linear)
+        for count in (1, 2, 7, 8, 9, 40):
+            assert torch.equal(product(rows[:count]), product(rows)[:count]), count
+        assert torch.equal(product(rows[3:4])[0], product.bias)
+        found.append(product(rows))
+    assert torch.equal(*found)
 
 
 def test_layers_that_read_the_same_rows_round_them_once_and_others_anew():

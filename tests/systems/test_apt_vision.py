@@ -26,7 +26,8 @@ from lalm.audio.images import PictureError, load_image, video_frames
 from lalm.cli import app as cli
 from lalm.data.sample import Sample
 from lalm.evaluate.task import open_task
-from lalm.inference.engine import Options, pick_dtype
+from lalm.inference.device import pick_dtype
+from lalm.inference.engine import Options
 from lalm.models.load import load_hearing
 from lalm.models.lora import add_lora
 from lalm.models.save import save_model

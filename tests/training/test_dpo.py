@@ -19,7 +19,7 @@ from lalm.data.sample import Sample, write_manifest
 from lalm.models.assemble import build_model
 from lalm.models.load import load_model
 from lalm.models.lora import add_lora, set_lora_scale
-from lalm.models.modeling import row_numbers
+from lalm.models.loss import row_numbers
 from lalm.models.packing import pack
 from lalm.training import recipe
 from lalm.training import run as train

@@ -18,7 +18,8 @@ from lalm.data.readers import read_manifest
 from lalm.data.sample import Message, Sample, message_text, write_manifest
 from lalm.errors import LalmError
 from lalm.evaluate.metrics.instruction_following import STORY_TOKENS, STORY_WORDS, follows_story, repeats
-from lalm.inference.engine import Engine, Options, pick_device, pick_dtype
+from lalm.inference.device import pick_device, pick_dtype
+from lalm.inference.engine import Engine, Options
 from lalm.models.load import read_config
 from lalm.tasks.instructions import instruct
 from lalm.training import run as train

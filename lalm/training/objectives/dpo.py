@@ -27,7 +27,8 @@ from lalm.data.audio_inputs import Audios
 from lalm.data.mixture import DataError
 from lalm.data.sample import Sample
 from lalm.models.lora import set_lora_scale
-from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration, row_numbers
+from lalm.models.loss import row_numbers
+from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration
 from lalm.models.prefill import PER_CLIP
 from lalm.models.processing import AudioLMProcessor
 from lalm.training.batches import Augment, Collator

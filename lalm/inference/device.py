@@ -1,0 +1,64 @@
+"""Where a model runs and in which number format, chosen by what is here."""
+
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+
+from lalm.models.int8 import packs
+from lalm.models.load import keeps_int8
+
+Precision: TypeAlias = torch.dtype | Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
+"""Of a model's weights, as people name it; "int8": the LLM's linear layers in 8 bits, the rest bfloat16."""
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of that name, or the best one here: CUDA, else CPU."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"there is no device '{name}': say cpu, cuda or cuda:1") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"there is no device '{name}': say cpu, cuda or cuda:1")
+    absent = {
+        "cpu": False,
+        "cuda": (device.index or 0) >= torch.cuda.device_count(),
+        "mps": not torch.backends.mps.is_available(),
+    }
+    if absent[device.type]:
+        raise ValueError(f"device '{name}' is not available on this machine: say cpu")
+    return device
+
+
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it fast (GPUs; CPUs with AMX or AVX512-BF16), else float32."""
+    if device.type != "cpu":
+        return torch.bfloat16
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def pick_precision(
+    model: str | Path, device: torch.device, asked: Precision | None
+) -> torch.dtype | Literal["int8"]:
+    """The number format of a model's weights: the one that is asked for, or ("auto", None) the fastest here
+    that costs no quality that could be measured (docs/results.md).
+
+    That is int8 on CPUs that multiply it fast, where the LLM's int8 weights are kept once they are made, else
+    ``pick_dtype``'s. Raises ValueError for "int4", which torch has, but not faster or not as good.
+    """
+    if isinstance(asked, torch.dtype):
+        return asked
+    if asked == "int4":
+        raise ValueError(
+            "int4 is not offered: torch's 4-bit products were no faster than int8 on the CPUs tried, and "
+            "rounding to 4 bits changed 16 of 100 next tokens: take int8"
+        )
+    if asked == "int8":
+        return "int8"
+    if asked in (None, "auto"):
+        return "int8" if device.type == "cpu" and packs() and keeps_int8(model) else pick_dtype(device)
+    named: torch.dtype = getattr(torch, str(asked))
+    return named

@@ -1,0 +1,129 @@
+"""Decoding without beams: token after token for all rows of a batch, equal to transformers' ``generate``.
+
+It does what ``generate`` does for the engine and none of its bookkeeping, so that a step costs little more
+than its products. Beams, and LLMs that do not keep every position's keys and values, go through ``generate``.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
+
+from lalm.models.alone import NearTies
+from lalm.models.finite import check_finite
+from lalm.models.llm_body import keeps_every_position, read
+from lalm.models.next_position import NextPosition
+from lalm.models.prefill import preallocated_cache, read_in_groups
+from lalm.models.sampling import RowDraws
+
+OWN_OPTIONS = {
+    "generation_config",
+    "logits_processor",
+    "stopping_criteria",
+}  # of ``generate``, all that is read
+
+
+def generate_because(body: Any, options: Mapping[str, Any]) -> str:
+    """Why answers come from transformers' ``generate``; "" where ``decode`` gives them.
+
+    ``options``: those of ``generate``. The engine gives all that ``decode`` reads; who gives others wants the
+    library's.
+    """
+    if set(options) != OWN_OPTIONS:
+        return "options of transformers' own"
+    settings = options["generation_config"]
+    if settings.num_beams != 1 or settings.do_sample:
+        return "beams"
+    return "" if keeps_every_position(body) else "the LLM does not keep every position's keys and values"
+
+
+@torch.no_grad()
+def decode(
+    model: Any,
+    ids: Tensor,
+    mask: Tensor,
+    cache: Any,
+    audio: Sequence[Tensor | None],
+    *,
+    generation_config: GenerationConfig,
+    logits_processor: Sequence[LogitsProcessor],
+    stopping_criteria: Sequence[StoppingCriteria],
+) -> Tensor:
+    """Only the new ids, (B, new), greedy after the processors; ids, mask: (B, L), padded on the left.
+
+    ``cache`` holds the first positions of ids; ``audio``, as ``embed`` takes it, is then that of the rest.
+    """
+    known = cache.get_seq_length() if cache is not None else 0
+    embeds = model.model.embed(ids[:, known:], *audio)  # (B, L - known, D)
+    drawn = any(isinstance(processor, RowDraws) for processor in logits_processor)
+    choosing: Sequence[LogitsProcessor]
+    if drawn or known:
+        choosing = [_NoSlot(model.config.audio_token_id), *logits_processor]
+    else:
+        choosing = [NearTies(model, embeds, mask, logits_processor, generation_config)]
+    hidden, cache = _read_prompts(model.model.language_model, embeds, mask, cache)
+    return _answer(model, hidden, mask, cache, generation_config, choosing, stopping_criteria)
+
+
+def _read_prompts(body: Any, embeds: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    """embeds: (B, L, D) of the positions that ``cache`` lacks -> the last position's output (B, D), cache."""
+    if cache is None:
+        cache = read_in_groups(body, embeds, mask) or preallocated_cache()
+        embeds = embeds[:, cache.get_seq_length() :]
+    output = read(
+        body,
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return output.last_hidden_state[:, -1], cache
+
+
+def _answer(
+    model: Any,
+    hidden: Tensor,
+    mask: Tensor,
+    cache: Any,
+    settings: GenerationConfig,
+    choosing: Sequence[LogitsProcessor],
+    stopping: Sequence[StoppingCriteria],
+) -> Tensor:
+    """hidden: (B, D) the last position's output; mask: (B, L) -> ids (B, new)."""
+    step, table = NextPosition(model.model.language_model), model.get_input_embeddings()
+    ends = torch.tensor(settings.eos_token_id or [], device=mask.device)
+    going = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
+    ids = mask.new_empty(len(mask), 0)
+    while True:
+        logits = model.logits(hidden)  # (B, V)
+        check_finite(logits, model)
+        for processor in choosing:
+            logits = processor(ids, logits)
+        tokens = logits.argmax(1)
+        if settings.pad_token_id is not None:
+            tokens = tokens.masked_fill(~going, settings.pad_token_id)
+        ids = torch.cat([ids, tokens[:, None]], 1)
+        going &= ~torch.isin(tokens, ends)
+        for criterion in stopping:
+            going &= ~criterion(ids, logits)
+        if ids.shape[1] == settings.max_new_tokens or not bool(going.any()):
+            return ids
+        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+        hidden = step(table(tokens), mask, cache)
+
+
+class _NoSlot(LogitsProcessor):
+    """An LLM never says the token that stands for audio, where that has a logit at all."""
+
+    def __init__(self, slot: int | None) -> None:
+        self._slot = slot
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """scores: (B, V) -> the same."""
+        if self._slot is not None and self._slot < scores.shape[1]:
+            scores = scores.clone()
+            scores[:, self._slot] = -torch.inf
+        return scores

@@ -1,0 +1,116 @@
+"""int8 weights of an LLM, rounded once and kept in the weights' cache, and an LLM that waits for them.
+
+The file holds what a quantised LLM needs: the linear layers' int8 weights and scales, and everything else as
+it was. It is mapped, not read: a table of embeddings costs the memory of the rows that are looked up.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from lalm.models.int8 import Weights, quantise
+from lalm.models.next_position import FAMILIES
+from lalm.weights.fetch import cache_root
+from lalm.weights.identity import identity
+from lalm.weights.llm import load_causal_lm
+
+FORMAT = 1  # of the kept file: another one is made anew
+HEAD = "lm_head"
+
+
+def kept_file(folder: Path) -> Path:
+    """Where an LLM's int8 weights are kept: by the sha256 of its own."""
+    return cache_root() / "int8" / f"{identity(folder)[:24]}-{FORMAT}.safetensors"
+
+
+def waiting_llm(folder: Path, told: Callable[[str], None] | None = None) -> tuple[Any, Weights] | None:
+    """An LLM without the weights of its linear layers, and what gives these in int8; None for families that
+    are rounded anew each time.
+
+    ``told`` gets a sentence when the weights are rounded now. A file that cannot be written or read is made
+    anew where it can, and missed otherwise.
+    """
+    if folder.suffix == ".gguf":
+        return None
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if config.model_type not in FAMILIES:
+        return None
+    path = kept_file(folder)
+    try:
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+    except (OSError, SafetensorError):
+        if told:
+            told("rounding the LLM's weights to int8, once")
+        try:
+            names = _make(folder, path)
+        except OSError:  # no room, or a cache that may not be written
+            return None
+    llm = _hollow(folder, config, path, names)
+    return None if llm is None else (llm, _weights(path))
+
+
+def _make(folder: Path, path: Path) -> set[str]:
+    """Round the weights of the LLM in ``folder`` and write them; the names of the tensors."""
+    llm: Any = load_causal_lm(str(folder), dtype=torch.bfloat16)
+    tensors: dict[str, Tensor] = {}
+    body, head = llm.get_decoder(), llm.get_output_embeddings()
+    layers = {name: layer for name, layer in body.named_modules() if type(layer) is nn.Linear}
+    for name, layer in (layers | {HEAD: head}).items():
+        tensors[f"{name}.int8"], tensors[f"{name}.scale"] = quantise(layer.weight.detach())
+        if layer.bias is not None:
+            tensors[f"{name}.bias"] = layer.bias.detach().float()
+    for name, parameter in body.named_parameters():
+        if name.rpartition(".")[0] not in layers:
+            tensors[name] = parameter.detach() if parameter.ndim > 1 else parameter.detach().float()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)
+        draft.rename(path)
+    except SafetensorError as error:  # how safetensors says that the disk is full
+        raise OSError(str(error)) from None
+    finally:
+        draft.unlink(missing_ok=True)
+    return set(tensors)
+
+
+def _weights(path: Path) -> Weights:
+    def of(name: str, layer: nn.Linear) -> tuple[Tensor, Tensor]:
+        plain = name.removesuffix(".base_layer")
+        with safe_open(path, "pt") as file:  # opened for each: what was read is given back
+            return file.get_tensor(f"{plain}.int8"), file.get_tensor(f"{plain}.scale")
+
+    return of
+
+
+def _hollow(folder: Path, config: Any, path: Path, names: set[str]) -> Any:
+    """The LLM with all but the weights of its linear layers; None where something else is missing."""
+    with torch.device("meta"):
+        llm: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    body, head = llm.get_decoder(), llm.get_output_embeddings()
+    with safe_open(path, "pt") as file:
+        for name, module in [*body.named_modules(), (HEAD, head)]:
+            for own, parameter in list(module.named_parameters(recurse=False)):
+                full = f"{name}.{own}" if name else own
+                if type(module) is nn.Linear and own == "weight":
+                    # One number that stands for all: LoRA wants to know the shape.
+                    value = torch.zeros(1, dtype=torch.bfloat16).expand(parameter.shape)
+                elif full in names:
+                    value = file.get_tensor(full)
+                else:
+                    return None
+                setattr(module, own, nn.Parameter(value, requires_grad=False))
+    body.rotary_emb = type(body.rotary_emb)(config)
+    if any(tensor.is_meta for tensor in (*llm.parameters(), *llm.buffers())):
+        return None
+    if (folder / "generation_config.json").is_file():
+        llm.generation_config = GenerationConfig.from_pretrained(folder)
+    return llm.eval()

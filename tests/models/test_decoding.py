@@ -1,0 +1,117 @@
+"""Decoding by lalm's own loop: the ids of transformers' ``generate``, for many families."""
+
+import pytest
+import torch
+from tiny_llms import ROWS, config_of
+from tiny_parts import byte_tokenizer
+from transformers import AutoModelForCausalLM, StoppingCriteriaList
+
+from lalm.inference.engine import Engine
+from lalm.inference.generation import Progress, processors_of, settings_of
+from lalm.inference.options import Options
+from lalm.models import modeling
+from lalm.models.assemble import build_model
+from lalm.models.decoding import generate_because
+from lalm.models.int8 import Int8Linear, make_int8
+from lalm.models.lora import add_lora
+from lalm.models.next_position import NextPosition
+
+OWN = {  # families that the short step reads, and what is special about each
+    "llama": {"attention_bias": True, "num_key_value_heads": 4},
+    "mistral": {"sliding_window": None},
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
+    "smollm3": {"no_rope_layers": [1, 0]},
+}
+GENERAL = {"gpt2": {}, "bloom": {}, "gemma": {}, "phi3": {"sliding_window": None}}
+OPTIONS = (
+    Options(max_new_tokens=20, loop_guard=False),
+    Options(max_new_tokens=20, temperature=0.9, top_p=0.9, seed=7, loop_guard=False),
+    Options(max_new_tokens=20, repetition_penalty=1.3, no_repeat_ngram_size=3, min_tokens=4),
+)
+
+
+def model_of(kind, fields, folders, tmp_path):
+    torch.manual_seed(1)
+    tokenizer = byte_tokenizer()
+    llm = AutoModelForCausalLM.from_config(config_of(kind, **({"vocab_size": len(tokenizer) - 1} | fields)))
+    with torch.no_grad():
+        for weight in llm.parameters():
+            weight.normal_(float(weight.ndim == 1), 0.2)
+    llm.generation_config.eos_token_id = tokenizer.eos_token_id
+    llm.save_pretrained(tmp_path / kind)
+    tokenizer.save_pretrained(tmp_path / kind)
+    return build_model("acdc", encoder=str(folders[0]), llm=str(tmp_path / kind))
+
+
+def both_ways(engine, rows, options, monkeypatch):
+    """The ids of lalm's loop and of transformers' ``generate``."""
+    batch = dict(engine.processor.batch(rows))
+    lengths = batch["attention_mask"].sum(1).tolist()
+    prompts = [ids[-n:] for ids, n in zip(batch["input_ids"], lengths, strict=True)]
+    vocabulary, tokenizer = engine.model.config.text_config.vocab_size, engine.processor.tokenizer
+    found, looped = [], modeling.decode
+    for own in (True, False):
+        calls = []
+        monkeypatch.setattr(
+            modeling, "decode", lambda *a, calls=calls, **k: calls.append(1) or looped(*a, **k)
+        )
+        with monkeypatch.context() as patch:
+            if not own:
+                patch.setattr(modeling, "generate_because", lambda body, options: "asked")
+            ids = engine.model.generate(
+                **batch,
+                generation_config=settings_of(options, engine.ends(), tokenizer.pad_token_id),
+                logits_processor=processors_of(prompts, vocabulary, engine.ends(), options),
+                stopping_criteria=StoppingCriteriaList(
+                    [Progress(len(rows), options, engine.ends(), tokenizer)]
+                ),
+            )
+        assert len(calls) == own
+        found.append(ids)
+    return found
+
+
+@pytest.mark.parametrize("kind", [*OWN, *GENERAL])
+def test_ids_are_those_of_generate(kind, tiny_folders, tmp_path, monkeypatch):
+    model, processor = model_of(kind, (OWN | GENERAL)[kind], tiny_folders, tmp_path)
+    engine = Engine(model, processor, kind)
+    assert bool(NextPosition(model.model.language_model).general) == (kind in GENERAL)
+    for options in OPTIONS:
+        for rows in (ROWS, ROWS[:1]):
+            own, theirs = both_ways(engine, rows, options, monkeypatch)
+            assert torch.equal(own, theirs), (options, own, theirs)
+            assert own.shape[1] > 3
+            assert not options.temperature or len(own.unique()) > 5  # some say the same over and over
+
+
+def test_lora_and_int8_layers_are_read_as_they_are(tiny_folders, tmp_path, monkeypatch):
+    model, processor = model_of("qwen2", {}, tiny_folders, tmp_path)
+    plain, _ = both_ways(Engine(model, processor, "plain"), ROWS, OPTIONS[0], monkeypatch)
+    add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj", "down_proj"]})
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    engine = Engine(model, processor, "LoRA")
+    own, theirs = both_ways(engine, ROWS, OPTIONS[0], monkeypatch)
+    assert torch.equal(own, theirs) and not torch.equal(own, plain)
+    make_int8(model)
+    gate = model.model.language_model.layers[0].mlp.gate_proj
+    assert isinstance(gate, Int8Linear) and gate.product.sharing == 2
+    for rows in (ROWS, ROWS[:1]):
+        own, theirs = both_ways(engine, rows, OPTIONS[0], monkeypatch)
+        assert torch.equal(own, theirs)
+
+
+def test_who_goes_through_generate_is_said(tiny_folders, tmp_path):
+    model, processor = model_of("mistral", {"sliding_window": 16}, tiny_folders, tmp_path)
+    body = model.model.language_model
+    told = {"logits_processor": None, "stopping_criteria": None}
+    one = told | {"generation_config": settings_of(OPTIONS[0], {1}, 0)}
+    assert generate_because(body, one) == "the LLM does not keep every position's keys and values"
+    assert (
+        generate_because(body, one | {"generation_config": settings_of(Options(beams=4), {1}, 0)}) == "beams"
+    )
+    assert generate_because(body, {"max_new_tokens": 3}) == "options of transformers' own"
+    replies = Engine(model, processor, "windows").reply(ROWS, OPTIONS[0])
+    assert all(reply.num_tokens > 3 for reply in replies)

@@ -1,0 +1,68 @@
+"""int8 weights kept in the cache: the same answers as rounded anew, made once, missed where they cannot be."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_llms import ROWS, llm_folder
+from torch import nn
+
+from lalm.inference.engine import Engine, Options
+from lalm.models import int8_weights
+from lalm.models.assemble import build_model
+from lalm.models.int8 import make_int8
+from lalm.models.load import load_model
+from lalm.models.save import save_model
+
+LONG = Options(max_new_tokens=24, loop_guard=False)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LALM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "int8"
+
+
+def slim(kind, folders, tmp_path, lora=None):
+    llm = llm_folder(kind, tmp_path / "llm")
+    model, processor = build_model("acdc", encoder=str(folders[0]), llm=str(llm), lora=lora)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.3)
+    model.set_trainable(["connector", "lora_"] if lora else ["connector"])
+    save_model(model, processor, tmp_path / "slim")
+    return tmp_path / "slim"
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 4, "targets": ["q_proj", "up_proj"]}])
+def test_kept_weights_answer_as_those_rounded_anew(tiny_folders, tmp_path, cache, lora):
+    folder = slim("qwen2", tiny_folders, tmp_path, lora)
+    model, processor = load_model(folder, dtype=torch.bfloat16)
+    make_int8(model)
+    anew = [reply.text for reply in Engine(model, processor, "anew").reply(ROWS, LONG)]
+    for told in (["rounding the LLM's weights to int8, once"], []):
+        said = []
+        model, processor = load_model(folder, dtype="int8", told=said.append)
+        assert said == told
+        assert [reply.text for reply in Engine(model, processor, "kept").reply(ROWS, LONG)] == anew
+    (kept,) = cache.iterdir()
+    assert {tensor.dtype for tensor in load_file(kept).values()} == {
+        torch.int8,
+        torch.float32,
+        torch.bfloat16,
+    }
+    kept.write_bytes(kept.read_bytes()[:2000])  # cut short: made anew
+    assert [r.text for r in Engine.load(str(folder), dtype="int8").reply(ROWS, LONG)] == anew
+    assert len(list(cache.iterdir())) == 1 and kept.stat().st_size > 2000
+
+
+def test_other_families_and_a_cache_that_cannot_be_written_are_rounded_each_time(
+    tiny_folders, tmp_path, cache, monkeypatch
+):
+    folder = slim("gpt_neox", tiny_folders, tmp_path)
+    engine = Engine.load(str(folder), dtype="int8")
+    assert not cache.exists() and engine.reply(ROWS[:1], LONG)[0].num_tokens > 3
+    assert not any(type(m) is nn.Linear for m in engine.model.model.language_model.modules())
+    monkeypatch.setattr(int8_weights, "FAMILIES", ("gpt_neox",))
+    monkeypatch.setattr(int8_weights, "save_file", lambda *a: (_ for _ in ()).throw(OSError(28, "full")))
+    assert Engine.load(str(folder), dtype="int8").reply(ROWS, LONG) is not None and not list(cache.iterdir())
