@@ -50,6 +50,7 @@ from lalm.cli import (
 )
 from lalm.cli.error_messages import explain, refuse
 
+SPINS = 10_000  # turns that an OpenMP thread waits for others before it sleeps (docs/log.md)
 COMMANDS: dict[str, dict[str, Any]] = {  # in the order of the help: what a newcomer needs comes first
     "Ask a model": {
         "ask": ask.ask,
@@ -203,6 +204,9 @@ def _quiet(debug: bool) -> None:
         ("TOKENIZERS_PARALLELISM", "false"),
     ):
         os.environ.setdefault(name, value)
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # OpenMP's waiting threads give their CPU back soon: torch reads it when it is imported.
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
     if not debug:
         warnings.simplefilter("ignore")
         # bitsandbytes, which peft imports wherever it is installed, warns of kernels that it could not fetch,

@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -33,6 +34,7 @@ from lalm.inference.reply import Reply as Reply
 from lalm.inference.reply import Stream
 from lalm.inference.speech.clip_transcripts import ClipTranscripts
 from lalm.inference.speech.recogniser import shared
+from lalm.inference.threads import Threads, products_of
 from lalm.models.answer_end import answer_ends
 from lalm.models.load import load_model, model_name
 from lalm.models.lora import set_lora_scale
@@ -65,6 +67,7 @@ class Engine:
         self.hearing = Hearing()  # what of a recording is heard: all, unless a protocol says otherwise
         self.autocast: torch.dtype | None = None  # the number format that a protocol computes in
         self.transcripts = ClipTranscripts(shared)
+        self.threads = Threads(products_of(model)) if model.device.type == "cpu" else None
         self._lock = threading.Lock()
         template = str(processor.chat_template)
         self._ends = answer_ends(processor.tokenizer, template, model.generation_config)
@@ -175,7 +178,7 @@ class Engine:
             (reply,) = self._answer([question], options)
             yield reply.text
             return reply.finish_reason
-        clock, coming = Clock(), queue.SimpleQueue[str | None]()
+        clock, coming = self._clock(), queue.SimpleQueue[str | None]()
         answers, failures = list[Answer](), list[BaseException]()
 
         def work() -> None:
@@ -248,7 +251,7 @@ class Engine:
         return clips if longest_s is None else [clip.beginning(longest_s) for clip in clips]
 
     def _answer(self, questions: Sequence[Question], options: Options) -> list[Reply]:
-        clock = Clock()
+        clock = self._clock()
         answers = self._generate(questions, options, clock)
         decoding_s = sum(question.decoding_s for question in questions)
         first_s, total_s = decoding_s + clock.first_s, decoding_s + clock.now()
@@ -276,7 +279,7 @@ class Engine:
         for question, length in zip(questions, lengths, strict=True):
             self.check_length(question.clips, length, options)
         progress = Progress(len(questions), options, self.ends(), self.processor.tokenizer, hear)
-        with self._lock, torch.random.fork_rng(self._gpus()), self._computing():
+        with self._lock, torch.random.fork_rng(self._gpus()), self._computing(), self._threaded():
             set_lora_scale(self.model, options.lora_scale)
             torch.manual_seed(options.seed)
             inputs: dict[str, Any] = dict(batch.to(self.model.device))
@@ -312,6 +315,12 @@ class Engine:
     def _computing(self) -> Any:
         device, on = self.model.device.type, self.autocast is not None
         return torch.autocast(device, dtype=self.autocast, enabled=on)
+
+    def _threaded(self) -> Any:
+        return self.threads.set() if self.threads else nullcontext()
+
+    def _clock(self) -> Clock:
+        return Clock(self.threads.step if self.threads else None)
 
     def ends(self) -> set[int]:
         """Tokens that end an answer: the chat template's, and the LLM's own."""

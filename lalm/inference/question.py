@@ -1,7 +1,7 @@
 """What the engine answers: a sample with its recordings decoded, in batches of like length, by the clock."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,9 @@ class Question:
 class Clock(StoppingCriteria):
     """Notes when the first token came; ends generation when ``stopped`` is set."""
 
-    def __init__(self) -> None:
+    def __init__(self, paced: Callable[[float], None] | None = None) -> None:
+        """``paced`` is told how many seconds each step took after the first."""
+        self._paced, self._last_s = paced, 0.0
         self.began = time.perf_counter()
         self.first_s = 0.0
         self.stopped = False
@@ -40,7 +42,10 @@ class Clock(StoppingCriteria):
         return time.perf_counter() - self.began
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        self.first_s = self.first_s or self.now()
+        now = self.now()
+        if self._paced and self.first_s:
+            self._paced(now - self._last_s)
+        self.first_s, self._last_s = self.first_s or now, now
         return torch.full((len(input_ids),), self.stopped, device=input_ids.device)
 
 

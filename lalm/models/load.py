@@ -45,8 +45,8 @@ def load_model(
 
     ``options`` take the place of fields of a slim checkpoint's config; its tensors must fit them still.
     ``role_markers`` can be changed in any: a base model becomes one that is asked in a chat, or back;
-    ``transcript`` too (``lalm.models.transcript``). With "int8" the LLM's layers are ``lalm.models.int8``'s, and
-    all else is bfloat16; ``told`` gets a sentence if the weights are rounded for the first time.
+    ``transcript`` too (``lalm.models.transcript``). With "int8" the LLM's layers are ``lalm.models.int8``'s
+    and all else is bfloat16; ``told`` gets a sentence if the weights are rounded for the first time.
     Raises ModelError naming what is wrong with the folder.
     """
     name, folder, options = str(folder), model_folder(folder), dict(options or {})

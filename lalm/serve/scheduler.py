@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -127,7 +127,8 @@ class Scheduler:
                     job.notify(ServerStopped("the server shut down before the answer was complete"))
 
     def _serve(self) -> None:
-        with torch.inference_mode():
+        threads = self.engine.threads
+        with torch.inference_mode(), threads.set() if threads else nullcontext():
             while True:
                 with self._changed:
                     while not self.busy and not self._closing:
@@ -149,7 +150,10 @@ class Scheduler:
         if admitted:
             self.batch.add(admitted)
         if self.batch.rows:
+            began = time.monotonic()
             self.batch.step()
+            if self.engine.threads:
+                self.engine.threads.step(time.monotonic() - began)
         self.new_tokens += len(self.batch.rows)
         self.batch.remove([i for i, row in enumerate(self.batch.rows) if self._emit(row)])
 

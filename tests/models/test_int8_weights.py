@@ -1,4 +1,4 @@
-"""int8 weights kept in the cache: the same answers as rounded anew, made once, missed where they cannot be."""
+"""int8 weights kept in the cache: the same answers as rounded anew, made once."""
 
 import pytest
 import torch

@@ -1,0 +1,177 @@
+"""How many threads a model answers with: measured, because waiting threads make a busy machine crawl.
+
+OpenMP's threads wait for each other at the end of every product. Where other programs run, one of them is not
+on a CPU for some milliseconds, and all wait that long: two threads can be ten times slower than one. So the
+model's own products are timed with few and with many threads, and again when steps become slow.
+"""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from math import ceil
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from lalm.models.int8 import Int8Product
+
+ROUNDS = 4  # of the measurement, each with every number of threads in turn
+ROUND_S = 0.004  # of products in a round: as long as a scheduler lets a program run
+GAIN = 0.9  # fewer threads are taken where they need less than this share of the time
+SLOW = 1.6  # steps that take so many times as long as before are a reason to measure again
+WINDOW = 8  # steps whose median is compared
+PAUSE_S = 2.0  # between two measurements at least, while an answer is made
+KEPT_S = 30.0  # so long a measurement holds for the answers that begin
+
+log = logging.getLogger("lalm.threads")
+
+
+def available() -> int:
+    """CPUs this process may use: its affinity, and the quota of its control group."""
+    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    quota = cgroup_quota(Path("/sys/fs/cgroup"))
+    return max(1, min(count, ceil(quota))) if quota else count
+
+
+def cgroup_quota(root: Path) -> float | None:
+    """CPUs that a container may use, from the files of cgroups 2 or 1; None: no limit is set."""
+    try:
+        told = (root / "cpu.max").read_text().split()
+    except OSError:
+        try:
+            told = [(root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")]
+        except OSError:
+            return None
+    try:
+        quota, period = (float(number) for number in told[:2])
+    except ValueError:  # "max"
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def candidates(limit: int) -> list[int]:
+    """Numbers of threads worth trying, fewest first: 1, half of all, all."""
+    return sorted({1, max(1, limit // 2), limit})
+
+
+class Threads:
+    """The number of threads of one model on a CPU; ``work`` does some of its products once.
+
+    It is set while the model answers and put back afterwards. With OMP_NUM_THREADS in the environment, or
+    where the program called ``torch.set_num_threads``, nothing is measured or set.
+    """
+
+    def __init__(self, work: Callable[[], Any], limit: int | None = None) -> None:
+        self._work = work
+        default = torch.get_num_threads()
+        told = "OMP_NUM_THREADS" in os.environ or default not in usual_numbers()
+        self.limit = default if told else min(default, limit or available())
+        self.number = self.limit
+        self._free = not told and self.limit > 1
+        self._measured_s = -KEPT_S
+        self._usual: float | None = None
+        self._last: list[float] = []
+        self._said: set[int] = set()
+
+    @contextmanager
+    def set(self) -> Iterator[None]:
+        """While a model answers: its number of threads, measured before."""
+        before = torch.get_num_threads()
+        if self._free:
+            self.measure(KEPT_S)
+        try:
+            if before != self.number:
+                torch.set_num_threads(self.number)
+            yield
+        finally:
+            if torch.get_num_threads() != before:
+                torch.set_num_threads(before)
+
+    def measure(self, pause_s: float = PAUSE_S) -> None:
+        """Time the work with each candidate and take the best, unless that was done within ``pause_s``."""
+        if time.monotonic() - self._measured_s < pause_s:
+            return
+        choices = candidates(self.limit)
+        found = seconds_of(self._work, choices)
+        self._measured_s = time.monotonic()
+        self._usual, self._last = None, []
+        best = self.limit
+        for number in reversed(choices):
+            if found[number] < GAIN * found[best]:
+                best = number
+        self.number = best
+        if best not in self._said:
+            self._said.add(best)
+            times = ", ".join(f"{number}: {1e3 * found[number]:.2f} ms" for number in choices)
+            if best == self.limit:
+                log.info("answering with %d threads (measured: %s)", best, times)
+            else:
+                busy = "lalm answers with %d of %d threads, which is faster now: other programs run (%s)"
+                log.warning(busy, best, self.limit, times)
+
+    def step(self, seconds: float) -> None:
+        """Told how long a step of decoding took: measures again when steps have become slow."""
+        if not self._free:
+            return
+        self._last = [*self._last[1 - WINDOW :], seconds]
+        if len(self._last) < WINDOW:
+            return
+        now = median(self._last)
+        if self._usual is None:
+            self._usual = now
+        elif now > SLOW * self._usual:
+            self.measure()
+            torch.set_num_threads(self.number)
+        else:
+            self._usual = min(self._usual, now)
+
+
+def seconds_of(work: Callable[[], Any], choices: Sequence[int]) -> dict[int, float]:
+    """Mean seconds of the work with each number of threads, taken in turns."""
+    spent, done = dict.fromkeys(choices, 0.0), dict.fromkeys(choices, 0)
+    for number in choices:  # threads are started, memory is touched
+        torch.set_num_threads(number)
+        work()
+    for _ in range(ROUNDS):
+        for number in choices:
+            torch.set_num_threads(number)
+            began = time.perf_counter()
+            while (took := time.perf_counter() - began) < ROUND_S:
+                work()
+                done[number] += 1
+            spent[number] += took
+    return {number: spent[number] / done[number] for number in choices}
+
+
+def usual_numbers() -> set[int | None]:
+    """The numbers of threads that torch starts with where nobody chose one: all CPUs, or all cores."""
+    import psutil
+
+    mine = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return {os.cpu_count(), psutil.cpu_count(logical=False), mine, max(1, mine // 2)}
+
+
+def products_of(model: Any) -> Callable[[], Any]:
+    """Some of the products of one decoding step of a model of ours: those in the middle of its LLM."""
+    body = model.model.language_model
+    layers = [module for module in body.modules() if isinstance(module, nn.Linear | Int8Product)]
+    middle = layers[len(layers) // 2 :][:4]
+    rows = [
+        torch.zeros(1, layer.shape[1])
+        if isinstance(layer, Int8Product)
+        else torch.zeros(1, layer.in_features, dtype=layer.weight.dtype)
+        for layer in middle
+    ]
+
+    @torch.inference_mode()
+    def work() -> None:
+        for layer, row in zip(middle, rows, strict=True):
+            layer(row)
+
+    return work
