@@ -26,7 +26,7 @@ from transformers.modeling_outputs import (
 
 from lalm.models.alone import NearTies, each_clip
 from lalm.models.config import AudioLMConfig
-from lalm.models.decoding import decode, generate_because
+from lalm.models.decode_loop import decode, generate_because
 from lalm.models.finite import check_finite
 from lalm.models.llm_body import (
     RowMemory,
@@ -357,7 +357,7 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Only the new ids, (B, new). Options are those of transformers' ``generate``.
 
         ``past_key_values`` holds the first positions of input_ids; audio is then that of the rest. Where
-        it can, lalm's own loop makes them (``lalm.models.decoding``).
+        it can, lalm's own loop makes them (``lalm.models.decode_loop``).
         """
         heard = (input_values, audio_lengths, frames, frame_lengths, instruction_ids, instruction_mask)
         if not generate_because(self.model.language_model, kwargs) and attention_mask is not None:

@@ -11,7 +11,7 @@ from lalm.inference.generation import Progress, processors_of, settings_of
 from lalm.inference.options import Options
 from lalm.models import modeling
 from lalm.models.assemble import build_model
-from lalm.models.decoding import generate_because
+from lalm.models.decode_loop import generate_because
 from lalm.models.int8 import Int8Linear, make_int8
 from lalm.models.lora import add_lora
 from lalm.models.next_position import NextPosition
