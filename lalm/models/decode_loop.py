@@ -18,6 +18,8 @@ from lalm.models.next_position import NextPosition
 from lalm.models.prefill import preallocated_cache, read_in_groups
 from lalm.models.sampling import RowDraws
 
+MANY_ENDED = 0.5  # where at most this share of the rows goes on, the others are no longer read
+CERTAIN = 1e4  # a logit far above any other
 OWN_OPTIONS = {
     "generation_config",
     "logits_processor",
@@ -94,12 +96,14 @@ def _answer(
 ) -> Tensor:
     """hidden: (B, D) the last position's output; mask: (B, L) -> ids (B, new)."""
     step, table = NextPosition(model.model.language_model), model.get_input_embeddings()
-    ends = torch.tensor(settings.eos_token_id or [], device=mask.device)
+    ends = torch.tensor(settings.eos_token_id or [], dtype=torch.long, device=mask.device)
     going = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
+    rows = torch.arange(len(mask), device=mask.device)  # those that are still read
     ids = mask.new_empty(len(mask), 0)
     while True:
-        logits = model.logits(hidden)  # (B, V)
+        logits = model.logits(hidden)  # (rows, V)
         check_finite(logits, model)
+        logits = _of_all(logits, rows, len(ids))  # (B, V)
         for processor in choosing:
             logits = processor(ids, logits)
         tokens = logits.argmax(1)
@@ -111,8 +115,32 @@ def _answer(
             going &= ~criterion(ids, logits)
         if ids.shape[1] == settings.max_new_tokens or not bool(going.any()):
             return ids
+        if int(going.sum()) <= MANY_ENDED * len(rows):
+            mask = _select(cache, mask, going[rows])
+            rows = rows[going[rows]]
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        hidden = step(table(tokens), mask, cache)
+        hidden = step(table(tokens[rows]), mask, cache)
+
+
+def _of_all(logits: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+    """logits: (rows, V) -> (num_rows, V); what rows that have ended would say does not matter, nor is it near
+    a tie."""
+    if len(rows) == num_rows:
+        return logits
+    whole = logits.new_zeros(num_rows, logits.shape[1])
+    whole[:, 0] = CERTAIN
+    whole[rows] = logits
+    return whole
+
+
+def _select(cache: Any, mask: Tensor, stay: Tensor) -> Tensor:
+    """Cut the cache to the rows that stay, without padding that all share; their mask. stay: (rows,)."""
+    cache.batch_select_indices(stay.nonzero()[:, 0])
+    mask = mask[stay]
+    gap = int(mask.shape[1] - mask.sum(1).max())
+    for layer in cache.layers if gap else ():
+        layer.keys, layer.values = layer.keys[:, :, gap:], layer.values[:, :, gap:]
+    return mask[:, gap:]
 
 
 class _NoSlot(LogitsProcessor):

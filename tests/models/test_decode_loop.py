@@ -6,6 +6,7 @@ from tiny_llms import ROWS, config_of
 from tiny_parts import byte_tokenizer
 from transformers import AutoModelForCausalLM, StoppingCriteriaList
 
+from lalm.data.sample import ask
 from lalm.inference.engine import Engine
 from lalm.inference.generation import Progress, processors_of, settings_of
 from lalm.inference.options import Options
@@ -83,6 +84,19 @@ def test_ids_are_those_of_generate(kind, tiny_folders, tmp_path, monkeypatch):
             assert torch.equal(own, theirs), (options, own, theirs)
             assert own.shape[1] > 3
             assert not options.temperature or len(own.unique()) > 5  # some say the same over and over
+
+
+def test_rows_that_have_ended_are_no_longer_read(tiny_folders, tmp_path, monkeypatch):
+    model, processor = model_of("qwen2", {}, tiny_folders, tmp_path)
+    engine, read, sizes = Engine(model, processor, "tiny"), NextPosition.__call__, []
+    rows = [ask([], "?" * (1 + 9 * i)) for i in range(6)]
+    draws = Options(max_new_tokens=40, temperature=1.5, seed=1, loop_guard=False, stop=("a", "e", "q", "7"))
+    monkeypatch.setattr(
+        NextPosition, "__call__", lambda self, embeds, *a: sizes.append(len(embeds)) or read(self, embeds, *a)
+    )
+    own, theirs = both_ways(engine, rows, draws, monkeypatch)
+    assert torch.equal(own, theirs)
+    assert sizes[0] == 6 and sizes[-1] <= 3 and sizes == sorted(sizes, reverse=True)
 
 
 def test_lora_and_int8_layers_are_read_as_they_are(tiny_folders, tmp_path, monkeypatch):
