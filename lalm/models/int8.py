@@ -6,7 +6,9 @@ result is the same to the last bit alone, beside any others, and by either of th
 flows between the layers is float32.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ STEPS = 127  # of an int8 on either side of zero
 FINE_STEPS = STEPS * 256  # of an input value on either side of zero: both of its bytes stay inside 1 to 255
 MIDDLE = 128  # what a byte that stands for 0 is
 FEW_ROWS = 16  # up to here torch._int_mm is faster row by row
+HEAD = "lm_head"
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers that read the same rows
 
 Weights = Callable[[str, nn.Linear], tuple[Tensor, Tensor]]
@@ -43,6 +46,17 @@ def packs() -> bool:
     # A private test of torch, as ``pick_dtype`` has them; AMX comes with VNNI.
     vnni: bool = torch.cpu._is_vnni_supported()
     return vnni and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
+def joined(weights: Sequence[Tensor]) -> Tensor:
+    """(n, K) each -> (N, K)."""
+    return torch.cat(list(weights)) if len(weights) > 1 else weights[0]
+
+
+def packed(weights: Sequence[Tensor]) -> Tensor:
+    """The same, packed for oneDNN."""
+    found: Tensor = torch.ops.onednn.qlinear_prepack(joined(weights).contiguous(), None)
+    return found
 
 
 class Rounded:
@@ -75,16 +89,23 @@ class Int8Product(nn.Module):
     bias: Tensor | None
 
     def __init__(
-        self, weight: Tensor, scale: Tensor, bias: Tensor | None, rounded: Rounded, sharing: int = 1
+        self,
+        weights: Sequence[Tensor],
+        scale: Tensor,
+        bias: Tensor | None,
+        rounded: Rounded,
+        packing: Executor | None = None,
     ) -> None:
-        """weight: (N, K) int8; scale, bias: (N,); ``sharing``: how many layers they are of."""
+        """weights: the layers' (n, K) int8, N rows in all; scale, bias: (N,). ``packing`` packs them in the
+        background: the product waits for them where it is first needed."""
         super().__init__()
-        self.sharing, self.shape, self._rounded = sharing, weight.shape, rounded
+        self.sharing, self.shape, self._rounded = len(weights), (len(scale), weights[0].shape[1]), rounded
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach().float())
-        packed = packs()
-        self._weight = torch.ops.onednn.qlinear_prepack(weight, None) if packed else weight
-        self._zeros = torch.zeros(len(weight), dtype=torch.long) if packed else None
+        self._zeros = torch.zeros(len(scale), dtype=torch.long) if packs() else None
+        self._weight: Tensor | Future[Tensor]
+        prepare = joined if self._zeros is None else packed
+        self._weight = packing.submit(prepare, weights) if packing else prepare(weights)
         self._inputs: Tensor | None = None
         self._found: Tensor | None = None
         self._untaken = 0
@@ -109,6 +130,8 @@ class Int8Product(nn.Module):
 
     def _products(self, both: Tensor) -> Tensor:
         """both: (2 R, K) uint8 -> (2 R, N) float32, scaled; the bytes count from ``MIDDLE``."""
+        if isinstance(self._weight, Future):
+            self._weight = self._weight.result()
         if self._zeros is not None:
             weights = (self._weight, self.scale, self._zeros, None)
             how: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
@@ -156,12 +179,14 @@ def make_int8(model: Any, weights: Weights | None = None) -> None:
         for name, layer in body.named_modules()
         if type(layer) is nn.Linear and "lora_" not in name
     }
+    packing = ThreadPoolExecutor(1, "lalm-packing")
     for names in reading_together(list(layers)):
-        for name, made in zip(names, _joined([(n, layers[n]) for n in names], weights, rounded), strict=True):
+        group = [(name, layers.pop(name)) for name in names]
+        for name, made in zip(names, _joined(group, weights, rounded, packing), strict=True):
             parent, _, child = name.rpartition(".")
             setattr(body.get_submodule(parent), child, made)
-            del layers[name]  # its weights are freed before the next ones are packed
-    (model.lm_head,) = _joined([("lm_head", model.lm_head)], weights, rounded)
+    (model.lm_head,) = _joined([(HEAD, model.lm_head)], weights, rounded, packing)
+    packing.shutdown(wait=False)
     table = body.get_input_embeddings()
     if type(table) is nn.Embedding:
         table.__class__ = Float32Embedding
@@ -172,22 +197,17 @@ def make_int8(model: Any, weights: Weights | None = None) -> None:
 
 
 def _joined(
-    layers: Sequence[tuple[str, nn.Linear]], weights: Weights, rounded: Rounded
-) -> Iterator[Int8Linear]:
+    layers: Sequence[tuple[str, nn.Linear]], weights: Weights, rounded: Rounded, packing: Executor
+) -> list[Int8Linear]:
     """The layers over one product."""
-    found = [weights(name, layer) for name, layer in layers]
-    weight, scale = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True))
-    biases = [layer.bias for _, layer in layers]
+    parts, scales = zip(*(weights(name, layer) for name, layer in layers), strict=True)
     bias = None
-    if any(b is not None for b in biases):
-        bias = torch.cat(
-            [s.new_zeros(len(s)) if b is None else b.float() for b, (_, s) in zip(biases, found, strict=True)]
-        )
-    product = Int8Product(weight, scale, bias, rounded, len(layers))
-    begin = 0
-    for part, _ in found:
-        yield Int8Linear(product, slice(begin, begin + len(part)))
-        begin += len(part)
+    if any(layer.bias is not None for _, layer in layers):
+        both = [(layer.bias, scale) for (_, layer), scale in zip(layers, scales, strict=True)]
+        bias = torch.cat([torch.zeros_like(scale) if one is None else one.float() for one, scale in both])
+    product = Int8Product(parts, torch.cat(scales), bias, rounded, packing)
+    ends = list(accumulate(len(part) for part in parts))
+    return [Int8Linear(product, slice(end - len(part), end)) for part, end in zip(parts, ends, strict=True)]
 
 
 def reading_together(names: Sequence[str]) -> list[list[str]]:

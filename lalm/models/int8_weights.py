@@ -15,14 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from lalm.models.int8 import Weights, quantise
+from lalm.models.int8 import HEAD, Weights, quantise
 from lalm.models.next_position import FAMILIES
 from lalm.weights.fetch import cache_root
 from lalm.weights.identity import identity
 from lalm.weights.llm import load_causal_lm
 
 FORMAT = 1  # of the kept file: another one is made anew
-HEAD = "lm_head"
 
 
 def kept_file(folder: Path) -> Path:

@@ -16,7 +16,8 @@ SAMPLES = Path(__file__).parents[2] / "samples"
 
 
 def product_of(layer: nn.Linear) -> Int8Product:
-    return Int8Product(*quantise(layer.weight.detach()), layer.bias, Rounded())
+    weight, scale = quantise(layer.weight.detach())
+    return Int8Product([weight], scale, layer.bias, Rounded())
 
 
 @pytest.mark.parametrize("bias", [True, False])
