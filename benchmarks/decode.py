@@ -27,7 +27,6 @@ from typing import Any
 QUESTION = "What do you hear? Describe it in detail."
 SOUND = Path(__file__).parents[1] / "samples" / "water.ogg"
 CLIP_S = 10.0
-PROMPT = "Describe what water sounds like, and where one hears it. " * 6  # llama.cpp hears nothing
 ROWS = 8
 # side -> its environment; lalm's own choice of threads is what OMP_NUM_THREADS is left out for
 SIDES = {
@@ -127,33 +126,37 @@ class Transformers:
 
 
 class LlamaCpp:
-    """llama.cpp through xllamacpp, on a text of as many tokens as the clip's prompt; it hears nothing."""
+    """llama.cpp's own library reads the embeddings that our encoder and connector make."""
 
     def __init__(self, gguf: str) -> None:
-        import xllamacpp
+        from lalm import Engine
+        from lalm.inference.llamacpp.running import Llama
 
-        settings = xllamacpp.CommonParams()
-        settings.model.path = gguf
-        settings.n_ctx = 1024
-        settings.n_parallel = 1
-        settings.warmup = True
+        self.engine = Engine.load(device="cpu", dtype="int8")
         self.count = os.cpu_count() or 1
-        settings.cpuparams.n_threads = self.count
-        self.server = xllamacpp.Server(settings)
+        self.gguf, self.open = Path(gguf), Llama
 
     def answer(self, tokens: int, rows: int = 1) -> dict[str, float]:
-        """Its own times."""
-        asked = {
-            "prompt": PROMPT,
-            "n_predict": tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            "cache_prompt": False,
-        }
-        told: Any = self.server.handle_completions(asked)
-        told = json.loads(told) if isinstance(told, str) else told
-        times = told["timings"]
-        return {"first_s": times["prompt_ms"] / 1e3, "tokens_per_s": times["predicted_per_second"]}
+        """As ``Lalm``'s; opening the file is not in it."""
+        import torch
+
+        from lalm import ask
+        from lalm.audio.load import load_audio
+
+        llama = self.open(self.gguf, context=1024, threads=self.count)
+        began = time.perf_counter()
+        sound = load_audio(SOUND)[: int(16_000 * CLIP_S)]
+        batch = dict(self.engine.processor.batch([ask([sound], QUESTION)]))
+        batch.pop("attention_mask")
+        with torch.inference_mode():
+            embeds = self.engine.model.model.embed(**batch)[0].float().numpy()
+        logits, times = llama.read(embeds), [time.perf_counter()]
+        for _ in range(tokens - 1):
+            logits = llama.read([int(logits.argmax())])
+            times.append(time.perf_counter())
+        llama.close()
+        rate = (tokens - 1) / (times[-1] - times[0])
+        return {"first_s": times[0] - began, "tokens_per_s": rate}
 
     def threads(self) -> int:
         """Given."""
