@@ -4,6 +4,7 @@ The file holds what a quantised LLM needs: the linear layers' int8 weights and s
 it was. It is mapped, not read: a table of embeddings costs the memory of the rows that are looked up.
 """
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,7 @@ def _hollow(folder: Path, config: Any, path: Path, names: set[str]) -> Any:
     body.rotary_emb = type(body.rotary_emb)(config)
     if any(tensor.is_meta for tensor in (*llm.parameters(), *llm.buffers())):
         return None
-    if (folder / "generation_config.json").is_file():
-        llm.generation_config = GenerationConfig.from_pretrained(folder)
+    settings = folder / "generation_config.json"
+    if settings.is_file():
+        llm.generation_config = GenerationConfig.from_dict(json.loads(settings.read_text()))
     return llm.eval()
