@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import StoppingCriteriaList
 
 from lalm.inference.answer import Answer
-from lalm.inference.engine import SMALL, Engine, pick_dtype
+from lalm.inference.device import pick_dtype
+from lalm.inference.engine import SMALL, Engine
 from lalm.inference.generation import Progress, processors_of
 from lalm.inference.llamacpp.gguf_file import FLOATS
 from lalm.inference.llamacpp.language_model import check_llm, write_llm
@@ -52,6 +53,7 @@ class LlamaCppEngine(Engine):
         ``exact``: keys, values and attention in float32, as ``Llama`` has it.
         """
         super().__init__(model, processor, name)
+        self.threads = None  # llama.cpp has its own
         self.model.model.language_model = nn.Identity()
         self.model.lm_head = nn.Identity()
         self._known: list[Any] = []  # what the LLM holds: token ids, and audio tokens as bytes
@@ -69,6 +71,7 @@ class LlamaCppEngine(Engine):
         """
         library()  # what is missing is said before anything is read
         given = model if model is not None else SMALL
+        dtype = None if dtype == "auto" else dtype
         precision = getattr(torch, dtype) if dtype in FLOATS else pick_dtype(torch.device("cpu"))
         options = {} if transcript is None else {"transcript": transcript}
         opened, processor = load_model(given, dtype=precision, options=options)
