@@ -53,8 +53,8 @@ def pick_precision(
         return asked
     if asked == "int4":
         raise ValueError(
-            "int4 is for --engine llamacpp alone: torch's 4-bit products were no faster than int8 on the CPUs "
-            "tried, and rounding to 4 bits changed 16 of 100 next tokens: take int8"
+            "int4 is for --engine llamacpp alone: torch's 4-bit products were no faster than int8 on the "
+            "CPUs tried, and rounding to 4 bits changed 16 of 100 next tokens: take int8"
         )
     if asked == "int8":
         return "int8"
