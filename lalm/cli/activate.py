@@ -172,7 +172,7 @@ def _judge(job: Job) -> "Judge | None":
         if job.judge_url is not None:
             raise ValueError("--judge-url needs --judge, the judge's name")
         return None
-    from lalm.cli.eval import open_judge
+    from lalm.cli.judging import open_judge
 
     return open_judge(job.judge, job.judge_url, job.out / "judgments.sqlite")
 

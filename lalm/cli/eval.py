@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from lalm.cli.eval_print import print_card
+from lalm.cli.judging import endpoint, judge_words, open_judge
 from lalm.cli.opening import reading_of
 from lalm.cli.options import (
     Columns,
@@ -30,7 +31,6 @@ from lalm.cli.protocol import Prompts, ProtocolName, chosen
 
 if TYPE_CHECKING:
     from lalm.evaluate.answering import Answerer, Share
-    from lalm.evaluate.judge import Judge
     from lalm.evaluate.task import Asked as Opened
     from lalm.inference.protocols import Protocol
 
@@ -42,6 +42,8 @@ RESOURCES = {  # what a folder must hold, in one of these places
     "sentences": ("config.json", "0_Transformer/config.json"),
     "fluency": ("config.json",),
     "aligner": ("config.json",),
+    "flores101": ("sacrebleu_tokenizer_spm.model",),
+    "open_asr": ("english_abbreviations.py",),
 }
 
 
@@ -107,6 +109,12 @@ def evaluate(
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Longest answer, in place of the tasks'.")
     ] = None,
+    thinking_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of thinking aloud (<think>) at most, before and beside those of the answer."
+        ),
+    ] = None,
     beams: Annotated[int | None, typer.Option(help="Width of the beam search.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0: greedy; above: drawn.")] = None,
     top_p: Annotated[float | None, typer.Option(help="As for lalm ask.")] = None,
@@ -123,6 +131,18 @@ def evaluate(
         Literal["points", "explained"] | None,
         typer.Option(help="Points alone, or AudioBench's form: an explanation, then the rating."),
     ] = None,
+    judge_prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE[:NAME]",
+            help="The judge's words from a file of yours: a text with {question}, {reference}, {answer}, or "
+            "a benchmark's own Python file (nothing of it is run).",
+        ),
+    ] = None,
+    judge_system: Annotated[str, typer.Option(help="System text before --judge-prompt.")] = "",
+    judge_draws: Annotated[
+        int, typer.Option(min=1, help="Judgments drawn of an answer under --judge-prompt; 1: one, greedy.")
+    ] = 1,
     judge_url: Annotated[str | None, typer.Option(help="The judge's endpoint.")] = None,
     judge_cache: Annotated[
         Path | None, typer.Option(help="Judgments made before (default: OUT/judgments.sqlite).")
@@ -153,11 +173,13 @@ def evaluate(
     specs = [name.strip() for given in task or () for name in given.split(",") if name.strip()]
     if not specs:
         raise ValueError("there is nothing to ask: say --task NAME (`lalm tasks` lists them)")
-    if judge is None and (judge_url or judge_cache or extract):
-        raise ValueError("--judge-url, --judge-cache and --extract need --judge, the judge's name")
+    if judge is None and (judge_url or judge_cache or judge_prompt or extract):
+        raise ValueError("--judge-url, -cache, -prompt and --extract need --judge, the judge's name")
+    words = judge_words(judge_prompt, judge_system, judge_draws)
     followed = chosen(protocol, prompts)
     decoding = {
         "max_new_tokens": max_new_tokens,
+        "thinking_tokens": thinking_tokens,
         "beams": beams,
         "temperature": temperature,
         "top_p": top_p,
@@ -170,7 +192,7 @@ def evaluate(
     own |= {} if system is None else {"system": system}
     folders = resource_folders(resource or [])
     from lalm.cli.opening import progress_bar
-    from lalm.evaluate.controls import CONTROLS, RELIANCE
+    from lalm.evaluate.controls import CONTROLS, RECOGNISED, RELIANCE
     from lalm.evaluate.metrics import Resources
     from lalm.evaluate.run import Job, run
     from lalm.evaluate.task import AbsentData, open_task
@@ -196,15 +218,17 @@ def evaluate(
     asked = Asked(model, url, vision, lora_scale, seed, own_device, kept_to, dtype, transcript)
     answerer, folder = _answerer(asked)
     out = out or Path("eval") / Path(answerer.name).name  # of a Hub id the last part
-    judging = None if judge is None else open_judge(judge, judge_url, judge_cache or out / "judgments.sqlite")
+    cache = judge_cache or out / "judgments.sqlite"
+    judging = None if judge is None else open_judge(judge, judge_url, cache, words)
     job = Job(opened, out, limit=samples, seed=seed, folder=folder, price=prices(price))
     job = replace(job, extract=extract)
     if control:
-        if odd := next((name for name in control if name not in CONTROLS), None):
-            raise ValueError(f"--control: there is no '{odd}', there are {', '.join(CONTROLS)}")
+        known = (*CONTROLS, RECOGNISED)
+        if odd := next((name for name in control if name not in known), None):
+            raise ValueError(f"--control: there is no '{odd}', there are {', '.join(known)}")
         job = replace(job, controls=tuple(dict.fromkeys(control)))
     elif controls:
-        job = replace(job, controls=CONTROLS)
+        job = replace(job, controls=(*CONTROLS, RECOGNISED) if _whisper_is_here() else CONTROLS)
     elif controls is None and folder is not None:
         job = replace(job, controls=RELIANCE, control_items=CONTROL_ITEMS, cheap=True)
     with progress_bar("answers", disable=share.rank > 0) as progress:
@@ -246,6 +270,17 @@ def _as_asked(
         if unworded and not any(wording.prompts for wording in protocol.kinds.values()) and tell:
             say(protocol.name, "the authors' wording is in a file of theirs (--prompts); these are our words")
     return [with_settings(one, settings, judge_form) for one in found]
+
+
+def _whisper_is_here() -> bool:
+    """Whether Whisper's weights are there, for the text cascade; if not, it is told."""
+    from lalm.inference.speech.recogniser import PART
+    from lalm.weights import fetch as weights
+
+    here = weights.where(PART) is not None
+    if not here:
+        print(f"no row of Whisper's transcripts: lalm weights fetch {PART}", file=sys.stderr)
+    return here
 
 
 def _check_libraries() -> None:
@@ -317,42 +352,7 @@ def _served(asked: Asked, url: str) -> "Answerer":
         raise ValueError("--url needs the endpoint's model: lalm eval NAME --url URL")
     if asked.lora_scale is not None:
         raise ValueError("--lora-scale is for local models; an endpoint has no such setting")
-    return Endpoint(_endpoint(url, asked.model, "--url"), asked.seed)
-
-
-def _endpoint(url: str, model: str, option: str) -> Any:
-    from lalm.synthesis.completions import EndpointWriter
-
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"{option} must begin with http:// or https://, not '{url}'")
-    key = os.environ.get("OPENAI_API_KEY", "")
-    # A wrong address is told of after 7.5 s; an endpoint that once answered is waited for for 5 minutes.
-    return EndpointWriter(url, model, key, tries=5, patient_tries=12, bare=False)
-
-
-def open_judge(model: str, url: str | None, cache: Path) -> "Judge":
-    """The LLM that judges; it is loaded when the first judgment is not in ``cache``."""
-    from lalm.evaluate.judge import Judge
-
-    def load() -> Any:
-        if url is not None:
-            return _endpoint(url, model, "--judge-url")
-        from lalm.cli.opening import open_writer
-
-        return open_writer(model, None)
-
-    return Judge(model, load, cache, _judge_weights(model, url))
-
-
-def _judge_weights(model: str, url: str | None) -> str:
-    """The hash of a local judge's weights; empty for an endpoint's and for one that is not here."""
-    from lalm.evaluate.card import folder_digest
-    from lalm.weights import fetch as weights
-
-    if url is not None:
-        return ""
-    place = weights.where(model) if model in weights.PARTS else Path(model)
-    return folder_digest(place) if place and place.is_dir() else ""
+    return Endpoint(endpoint(url, asked.model, "--url"), asked.seed)
 
 
 def resource_folders(given: Sequence[str]) -> dict[str, Path]:

@@ -28,7 +28,7 @@ def scales(
     device: Device = None,
 ) -> None:
     """Score a model at several LoRA scales, and draw the curves."""
-    from lalm.cli.eval import open_judge
+    from lalm.cli.judging import open_judge
     from lalm.cli.opening import open_engine
     from lalm.inference.engine import Options
     from lalm.systems.salmonn import curves

@@ -171,14 +171,15 @@ class Endpoint:
     ) -> None:
         """The answers as they arrive. A recording that cannot be read, and a request that the endpoint
         refuses while it takes others, are answers that failed."""
-        spoken = ("temperature", "top_p")
+        spoken = ("temperature", "top_p", "thinking_tokens")  # its limit is of both together
         if odd := {name: value for name, value in decoding.unusual().items() if name not in spoken}:
             named = ", ".join(f"{value} for {name}" for name, value in odd.items())
             raise ValueError(
                 f"{keys[0].task} asks for {named}, which not every endpoint has words for: score a local "
                 "model, or a task without it"
             )
-        sampling = Sampling(decoding.temperature, decoding.top_p, decoding.max_new_tokens, self.seed)
+        longest = decoding.max_new_tokens + decoding.thinking_tokens
+        sampling = Sampling(decoding.temperature, decoding.top_p, longest, self.seed)
         places, chats, given = list[int](), list[Chat](), list[Accounts]()
         for number in range(len(samples)):
             try:
@@ -362,6 +363,7 @@ def _replied(reply: Reply | ValueError) -> Said:
         tuple(round(heard.seconds_given, 3) for heard in reply.heard),
         tuple(round(heard.seconds_heard, 3) for heard in reply.heard),
         finish_reason=reply.finish_reason,
+        thinking_cut=reply.thinking_cut,
         accounts=tuple(heard.account.to_json() for heard in reply.heard if heard.account),
     )
 

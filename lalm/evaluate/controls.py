@@ -4,12 +4,13 @@
 audio. ``text_only``: no audio and no slot for it. ``first_half``, ``second_half``: half of each recording.
 ``cascade``: the true transcript or caption as text in the audio's place, to the same LLM. ``reordered``,
 ``reordered_2`` and so on: the options moved on by one, two and more places, until each has stood in every
-place. ``paraphrased``: another wording of the prompt.
+place. ``paraphrased``: another wording of the prompt. ``recognised``: as ``cascade``, with what Whisper
+writes down of each recording.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,13 +20,17 @@ from lalm.data.messages import part_recording
 from lalm.data.sample import AudioPart, Sample
 from lalm.errors import LalmError
 from lalm.evaluate.task import Asked, Task, brings_instruction, put
+from lalm.inference.speech.clip_transcripts import ClipTranscripts, kept_on_disk
+from lalm.inference.speech.recogniser import shared
 
 AUDIO = "audio"  # no control: the run itself
 REORDERED = "reordered"
+RECOGNISED = "recognised"  # not among these: it takes Whisper
 DEAF = ("silent", "noise", "text_only")  # nothing of any recording is heard
 WORDED = (REORDERED, "paraphrased")  # nothing is taken away: an answer should stay
 CONTROLS = ("silent", "noise", "shuffled", "text_only", "first_half", "second_half", "cascade", *WORDED)
 RELIANCE = tuple(name for name in CONTROLS if name != "paraphrased")  # what a run asks unless told otherwise
+NOBODY = "(nobody speaks)"  # what stands in the place of a recording without speech
 MOST_PLACES = 8  # options beyond so many are not moved through all places
 
 Prepare: TypeAlias = Callable[[Sample], Sample]
@@ -68,6 +73,10 @@ def put_under(task: Task, samples: Sequence[Sample], control: str = AUDIO, seed:
         items = [_replaced(s, donors[i].audios) for i, s in enumerate(items)]
     if control == "cascade":
         items = [_replaced(s, [{"type": "caption", "text": _words(s)}]) for s in items]
+    if control == RECOGNISED:
+        if not all(s.audios for s in items):
+            raise Impossible("an item has no audio to take")
+        prepare = _recognised
     if control == "text_only":
         items = [_without_audio(s) for s in items]
     if control in ("silent", "noise", "first_half", "second_half"):
@@ -118,6 +127,18 @@ def recording_of(sample: Sample) -> str:
 def _prepared(sample: Sample, *, control: str, seed: int) -> Sample:
     """The sample with its recordings spoiled. Raises AudioError for one that cannot be read."""
     return _replaced(sample, [_spoiled(part, control, seed) for part in sample.audios])
+
+
+def _recognised(sample: Sample) -> Sample:
+    """The sample with Whisper's transcripts in its recordings' places. Raises AudioError for one that cannot
+    be read, SpeechError where Whisper cannot be opened."""
+    said = [_transcripts().of(part_recording(part).audio) for part in sample.audios]
+    return _replaced(sample, [{"type": "caption", "text": text or NOBODY} for text in said])
+
+
+@cache
+def _transcripts() -> ClipTranscripts:
+    return ClipTranscripts(shared, kept_on_disk())
 
 
 def _spoiled(part: AudioPart, control: str, seed: int) -> dict[str, Any]:

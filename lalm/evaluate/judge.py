@@ -12,6 +12,8 @@ arXiv 2310.13289, appendix E): the first asks whether an answer to a question is
 second has no reference and two verdicts, from the question, what is heard in the background, and the answer:
 does it try to answer (the following rate), and is it right? All become 0 to 1.
 
+With a benchmark's own prompt (``lalm.evaluate.judge_prompt``) its words take the place of ours.
+
 Every reply is kept in SQLite under the hash of judge and prompt, so that a run can be scored again without
 the judge. A reply that cannot be read is None, counted and shown, and counts 0.
 """
@@ -27,115 +29,31 @@ from pathlib import Path
 from lalm.data.english import words
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
+from lalm.evaluate.judge_prompt import READERS, JudgePrompt, PromptError, mean_of_draws
+from lalm.evaluate.judge_wording import (
+    CHAT,
+    EXPLAINED,
+    HELPFUL,
+    POINTS,
+    QUALITY,
+    REASONS,
+    RUBRICS,
+    SPOKEN_QUESTION,
+    SYSTEM,
+    TRIES,
+    WORDINGS,
+    YES_NO,
+)
 from lalm.evaluate.metrics import Answer
 from lalm.evaluate.official.string_match import matches
 from lalm.evaluate.task import Task, question_of
 from lalm.synthesis.completions import Chat, Sampling, Writer
 
 BATCH = 32
-SYSTEM = "You compare two short texts."
 SETTINGS = Sampling(temperature=0.0, max_new_tokens=64, seed=0)
 EXPLAINING = Sampling(temperature=0.0, max_new_tokens=512, seed=0)  # of a judge that explains first
 
-POINTS = """0: says nothing, refuses, or has nothing to do with the reference
-1: nearly all wrong
-2: some of it fits, most does not
-3: about half of it fits
-4: fits, but for small errors or gaps
-5: says what the reference says"""
-
-QUALITY = """Compare an answer with the reference answer.
-
-Question: {question}
-Reference: {reference}
-Answer: {answer}
-
-Give points from 0 to 5:
-{points}
-Reply with one line, "Points: N"."""
-
-EXPLAINED = """Compare an answer with the reference answer.
-
-Reference: {reference}
-Answer: {answer}
-Question: {question}
-
-First explain in one or two sentences how the answer and the reference agree and differ, then rate the answer
-from 0 to 5:
-{points}
-Reply with two lines:
-Explanation: ...
-Rating: N"""
-
-CHAT = """Two assistants answered a question about a recording. This is what the recording holds:
-{described}
-
-Question: {question}
-First answer: {first}
-Second answer: {second}
-
-Grade how right, relevant and helpful each answer is, from 1 to 10. The order of the answers means nothing.
-Reply with one line of two numbers, "First: N, Second: M"."""
-
-YES_NO = """Text A: {reference}
-Text B: {answer}
-
-Do A and B name the same thing? Reply with one word, "Same" or "Different"."""  # small judges see most so
-
-SPOKEN_QUESTION = """Question: {question}
-Reference answer: {reference}
-Answer: {answer}
-
-Is the answer to the question right, going by the reference? Reply with one word, "Yes" or "No"."""
-
-TRIES = """In a recording someone asks a question while other sounds are heard.
-Question: {question}
-Background sounds: {described}
-A listener's answer: {answer}
-
-Does the listener try to answer the question? Writing the question down or only describing the sounds is no
-try; whether the answer is right does not matter. Reply with one word, "Yes" or "No"."""
-
-REASONS = """In a recording someone asks a question while other sounds are heard.
-Question: {question}
-Background sounds: {described}
-A listener's answer: {answer}
-
-Is the answer to the question right, going by the background sounds? Reply with one word, "Yes" or "No"."""
-
-HELPFUL = """Someone said this to a voice assistant:
-{question}
-
-The assistant answered:
-{answer}
-
-Give points from 1 to 5:
-1: does not address what was said, or is wrong
-2: has to do with it, but is incomplete or partly wrong
-3: mostly right, with gaps or much that is beside the point
-4: right and to the point
-5: exactly what was wanted, right and without a word too many
-Reply with one line, "Points: N"."""
-
-RUBRICS = """A listener answered a question about a recording and told how. Judge the reasoning by each point.
-
-Question: {question}
-Right answer: {reference}
-Good reasoning, for comparison: {described}
-
-Points:
-{points}
-
-What the listener said:
-{answer}
-
-This is judgment {number} of 5. Reply with one line of numbers, one for each point in order, such as
-"Points: 1 0 1"."""
 JUDGMENTS = 5  # of a rubric; the best and the worst do not count
-
-WORDINGS = (
-    *(SYSTEM, POINTS, QUALITY, EXPLAINED, CHAT, YES_NO, SPOKEN_QUESTION, TRIES, REASONS, HELPFUL, RUBRICS),
-)
 UNREFERENCED = ("co_reasoning", "helpful")  # protocols that need no reference
 
 
@@ -195,8 +113,18 @@ class Judge:
     knows of a judge of this name counts. Judgments of other weights are other judgments.
     """
 
-    def __init__(self, name: str, load: Callable[[], Writer], cache: Path, weights: str = "") -> None:
-        wording = hashlib.sha256("".join(WORDINGS).encode()).hexdigest()[:8]
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], Writer],
+        cache: Path,
+        weights: str = "",
+        prompt: JudgePrompt | None = None,
+    ) -> None:
+        wording = f"wording {hashlib.sha256(''.join(WORDINGS).encode()).hexdigest()[:8]}"
+        if prompt is not None:
+            wording = f"prompt {prompt.digest}, {prompt.draws} judgment{'s' if prompt.draws > 1 else ''}"
+        self.prompt = prompt
         self._load = load
         self._writer: Writer | None = None
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -217,10 +145,13 @@ class Judge:
             raise JudgeError(f"'{cache}' cannot hold judgments: {error}") from None
         self.weights: str = row[0] if row else ""
         self.model = f"{name} {self.weights}".strip()
-        self.name = f"{name}, weights {self.weights or 'unknown'}, wording {wording}"
+        self.name = f"{name}, weights {self.weights or 'unknown'}, {wording}"
 
     def judged(self, task: Task, answers: Sequence[Answer]) -> list[Answer]:
-        """The answers with the judge's scores."""
+        """The answers with the judge's scores. Raises PromptError for a task whose judge is asked in our
+        words alone, where a prompt was given."""
+        if self.prompt is not None:
+            return self._in_their_words(task, answers, self.prompt)
         prompts = [_prompts(task, answer) for answer in answers]
         settings = EXPLAINING if task.judge == "quality_explained" else SETTINGS
         replies = iter(self.replies([prompt for own in prompts for prompt in own], settings))
@@ -232,18 +163,42 @@ class Judge:
             scored.append(replace(answer, judged=judged, tried=tried))
         return scored
 
-    def replies(self, prompts: Sequence[str], settings: Sampling = SETTINGS) -> list[str]:
-        """The judge's replies, from the cache where they are."""
-        keys = [hashlib.sha256(f"{self.model}\0{SYSTEM}\0{p}".encode()).hexdigest() for p in prompts]
+    def _in_their_words(self, task: Task, answers: Sequence[Answer], prompt: JudgePrompt) -> list[Answer]:
+        """The answers judged by a benchmark's own prompt, each as often as that says."""
+        if task.judge not in READERS and not (task.judge == "chat" and prompt.pairs):
+            raise PromptError(
+                f"{task.name}: its judge ({task.judge}) is asked in lalm's words: leave --judge-prompt out"
+            )
+        asked = [_filled(task, answer, prompt) for answer in answers]
+        texts = [text for own in asked for text in own]
+        drawn = [self.replies(texts, prompt.settings, prompt.system, n) for n in range(prompt.draws)]
+        by_text = [list(replies) for replies in zip(*drawn, strict=True)]
+        scored, at = [], 0
+        for answer, own in zip(answers, asked, strict=True):
+            mine, at = by_text[at : at + len(own)], at + len(own)
+            if task.judge == "chat":
+                found = [_score("chat", replies) for replies in zip(*mine, strict=True)]
+                read = [one for one in found if one is not None]
+                judged = sum(read) / len(read) if read and len(read) == len(found) else None
+            else:
+                judged = mean_of_draws(task.judge, mine[0]) if mine else None
+            scored.append(replace(answer, judged=judged))
+        return scored
+
+    def replies(
+        self, prompts: Sequence[str], settings: Sampling = SETTINGS, system: str = SYSTEM, number: int = 0
+    ) -> list[str]:
+        """The judge's replies, from the cache where they are; the ``number``-th where several are drawn."""
+        drawn = f"\0{number}" if number else ""
+        keys = [hashlib.sha256(f"{self.model}\0{system}\0{p}{drawn}".encode()).hexdigest() for p in prompts]
         known = {key: row[0] for key in keys if (row := self._cached(key)) is not None}
         missing = [(key, p) for key, p in dict(zip(keys, prompts, strict=True)).items() if key not in known]
+        before = [{"role": "system", "content": system}] if system else []
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
-            chats: list[Chat] = [
-                [{"role": "system", "content": SYSTEM}, {"role": "user", "content": p}] for _, p in batch
-            ]
+            chats: list[Chat] = [[*before, {"role": "user", "content": p}] for _, p in batch]
             self._writer = self._writer or self._load()
-            done = self._writer.complete(chats, [0] * len(chats), settings)
+            done = self._writer.complete(chats, [number] * len(chats), settings)
             rows = [(key, self.model, p, r.text) for (key, p), r in zip(batch, done, strict=True)]
             with self._cache:
                 self._cache.executemany("INSERT OR REPLACE INTO judgments VALUES (?, ?, ?, ?)", rows)
@@ -260,6 +215,20 @@ class Judge:
 def heard_question(sample: Sample) -> str:
     """What is asked in a recording: ``origin.question``, or its transcript; else the typed question."""
     return sample.origin.get("question") or sample.origin.get("transcript") or question_of(sample)
+
+
+def _filled(task: Task, answer: Answer, prompt: JudgePrompt) -> list[str]:
+    """A benchmark's own prompt about an answer, in both orders where it compares two; nothing where the judge
+    could not know what was asked."""
+    sample, said = answer.sample, answer.text.strip()
+    reference, question = " / ".join(sample.references), heard_question(sample)
+    described = sample.origin.get("caption") or sample.origin.get("transcript") or reference
+    told = {"question": question, "reference": reference, "answer": said, "described": described}
+    if task.judge != "chat":
+        return [prompt.filled(told)] if question else []
+    orders = ((reference, said), (said, reference))
+    told["question"] = question_of(sample)
+    return [prompt.filled({**told, "first": a, "second": b}) for a, b in orders]
 
 
 def _prompts(task: Task, answer: Answer) -> list[str]:

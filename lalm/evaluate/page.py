@@ -82,7 +82,14 @@ def notes(name: str, entry: Mapping[str, Any]) -> list[str]:
         )
     if entry.get("cut_off"):
         limit = entry["max_new_tokens"]
-        told.append(f"{entry['cut_off']} answers were cut off at {limit} tokens")
+        thinking = entry.get("cut_off_thinking", 0)
+        said = f"; {thinking} of them still thought aloud (--thinking-tokens)" if thinking else ""
+        told.append(f"{entry['cut_off']} answers were cut off at {limit} tokens{said}")
+    if entry.get("thinking_cut"):
+        told.append(
+            f"{entry['thinking_cut']} answers had not done thinking after {entry['thinking_tokens']} tokens"
+            " and were made to answer then"
+        )
     if entry.get("repeating"):
         told.append(f"{entry['repeating']} answers repeated themselves and were ended there")
     if damaged := Tally(**entry.get("audio", {})).sentence:

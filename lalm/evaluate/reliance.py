@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lalm.evaluate.controls import AUDIO, DEAF, REORDERED
+from lalm.evaluate.controls import AUDIO, DEAF, RECOGNISED, REORDERED
 from lalm.evaluate.metrics import METRICS
 from lalm.evaluate.metrics.intervals import each, interval, proportion
 from lalm.evaluate.scores import Scored, gap, plain
@@ -20,6 +20,7 @@ LABELS = {
     "first_half": "first half",
     "second_half": "second half",
     "cascade": "transcript or caption as text",
+    RECOGNISED: "Whisper's transcript as text",
     REORDERED: "options moved on by 1",
     "paraphrased": "another wording",
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from lalm.errors import LalmError
 
-SPARED = ("failed", "tokens", "accounts")  # what a row has only where there is something
+SPARED = ("failed", "tokens", "accounts", "thinking_cut")  # what a row has only where there is something
 UNANSWERED = "no answer to it is in the file"  # why an item of a file of answers is left out
 
 
@@ -22,7 +22,7 @@ class Said:
     ended ("stop", "length", "repetition"; "too_long" where the question did not fit into the model), where
     that is known. ``failed``: why there is no answer, such as a recording that cannot be read; such an item
     is left out of the scores. ``tokens``: of the prompt and of the answer, as an endpoint counts them.
-    ``accounts``: of each recording, as JSON."""
+    ``accounts``: of each recording, as JSON. ``thinking_cut``: the budget for its thinking was spent."""
 
     text: str
     given_s: tuple[float, ...] = ()
@@ -32,6 +32,7 @@ class Said:
     failed: str = ""
     tokens: tuple[int, int] | None = None
     accounts: tuple[dict[str, Any], ...] = ()
+    thinking_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def said_of(row: dict[str, Any]) -> Said:
         str(row.get("failed") or ""),
         (int(tokens[0]), int(tokens[1])) if tokens else None,
         tuple(row.get("accounts") or ()),
+        bool(row.get("thinking_cut")),
     )
 
 

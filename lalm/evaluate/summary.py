@@ -14,6 +14,7 @@ from lalm.evaluate.runaway import runaway
 from lalm.evaluate.said import UNANSWERED, Key, Said
 from lalm.evaluate.scores import MAX_CATEGORIES, Scored, gap, groups, numbers, paper_table, plain, score
 from lalm.evaluate.task import Asked
+from lalm.inference.thinking import unfinished
 
 SHOWN_FAILURES = 5  # whose reasons the card tells
 PARTS = ("category", "group", "difficulty", "sub_category", "layer", "length", "task_name")  # of origin
@@ -101,6 +102,10 @@ class Summary:
         for key, reason in (("cut_off", "length"), ("repeating", "repetition"), ("too_long", "too_long")):
             if count := sum(s.finish_reason == reason for s in own.values()):
                 found[key] = count
+        if count := sum(s.thinking_cut for s in own.values()):
+            found["thinking_cut"] = count
+        if count := sum(s.finish_reason == "length" and unfinished(s.text) for s in own.values()):
+            found["cut_off_thinking"] = count
         if unanswered := sum(s.failed == UNANSWERED for s in own.values()):
             found["unanswered"] = unanswered
         failed = {name: s.failed for name, s in own.items() if s.failed and s.failed != UNANSWERED}

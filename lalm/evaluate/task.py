@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from lalm.data.readers import Reading, read_manifest
 from lalm.data.sample import Message, Sample, message_text
 from lalm.errors import LalmError
+from lalm.evaluate.answer_settings import Decoding as Decoding
 from lalm.evaluate.metrics import METRICS
 from lalm.evaluate.official.board import Board
 from lalm.evaluate.parsers import PARSERS
@@ -100,10 +101,11 @@ class Task(BaseModel):
     no_repeat_ngram_size: Annotated[int, Field(ge=0)] = 0
     stop: tuple[Text, ...] = ()
     min_tokens: Annotated[int, Field(ge=0)] = 0
+    thinking_tokens: Annotated[int, Field(ge=0)] = 0
     table: dict[Text, tuple[tuple[Text, ...], ...]] = {}
 
     @property
-    def decoding(self) -> "Decoding":
+    def decoding(self) -> Decoding:
         """How its answers are generated."""
         return Decoding(**{name: getattr(self, name) for name in Decoding._fields})
 
@@ -122,26 +124,6 @@ class Task(BaseModel):
             if value not in METRICS:
                 raise ValueError(f"there is no metric '{value}'; there are {', '.join(METRICS)}")
         return values
-
-
-class Decoding(NamedTuple):
-    """How answers are generated; the names and defaults are those of ``lalm.inference.options.Options``."""
-
-    max_new_tokens: int
-    beams: int = 1
-    repetition_penalty: float = 1.0
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    no_repeat_ngram_size: int = 0
-    stop: tuple[str, ...] = ()
-    min_tokens: int = 0
-
-    def unusual(self) -> dict[str, Any]:
-        """What differs from the defaults, the longest answer aside."""
-        usual = self._field_defaults
-        return {name: value for name, value in self._asdict().items() if value != usual.get(name, value)}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lalm.inference.detokenizer import Detokenizer
 from lalm.inference.options import FinishReason, Options
+from lalm.inference.thinking import Thinking
 
 # An answer repeats itself when its last tokens are one pattern over and over: at least so many times, and so
 # many tokens in all. People laugh, count and sing with fewer ("ha" sixteen times is no loop).
@@ -26,8 +27,14 @@ class Answer:
         self.fresh = ""
         self._said = ""
         self.reason: FinishReason | None = None
+        self.thinking: Thinking | None = None  # where thinking has a budget of its own
         self._options, self._ends = options, ends
         self._detokenizer = Detokenizer(tokenizer) if tokenizer is not None else None
+
+    @property
+    def thinking_cut(self) -> bool:
+        """Whether the budget for its thinking was spent."""
+        return self.thinking is not None and self.thinking.cut
 
     @property
     def ended_by_token(self) -> bool:
@@ -37,16 +44,26 @@ class Answer:
     def add(self, token: int) -> None:
         """The next token; must not be called once there is a ``reason``."""
         self.tokens.append(token)
+        if self.thinking is not None:
+            self.thinking.add(token)
         long_enough = len(self.tokens) >= self._options.min_tokens
         if token in self._ends:
             self.reason = "stop"
         elif self._options.loop_guard and long_enough and repeats_itself(self.tokens):
             self.reason = "repetition"
-        elif len(self.tokens) >= self._options.max_new_tokens:
+        elif len(self.tokens) >= self._options.most_tokens or self._said_all():
             self.reason = "length"
         if self._detokenizer is not None:
             self.fresh = self._certain(self._detokenizer, token)
             self._said += self.fresh
+
+    def _said_all(self) -> bool:
+        """Whether the answer, its thinking aside where that has a budget, is as long as it may be."""
+        thinking = self.thinking
+        if thinking is not None and (thinking.on or thinking.forced is not None):
+            return False
+        spent = thinking.spent if thinking is not None else 0
+        return len(self.tokens) - spent >= self._options.max_new_tokens
 
     def text(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """All that was said, without white space at its ends."""

@@ -260,9 +260,8 @@ class Engine:
             count, heard = len(answer.tokens), self.heard_of(question.clips)
             rate = (count - 1) / (total_s - first_s) if count > 1 else count / total_s
             reason = answer.reason or "stop"
-            replies.append(
-                Reply(answer.text(self.processor.tokenizer), heard, first_s, total_s, rate, count, reason)
-            )
+            text, cut = answer.text(self.processor.tokenizer), answer.thinking_cut
+            replies.append(Reply(text, heard, first_s, total_s, rate, count, reason, cut))
         return replies
 
     def _generate(
@@ -293,7 +292,7 @@ class Engine:
             ids = self.model.generate(
                 **inputs,
                 generation_config=settings_of(options, self.ends(), self.processor.tokenizer.pad_token_id),
-                logits_processor=processors_of(prompts, vocabulary, self.ends(), options),
+                logits_processor=processors_of(prompts, vocabulary, self.ends(), options, progress),
                 stopping_criteria=StoppingCriteriaList([clock, progress]),
             )
             if prefix_cache is not None:
@@ -303,12 +302,12 @@ class Engine:
     def check_length(self, clips: Sequence[Clip], length: int, options: Options) -> None:
         """Raise TooLongError where a prompt of ``length`` tokens and its answer do not fit into the model."""
         window = self.model.config.context_length
-        if length + options.max_new_tokens > window:
+        if length + options.most_tokens > window:
             names = ", ".join(clip.name for clip in clips) or "the question"
             seconds = sum(clip.seconds for clip in clips)
             raise TooLongError(
                 f"{names}: {seconds:.0f} s of audio and the text make {length} tokens, and with "
-                f"{options.max_new_tokens} for the answer that is more than the model's {window}: "
+                f"{options.most_tokens} for the answer that is more than the model's {window}: "
                 "give shorter recordings or less text, or lower max_new_tokens"
             )
 

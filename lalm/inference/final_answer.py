@@ -46,6 +46,26 @@ _CLAUSE = re.compile(
 )
 
 
+def thinking_open(text: str, *, at_end: bool = False) -> str | None:
+    """The tag that opens thinking at the beginning, or at the end, of a text; None: there is none."""
+    found = re.search(rf"({_OPEN})\s*\Z", text, re.I) if at_end else re.match(rf"({_OPEN})", text, re.I)
+    return found[1] if found else None
+
+
+def thinking_close(opened: str) -> str:
+    """The tag that closes what ``opened`` opened."""
+    if opened.startswith("<|channel"):
+        return "<|channel|>final<|message|>"
+    if opened.startswith("<|"):
+        return "<|end_of_thought|>"
+    return f"{opened[0]}/{opened[1:]}"
+
+
+def thinking_end(text: str) -> bool:
+    """Whether a text holds a tag that closes thinking."""
+    return _ENDS.search(text) is not None
+
+
 def without_reasoning(text: str) -> str:
     """The text after a model's thinking. Thinking that was cut off leaves nothing."""
     kept = _REASONING.sub(" ", text)

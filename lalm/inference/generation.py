@@ -9,6 +9,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedTokeni
 
 from lalm.inference.answer import Answer, repeats_itself
 from lalm.inference.options import Options
+from lalm.inference.thinking import TAIL, Thinking, ThinkingBudget
 from lalm.models.sampling import RowDraws, RowRules, TokenRules, rules_anything
 
 
@@ -16,7 +17,7 @@ def settings_of(options: Options, ends: Collection[int], pad_token_id: int | Non
     """Everything that shapes an answer, so that nothing of the LLM's own defaults does."""
     sampled = options.temperature > 0 and options.beams > 1  # single answers: see ``processors_of``
     return GenerationConfig(
-        max_new_tokens=options.max_new_tokens,
+        max_new_tokens=options.most_tokens,
         num_beams=options.beams,
         do_sample=sampled,
         temperature=options.temperature if sampled else 1.0,
@@ -31,14 +32,21 @@ def settings_of(options: Options, ends: Collection[int], pad_token_id: int | Non
 
 
 def processors_of(
-    prompts: Sequence[Tensor], vocabulary: int, ends: Collection[int], options: Options
+    prompts: Sequence[Tensor],
+    vocabulary: int,
+    ends: Collection[int],
+    options: Options,
+    progress: "Progress | None" = None,
 ) -> LogitsProcessorList:
-    """What is done to the logits of a batch; ``prompts`` are the rows' ids (L,), without padding."""
+    """What is done to the logits of a batch; ``prompts`` are the rows' ids (L,), without padding.
+    ``progress`` follows the rows, and knows when the budget for their thinking is spent."""
     found = LogitsProcessorList()
     if rules_anything(options):
         found.append(RowRules([TokenRules(ids, vocabulary, ends, options) for ids in prompts]))
     if options.temperature > 0 and options.beams == 1:
         found.append(RowDraws(len(prompts), options.seed, options))
+    if progress is not None and options.thinking_tokens:  # last: what must be said is said
+        found.append(ThinkingBudget(progress.thinking_of(prompts)))
     return found
 
 
@@ -60,6 +68,15 @@ class Progress(StoppingCriteria):
         text = tokenizer if options.stop or hear is not None else None  # decoding each token takes its time
         self.answers = [Answer(options, ends, text) for _ in range(num_rows)]
         self._options, self._hear = options, hear
+        self._tokenizer = tokenizer
+
+    def thinking_of(self, prompts: Sequence[Tensor]) -> list[Thinking]:
+        """From now on the answers to these prompts, (L,) each, have a budget for their thinking."""
+        budget = self._options.thinking_tokens
+        found = [Thinking(self._tokenizer, budget, prompt[-TAIL:].tolist()) for prompt in prompts]
+        for answer, own in zip(self.answers, found, strict=True):
+            answer.thinking = own
+        return found
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         """input_ids: the new ids so far, (B * beams, new) -> which rows have ended, (B * beams,) bool."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+CLOSING = 24  # tokens that a tag which ends thinking takes at most, where it is spelled out
 FinishReason: TypeAlias = Literal["stop", "length", "repetition"]
 
 
@@ -19,6 +20,8 @@ class Options:
       ``no_repeat_ngram_size``: no so many tokens in a row come twice in the answer (0: they may).
     - ``stop``: texts that end an answer, and are not part of it.
     - ``min_tokens``: an answer does not end before it has so many.
+    - ``thinking_tokens``: above 0, a model that thinks aloud (``<think>``) does so for so many tokens at most
+      and then answers, with ``max_new_tokens`` for the answer alone (``lalm.inference.thinking``).
     - ``loop_guard`` ends an answer that says the same over and over (``lalm.inference.answer``).
     - ``lora_scale`` (None: as trained) turns LoRA up or down, see ``lalm.models.lora.set_lora_scale``.
     """
@@ -36,6 +39,7 @@ class Options:
     stop: tuple[str, ...] = ()
     min_tokens: int = 0
     loop_guard: bool = True
+    thinking_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -58,11 +62,20 @@ class Options:
             raise ValueError(
                 f"min_tokens must be from 0 to max_new_tokens ({self.max_new_tokens}), not {self.min_tokens}"
             )
+        if self.thinking_tokens < 0:
+            raise ValueError(f"thinking_tokens must be 0 (no budget) or more, not {self.thinking_tokens}")
+        if self.thinking_tokens and self.beams > 1:
+            raise ValueError("thinking_tokens, a budget for thinking, goes with one beam")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be 0 or more and below 2^63, not {self.seed}")
         if self.lora_scale is not None and not 0 <= self.lora_scale < float("inf"):
             raise ValueError(f"lora_scale must be 0 or more, not {self.lora_scale}")
         object.__setattr__(self, "stop", stop_texts(self.stop))
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of thinking, of the tag that ends it, and of the answer."""
+        return self.max_new_tokens + (self.thinking_tokens + CLOSING if self.thinking_tokens else 0)
 
 
 def stop_texts(stop: str | Iterable[str]) -> tuple[str, ...]:

@@ -40,7 +40,8 @@ class Reply:
 
     ``tokens_per_s`` counts this answer's tokens after the first over the time they took. ``finish_reason``:
     "stop" for an answer that ended by itself or at a stop text, "length" for one that the token limit cut
-    off, "repetition" for one that was ended because it repeated itself.
+    off, "repetition" for one that was ended because it repeated itself. ``thinking_cut``: the budget for its
+    thinking was spent, and it was made to answer.
     """
 
     text: str
@@ -50,6 +51,7 @@ class Reply:
     tokens_per_s: float
     num_tokens: int
     finish_reason: FinishReason = "stop"
+    thinking_cut: bool = False
 
 
 class Stream(Iterator[str]):

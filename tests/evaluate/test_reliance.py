@@ -10,7 +10,7 @@ from lalm.data.sample import Sample, ask, write_manifest
 from lalm.evaluate.answering import Said
 from lalm.evaluate.controls import CONTROLS, RELIANCE, Impossible, asked, expanded
 from lalm.evaluate.page import shown_number
-from lalm.evaluate.reliance import lines, sentences
+from lalm.evaluate.reliance import label_of, lines, sentences
 from lalm.evaluate.run import Job, read_card, run
 from lalm.evaluate.task import Asked, open_task, read_tasks
 
@@ -107,7 +107,14 @@ def test_controls_may_be_asked_of_fewer_items_and_are_paired_on_those(tmp_path):
     assert sum(row["control"] == "silent" for row in rows) == 4
 
 
-def test_what_controls_do_to_a_recording(tmp_path):
+class Heard:
+    """Transcripts: a word, of silence none."""
+
+    def of(self, audio):
+        return "a word" if audio.any() else ""
+
+
+def test_what_controls_do_to_a_recording(tmp_path, monkeypatch):
     (one,) = opened(tmp_path, count=1)
     item = one.samples[0]
     (noise,) = asked(one.task, [item], "noise")
@@ -121,6 +128,12 @@ def test_what_controls_do_to_a_recording(tmp_path):
     assert levels[1] == pytest.approx(levels[0], rel=0.1)
     (bare,) = asked(one.task, [item], "text_only")
     assert not bare.audios and [part["type"] for part in bare.messages[-1]["content"]] == ["text"]
+    monkeypatch.setattr("lalm.evaluate.controls._transcripts", lambda: Heard())
+    (text,) = asked(one.task, [item], "recognised")
+    assert not text.audios and text.messages[-1]["content"][0] == {"type": "caption", "text": "a word"}
+    (text,) = asked(one.task, [silent], "recognised")
+    assert text.messages[-1]["content"][0]["text"] == "(nobody speaks)"
+    assert label_of("recognised") == "Whisper's transcript as text"
     assert expanded(CONTROLS, one).count("reordered_2") == 1 and "reordered_3" not in expanded(CONTROLS, one)
 
 

@@ -1,15 +1,18 @@
 """Corpus BLEU with sacreBLEU's tokenizers and counts, as sums over items so that it can be resampled."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lalm.evaluate.metrics.intervals import Array, Measured, additive
+from lalm.evaluate.metrics.intervals import Array, Lacking, Measured, additive
 from lalm.evaluate.metrics.normalise import language_code
 
 ORDER = 4
+FLORES = "sacrebleu_tokenizer_spm.model"  # of FLORES-101 (arXiv 2106.03193), as sacreBLEU names it
 TOKENISERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab"}
 
 
@@ -28,6 +31,38 @@ def corpus_bleu(
         counted = scorer.sentence_score(hypothesis, list(texts))
         rows.append([*counted.counts, *counted.totals, counted.sys_len, counted.ref_len])
     return additive(rows, lambda sums: _finish(sums, smooth))
+
+
+def flores_bleu(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], folder: Path | None
+) -> Measured:
+    """BLEU-4 from 0 to 100 over FLORES-101's pieces of words: sacreBLEU's ``--tokenize flores101``.
+
+    The SentencePiece model is that of ``folder``, or the one which sacreBLEU has fetched before. Raises
+    Lacking where it is in neither; nothing is fetched here.
+    """
+    own: Any = import_module("sacrebleu.tokenizers.tokenizer_spm")
+    place = (folder or Path(own.SACREBLEU_DIR) / "models") / FLORES
+    if not place.is_file():
+        raise Lacking(
+            f"it needs FLORES-101's {FLORES}: say --resource flores101=FOLDER, or let sacreBLEU fetch it once"
+            " (sacrebleu --tokenize flores101)"
+        )
+    pieces = _pieces(str(place))
+    texts = [[" ".join(pieces(text)) for text in right] for right in references]
+    return corpus_bleu([" ".join(pieces(text)) for text in hypotheses], texts, "none")
+
+
+@cache
+def _pieces(model: str) -> Callable[[str], list[str]]:
+    try:
+        import sentencepiece
+    except ImportError:
+        raise Lacking("it needs sentencepiece, which is not installed: pip install sentencepiece") from None
+    processor = sentencepiece.SentencePieceProcessor()
+    processor.Load(model)
+    encode: Callable[[str], list[str]] = processor.EncodeAsPieces
+    return encode
 
 
 def _finish(sums: Array, smooth: bool) -> Array:

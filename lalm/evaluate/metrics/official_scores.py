@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lalm.evaluate.metrics.answers import Answer, Metric, Resources
+from lalm.evaluate.metrics.bleu import flores_bleu
 from lalm.evaluate.metrics.error_rates import edits
 from lalm.evaluate.metrics.intervals import Array, Lacking, Measured, additive, mean_of, proportion, rate
 from lalm.evaluate.official import audio_following, ifeval, letters, voicebench
 from lalm.evaluate.official.audiobench import spoken_words
+from lalm.evaluate.official.open_asr import normaliser
 from lalm.evaluate.official.string_match import matches
 
 
@@ -77,6 +80,23 @@ def _audiobench_wer(answers: Sequence[Answer], resources: Resources) -> Measured
     return rate([edits(said, wanted) for said, wanted in pairs])
 
 
+def _open_asr_wer(answers: Sequence[Answer], resources: Resources) -> Measured:
+    """Of the first reference, over texts as the Open ASR leaderboard compares them."""
+    clean = normaliser(resources.folder("open_asr", "open_asr_wer"))
+    return rate([edits(clean(a.text), clean(a.sample.references[0])) for a in answers])
+
+
+def _flores_bleu(answers: Sequence[Answer], resources: Resources) -> Measured:
+    """As AudioBench's translations are scored: an empty text is the word "empty" there."""
+    found = flores_bleu(
+        [a.text or "empty" for a in answers],
+        [a.sample.references[:1] for a in answers],
+        resources.folders.get("flores101"),
+    )
+    resources.used["bleu_flores101"] = "sacreBLEU, tokeniser flores101"
+    return replace(found, of_counts=lambda counts: found.of_counts(counts) / 100)
+
+
 def _each(score: Callable[[Answer], bool], *, compares: bool = True) -> Metric:
     return Metric(lambda answers, _: proportion([float(score(a)) for a in answers]), compares=compares)
 
@@ -91,5 +111,7 @@ OFFICIAL: Mapping[str, Metric] = {
     "voicebench_refusal": _each(lambda answer: voicebench.refuses(answer.text), compares=False),
     "ifeval": Metric(_ifeval, compares=False),
     "mmau_pro_following": _each(_following, compares=False),
+    "open_asr_wer": Metric(_open_asr_wer, lower_is_better=True),
+    "bleu_flores101": Metric(_flores_bleu),
     "audiobench_wer": Metric(_audiobench_wer, lower_is_better=True),
 }

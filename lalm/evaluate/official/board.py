@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 class Board:
     """``metric``: lalm's name of the number that the leaderboard shows. ``board``: where it is. ``items``:
     how many a whole run has (0: not known). ``judge``: the judge that it uses. ``unlike``: what is not done
-    here as there, for which reason no number may stand beside. ``dataset`` and ``task_id``: its names on the
-    Hub.
+    here as there, for which reason no number may stand beside, unless the judge is asked in the benchmark's
+    own ``words`` (the digest of ``lalm.evaluate.judge_prompt.JudgePrompt``). ``dataset`` and ``task_id``: its
+    names on the Hub.
     ``submission``: what its own scoring program takes, key -> "id", "question", "choices", "reference",
     "text" (the answer), "raw" (with its reasoning), "category" or another key of the sample's origin."""
 
@@ -21,6 +22,7 @@ class Board:
     items: int = 0
     judge: str = ""
     unlike: str = ""
+    words: str = ""
     dataset: str = ""
     task_id: str = ""
     submission: Mapping[str, str] = field(default_factory=dict)

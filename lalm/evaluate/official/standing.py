@@ -38,7 +38,8 @@ def standing(opened: Asked, entry: Mapping[str, Any], kind: str, judge: str) -> 
 
 def _against(opened: Asked, board: Board, entry: Mapping[str, Any], judge: str) -> list[str]:
     """Every reason why the run's number must not stand beside the leaderboard's."""
-    reasons = [board.unlike] if board.unlike else []
+    same_words = bool(board.words) and f"prompt {board.words}" in judge
+    reasons = [board.unlike] if board.unlike and not same_words else []
     if board.metric not in entry["metrics"]:
         why = {**entry["skipped"], **entry["failed"]}.get(board.metric, "it was not asked for")
         reasons.append(f"{board.metric} is not there: {why}")

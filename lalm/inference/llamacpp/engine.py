@@ -102,15 +102,15 @@ class LlamaCppEngine(Engine):
         batch = self.processor.batch([question.sample], audios=[question.clips])
         ids = batch["input_ids"][0]
         self.check_length(question.clips, len(ids), options)
-        if len(ids) + options.max_new_tokens > self.llama.context_length:
+        if len(ids) + options.most_tokens > self.llama.context_length:
             raise ValueError(
-                f"the prompt's {len(ids)} tokens and {options.max_new_tokens} for the answer are more than "
+                f"the prompt's {len(ids)} tokens and {options.most_tokens} for the answer are more than "
                 f"the {self.llama.context_length} that llama.cpp has room for: leave --engine llamacpp out"
             )
         progress = Progress(1, options, self.ends(), tokenizer, hear)
         ended = StoppingCriteriaList([clock, progress])
         with self._lock, torch.inference_mode():
-            rules = processors_of([ids], self.llama.num_tokens, self.ends(), options)
+            rules = processors_of([ids], self.llama.num_tokens, self.ends(), options, progress)
             logits, said = self._read(self._pieces_of(ids, self._heard(batch))), list[int]()
             while True:
                 token = self._chosen(logits, said, rules)

@@ -1,0 +1,169 @@
+"""Benchmarks' own words and texts, from files that the user has: judges' prompts, normalisers, tokenisers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lalm.cli.app import run as lalm
+from lalm.data.sample import Sample, ask
+from lalm.evaluate.judge import Judge
+from lalm.evaluate.judge_prompt import PromptError, read_prompt
+from lalm.evaluate.metrics import METRICS, Answer, Resources
+from lalm.evaluate.metrics.intervals import Lacking
+from lalm.evaluate.official.standing import standing
+from lalm.evaluate.task import Asked, Task, known_tasks
+from lalm.synthesis.completions import Completion
+
+HERE = Path(__file__).parent
+# Laid out as VoiceBench's api_judge.py, AudioBench's eval_gpt4o.py and AIR-Bench's score_chat.py are.
+THEIRS = '''
+import nothing_that_is_there
+client = nothing_that_is_there.OpenAI()
+open_form = """
+Rate it.
+### [Instruction]: {prompt}
+### [Response]: {response}
+"""
+qa_form = """
+Q {prompt} R {reference} C {response}
+""".strip()
+def binary(path):
+    PROMPT_TEMPLATE = """\\
+        {reference} / {prediction} / {question}"""
+def build():
+    with open("x") as file:
+        for line in file:
+            system_prompt = ("D XAudioX Q XQuestionX\\n"
+                             "1 XAssistant1X 2 XAssistant2X")
+'''
+
+
+class Replies:
+    """A judge's model with a list of replies; notes what it is asked."""
+
+    name, template = "replies", "none"
+
+    def __init__(self, *replies: str) -> None:
+        self.left, self.asked = list(replies), []
+
+    def complete(self, chats, seeds, sampling):
+        self.asked += [
+            ([turn["content"] for turn in chat], seed, sampling)
+            for chat, seed in zip(chats, seeds, strict=True)
+        ]
+        return [Completion(self.left.pop(0), truncated=False) for _ in chats]
+
+
+def answer(text: str) -> Answer:
+    asked = ask([], "What is it?").messages
+    return Answer(Sample(asked, id="0", references=("a dog",), origin={"caption": "woof"}), text, text)
+
+
+def judged(folder: Path, kind: str, form: str, *replies: str, said: str = "a {reference}", **more):
+    (folder / "theirs.py").write_text(THEIRS)
+    prompt = read_prompt(f"{folder / 'theirs.py'}:{form}", **more)
+    model = Replies(*replies)
+    judge = Judge("gpt", lambda: model, folder / f"{form}{len(replies)}.sqlite", prompt=prompt)
+    task = Task(name="t", about="x", metrics=("judge",), judge=kind)
+    (found,) = judge.judged(task, [answer(said)])
+    return found.judged, model.asked, judge
+
+
+def test_a_judge_is_asked_in_the_benchmarks_own_words(tmp_path):
+    score, asked, judge = judged(tmp_path, "helpful", "open_form", "4", "5", "[[3]]", system="Help.", draws=3)
+    assert score == pytest.approx(0.8)  # the mean of three judgments of 5
+    words, seeds = [one[0] for one in asked], [one[1] for one in asked]
+    assert words == 3 * [
+        ["Help.", "\nRate it.\n### [Instruction]: What is it?\n### [Response]: a {reference}\n"]
+    ]
+    assert seeds == [0, 1, 2] and (asked[0][2].temperature, asked[0][2].top_p) == (0.5, 0.95)
+    assert f"prompt {judge.prompt.digest}, 3 judgments" in judge.name
+    score, asked, _ = judged(tmp_path, "spoken_question", "qa_form", "Yes", "no", "Yes.", draws=3)
+    assert score == 1 and asked[0][0] == [
+        "Q What is it? R a dog C a {reference}"
+    ]  # by majority, no system text
+    rated = "Explanation: the reference is 1.\nRating: 0"
+    assert judged(tmp_path, "binary", "PROMPT_TEMPLATE", rated)[0] == 0
+    assert judged(tmp_path, "quality", "binary.PROMPT_TEMPLATE", "Rating: 4")[0] == 0.8
+    score, asked, _ = judged(tmp_path, "chat", "system_prompt", "8 6", "4 10", said="a cat")
+    assert score == pytest.approx((0.6 + 0.4) / 2) and asked[1][0] == [
+        "D woof Q What is it?\n1 a cat 2 a dog"
+    ]
+    assert judged(tmp_path, "helpful", "open_form", "7")[0] is None  # no score of theirs
+    with pytest.raises(PromptError, match="asked in lalm's words"):
+        judged(tmp_path, "rubrics", "qa_form")
+
+
+def test_a_file_that_holds_no_prompt_is_refused_in_a_sentence(tmp_path, capsys):
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    (tmp_path / "bare.txt").write_text("Is it good?")
+    (tmp_path / "odd.py").write_text("def (")
+    for spec, why in {
+        "theirs.py": "several prompts (open_form, qa_form, binary.PROMPT_TEMPLATE, build.system_prompt)",
+        "theirs.py:none": "no prompt named 'none'",
+        "bare.txt": "no prompt with a place for the answer ({answer}",
+        "odd.py": "is not Python",
+        "gone.txt": "there is no file",
+    }.items():
+        asked = ["eval", "--task", "mmar", "--judge", "x", "--judge-prompt", str(tmp_path / spec)]
+        assert lalm(asked) == 2 and why in capsys.readouterr().err
+    assert lalm(["eval", "--task", "mmar", "--judge", "x", "--judge-draws", "3"]) == 2
+
+
+def test_a_number_judged_in_their_words_may_stand_beside_theirs():
+    task = known_tasks()["voicebench_commoneval"]
+    sample = Sample(ask([], "?").messages, id="0")
+    entry = {"metrics": {"judge": {"mean": 0.5}}, "skipped": {}, "failed": {}}
+    opened = Asked(task, (sample,), "x")
+    for name, beside in {
+        f"gpt-4o-mini, weights unknown, prompt {task.official.words}, 3 judgments": True,
+        f"gpt-4o, weights unknown, prompt {task.official.words}, 3 judgments": False,
+        "gpt-4o-mini, weights unknown, wording 12345678": False,
+    }.items():
+        assert standing(opened, entry, "local", name)["may_stand_beside"] is beside
+
+
+def test_the_open_asr_leaderboards_text_is_theirs(tmp_path):
+    kept = json.loads((HERE / "open_asr_texts.json").read_text())
+    lists = [f"{name} = {own!r}" for name, own in kept.items() if name.startswith("english")]
+    (tmp_path / "english_abbreviations.py").write_text("\n".join(["import nothing_that_is_there", *lists]))
+    resources = Resources({"open_asr": tmp_path})
+    asked = ask([], "?").messages
+    answers = [
+        Answer(Sample(asked, id=str(n), references=(theirs,)), text, text)
+        for n, (text, theirs) in enumerate(kept["texts"])
+    ]
+    from lalm.evaluate.official.open_asr import normaliser
+
+    clean = normaliser(tmp_path)
+    assert [clean(text) for text, _ in kept["texts"]] == [theirs for _, theirs in kept["texts"]]
+    same = [Answer(a.sample, a.sample.references[0], None) for a in answers]
+    assert METRICS["open_asr_wer"].measure(same, resources).value == 0
+    with pytest.raises(Lacking, match="--resource open_asr=FOLDER"):
+        METRICS["open_asr_wer"].measure(answers, Resources())
+
+
+def test_bleu_over_flores_pieces_is_sacrebleus(tmp_path, monkeypatch):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    import sacrebleu
+    import sacrebleu.tokenizers.tokenizer_spm as own
+
+    said = ["the cat sat on the mat", "a dog barked twice at night", "it rains", ""]
+    right = ["the cat is on the mat", "a dog barked once at night", "it rained all day", "nothing at all"]
+    text = tmp_path / "text"
+    text.write_text("\n".join([*said, *right]))
+    (tmp_path / "models").mkdir()
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(tmp_path / "m"), vocab_size=30, num_threads=1, minloglevel=2
+    )
+    (tmp_path / "m.model").rename(tmp_path / "models" / "sacrebleu_tokenizer_spm.model")
+    asked = ask([], "?").messages
+    answers = [Answer(Sample(asked, id=r, references=(r,)), s, s) for s, r in zip(said, right, strict=True)]
+    monkeypatch.setattr(own, "SACREBLEU_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(Lacking, match="--resource flores101=FOLDER"):
+        METRICS["bleu_flores101"].measure(answers, Resources())
+    ours = METRICS["bleu_flores101"].measure(answers, Resources({"flores101": tmp_path / "models"})).value
+    monkeypatch.setattr(own, "SACREBLEU_DIR", str(tmp_path))
+    theirs = sacrebleu.corpus_bleu([s or "empty" for s in said], [right], tokenize="flores101").score
+    assert 100 * ours == pytest.approx(theirs) and 5 < theirs < 95
