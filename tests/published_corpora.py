@@ -152,10 +152,10 @@ def audioset(root: Path) -> None:
     put(folder / "audioset_train_strong.tsv", "\n".join(strong) + "\n")
 
 
-def debian(root: Path) -> None:
-    """What ``lalm corpus build medium --out corpus/medium`` leaves: one to three recordings of each of nine
+def debian(root: Path, tier: str = "medium") -> None:
+    """What ``lalm corpus build TIER --out corpus/TIER`` leaves: one to three recordings of each of nine
     labels a split, fewer than APT's script holds labels out at, and scenes of two of them or of one twice."""
-    folder = root / "corpus/medium"
+    folder = root / f"corpus/{tier}"
     labels = list(OURS)
     for split, takes in {"train": 3, "valid": 2, "test_known": 1, "test_unseen": 1}.items():
         scenes = [(f"{label}-{n}", "single", [label]) for label in labels for n in range(takes)]
@@ -187,4 +187,4 @@ def debian(root: Path) -> None:
         for kind in ("questions", "instructions"):
             asked = replace(samples[0], messages=ask([place], "Is it a dog?").messages, task="presence")
             write_manifest(folder / f"{kind}_{name}.jsonl", [asked])
-    put(folder / "corpus.json", json.dumps({"tier": "medium"}))
+    put(folder / "corpus.json", json.dumps({"tier": tier}))

@@ -36,8 +36,11 @@ def respond(
         bool, typer.Option("--keep-mentioning", help="Drop replies without any word of the caption.")
     ] = False,
     questions: Annotated[
-        Path | None,
-        typer.Option(help="File with a question or instruction a line; each caption is followed by one."),
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="A question a line, or 'lessons', forty of ours: each caption is followed by one.",
+        ),
     ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Replies drawn for each that is written.")] = 1,
     choose: Annotated[
@@ -87,7 +90,10 @@ def respond(
     )
 
 
-def _lines(file: Path) -> list[str]:
+def _lines(name: str) -> list[str]:
+    from importlib import resources
+
+    file = resources.files("lalm.corpus") / "lesson_instructions.txt" if name == "lessons" else Path(name)
     try:
         lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

@@ -69,7 +69,9 @@ class Command:
         made = r"(data|runs|tasks|apt|tts|corpus)/|AudioSet/.*_part\.tsv"
         places = [word for word in self.words[3:] if re.match(made, word)]
         places += self.words[2:3] if self.words[1] == "respond" else []
-        if self.words[:2] == ["lalm", "respond"] or "--out" not in self.words:
+        if self.words[:3] == ["lalm", "corpus", "lessons"]:
+            self.out = self.words[4]
+        elif self.words[:2] == ["lalm", "respond"] or "--out" not in self.words:
             self.out = self.words[3] if self.words[1] == "respond" else self.words[-1]
         else:
             self.out = self.words[self.words.index("--out") + 1]
@@ -95,7 +97,7 @@ def reads(name: str) -> list[str]:
     """Every path that a recipe reads."""
     own = recipe.load(name)
     held_out = [entry if isinstance(entry, str) else entry.path for entry in own.data.valid]
-    begun = [recipe.load("acdc/small").out if own.init.from_ == "small" else own.init.from_]
+    begun = [recipe.load("modular/small").out if own.init.from_ == "small" else own.init.from_]
     found = [*(source.path for source in own.data.train), *held_out, *(begun if own.init.from_ else [])]
     return [path for path in found if path not in USERS_OWN]
 
@@ -169,6 +171,7 @@ def world(tmp_path_factory):
         patch.setattr(spoken_questions, "speech", lambda *words: corpora_noise())
         for lay_out in (corpora.captioned, corpora.spoken, corpora.music, corpora.audioset, corpora.debian):
             lay_out(root)
+        corpora.debian(root, "large")
         corpora.own_clips(root)
         parts = root / "parts"
         parts.mkdir()
@@ -215,6 +218,8 @@ def execute(command: Command) -> None:
     else:
         assert program == "lalm", command.words
         few = ["--steps", "2"] if words[0] == "activate" else []
+        if words[:2] == ["corpus", "lessons"]:
+            few = ["--count", "60"]
         assert run([*words, *few]) == 0, command.words
 
 
@@ -251,8 +256,8 @@ def train(name: str, folders: dict[str, Path]) -> None:
     parts = {key: getattr(own.init, key) for key in ("encoder", "encoder_2", "aligner", "llm")}
     changes = [f"init.{key}={folders[PART_OF[part]]}" for key, part in parts.items() if part]
     changes += SMALLER[own.system] if own.init.from_ is None else []
-    if own.init.from_ == "small":  # the embedded model is the one that acdc/small makes
-        changes.append(f"init.from={recipe.load('acdc/small').out}")
+    if own.init.from_ == "small":  # the embedded model is the one that modular/small makes
+        changes.append(f"init.from={recipe.load('modular/small').out}")
     changes += ["optim.max_steps=2", "optim.epochs=null", "optim.warmup_steps=1", "optim.batch_size=2"]
     changes += [f"optim.accumulation={min(2, own.optim.accumulation)}", "every.log=1", "every.save=100"]
     if own.data.valid and own.every.valid:
