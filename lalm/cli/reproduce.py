@@ -14,7 +14,8 @@ def reproduce(
     paper: Annotated[
         str,
         typer.Argument(
-            help="acdc, salmonn, apt, qwen2-audio, or an experiment's YAML file.", show_default=False
+            help="acdc, salmonn, apt, qwen2-audio, small (the model in the package), or an experiment's YAML file.",
+            show_default=False,
         ),
     ],
     quick: Annotated[

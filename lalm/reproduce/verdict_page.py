@@ -186,7 +186,7 @@ def papers_table(results: Path) -> str:
     rows = ["| paper | claim | verdict | ours, 95 % interval | the paper's | command |", "|---" * 6 + "|"]
     for name in names():
         own, folder = load(name), results / name
-        if not own.contrasts:
+        if not own.arxiv:
             continue
         found, before = newest(folder), earlier(folder)
         ours, paper, verdict = "", own.contrasts[0].paper, NOT_RUN
