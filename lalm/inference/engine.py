@@ -33,7 +33,7 @@ from lalm.inference.reply import Heard as Heard
 from lalm.inference.reply import Reply as Reply
 from lalm.inference.reply import Stream
 from lalm.inference.speech.clip_transcripts import ClipTranscripts
-from lalm.inference.speech.recogniser import shared
+from lalm.inference.speech.recogniser import WhenSpoken
 from lalm.inference.threads import Threads, products_of
 from lalm.models.answer_end import answer_ends
 from lalm.models.load import load_model, model_name
@@ -66,7 +66,7 @@ class Engine:
         self.name = name
         self.hearing = Hearing()  # what of a recording is heard: all, unless a protocol says otherwise
         self.autocast: torch.dtype | None = None  # the number format that a protocol computes in
-        self.transcripts = ClipTranscripts(shared)
+        self.transcripts = ClipTranscripts(WhenSpoken)
         self.threads = Threads(products_of(model)) if model.device.type == "cpu" else None
         self._lock = threading.Lock()
         template = str(processor.chat_template)

@@ -17,7 +17,7 @@ from lalm.data.messages import part_recording
 from lalm.data.mixture import DataError, Mixture, audio_seconds
 from lalm.data.sample import AudioPart, Message, Part, Sample
 from lalm.inference.speech.clip_transcripts import ClipTranscripts, kept_on_disk
-from lalm.inference.speech.recogniser import shared
+from lalm.inference.speech.recogniser import WhenSpoken
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
 from lalm.training.recipe import Recipe
@@ -39,7 +39,7 @@ def reader(
     read = _audio_reader(recipe, model, processor, mixed, console)
     if model.config.transcript != "whisper":
         return read
-    transcripts = ClipTranscripts(shared, kept_on_disk())
+    transcripts = ClipTranscripts(WhenSpoken, kept_on_disk())
     rank, processes = _place()
     with console.status("Transcribing clips") as status:
         for count, part in enumerate(islice(_parts(mixed, _whole), rank, None, processes), 1):

@@ -1,13 +1,16 @@
 """Transcripts as text beside audio tokens: modes, users' marks, samples, batches, heard, training."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_runs import settings, training_world
 
+from lalm.audio.load import load_audio
 from lalm.data.sample import Sample, SampleError, ask
 from lalm.inference.engine import Engine, Options
+from lalm.inference.speech import recogniser
 from lalm.inference.speech.clip_transcripts import ClipTranscripts
 from lalm.inference.speech.subtitles import Segment, Transcript
 from lalm.models.transcript import TranscriptError
@@ -158,7 +161,7 @@ def test_training_reads_transcripts_beside_the_audio(tmp_path, monkeypatch, cach
 
     scribe, seen = Scribe("spoken words"), []
     monkeypatch.setenv("LALM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(clip_loading, "shared", lambda: scribe)
+    monkeypatch.setattr(clip_loading, "WhenSpoken", lambda: scribe)
     world = training_world(tmp_path)
     recipe = settings(
         world,
@@ -181,3 +184,13 @@ def test_training_reads_transcripts_beside_the_audio(tmp_path, monkeypatch, cach
     assert any('"spoken words"' in text for text in seen)
     assert scribe.count == 12  # each of the clips once
     assert json.loads((tmp_path / "out" / "config.json").read_text())["transcript"] == "whisper"
+
+
+def test_whisper_is_not_opened_where_nobody_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bell costs no Whisper."""
+    opened: list[int] = []
+    monkeypatch.setattr(recogniser, "shared", lambda: opened.append(1) or Scribe())
+    for name in ("bell.flac", "water.ogg"):
+        audio = load_audio(Path(__file__).parents[2] / "samples" / name)
+        assert ClipTranscripts(recogniser.WhenSpoken).of(audio) == ""
+    assert not opened

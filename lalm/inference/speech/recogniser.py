@@ -140,6 +140,22 @@ def shared() -> Whisper:
         return _pinned()
 
 
+class WhenSpoken(Whisper):
+    """The pinned Whisper, opened when the first window of speech comes: sounds and music never need it."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The codes of the languages it knows."""
+        return shared().languages
+
+    def window(self, window: Window, wish: Wish) -> tuple[list[Segment], str, float]:
+        """The segments of one window, its language, and how likely that is."""
+        return shared().window(window, wish)
+
+
 class Listening(Iterable[Segment]):
     """The segments of a recording as they are found; ``language`` and ``heard_s`` tell how far it is.
 
