@@ -76,7 +76,7 @@ def test_opening_one_system_does_not_import_the_others():
         "print(sorted(loaded))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['acdc']"
+    assert done.stdout.strip() == "['modular']"
 
 
 def test_every_row_of_the_list_is_its_classes():

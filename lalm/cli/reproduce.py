@@ -40,7 +40,7 @@ def reproduce(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the page (default: results/PAPER).")] = None,
 ) -> None:
-    """Run a paper's finding; confirmed, not confirmed or cannot tell.
+    """Run a paper's finding and say whether it holds.
 
     The same command goes on where it stopped. Without --quick or --full: under 3 hours on two cores.
     """

@@ -65,6 +65,8 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
     Example: ``run(recipe.load("acdc/small", ["out=runs/mine"]))``.
     """
     main_process = os.environ.get("RANK", "0") == "0"
+    if recipe.valid.protocol:
+        find_protocol(recipe.valid.protocol)  # an unknown one is said before a folder is made
     with alone_in(Path(recipe.out), main_process):
         return _run(recipe, resume, main_process)
 

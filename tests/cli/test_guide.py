@@ -36,7 +36,7 @@ def test_the_guide_works_as_it_stands(
         table.append(f"clips/{clip.name},sound {i}")
     (tmp_path / "clips.csv").write_text("\n".join(table) + "\n")
     whisper_folder(tmp_path / "encoder"), llama_folder(tmp_path / "llm")
-    tiny = "init={encoder: encoder, llm: llm, options: {group_size: 10, connector_width: 16}}"
+    tiny = "init={encoder: encoder, llm: llm, options: {connector_options: {stack: 10, hidden: 16}}}"
     sizes = (
         "optim.max_steps=2",
         "optim.dtype=float32",

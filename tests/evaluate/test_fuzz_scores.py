@@ -43,6 +43,8 @@ ODD = {
     "json": '{"answer": "A", "time": [0.5, 1.2]}',
 }
 NEEDY = (
+    "open_asr_wer",
+    "bleu_flores101",
     "spice",
     "spider",
     "spider_fl",

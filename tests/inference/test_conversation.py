@@ -134,7 +134,7 @@ def test_memory_knows_clips_of_the_same_length_and_lora_scales_apart(engine, mon
 def rows() -> list[Sample]:
     return [
         ask([sound(n, n % 5)], text)
-        for n, text in [(64_000, "What?"), (8_000, "Why?"), (30_000, "Who is it? " * 6)]  # some hear tersely
+        for n, text in [(64_000, "What?"), (8_000, "Why?"), (30_000, "Who is it? " * 14)]  # some hear tersely
     ]
 
 
