@@ -48,15 +48,18 @@ def packs() -> bool:
     return vnni and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
-def joined(weights: Sequence[Tensor]) -> Tensor:
-    """(n, K) each -> (N, K)."""
-    return torch.cat(list(weights)) if len(weights) > 1 else weights[0]
-
-
 def packed(weights: Sequence[Tensor]) -> Tensor:
-    """The same, packed for oneDNN."""
-    found: Tensor = torch.ops.onednn.qlinear_prepack(joined(weights).contiguous(), None)
+    """(n, K) int8 each -> all of them, (N, K), packed for oneDNN."""
+    whole = torch.cat(list(weights)) if len(weights) > 1 else weights[0]
+    found: Tensor = torch.ops.onednn.qlinear_prepack(whole.contiguous(), None)
     return found
+
+
+def done(weight: Tensor) -> "Future[Tensor]":
+    """A result that is there."""
+    future = Future[Tensor]()
+    future.set_result(weight)
+    return future
 
 
 class Rounded:
@@ -97,15 +100,16 @@ class Int8Product(nn.Module):
         packing: Executor | None = None,
     ) -> None:
         """weights: the layers' (n, K) int8, N rows in all; scale, bias: (N,). ``packing`` packs them in the
-        background: the product waits for them where it is first needed."""
+        background: until that is done, products are those of the weights as they are."""
         super().__init__()
         self.sharing, self.shape, self._rounded = len(weights), (len(scale), weights[0].shape[1]), rounded
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach().float())
-        self._zeros = torch.zeros(len(scale), dtype=torch.long) if packs() else None
-        self._weight: Tensor | Future[Tensor]
-        prepare = joined if self._zeros is None else packed
-        self._weight = packing.submit(prepare, weights) if packing else prepare(weights)
+        self._zeros = torch.zeros(len(scale), dtype=torch.long)
+        self._plain: Sequence[Tensor] = weights
+        self._packed = None
+        if packs():
+            self._packed = packing.submit(packed, weights) if packing else done(packed(weights))
         self._inputs: Tensor | None = None
         self._found: Tensor | None = None
         self._untaken = 0
@@ -130,17 +134,22 @@ class Int8Product(nn.Module):
 
     def _products(self, both: Tensor) -> Tensor:
         """both: (2 R, K) uint8 -> (2 R, N) float32, scaled; the bytes count from ``MIDDLE``."""
-        if isinstance(self._weight, Future):
-            self._weight = self._weight.result()
-        if self._zeros is not None:
-            weights = (self._weight, self.scale, self._zeros, None)
+        if self._packed is not None and self._packed.done():
+            self._plain = ()  # no longer needed
+            weights = (self._packed.result(), self.scale, self._zeros, None)
             how: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
             product: Tensor = torch.ops.onednn.qlinear_pointwise(both, 1.0, MIDDLE, *weights, *how)
             return product
-        rows, weight = both.view(torch.int8) ^ -MIDDLE, self._weight.t()
-        if len(rows) > FEW_ROWS:
-            return torch._int_mm(rows, weight) * self.scale
-        return torch.cat([torch._int_mm(row[None], weight) for row in rows]) * self.scale
+        rows = both.view(torch.int8) ^ -MIDDLE
+        sums = [_exact(rows, weight.t()) for weight in self._plain]
+        return (torch.cat(sums, 1) if len(sums) > 1 else sums[0]) * self.scale
+
+
+def _exact(rows: Tensor, weight: Tensor) -> Tensor:
+    """rows: (R, K) int8; weight: (K, n) int8 -> (R, n) int32."""
+    if len(rows) > FEW_ROWS:
+        return torch._int_mm(rows, weight)
+    return torch.cat([torch._int_mm(row[None], weight) for row in rows])
 
 
 class Int8Linear(nn.Module):

@@ -1,5 +1,7 @@
 """int8 layers: near the float ones, the same to the last bit alone and in any batch, LoRA beside them."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,20 @@ def test_a_row_is_the_same_to_the_last_bit_alone_beside_others_and_by_either_pro
         assert torch.equal(product(rows[3:4])[0], product.bias)
         found.append(product(rows))
     assert torch.equal(*found)
+
+
+def test_products_do_not_wait_for_packing_and_are_the_same_before_and_after():
+    torch.manual_seed(3)
+    halves = [quantise(torch.randn(rows, 64)) for rows in (24, 40)]
+    parts, scale = [half[0] for half in halves], torch.cat([half[1] for half in halves])
+    inputs, hold = torch.randn(30, 64), threading.Event()
+    with ThreadPoolExecutor(1) as packing:
+        packing.submit(hold.wait)
+        product = Int8Product(parts, scale, None, Rounded(), packing)
+        before = [product(inputs), product(inputs[:1])]
+        hold.set()
+    assert all(map(torch.equal, before, [product(inputs), product(inputs[:1])]))
+    assert not int8.packs() or not product._plain
 
 
 def test_layers_that_read_the_same_rows_round_them_once_and_others_anew():
