@@ -61,7 +61,9 @@ class NextPosition:
         cos, sin = self.body.rotary_emb(embeds, positions)  # (B, 1, rotary)
         half = sin.shape[-1] // 2
         turns = cos, torch.cat([-sin[..., :half], sin[..., half:]], -1)
-        while len(cache.layers) < len(self._layers):  # nothing was read before: layers come with their first keys
+        while len(cache.layers) < len(
+            self._layers
+        ):  # nothing was read before: layers come with their first keys
             cache.layers.append(cache.layer_class_to_replicate())
         seen = None if bool(mask.all()) else mask.bool()[:, None, None]  # (B, 1, 1, T)
         for layer, kept in zip(self._layers, cache.layers, strict=True):
