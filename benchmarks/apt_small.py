@@ -39,8 +39,8 @@ from lalm.data.episode import Labelled
 from lalm.data.frame_cache import FrameCache
 from lalm.data.readers import read_manifest
 from lalm.data.sample import AudioPart, Sample
-from lalm.evaluate.answering import rows_of
 from lalm.evaluate.metrics.embeddings import SentenceEncoder
+from lalm.evaluate.said import rows_of
 from lalm.inference.engine import Engine
 from lalm.inference.likelihood import answered
 from lalm.models.load import load_model

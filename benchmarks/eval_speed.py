@@ -24,10 +24,11 @@ from typing import Any
 import torch
 
 from lalm.data.sample import Sample
-from lalm.evaluate.answering import Local, rows_of
+from lalm.evaluate.answering import Local
 from lalm.evaluate.controls import RELIANCE, put_under
+from lalm.evaluate.items import Asked, open_task, with_settings
 from lalm.evaluate.run import Job, run
-from lalm.evaluate.task import Asked, open_task, with_settings
+from lalm.evaluate.said import rows_of
 from lalm.inference.engine import Engine
 
 Texts = dict[str, str]  # by the item's id

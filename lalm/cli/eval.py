@@ -30,8 +30,9 @@ from lalm.cli.options import (
 from lalm.cli.protocol import Prompts, ProtocolName, chosen
 
 if TYPE_CHECKING:
-    from lalm.evaluate.answering import Answerer, Share
-    from lalm.evaluate.task import Asked as Opened
+    from lalm.evaluate.answering import Answerer
+    from lalm.evaluate.collecting import Share
+    from lalm.evaluate.items import Asked as Opened
     from lalm.inference.protocols import Protocol
 
 LIBRARIES = ("jiwer", "sacrebleu", "snowballstemmer", "whisper_normalizer", "py3langid")  # of metrics
@@ -193,9 +194,10 @@ def evaluate(
     folders = resource_folders(resource or [])
     from lalm.cli.opening import progress_bar
     from lalm.evaluate.controls import CONTROLS, RECOGNISED, RELIANCE
+    from lalm.evaluate.items import open_task
     from lalm.evaluate.metrics import Resources
     from lalm.evaluate.run import Job, run
-    from lalm.evaluate.task import AbsentData, open_task
+    from lalm.evaluate.task import AbsentData
     from lalm.inference.engine import SMALL
 
     reading = reading_of(columns, prompt, prompt_seed, audio)
@@ -253,7 +255,7 @@ def _as_asked(
 ) -> "list[Opened]":
     """The tasks under the protocol, then with the command line's own settings."""
     from lalm.cli.protocol import generation, say, warn_of_folder_settings
-    from lalm.evaluate.task import under, with_settings
+    from lalm.evaluate.items import under, with_settings
 
     settings = dict(own)
     found = list(tasks)
@@ -291,7 +293,7 @@ def _check_libraries() -> None:
 
 def _share(device: str | None) -> "tuple[Share, str | None]":
     """This process' part and device, when `accelerate launch` started several."""
-    from lalm.evaluate.answering import Share
+    from lalm.evaluate.collecting import Share
 
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Share(), device
@@ -304,7 +306,8 @@ def _share(device: str | None) -> "tuple[Share, str | None]":
 
 def _answerer(asked: Asked) -> "tuple[Answerer, Path | None]":
     """Whose answers are scored, and a local model's folder."""
-    from lalm.evaluate.answering import Local, Recorded
+    from lalm.evaluate.answering import Local
+    from lalm.evaluate.recorded import Recorded
 
     own = (asked.vision, asked.url) == (None, None) and not str(asked.model).endswith(".jsonl")
     if asked.transcript is not None and not own:

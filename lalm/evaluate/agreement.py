@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lalm.evaluate.answering import rows_of
 from lalm.evaluate.metrics.intervals import Array, Interval, Measured, additive, interval
+from lalm.evaluate.said import rows_of
 
 
 @dataclass(frozen=True)

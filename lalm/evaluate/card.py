@@ -13,11 +13,13 @@ import numpy as np
 
 from lalm.data.messages import part_choice
 from lalm.data.sample import Sample
+from lalm.evaluate.answer_settings import Decoding
 from lalm.evaluate.answering import Answerer, Endpoint, Local, Seeing
 from lalm.evaluate.controls import asked, recording_of
+from lalm.evaluate.items import Asked, brings_instruction, question_of
 from lalm.evaluate.metrics.normalise import normaliser_name
 from lalm.evaluate.parsers import fingerprint
-from lalm.evaluate.task import Asked, Decoding, Task, brings_instruction, question_of
+from lalm.evaluate.task import Task
 from lalm.inference.engine import Engine
 from lalm.weights.fetch import resolve
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from lalm.errors import LalmError
 from lalm.evaluate.card import MUST_MATCH, differing
+from lalm.evaluate.items import question_of
 from lalm.evaluate.metrics import Answer, Resources
 from lalm.evaluate.metrics.intervals import Difference
 from lalm.evaluate.run import Kept, read_answers, read_card
 from lalm.evaluate.scores import gap, score
-from lalm.evaluate.task import Task, question_of
+from lalm.evaluate.task import Task
 
 # What differs where the items do: such runs are compared on those that they share.
 OF_ITEMS = ("data", "prompt", "prompts", "normaliser")

@@ -19,7 +19,8 @@ from lalm.audio.load import SAMPLE_RATE
 from lalm.data.messages import part_recording
 from lalm.data.sample import AudioPart, Sample
 from lalm.errors import LalmError
-from lalm.evaluate.task import Asked, Task, brings_instruction, put
+from lalm.evaluate.items import Asked, brings_instruction, put
+from lalm.evaluate.task import Task
 from lalm.inference.speech.clip_transcripts import ClipTranscripts, kept_on_disk
 from lalm.inference.speech.recogniser import shared
 

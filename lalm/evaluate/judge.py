@@ -29,6 +29,7 @@ from pathlib import Path
 from lalm.data.english import words
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
+from lalm.evaluate.items import question_of
 from lalm.evaluate.judge_prompt import READERS, JudgePrompt, PromptError, mean_of_draws
 from lalm.evaluate.judge_wording import (
     CHAT,
@@ -46,7 +47,7 @@ from lalm.evaluate.judge_wording import (
 )
 from lalm.evaluate.metrics import Answer
 from lalm.evaluate.official.string_match import matches
-from lalm.evaluate.task import Task, question_of
+from lalm.evaluate.task import Task
 from lalm.synthesis.completions import Chat, Sampling, Writer
 
 BATCH = 32

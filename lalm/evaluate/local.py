@@ -7,8 +7,8 @@ from typing import Any
 
 from lalm.evaluate.answering import Local
 from lalm.evaluate.controls import RELIANCE
+from lalm.evaluate.items import open_task
 from lalm.evaluate.run import Job, run
-from lalm.evaluate.task import open_task
 from lalm.inference.engine import Engine
 from lalm.models.load import model_folder
 

@@ -18,13 +18,13 @@ from lalm.audio.account import Tally
 from lalm.audio.load import SAMPLE_RATE, AudioError, audio_name
 from lalm.data.messages import part_recording
 from lalm.data.sample import Sample
-from lalm.evaluate.answering import Key, Said
 from lalm.evaluate.controls import AUDIO
+from lalm.evaluate.items import question_of
 from lalm.evaluate.metrics import METRICS
 from lalm.evaluate.metrics.intervals import Array, Interval, each
 from lalm.evaluate.reliance import label_of, lines, sentences
+from lalm.evaluate.said import Key, Said
 from lalm.evaluate.scores import Scored, categories, confusion, groups
-from lalm.evaluate.task import question_of
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
 WORST = 10

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lalm.data.sample import Sample
+from lalm.evaluate.answer_settings import Decoding
 from lalm.evaluate.said import UNANSWERED, Key, RowError, Said, rows_of, said_of
-from lalm.evaluate.task import Decoding
 
 # Where benchmarks' own programs keep an answer, in the order in which they are looked for.
 TEXTS = (

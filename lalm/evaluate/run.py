@@ -20,18 +20,19 @@ from filelock import FileLock, Timeout
 from lalm.data.sample import Sample, ask
 from lalm.errors import LalmError
 from lalm.evaluate import card as cards
-from lalm.evaluate.answering import Answerer, Key, Local, Said, Share, Wanted, collect
+from lalm.evaluate.answering import Answerer, Local
+from lalm.evaluate.collecting import Share, Wanted, collect
 from lalm.evaluate.controls import AUDIO, Impossible, Put, expanded, put_under
 from lalm.evaluate.extraction import extracted
+from lalm.evaluate.items import Asked, question_of
 from lalm.evaluate.judge import Judge
 from lalm.evaluate.metrics import METRICS, Answer, Resources
 from lalm.evaluate.official.standing import write_hub_results, write_submission
 from lalm.evaluate.page import write_page
 from lalm.evaluate.parsers import PARSERS
-from lalm.evaluate.said import UNANSWERED, likelihood_of, row_of, rows_of
+from lalm.evaluate.said import UNANSWERED, Key, Said, likelihood_of, row_of, rows_of
 from lalm.evaluate.scores import Scored, score
 from lalm.evaluate.summary import Summary
-from lalm.evaluate.task import Asked, question_of
 from lalm.inference.final_answer import without_reasoning
 
 # Led by these, a task's answers cannot come from the text that is asked, and its recordings may last hours.

@@ -6,6 +6,7 @@ from typing import Any
 
 from lalm.audio.account import Tally
 from lalm.evaluate.controls import AUDIO, WORDED
+from lalm.evaluate.items import Asked
 from lalm.evaluate.judge import Judge
 from lalm.evaluate.metrics import METRICS, Resources
 from lalm.evaluate.official.standing import standing
@@ -13,7 +14,6 @@ from lalm.evaluate.reliance import reliance
 from lalm.evaluate.runaway import runaway
 from lalm.evaluate.said import UNANSWERED, Key, Said
 from lalm.evaluate.scores import MAX_CATEGORIES, Scored, gap, groups, numbers, paper_table, plain, score
-from lalm.evaluate.task import Asked
 from lalm.inference.thinking import unfinished
 
 SHOWN_FAILURES = 5  # whose reasons the card tells

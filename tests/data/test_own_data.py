@@ -23,7 +23,7 @@ from lalm.data.messages import message_text
 from lalm.data.mixture import open_manifest
 from lalm.data.readers import ReaderError, Reading, open_samples
 from lalm.data.sample import Sample, SampleError
-from lalm.evaluate.task import open_task
+from lalm.evaluate.items import open_task
 from lalm.synthesis.preferences import read_prompts
 
 

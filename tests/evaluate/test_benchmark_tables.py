@@ -8,10 +8,11 @@ from tiny_parts import noise
 from lalm.cli.app import run as cli
 from lalm.cli.tables import grouped
 from lalm.data.sample import Sample, ask
+from lalm.evaluate.items import open_task
 from lalm.evaluate.metrics import Answer, Resources
 from lalm.evaluate.page import table_rows
 from lalm.evaluate.scores import paper_table, plain, score
-from lalm.evaluate.task import TaskError, known_tasks, open_task
+from lalm.evaluate.task import TaskError, known_tasks
 
 
 def asked(name, category):

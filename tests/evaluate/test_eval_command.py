@@ -12,9 +12,9 @@ from lalm.cli.app import run
 from lalm.data.mixture import Mixture, open_manifest, text_tokens
 from lalm.data.sample import Sample, ask, write_manifest
 from lalm.evaluate.answering import Local
+from lalm.evaluate.items import open_task
 from lalm.evaluate.run import Job
 from lalm.evaluate.run import run as evaluated
-from lalm.evaluate.task import open_task
 from lalm.inference.engine import Engine
 from lalm.models.save import save_model
 from lalm.training.batches import Batches, Collator

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from lalm.data.sample import Sample, ask, write_manifest
-from lalm.evaluate.answering import Said
 from lalm.evaluate.extraction import Extracted, extracted
+from lalm.evaluate.items import open_task
 from lalm.evaluate.judge import Judge, read_rubric
 from lalm.evaluate.metrics import Answer
 from lalm.evaluate.run import Job, run
-from lalm.evaluate.task import Task, open_task
+from lalm.evaluate.said import Said
+from lalm.evaluate.task import Task
 from lalm.synthesis.completions import Completion
 
 BELL = str(Path(__file__).parents[2] / "samples" / "bell.flac")

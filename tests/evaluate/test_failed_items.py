@@ -13,10 +13,12 @@ from lalm.cli.app import run as lalm
 from lalm.cli.eval import prices
 from lalm.cli.opening import progress_bar, time_left
 from lalm.data.sample import Sample, ask, write_manifest
-from lalm.evaluate.answering import Endpoint, Local, Recorded, Said, rows_of
+from lalm.evaluate.answering import Endpoint, Local
 from lalm.evaluate.compare import CompareError, compare
+from lalm.evaluate.items import Asked, open_task
+from lalm.evaluate.recorded import Recorded
 from lalm.evaluate.run import Job, run
-from lalm.evaluate.task import Asked, open_task
+from lalm.evaluate.said import Said, rows_of
 from lalm.inference.engine import Engine, TooLongError
 from lalm.synthesis.completions import EndpointWriter
 

@@ -8,14 +8,15 @@ import pytest
 import yaml
 
 from lalm.data.sample import Sample, ask, write_manifest
-from lalm.evaluate.answering import Said
+from lalm.evaluate.items import open_task
 from lalm.evaluate.metrics import METRICS, Answer, Resources
 from lalm.evaluate.official import audio_following, ifeval
 from lalm.evaluate.official.audiobench import spoken_words
 from lalm.evaluate.official.string_match import matches
 from lalm.evaluate.official.voicebench import choice_of, choice_score, refuses
 from lalm.evaluate.run import Job, run
-from lalm.evaluate.task import known_tasks, open_task
+from lalm.evaluate.said import Said
+from lalm.evaluate.task import known_tasks
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 # Made by benchmarks/official_scorers.py: what the benchmarks' own programs say of these answers.

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from lalm.data.sample import Sample, ask, write_manifest
-from lalm.evaluate.answering import Said
 from lalm.evaluate.controls import CONTROLS, RELIANCE, Impossible, asked, expanded
+from lalm.evaluate.items import Asked, open_task
 from lalm.evaluate.page import shown_number
 from lalm.evaluate.reliance import label_of, lines, sentences
 from lalm.evaluate.run import Job, read_card, run
-from lalm.evaluate.task import Asked, open_task, read_tasks
+from lalm.evaluate.said import Said
+from lalm.evaluate.task import read_tasks
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 NAMES = ("applause", "bird", "chainsaw", "horse", "train", "water", "bird", "horse")

@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 
 from lalm.data.sample import ask, write_manifest
-from lalm.evaluate.answering import Endpoint, Key, Recorded, Said, Share, Wanted, collect, rows_of
+from lalm.evaluate.answer_settings import Decoding
+from lalm.evaluate.answering import Endpoint
+from lalm.evaluate.collecting import Share, Wanted, collect
 from lalm.evaluate.compare import CompareError, compare
 from lalm.evaluate.controls import CONTROLS, Impossible, asked
+from lalm.evaluate.items import open_task, put, question_of
 from lalm.evaluate.metrics import METRICS, Metric
 from lalm.evaluate.metrics.intervals import mean_of
+from lalm.evaluate.recorded import Recorded
 from lalm.evaluate.run import Job, RunError, read_card, run
-from lalm.evaluate.task import Decoding, TaskError, known_tasks, open_task, put, question_of, read_tasks
+from lalm.evaluate.said import Key, Said, rows_of
+from lalm.evaluate.task import TaskError, known_tasks, read_tasks
 from lalm.inference.options import Options
 from lalm.synthesis.completions import CompletionError, EndpointWriter
 from lalm.systems.acdc import prompts
@@ -153,7 +158,7 @@ def test_the_spread_over_orders_and_wordings_is_shown(tmp_path):
 
 
 def test_a_killed_run_goes_on_where_it_stopped(manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr("lalm.evaluate.answering.CHUNK", 4)
+    monkeypatch.setattr("lalm.evaluate.collecting.CHUNK", 4)
     with pytest.raises(KeyboardInterrupt):
         run(job(manifest, tmp_path), Parrot(breaks_after=2))
     log = tmp_path / "predictions.jsonl"

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from lalm.data.sample import Sample, ask, write_manifest
-from lalm.evaluate.answering import Local, rows_of
+from lalm.evaluate.answering import Local
 from lalm.evaluate.controls import RELIANCE
+from lalm.evaluate.items import open_task
 from lalm.evaluate.run import Job, run
-from lalm.evaluate.task import open_task
+from lalm.evaluate.said import rows_of
 from lalm.inference.engine import Engine
 from lalm.inference.shared_frames import sharing
 

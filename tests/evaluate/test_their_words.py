@@ -7,12 +7,13 @@ import pytest
 
 from lalm.cli.app import run as lalm
 from lalm.data.sample import Sample, ask
+from lalm.evaluate.items import Asked
 from lalm.evaluate.judge import Judge
 from lalm.evaluate.judge_prompt import PromptError, read_prompt
 from lalm.evaluate.metrics import METRICS, Answer, Resources
 from lalm.evaluate.metrics.intervals import Lacking
 from lalm.evaluate.official.standing import standing
-from lalm.evaluate.task import Asked, Task, known_tasks
+from lalm.evaluate.task import Task, known_tasks
 from lalm.synthesis.completions import Completion
 
 HERE = Path(__file__).parent

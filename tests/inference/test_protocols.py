@@ -13,7 +13,8 @@ from tiny_qwen2_audio import original
 
 from lalm.cli.app import run
 from lalm.data.sample import Sample, ask, message_text, write_manifest
-from lalm.evaluate.task import known_tasks, put
+from lalm.evaluate.items import put
+from lalm.evaluate.task import known_tasks
 from lalm.inference.engine import Engine, Options
 from lalm.inference.protocol_run import folder_settings, follow, unlike_ours, weights_format
 from lalm.inference.protocols import ProtocolError, asked, find_protocol, known_protocols, read_prompts

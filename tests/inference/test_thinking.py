@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from lalm.data.sample import Sample, ask
-from lalm.evaluate.answering import Local, rows_of
+from lalm.evaluate.answering import Local
+from lalm.evaluate.items import Asked
 from lalm.evaluate.page import notes
 from lalm.evaluate.run import Job, run
-from lalm.evaluate.task import Asked, Task
+from lalm.evaluate.said import rows_of
+from lalm.evaluate.task import Task
 from lalm.inference.engine import Engine
 from lalm.inference.final_answer import without_reasoning
 from lalm.inference.generation import Progress, processors_of

@@ -25,7 +25,7 @@ from transformers import (
 from lalm.audio.images import PictureError, load_image, video_frames
 from lalm.cli import app as cli
 from lalm.data.sample import Sample
-from lalm.evaluate.task import open_task
+from lalm.evaluate.items import open_task
 from lalm.inference.device import pick_dtype
 from lalm.inference.engine import Options
 from lalm.models.load import load_hearing

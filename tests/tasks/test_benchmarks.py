@@ -8,9 +8,10 @@ import soundfile
 
 from lalm.audio.load import load_audio
 from lalm.data.sample import Sample, ask, write_manifest
-from lalm.evaluate.answering import Said
+from lalm.evaluate.items import open_task, put, question_of
 from lalm.evaluate.run import Job, run
-from lalm.evaluate.task import known_tasks, open_task, put, question_of
+from lalm.evaluate.said import Said
+from lalm.evaluate.task import known_tasks
 from lalm.tasks.sources import SourceError
 
 SAMPLES = Path(__file__).parents[2] / "samples"

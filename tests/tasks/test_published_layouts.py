@@ -9,7 +9,8 @@ import pytest
 from test_corpus_readers import cut, put
 
 from lalm.data.readers import read_manifest
-from lalm.evaluate.task import known_tasks, open_task
+from lalm.evaluate.items import open_task
+from lalm.evaluate.task import known_tasks
 from lalm.evaluate.task_data import OTHER_NAMES
 from lalm.tasks import Source, build
 

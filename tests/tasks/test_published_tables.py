@@ -11,7 +11,8 @@ import pytest
 from pyarrow import parquet
 
 from lalm.data.sample import Sample
-from lalm.evaluate.task import known_tasks, open_task, put, question_of, read_tasks
+from lalm.evaluate.items import open_task, put, question_of
+from lalm.evaluate.task import known_tasks, read_tasks
 from lalm.tasks import Source
 from lalm.tasks.published_tables import columns
 from lalm.tasks.sources import Columns, SourceError

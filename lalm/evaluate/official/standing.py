@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
+from lalm.evaluate.items import Asked, question_of
 from lalm.evaluate.metrics import Answer
 from lalm.evaluate.official.board import Board
-from lalm.evaluate.task import Asked, Task, known_tasks, question_of
+from lalm.evaluate.task import Task, known_tasks
 
 FOLDER = "submissions"
 HUB_FOLDER = "eval_results"  # to be copied into a model repository as .eval_results

@@ -15,13 +15,14 @@ from typing import Any
 from lalm.data.mixture import open_manifest, subset
 from lalm.data.sample import Sample, message_text
 from lalm.errors import LalmError
+from lalm.evaluate.items import put, with_reference
 from lalm.evaluate.judge import Judge
 from lalm.evaluate.metrics import Answer, Resources
 from lalm.evaluate.metrics.instruction_following import STORY_TOKENS
 from lalm.evaluate.parsers import PARSERS
 from lalm.evaluate.perplexity import perplexities
 from lalm.evaluate.scores import numbers, score
-from lalm.evaluate.task import Task, known_tasks, put, with_reference
+from lalm.evaluate.task import Task, known_tasks
 from lalm.inference.engine import Engine, Options
 from lalm.inference.final_answer import without_reasoning
 
