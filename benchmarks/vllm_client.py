@@ -27,7 +27,7 @@ from respond import captions
 
 from lalm.data.readers import read_manifest
 from lalm.data.sample import Sample, ask, write_manifest
-from lalm.models.processing import bare_template
+from lalm.models.chat_template import bare_template
 from lalm.synthesis.completions import EndpointWriter, LocalWriter, Sampling, Writer
 from lalm.systems.acdc.continuation import respond
 from lalm.weights import fetch as weights

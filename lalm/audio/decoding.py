@@ -4,35 +4,29 @@ The container is recognised by its first bytes and looked through for what it cl
 then the decoder that reads it exactly gets the bytes of sound. No buffer is sized by what a header claims.
 """
 
-import io
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-import numpy as np
 import soundfile
 
-from lalm.audio import leftovers, mpeg_frames, ogg_pages, wave_chunks
+from lalm.audio import leftovers, mpeg_frames, wave_chunks
 from lalm.audio.asked import TOLERANCE_S, Asked, AudioError, shown_s
-from lalm.audio.blocks import BLOCK_FRAMES, Blocks, narrow_scale
+from lalm.audio.blocks import Blocks
+from lalm.audio.chained import SEVERAL, Part, in_turn
 from lalm.audio.ffmpeg_tracks import UnreadableError, bare_blocks, ffmpeg_blocks
-from lalm.audio.windows import Window, read_at, size_of, window
+from lalm.audio.ogg_blocks import ogg_blocks
+from lalm.audio.soundfile_blocks import UNKNOWN_FRAMES, opened, soundfile_blocks
+from lalm.audio.windows import read_at, size_of, window
 
-_SEVERAL = "several recordings lie in it one after the other; all are heard"
-_UNKNOWN_FRAMES = 1 << 40  # libsndfile reports lengths beyond this when a stream does not state one
 _MPEG_TAGS = (0x50, 0x55)  # format tags of MPEG audio in a WAV
 _EXACT_TAGS = (1, 3, 6, 7)  # of samples without compression over time
 _MPEG_DECODERS = {"mp3": "mp3float", "mp2": "mp2float", "mp1": "mp1float", "aac": "aac"}
 _MOST_SAMPLE_BYTES = 8  # no codec takes more
-_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _RUN_UP = 12  # frames decoded before the first wanted one: MPEG frames lean on those before
 _FOREIGN = (  # how other containers begin, which may hold MPEG frames too
     *(b"fLaC", b"OggS", b"RIFF", b"FORM", b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75", b"FLV\x01", b"#!AM"),
     *(b"wvpk", b"TTA1", b"\x00\x00\x01\xba", b".RMF", b"caff"),
 )
-
-Part = tuple[float, Callable[[Asked], Blocks]]  # seconds, and what decodes it
 
 
 def file_blocks(file: BinaryIO, asked: Asked) -> Blocks:
@@ -42,7 +36,7 @@ def file_blocks(file: BinaryIO, asked: Asked) -> Blocks:
     if start and (head[:4] in (b"fLaC", b"OggS", b"RIFF", b"FORM")):
         file = window(file, start, size)
     if head[:4] == b"OggS":
-        yield from _ogg_blocks(file, asked)
+        yield from ogg_blocks(file, asked)
     elif head[:4] == b"fLaC":
         yield from _flac_blocks(file, asked)
     elif (chunks := wave_chunks.layout(file)) is not None:
@@ -79,21 +73,6 @@ def _is_mostly(frames: mpeg_frames.Stream) -> bool:
     )
 
 
-def _in_turn(parts: Sequence[Part], asked: Asked) -> Blocks:
-    """Recordings that lie one after the other in a file, as one."""
-    at_s = 0.0
-    for seconds, blocks in parts:
-        last = blocks is parts[-1][1]
-        if at_s >= asked.end_s:
-            return
-        if last or at_s + seconds > asked.offset_s:
-            offset_s = max(0.0, asked.offset_s - at_s)
-            left_s = None if asked.duration_s is None else asked.end_s - at_s - offset_s
-            part = replace(asked, offset_s=offset_s, duration_s=left_s, max_s=None, start_s=at_s)
-            yield from blocks(part)
-        at_s += seconds
-
-
 # --- WAV, RF64, W64, AIFF, AU, CAF ---
 
 
@@ -112,8 +91,8 @@ def _wave_blocks(file: BinaryIO, chunks: wave_chunks.Layout, asked: Asked) -> Bl
     first_s = chunks.there / chunks.bytes_per_s if chunks.bytes_per_s else 0.0
     here = window(file, 0, chunks.next_start, chunks.patches)
     behind = window(file, chunks.next_start, size)
-    asked.found.note(_SEVERAL)
-    yield from _in_turn(
+    asked.found.note(SEVERAL)
+    yield from in_turn(
         [(first_s, lambda a: _one_wave(here, chunks, a)), (0.0, lambda a: file_blocks(behind, a))], asked
     )
 
@@ -134,7 +113,7 @@ def _one_wave(file: BinaryIO, chunks: wave_chunks.Layout, asked: Asked) -> Block
         return
     if chunks.patches:
         file = window(file, 0, size_of(file), chunks.patches)
-    sound = _opened(file)
+    sound = opened(file)
     if sound is None:
         yield from _compressed_wave(file, chunks, asked)
         return
@@ -147,7 +126,7 @@ def _one_wave(file: BinaryIO, chunks: wave_chunks.Layout, asked: Asked) -> Block
             )
         if chunks.frames and not asked.found.holes:
             asked.compare(there_s, chunks.frames / sound.samplerate)
-        yield from _soundfile_blocks(sound, asked)
+        yield from soundfile_blocks(sound, asked)
 
 
 def _compressed_wave(file: BinaryIO, chunks: wave_chunks.Layout, asked: Asked) -> Blocks:
@@ -184,126 +163,7 @@ def _bare_wave(file: BinaryIO, chunks: wave_chunks.Layout, asked: Asked) -> Bloc
     with soundfile.SoundFile(
         inside, format="RAW", subtype=kind, samplerate=chunks.rate, channels=chunks.channels, endian="LITTLE"
     ) as sound:
-        yield from _soundfile_blocks(sound, asked)
-
-
-def _opened(file: BinaryIO) -> soundfile.SoundFile | None:
-    """``file`` in libsndfile, or None when it does not know the format."""
-    file.seek(0)
-    try:
-        # A descriptor, not a name: soundfile then judges by content alone, whatever the extension says.
-        handle = file if isinstance(file, io.BytesIO | Window) else file.fileno()
-        return soundfile.SoundFile(handle, closefd=False)
-    except (soundfile.LibsndfileError, TypeError, ValueError, OverflowError):
-        return None
-
-
-def _soundfile_blocks(sound: soundfile.SoundFile, asked: Asked) -> Blocks:
-    rate = sound.samplerate
-    asked.found.container = asked.found.container or sound.format
-    asked.found.codec = sound.subtype.lower()
-    asked.found.bits = _BITS.get(sound.subtype, 0)
-    asked.check_stream(rate, sound.channels)
-    if sound.frames:
-        asked.check_length(sound.frames / rate)
-    scale = _narrow_scale(sound, asked)
-    first = round(asked.offset_s * rate)
-    last = min(sound.frames, first + asked.num_frames(rate))
-    at = sound.seek(first) if first else 0
-    while at < last:
-        try:
-            block = sound.read(int(min(BLOCK_FRAMES, last - at)), dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError:
-            asked.damaged(at / rate)
-            break
-        if not len(block):
-            break
-        at += len(block)
-        yield rate, block if scale == 1 else block * np.float32(scale)
-    holes = re.search(r"reports a hole|Corrupted bitstream", sound.extra_info)
-    if sound.format == "OGG" and holes and not first:  # a seek leaves the same words in the log
-        asked.hole(0.0, None, "parts cannot be decoded", "is damaged: parts of it cannot be decoded")
-    if at < last:
-        asked.truncated(at / rate, sound.frames / rate)
-
-
-def _narrow_scale(sound: soundfile.SoundFile, asked: Asked) -> int:
-    """What 32-bit samples are multiplied by when all of them would fit into 16 or 24 bits."""
-    if sound.subtype != "PCM_32" or not sound.frames:
-        return 1
-    peak, used = 0, 0
-    while len(block := sound.read(BLOCK_FRAMES, dtype="int32", always_2d=True)):
-        peak = max(peak, int(block.max()), -int(block.min()))
-        used |= int(np.bitwise_or.reduce(block, axis=None))
-    sound.seek(0)
-    scale = narrow_scale(peak, used, 32)
-    if scale > 1:
-        asked.found.note(f"its 32-bit samples hold {16 if scale > 256 else 24}-bit values and are scaled up")
-    return scale
-
-
-# --- Ogg ---
-
-
-def _ogg_blocks(file: BinaryIO, asked: Asked) -> Blocks:
-    links = ogg_pages.links(file)
-    if not links:
-        yield from ffmpeg_blocks(file, asked)
-        return
-    asked.found.container = "OGG"
-    if asked.lenient and not any(link.sounds for link in links):
-        raise AudioError(f"{asked.place} is damaged: it holds no stream that can be heard")
-    lengths = [max((s.seconds(s.highest) for s in link.sounds), default=0.0) for link in links]
-    at_s = 0.0
-    for link, seconds in zip(links, lengths, strict=True):
-        _check_link(link, at_s, replace(asked))
-        at_s += seconds
-    asked.found.declared_s = at_s
-    asked.check_length(at_s)
-    parts: list[Part] = []
-    for link, seconds in zip(links, lengths, strict=True):
-        inside = file if len(links) == 1 else window(file, link.start, link.stop)
-        parts.append((seconds, _link_decoder(inside, link)))
-    heard_s = 0.0
-    for rate, block in parts[0][1](asked) if len(parts) == 1 else _in_turn(parts, asked):
-        heard_s += len(block) / rate
-        yield rate, block
-    from_start = not any(stream.start for link in links for stream in link.sounds)
-    if asked.is_all and heard_s > at_s and from_start and not asked.found.notes:
-        asked.compare(heard_s, at_s)
-
-
-def _check_link(link: ogg_pages.Link, start_s: float, asked: Asked) -> None:
-    """Tell of wrong checksums, missing pages and a missing end, by what the pages say."""
-    if not link.sounds and link.broken_off:
-        asked.broken_off(start_s)
-    for stream in link.sounds:
-        for granule, what in stream.damage:
-            at_s = start_s + stream.seconds(granule)
-            asked.hole(at_s, None, what, f"is damaged at {shown_s(at_s)} s: {what}")
-        heard_s = stream.seconds(stream.granule)
-        if link.broken_off or not stream.ended:
-            asked.broken_off(start_s + heard_s)
-        elif stream.goes_on:
-            asked.found.note("its end mark stands before its end, and all of it is heard")
-        elif stream.highest > stream.granule + stream.rate * TOLERANCE_S:
-            asked.found.note(f"its last page promises {shown_s(heard_s)} s, but more are there and are heard")
-
-
-def _link_decoder(file: BinaryIO, link: ogg_pages.Link) -> Callable[[Asked], Blocks]:
-    def blocks(asked: Asked) -> Blocks:
-        [*sounds] = link.sounds
-        plain = len(link.streams) == 1 and sounds and not sounds[0].damage and sounds[0].ended
-        whole = plain and sounds[0].highest == sounds[0].granule and not sounds[0].goes_on
-        sound = _opened(file) if whole else None
-        if sound is None or sound.frames >= _UNKNOWN_FRAMES:
-            yield from ffmpeg_blocks(file, asked)
-        else:
-            with sound:
-                yield from _soundfile_blocks(sound, asked)
-        asked.found.container = "OGG"
-
-    return blocks
+        yield from soundfile_blocks(sound, asked)
 
 
 # --- FLAC ---
@@ -320,10 +180,10 @@ def _flac_blocks(file: BinaryIO, asked: Asked) -> Blocks:
     if promised_s is not None:
         asked.check_length(promised_s)
     if promised_s is not None and (asked.offset_s or asked.end_s < promised_s):
-        sound = _opened(file)
-        if sound is not None and sound.frames < _UNKNOWN_FRAMES:
+        sound = opened(file)
+        if sound is not None and sound.frames < UNKNOWN_FRAMES:
             with sound:
-                yield from _soundfile_blocks(sound, asked)
+                yield from soundfile_blocks(sound, asked)
             return
     count, last_rate = 0, rate or 1
     for last_rate, block in ffmpeg_blocks(file, asked):
@@ -348,7 +208,7 @@ def _mpeg_blocks(file: BinaryIO, frames: mpeg_frames.Stream, asked: Asked) -> Bl
     parts: list[Part] = [(link.num_samples / link.head.rate, _frame_decoder(file, link)) for link in links]
     rest = size_of(file) - frames.junk
     if frames.another:
-        asked.found.note(_SEVERAL)
+        asked.found.note(SEVERAL)
         behind = window(file, rest, rest + frames.junk)
         parts.append((0.0, lambda a: file_blocks(behind, a)))
     elif frames.junk > 2 * max(links[-1].sizes):
@@ -358,7 +218,7 @@ def _mpeg_blocks(file: BinaryIO, frames: mpeg_frames.Stream, asked: Asked) -> Bl
         asked.found.declared_s = None
     if len(parts) == len(links):
         asked.check_length(at_s)
-    yield from _in_turn(parts, asked)
+    yield from in_turn(parts, asked)
 
 
 def _check_frames(link: mpeg_frames.Link, start_s: float, asked: Asked, *, cut_short: bool) -> None:

@@ -1,4 +1,4 @@
-"""Exports a conversation format as one complete Jinja chat template, for programs that know only templates.
+"""Chat templates: the one that a new model uses, and a conversation format exported as one.
 
 ``AudioLMProcessor`` puts a question in a system's words and leaves role markers to a bare template. A folder
 that is to be opened by vLLM or transformers alone carries both in one template.
@@ -7,6 +7,64 @@ that is to be opened by vLLM or transformers alone carries both in one template.
 import json
 from collections.abc import Mapping
 from importlib import resources
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from lalm.models.transcript import written
+
+OTHER_END = "<|endoftext|>"  # what a template ends answers with that names it; else the tokenizer's own end
+VICUNA = "ASSISTANT:"  # in a chat template: the family that talks as USER and ASSISTANT
+
+
+def bare_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A chat template that adds role markers and nothing else (AC/DC section 2.2, "no instruction").
+
+    Vicuna's tokenizer comes without a template, or with one that inserts a system text.
+    """
+    vocabulary = tokenizer.get_vocab()
+    for marker, name in (("<|im_start|>", "chatml"), ("<|start_header_id|>", "llama3")):
+        if marker in vocabulary:
+            return (resources.files("lalm.models") / "templates" / f"{name}.jinja").read_text()
+    template = str(tokenizer.chat_template or "")
+    if VICUNA in template or (not template and {"<s>", "</s>", "<0x0A>"} <= set(vocabulary)):
+        return (resources.files("lalm.models") / "templates" / "vicuna.jinja").read_text()
+    if not template:
+        raise ValueError(f"the tokenizer of '{tokenizer.name_or_path}' has no chat template")
+    return template
+
+
+def new_template(
+    tokenizer: PreTrainedTokenizerBase, prompt: dict[str, str], *, markers: bool
+) -> tuple[str, bool]:
+    """A new model's chat template, and whether it writes audio parts itself; its keys leave ``prompt``."""
+    own = {name: prompt.pop(name, "") for name in ("template", "plain", "marks")}
+    template, vocabulary = own["template" if markers else "plain"], tokenizer.get_vocab()
+    for mark in own["marks"].split():
+        template = template if mark in vocabulary else template.replace(mark, "")
+    if OTHER_END not in vocabulary:
+        template = template.replace(f'"{OTHER_END}"', "eos_token")
+    if template and ("<|im_start|>" in vocabulary or not markers):
+        return template, True
+    if markers:
+        return bare_template(tokenizer), False
+    return (resources.files("lalm.models") / "templates" / "plain.jinja").read_text(), False
+
+
+def bare_parts(content: str | list[Any]) -> str | list[dict[str, str]]:
+    """A turn's content as chat templates take it: audio parts without their audio.
+
+    Templates know an audio part by its type or by one of two keys, according to their age.
+    """
+    if isinstance(content, str):
+        return content
+    audio = {"type": "audio", "audio": "", "audio_url": ""}
+    parts: list[dict[str, str]] = []
+    for part in content:
+        parts.append(audio if part["type"] == "audio" else {"type": "text", "text": part["text"]})
+        if part["type"] == "audio" and (said := written(part)):
+            parts.append({"type": "text", "text": said})
+    return parts
 
 
 def with_parts(template: str, question_prompt: Mapping[str, str], audio_token: str) -> str:

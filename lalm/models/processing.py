@@ -7,7 +7,6 @@ families our own bare template is used, because theirs insert a system text nobo
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from lalm.audio.load import SAMPLE_RATE
 from lalm.data.audio_inputs import CachedFrames, Clip, padded_waves
 from lalm.data.messages import part_recording
 from lalm.data.sample import Sample
+from lalm.models.chat_template import VICUNA, bare_parts, bare_template, new_template
 from lalm.models.conditioning import instructions, tokenised, told_in
 from lalm.models.config import AudioLMConfig
 from lalm.models.modeling import IGNORE_INDEX
@@ -35,42 +35,6 @@ from lalm.models.user_text import MarkerTokens, guarded_content, shifted, texts_
 
 AUDIO_TOKEN = "<|audio|>"
 INSTRUCTIONS = "instructions"  # folder of the connector's own tokenizer in a checkpoint
-OTHER_END = "<|endoftext|>"  # what a template ends answers with that names it; else the tokenizer's own end
-VICUNA = "ASSISTANT:"  # in a chat template: the family that talks as USER and ASSISTANT
-
-
-def bare_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A chat template that adds role markers and nothing else (AC/DC section 2.2, "no instruction").
-
-    Vicuna's tokenizer comes without a template, or with one that inserts a system text.
-    """
-    vocabulary = tokenizer.get_vocab()
-    for marker, name in (("<|im_start|>", "chatml"), ("<|start_header_id|>", "llama3")):
-        if marker in vocabulary:
-            return (resources.files("lalm.models") / "templates" / f"{name}.jinja").read_text()
-    template = str(tokenizer.chat_template or "")
-    if VICUNA in template or (not template and {"<s>", "</s>", "<0x0A>"} <= set(vocabulary)):
-        return (resources.files("lalm.models") / "templates" / "vicuna.jinja").read_text()
-    if not template:
-        raise ValueError(f"the tokenizer of '{tokenizer.name_or_path}' has no chat template")
-    return template
-
-
-def _template_of(
-    tokenizer: PreTrainedTokenizerBase, prompt: dict[str, str], *, markers: bool
-) -> tuple[str, bool]:
-    """A new model's chat template, and whether it writes audio parts itself; its keys leave ``prompt``."""
-    written = {name: prompt.pop(name, "") for name in ("template", "plain", "marks")}
-    template, vocabulary = written["template" if markers else "plain"], tokenizer.get_vocab()
-    for mark in written["marks"].split():
-        template = template if mark in vocabulary else template.replace(mark, "")
-    if OTHER_END not in vocabulary:
-        template = template.replace(f'"{OTHER_END}"', "eos_token")
-    if template and ("<|im_start|>" in vocabulary or not markers):
-        return template, True
-    if markers:
-        return bare_template(tokenizer), False
-    return (resources.files("lalm.models") / "templates" / "plain.jinja").read_text(), False
 
 
 def waveforms() -> Wav2Vec2FeatureExtractor:
@@ -137,7 +101,7 @@ class AudioLMProcessor(ProcessorMixin):
         except ValueError:  # a base model is asked in plain text
             config.role_markers = False
         audio_token = prompt.pop("audio_token", AUDIO_TOKEN)
-        template, parts = _template_of(tokenizer, prompt, markers=config.role_markers)
+        template, parts = new_template(tokenizer, prompt, markers=config.role_markers)
         if audio_token not in tokenizer.get_vocab():
             tokenizer.add_tokens([audio_token], special_tokens=True)
         if tokenizer.pad_token is None:
@@ -368,22 +332,6 @@ class AudioLMProcessor(ProcessorMixin):
         """ids: (B, new) as ``generate`` returns them -> answers without special tokens."""
         texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
-
-
-def bare_parts(content: str | list[Any]) -> str | list[dict[str, str]]:
-    """A turn's content as chat templates take it: audio parts without their audio.
-
-    Templates know an audio part by its type or by one of two keys, according to their age.
-    """
-    if isinstance(content, str):
-        return content
-    audio = {"type": "audio", "audio": "", "audio_url": ""}
-    parts: list[dict[str, str]] = []
-    for part in content:
-        parts.append(audio if part["type"] == "audio" else {"type": "text", "text": part["text"]})
-        if part["type"] == "audio" and (said := written(part)):
-            parts.append({"type": "text", "text": said})
-    return parts
 
 
 def pad_audio(clips: Sequence[Clip | CachedFrames]) -> dict[str, Tensor]:

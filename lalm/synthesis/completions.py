@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lalm.errors import LalmError
 from lalm.models.answer_end import answer_ends
+from lalm.models.chat_template import bare_template
 from lalm.models.llm_body import RowMemory, Tail, new_memory, read
-from lalm.models.processing import bare_template
 from lalm.models.sampling import draw
 from lalm.models.user_text import MarkerTokens
 from lalm.weights.llm import load_causal_lm, load_tokenizer

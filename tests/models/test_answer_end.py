@@ -113,7 +113,7 @@ def test_training_refuses_what_the_doctor_would_see(base_world, tmp_path, monkey
     world, _ = base_world
     endless = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     endless += "{% if add_generation_prompt %}assistant: {% endif %}"
-    monkeypatch.setattr("lalm.models.processing.bare_template", lambda tokenizer: endless)
+    monkeypatch.setattr("lalm.models.chat_template.bare_template", lambda tokenizer: endless)
     with pytest.raises(AnswerEndError, match="writes nothing after an answer"):
         train.run(settings(world, tmp_path / "run"))
     assert not list(tmp_path.glob("run/checkpoint*"))

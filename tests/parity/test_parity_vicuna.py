@@ -11,7 +11,8 @@ import torch
 from parity_fixtures import FIXTURES
 from safetensors.torch import load_file
 
-from lalm.models.processing import AudioLMProcessor, bare_template, waveforms
+from lalm.models.chat_template import bare_template
+from lalm.models.processing import AudioLMProcessor, waveforms
 from lalm.weights.llm import load_causal_lm, load_tokenizer
 
 HERE = FIXTURES / "salmonn"

@@ -13,8 +13,8 @@ from tiny_parts import bert_folder, llama_folder, whisper_folder
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from lalm.encoders import EncoderError, load_encoder
+from lalm.models.chat_template import bare_template
 from lalm.models.load import read_config
-from lalm.models.processing import bare_template
 from lalm.models.save import found_name, lasting_name
 from lalm.weights import sources
 from lalm.weights.llm import LLMError, load_causal_lm, load_tokenizer

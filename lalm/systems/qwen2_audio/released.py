@@ -28,8 +28,9 @@ from transformers import (
 from lalm.encoders.whisper import WhisperEncoderConfig
 from lalm.errors import refuse_pickled_code
 from lalm.models import adapter
+from lalm.models.chat_template import bare_parts
 from lalm.models.load import model_folder
-from lalm.models.processing import AudioLMProcessor, bare_parts, waveforms
+from lalm.models.processing import AudioLMProcessor, waveforms
 from lalm.systems.qwen2_audio.model import Qwen2AudioLM, Qwen2AudioLMConfig
 from lalm.systems.qwen2_audio.prompts import AUDIO_TOKEN, CHAT, PRETRAIN
 
