@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     GenerationMixin,
-    LogitsProcessorList,
     PreTrainedModel,
 )
 from transformers.cache_utils import Cache
@@ -24,22 +23,19 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
 )
 
-from lalm.models.alone import NearTies, each_clip
+from lalm.models.alone import each_clip
 from lalm.models.config import AudioLMConfig
 from lalm.models.decode_loop import decode, generate_because
 from lalm.models.finite import check_finite
+from lalm.models.generate import generate
 from lalm.models.llm_body import (
-    RowMemory,
     Tail,
     embedding_name,
     new_head,
     new_llm,
     read,
-    reads_rows_together,
 )
 from lalm.models.loss import row_numbers, summed_cross_entropy
-from lalm.models.prefill import read_prompts
-from lalm.models.sampling import RowDraws
 
 IGNORE_INDEX = -100
 
@@ -362,30 +358,7 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         heard = (input_values, audio_lengths, frames, frame_lengths, instruction_ids, instruction_mask)
         if not generate_because(self.model.language_model, kwargs) and attention_mask is not None:
             return decode(self, input_ids, attention_mask, past_key_values, heard, **kwargs)
-        known = past_key_values.get_seq_length() if past_key_values is not None else 0
-        embeds = self.model.embed(input_ids[:, known:], *heard)
-        settings = kwargs.get("generation_config") or self.generation_config
-        beams = kwargs.get("num_beams") or settings.num_beams or 1
-        body = self.model.language_model
-        if not reads_rows_together(body):
-            past_key_values = RowMemory(len(embeds) * beams)  # no prefix is ever known here
-        elif past_key_values is None and attention_mask is not None and beams == 1:
-            past_key_values = read_prompts(body, embeds, attention_mask)
-        embeds = nn.functional.pad(embeds, (0, 0, known, 0))  # transformers wants a place for what is known
-        if past_key_values is not None:
-            kwargs["past_key_values"] = past_key_values
-        if self.config.audio_token_id < self.config.text_config.vocab_size:  # an LLM never says a slot
-            kwargs.setdefault("suppress_tokens", [self.config.audio_token_id])
-        processors = list(kwargs.get("logits_processor") or ())
-        drawn = (
-            settings.do_sample or kwargs.get("do_sample") or any(isinstance(p, RowDraws) for p in processors)
-        )
-        if beams == 1 and not known and not drawn:
-            mask = attention_mask if attention_mask is not None else torch.ones_like(input_ids)
-            kwargs["logits_processor"] = LogitsProcessorList(
-                [NearTies(self, embeds, mask, processors, settings)]
-            )
-        return super().generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
+        return generate(self, input_ids, attention_mask, past_key_values, heard, **kwargs)
 
 
 def name_matches(name: str, pattern: str) -> bool:
