@@ -14,6 +14,7 @@ from lalm.audio.windows import window
 
 
 def ogg_blocks(file: BinaryIO, asked: Asked) -> Blocks:
+    """(rate, (n, C) float32) blocks of the asked part. Raises AudioError where nothing in it can be heard."""
     links = ogg_pages.links(file)
     if not links:
         yield from ffmpeg_blocks(file, asked)

@@ -27,6 +27,7 @@ def opened(file: BinaryIO) -> soundfile.SoundFile | None:
 
 
 def soundfile_blocks(sound: soundfile.SoundFile, asked: Asked) -> Blocks:
+    """(rate, (n, C) float32) blocks of the asked part; what is damaged or missing is told to ``asked``."""
     rate = sound.samplerate
     asked.found.container = asked.found.container or sound.format
     asked.found.codec = sound.subtype.lower()

@@ -1,4 +1,4 @@
-"""transformers' ``generate`` over text and audio: beams, and all that ``lalm.models.decode_loop`` leaves out."""
+"""transformers' ``generate`` over text and audio: beams, and what ``lalm.models.decode_loop`` leaves out."""
 
 from collections.abc import Sequence
 from typing import Any
