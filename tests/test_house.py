@@ -56,7 +56,7 @@ MAY_BE_IMPORTED_BY = {
     "peft": ["models*", "training*", "doctor.outside"],
     "yaml": [
         *("training.recipe", "evaluate.task", "inference.answer_words", "inference.protocols"),
-        *("tasks.sound_labels", "corpus.lessons"),
+        *("tasks.sound_labels", "corpus.lesson_questions"),
         *("evaluate.official.standing", "reproduce.experiment"),
     ],
     "pydantic": [

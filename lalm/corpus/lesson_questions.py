@@ -44,7 +44,7 @@ class Heard:
             "describe": True,
             "what": len(self.names) == 1,
             "one_word": len(self.names) == 1,
-            "count": self.kind in ("repetition", "sequence"),
+            "count": self.kind == "repetition",  # elsewhere every sound comes once: the answer would be known
             "order": several,
             "neighbours": several,
             "times": self.kind in ("sequence", "bed"),
@@ -248,10 +248,10 @@ KINDS: Mapping[str, tuple[float, Callable[[Heard], Turn]]] = {
     "json": (0.5, Heard.as_json),
     "one_word": (1.0, Heard.one_word),
     "presence": (5.0, Heard.presence),
-    "either": (2.0, Heard.either),
+    "either": (4.0, Heard.either),
     "choice": (5.0, Heard.choice),
-    "count": (3.0, Heard.count),
-    "order": (4.0, Heard.order),
+    "count": (20.0, Heard.count),  # of repetitions alone, which nothing else asks much about
+    "order": (8.0, Heard.order),
     "neighbours": (1.5, Heard.neighbours),
     "background": (1.0, Heard.background),
     "speech": (1.5, Heard.speech),

@@ -2,12 +2,13 @@
 
 Each line of the manifest is a conversation of one to three questions about one recording, made from its
 events. Yes and no, the places of choices and the order in which two sounds are named are drawn evenly, so
-that the question alone tells nothing. Half of the wrong choices are sounds of the same group, the others are
+that the question alone tells nothing; how often is asked where a sound comes one to four times equally often,
+and before any answer that would tell. Half of the wrong choices are sounds of the same group, the others are
 surely absent. Some questions have no right choice, ask about what is not there, or cannot be answered from
 sound; some recordings are silence or noise. Wordings: ``lessons.yaml``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,15 @@ from lalm.data.sample import AudioPart, Message, Sample, write_manifest
 EMPTY_FILES = 60
 EMPTY_SHARE = 0.05  # of the lines are about them
 SPOKEN_SHARE = 0.2  # of the lines are about speech whose words are known, where they are asked for
-SINGLE_SHARE = 0.45  # of the lines are about one sound; the others about scenes
+SINGLE_SHARE = 0.35  # of the lines are about one sound; the others about scenes
+SCENE_SHARES = {"sequence": 0.45, "repetition": 0.35, "bed": 0.2}
 TURNS = ((1, 2, 3), (0.4, 0.3, 0.3))
+FIRST = (
+    "count",
+    "order",
+    "neighbours",
+    "times",
+)  # before an answer that would tell them, such as a description
 
 
 def write_lessons(manifest: Path, out: Path, count: int, seed: int = 0, *, said: bool = False) -> int:
@@ -35,10 +43,11 @@ def write_lessons(manifest: Path, out: Path, count: int, seed: int = 0, *, said:
     """
     rows = [s for s in open_samples(manifest) if s.events and all(e["label"] in classes() for e in s.events)]
     single = [s for s in rows if kind_of(s) in ("single", "take")]
-    scenes = [s for s in rows if kind_of(s) not in ("single", "take")]
-    if not single or not scenes:
+    scenes = {kind: [s for s in rows if kind_of(s) == kind] for kind in SCENE_SHARES}
+    if not single or not all(scenes.values()):
         raise ValueError(
-            f"'{manifest}' has no recordings with events of the corpus; make it by 'lalm corpus build'"
+            f"'{manifest}' has no single recordings, sequences, repetitions and sounds over a bed; "
+            "make it by 'lalm corpus build'"
         )
     empty = list(empty_recordings(out.with_suffix(".empty"), EMPTY_FILES, np.random.default_rng([seed, 1])))
     present = sorted({e["label"] for s in rows for e in s.events})
@@ -53,7 +62,7 @@ def write_lessons(manifest: Path, out: Path, count: int, seed: int = 0, *, said:
 def _lesson(
     number: int,
     single: Sequence[Sample],
-    scenes: Sequence[Sample],
+    scenes: Mapping[str, Sequence[Sample]],
     empty: Sequence[Sample],
     spoken: Sequence[Sample],
     present: Sequence[str],
@@ -68,12 +77,14 @@ def _lesson(
     elif rng.random() < SINGLE_SHARE:
         row = single[int(rng.choice(len(single), p=rarity))]
     else:
-        row = pick(rng, *scenes)
+        kind = str(rng.choice(list(SCENE_SHARES), p=list(SCENE_SHARES.values())))
+        row = scenes[kind][int(rng.integers(len(scenes[kind])))]
     heard = Heard(row, present, rng, said=bool(spoken))
     kinds = [(kind, odds) for kind, (odds, _) in KINDS.items() if heard.can(kind)]
     odds = np.array([o for _, o in kinds])
     size = min(int(rng.choice(TURNS[0], p=TURNS[1])), len(kinds))
     chosen = [kinds[i][0] for i in rng.choice(len(kinds), size, replace=False, p=odds / odds.sum())]
+    chosen.sort(key=lambda kind: kind not in FIRST)
     turns = [KINDS[kind][1](heard) for kind in chosen]
     part: AudioPart = {"type": "audio", "audio": row.audios[0]["audio"]}
     if spoken and (words := transcript_of(row)):

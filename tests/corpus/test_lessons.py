@@ -11,7 +11,8 @@ import pytest
 
 from lalm.corpus.catalogue import classes
 from lalm.corpus.empty import SAYS_SO, empty_questions
-from lalm.corpus.lessons import wordings, write_lessons
+from lalm.corpus.lesson_questions import wordings
+from lalm.corpus.lessons import write_lessons
 from lalm.corpus.questions import PRESENCE
 from lalm.data.english import words
 from lalm.data.readers import open_samples
@@ -100,6 +101,15 @@ def test_the_right_choice_is_offered_once_and_everywhere_equally(lessons: list[S
     assert min(places[letter] for letter in "ABC") > 0.7 * max(places[letter] for letter in "ABC")
 
 
+def test_counts_are_even_and_asked_before_an_answer_that_tells(lessons: list[Sample]) -> None:
+    counts = Counter(read_number(answer) for _, _, answer in turns(lessons, "count"))
+    asked = [counts[str(number)] for number in (1, 2, 3, 4)]
+    assert min(asked) > 0.6 * max(asked), counts
+    for sample, _, _ in turns(lessons, "count"):
+        kinds = sample.task.split("+")
+        assert not {"describe", "list"} & set(kinds[: kinds.index("count")]), sample.task
+
+
 def test_counts_and_orders_are_those_of_the_events(lessons: list[Sample]) -> None:
     for sample, question, answer in turns(lessons, "count"):
         asked = [e for e in sample.events if classes()[e["label"]].name in question]
@@ -153,6 +163,6 @@ def test_empty_questions_are_silent_or_noise(tmp_path: Path) -> None:
         audio, rate = soundfile.read(str(item.audios[0]["audio"]))
         level = 20 * np.log10(np.sqrt(np.mean(audio**2)) + 1e-9)
         assert rate == 16_000 and (level < -55 if item.origin["kind"] == "silence" else level > -62)
-    with pytest.raises(ValueError, match="has no recordings with events"):
+    with pytest.raises(ValueError, match="has no single recordings, sequences"):
         write_manifest(tmp_path / "x.jsonl", [Sample(ask(["a.flac"], "").messages)])
         write_lessons(tmp_path / "x.jsonl", tmp_path / "y.jsonl", 1)
