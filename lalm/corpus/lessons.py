@@ -43,11 +43,10 @@ def write_lessons(manifest: Path, out: Path, count: int, seed: int = 0, *, said:
     """
     rows = [s for s in open_samples(manifest) if s.events and all(e["label"] in classes() for e in s.events)]
     single = [s for s in rows if kind_of(s) in ("single", "take")]
-    scenes = {kind: [s for s in rows if kind_of(s) == kind] for kind in SCENE_SHARES}
-    if not single or not all(scenes.values()):
+    scenes = {kind: found for kind in SCENE_SHARES if (found := [s for s in rows if kind_of(s) == kind])}
+    if not single or not scenes:
         raise ValueError(
-            f"'{manifest}' has no single recordings, sequences, repetitions and sounds over a bed; "
-            "make it by 'lalm corpus build'"
+            f"'{manifest}' has no recordings with events of the corpus; make it by 'lalm corpus build'"
         )
     empty = list(empty_recordings(out.with_suffix(".empty"), EMPTY_FILES, np.random.default_rng([seed, 1])))
     present = sorted({e["label"] for s in rows for e in s.events})
@@ -77,7 +76,8 @@ def _lesson(
     elif rng.random() < SINGLE_SHARE:
         row = single[int(rng.choice(len(single), p=rarity))]
     else:
-        kind = str(rng.choice(list(SCENE_SHARES), p=list(SCENE_SHARES.values())))
+        shares = np.array([SCENE_SHARES[kind] for kind in scenes])
+        kind = str(rng.choice(list(scenes), p=shares / shares.sum()))
         row = scenes[kind][int(rng.integers(len(scenes[kind])))]
     heard = Heard(row, present, rng, said=bool(spoken))
     kinds = [(kind, odds) for kind, (odds, _) in KINDS.items() if heard.can(kind)]

@@ -163,6 +163,6 @@ def test_empty_questions_are_silent_or_noise(tmp_path: Path) -> None:
         audio, rate = soundfile.read(str(item.audios[0]["audio"]))
         level = 20 * np.log10(np.sqrt(np.mean(audio**2)) + 1e-9)
         assert rate == 16_000 and (level < -55 if item.origin["kind"] == "silence" else level > -62)
-    with pytest.raises(ValueError, match="has no single recordings, sequences"):
+    with pytest.raises(ValueError, match="has no recordings with events"):
         write_manifest(tmp_path / "x.jsonl", [Sample(ask(["a.flac"], "").messages)])
         write_lessons(tmp_path / "x.jsonl", tmp_path / "y.jsonl", 1)
