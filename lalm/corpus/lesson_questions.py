@@ -282,10 +282,12 @@ def _one(rng: Rng, kind: str) -> str:
 
 
 def pick(rng: Rng, *options: Any) -> Any:
+    """One of the options."""
     return options[int(rng.integers(len(options)))]
 
 
 def kind_of(sample: Sample) -> str:
+    """The kind of a corpus's recording: "single", "take", "sequence", "repetition" or "bed"."""
     return sample.origin.get("kind", "single")
 
 
