@@ -19,6 +19,9 @@ from lalm.encoders.audio_mae import AudioMAEConfig, AudioMAEEncoder
 from lalm.encoders.audio_mae_import import import_audio_mae, is_audio_mae
 from lalm.encoders.beats import BEATsConfig, BEATsEncoder
 from lalm.encoders.beats_import import import_beats, is_beats
+from lalm.encoders.dasheng import DashengConfig, DashengEncoder
+from lalm.encoders.dasheng_import import FOLDERS as DASHENG_FOLDERS
+from lalm.encoders.dasheng_import import DashengImportError, import_dasheng, is_dasheng
 from lalm.encoders.eat import EATConfig, EATEncoder
 from lalm.encoders.eat_import import EATImportError, import_eat
 from lalm.encoders.pair import PairConfig, PairEncoder
@@ -42,6 +45,7 @@ EncoderConfig: TypeAlias = (
     | AudioMAEConfig
     | BEATsConfig
     | AISFXConfig
+    | DashengConfig
     | PairConfig
     | TransformersAudioConfig
 )
@@ -52,6 +56,7 @@ ENCODERS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     AudioMAEConfig.model_type: (AudioMAEConfig, AudioMAEEncoder),
     BEATsConfig.model_type: (BEATsConfig, BEATsEncoder),
     AISFXConfig.model_type: (AISFXConfig, AISFXEncoder),
+    DashengConfig.model_type: (DashengConfig, DashengEncoder),
     PairConfig.model_type: (PairConfig, PairEncoder),
     TransformersAudioConfig.model_type: (TransformersAudioConfig, TransformersAudioEncoder),
 }
@@ -178,6 +183,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if is_beats(released[0]):
             beats, state = import_beats(released[0])
             return beats.to_diff_dict() | {"model_type": BEATsConfig.model_type}, state
+        if is_dasheng(released[0]):
+            return _dasheng(released[0])
         return _released_eat(folder)
     try:
         fields = json.loads((folder / "config.json").read_text())
@@ -186,13 +193,15 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return _released_eat(folder)
         if name in TOWERS:
             return _tower(folder, fields)
+        if name in DASHENG_FOLDERS:
+            return _dasheng(folder)
         if not is_known(name):
             _refuse(folder, fields)
         state = folder_tensors(folder, EncoderError)
     except FileNotFoundError as error:
         raise ValueError(f"'{folder}' is not an encoder folder: it has no {_missing(folder)}") from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, (EATImportError, EncoderError, TransformersAudioError)):
+        if isinstance(error, (EATImportError, EncoderError, TransformersAudioError, DashengImportError)):
             raise
         raise ValueError(f"the encoder in '{folder}' is damaged: {error}") from None
     if name == "whisper":
@@ -224,13 +233,18 @@ def _refuse(folder: Path, fields: Mapping[str, Any]) -> None:
             f"the model in '{folder}' is a '{name}', which only code beside its weights can open, and such "
             "code is not run"
         )
-    kinds = sorted({*ENCODERS, *KINDS, *PARTS, *TOWERS, MERT})
+    kinds = sorted({*ENCODERS, *KINDS, *PARTS, *TOWERS, *DASHENG_FOLDERS, MERT})
     raise EncoderError(f"the model in '{folder}' is a '{name}'; encoders are opened of: {', '.join(kinds)}")
 
 
 def _missing(folder: Path) -> str:
     names = ("config.json", "model.safetensors or pytorch_model.bin")
     return next((name for name in names if not (folder / name).is_file()), "weights")
+
+
+def _dasheng(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    config, state = import_dasheng(path)
+    return config.to_diff_dict() | {"model_type": DashengConfig.model_type}, state
 
 
 def _released_eat(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -92,16 +92,12 @@ def _own_config(folder: Path, fields: Mapping[str, Any]) -> Any:
 
 
 def _mert(folder: Path, fields: Mapping[str, Any]) -> HubertConfig:
-    """MERT's config as HuBERT's, where it is one."""
+    """MERT's config as HuBERT's, where it is one. Its ``attention_relax`` changes how a softmax is computed, not what."""
     for name, plain in (("feature_extractor_cqt", False), ("deepnorm", False)):
         if fields.get(name, plain) != plain:
             raise TransformersAudioError(
                 f"the MERT in '{folder}' has {name}, which HuBERT has not and only its own code could run"
             )
-    if (fields.get("attention_relax") or -1.0) > 0:
-        raise TransformersAudioError(
-            f"the MERT in '{folder}' has attention_relax, which only its own code could run"
-        )
     known = set(HubertConfig().to_dict()) - {"model_type", "architectures", "transformers_version"}
     return HubertConfig(**{name: value for name, value in fields.items() if name in known})
 
