@@ -1,11 +1,11 @@
-"""Dasheng: a general audio encoder of Xiaomi's (arXiv 2406.06992), also the ear of MiDashengLM (2508.03983).
+"""Dasheng: a general audio encoder of Xiaomi's (arXiv 2406.06992), also MiDashengLM's ear (2508.03983).
 
-    waveform --512-point power spectrum, 64 mel bins (HTK), dB--> (64, T), 10 ms --per bin: x * scale + shift-->
+    waveform --512-point power spectrum, 64 mel bins (HTK), dB--> (64, T), 10 ms --scale and shift of each bin-->
       --patches of all 64 bins x 4 frames--> one token each 40 ms + learned positions
       --> pre-norm blocks, each piece of 252 tokens (10.08 s) by itself --> norm = 25 frames a second
 
-The spectrogram is that of the whole clip, whose loudest bin sets the floor 120 dB below; the pieces follow one
-another without padding. Pieces of a batch are masked to their length, so a clip's frames are its own.
+The spectrogram is that of the whole clip, whose loudest bin sets the floor 120 dB below; the pieces follow
+one another without padding. Pieces of a batch are masked to their length, so a clip's frames are its own.
 ``lalm.encoders.dasheng_import`` reads what is published.
 """
 
@@ -52,9 +52,7 @@ class DashengConfig(PreTrainedConfig):
         if hidden_size % num_attention_heads:
             raise ValueError(f"hidden_size {hidden_size} must divide by {num_attention_heads} heads")
         if patch_frames < 4 or positions < 1:
-            raise ValueError(
-                f"patch_frames {patch_frames} must be 4 or more, positions {positions} 1 or more"
-            )
+            raise ValueError(f"patch_frames {patch_frames} or positions {positions} is too small")
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
@@ -152,7 +150,7 @@ class DashengEncoder(Encoder):
 
 
 def decibels(clip: Tensor, num_mels: int) -> Tensor:
-    """clip: (N,) float32 of more than 256 samples -> (M, 1 + N // 160): mel power in dB, mirrored at both ends."""
+    """clip: (N,) float32, 257 samples or more -> (M, 1 + N // 160) dB of mel power, the ends mirrored."""
     with torch.autocast(clip.device.type, enabled=False):
         window = torch.hann_window(FFT, device=clip.device)
         spectrum = torch.stft(clip, FFT, HOP, window=window, center=True, return_complex=True)

@@ -92,7 +92,7 @@ def _own_config(folder: Path, fields: Mapping[str, Any]) -> Any:
 
 
 def _mert(folder: Path, fields: Mapping[str, Any]) -> HubertConfig:
-    """MERT's config as HuBERT's, where it is one. Its ``attention_relax`` changes how a softmax is computed, not what."""
+    """MERT's config as HuBERT's, where it is one; ``attention_relax`` only computes a softmax another way."""
     for name, plain in (("feature_extractor_cqt", False), ("deepnorm", False)):
         if fields.get(name, plain) != plain:
             raise TransformersAudioError(

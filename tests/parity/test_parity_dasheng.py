@@ -121,7 +121,7 @@ def test_what_is_another_or_not_whole_is_refused(released, tmp_path):
     (folder / "config.json").write_text(json.dumps(fields))
     tensors = load_file(folder / "model.safetensors")
     save_file({k: t for k, t in tensors.items() if "blocks.2.norm1" not in k}, folder / "model.safetensors")
-    with pytest.raises(ValueError, match="no whole Dasheng: it lacks 'blocks.2.norm1.weight'"):
+    with pytest.raises(ValueError, match=r"no whole Dasheng: it lacks 'blocks\.2\.norm1\.weight'"):
         load_encoder(folder)
     save_file({**tensors, "encoder.odd": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(ValueError, match="has 1 tensors that no Dasheng has: odd"):
