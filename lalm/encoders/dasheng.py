@@ -1,6 +1,6 @@
 """Dasheng: a general audio encoder of Xiaomi's (arXiv 2406.06992), also MiDashengLM's ear (2508.03983).
 
-    waveform --512-point power spectrum, 64 mel bins (HTK), dB--> (64, T), 10 ms --scale and shift of each bin-->
+    waveform --512-point power spectrum, 64 mel bins (HTK), dB--> (64, T), 10 ms --scale, shift of a bin-->
       --patches of all 64 bins x 4 frames--> one token each 40 ms + learned positions
       --> pre-norm blocks, each piece of 252 tokens (10.08 s) by itself --> norm = 25 frames a second
 
