@@ -18,8 +18,10 @@ from lalm.data.readers.delimited import Delimited
 from lalm.data.readers.json_lines import JsonLines, JsonList, json_rows
 from lalm.data.readers.kaldi import Kaldi
 from lalm.data.readers.lhotse_pairs import LhotsePair, pairs_in
+from lalm.data.readers.nemo_tars import NemoTars, is_of_tars, manifests_in
 from lalm.data.readers.row_groups import REMOTE
 from lalm.data.readers.samples import ReaderError, Samples
+from lalm.data.readers.several import Several, fitting, is_pattern
 from lalm.data.readers.shar import Shar
 from lalm.data.readers.tables import Table
 from lalm.data.readers.tars import Tars
@@ -74,7 +76,7 @@ def open_samples(path: str | Path, reading: Reading | None = None) -> Samples:
     unmapped = samples.columns is None
     if reading.columns and unmapped:
         raise ReaderError(f"columns: '{path}' holds whole samples, not a table, so its columns have no names")
-    if reading.audio is not None and not isinstance(samples, Tars | Shar):
+    if reading.audio is not None and not isinstance(samples, Tars | Shar | NemoTars):
         samples.folder = reading.audio
     if samples.told and samples.told not in _TOLD:
         _TOLD.add(samples.told)
@@ -90,6 +92,8 @@ def read_manifest(path: str | Path, reading: Reading | None = None) -> Iterator[
 def is_source(path: Path) -> bool:
     """Whether a path is data in a form of its own, rather than a corpus as it is distributed."""
     name = path.name.lower().removesuffix(".gz")
+    if is_pattern(path) and not path.exists():
+        return True
     if path.is_dir():
         return _mark(path) != ""
     return name.endswith((".jsonl", ".ndjson", ".parquet", ".arrow", ".tar")) or _of_kaldi(path)
@@ -101,6 +105,9 @@ def _opened(path: Path, reading: Reading) -> Samples:
     if "*" in path.name and path.suffix == ".parquet":
         return Table(path, reading)
     if not path.is_file():
+        if is_pattern(path):
+            files = fitting(path)
+            return Tars(files, reading) if _all_tars(files) else Several([_opened(f, reading) for f in files])
         raise ReaderError(f"there is no manifest '{path}'")
     name = path.name.lower()
     plain = name.removesuffix(".gz")
@@ -123,6 +130,8 @@ def _opened(path: Path, reading: Reading) -> Samples:
 def _json(path: Path, reading: Reading) -> Samples:
     rows = json_rows(path)
     first = next(iter(_first_rows(rows)), None)
+    if is_of_tars(first):
+        return NemoTars(rows, reading)
     if not isinstance(first, dict) or known_form(first):
         return rows
     if "recording_id" in first and "start" in first:
@@ -163,6 +172,10 @@ def _unnamed(path: Path, reading: Reading) -> Samples:
         f"'{path}' is of no kind that lalm reads: write a table (CSV, JSONL or parquet) with the columns "
         "audio and answer"
     )
+
+
+def _all_tars(files: list[Path]) -> bool:
+    return all(file.name.lower().endswith(".tar") for file in files)
 
 
 def _of_kaldi(path: Path) -> bool:
@@ -220,6 +233,9 @@ def _marked(path: Path, reading: Reading) -> Samples | None:
             return _opened(next(path / name for name in METADATA if (path / name).is_file()), reading)
         case "data set":
             return Table(path, reading)
+        case "nemo":
+            manifests = [_opened(manifest, reading) for manifest in manifests_in(path)]
+            return manifests[0] if len(manifests) == 1 else Several(manifests)
         case "tars":
             return Tars(sorted(path.glob("*.tar")), reading)
     return None
@@ -239,4 +255,6 @@ def _mark(path: Path) -> str:
         return "data set"
     if any(path.glob("*.parquet")) or any(path.glob("data/*.parquet")):
         return "data set"
+    if manifests_in(path):
+        return "nemo"
     return "tars" if any(path.glob("*.tar")) else ""
