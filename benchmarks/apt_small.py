@@ -68,7 +68,7 @@ class Item:
     options: tuple[str, ...]
 
 
-class Ears:
+class Hearing:
     """What the model hears: a clip's own frames, silence as long, or another item's clips."""
 
     def __init__(self, cache: FrameCache) -> None:
@@ -103,8 +103,8 @@ class Ears:
 class Proof:
     """One run of the script: the model, and what it said already."""
 
-    def __init__(self, engine: Engine, ears: Ears, out: Path) -> None:
-        self.engine, self.ears, self.out = engine, ears, out
+    def __init__(self, engine: Engine, hearing: Hearing, out: Path) -> None:
+        self.engine, self.hearing, self.out = engine, hearing, out
         self.log = out / "answers.jsonl"
         whole_lines(self.log)
         rows = [row for _, row in rows_of(self.log)] if self.log.exists() else []
@@ -118,7 +118,7 @@ class Proof:
         while missing:
             count = 1 if items[missing[0]].options else ROWS
             chunk, missing = missing[:count], missing[count:]
-            clips = [self.ears(items[i].sample, others[i], control) for i in chunk]
+            clips = [self.hearing(items[i].sample, others[i], control) for i in chunk]
             replies = self.ask([items[i] for i in chunk], clips)
             lines = []
             for i, said in zip(chunk, replies, strict=True):
@@ -186,7 +186,7 @@ def few_shot(proof: Proof, clips: Sequence[Labelled], center: tuple[np.ndarray, 
         items = list(islice(drawn(clips, ways, shots), args.items or CELLS[cell]))
         said = {control: proof.answers(items, control) for control in ("audio", "silent")}
         vectors = [
-            np.stack([(proof.ears.mean(p) - center[0]) / center[1] for p in item.sample.audios])
+            np.stack([(proof.hearing.mean(p) - center[0]) / center[1] for p in item.sample.audios])
             for item in items
         ]
         samples = [item.sample for item in items]
@@ -278,8 +278,8 @@ def main() -> None:
     tested = [*captions, *(item.sample for items in asks.values() for item in items), *standard]
     parts = [*(part for sample in tested for part in sample.audios), *(clip.part for clip in novel)]
     print(f"{cache.fill(parts)} clips encoded, {len(cache)} there", flush=True)
-    proof = Proof(engine, Ears(cache), args.out)
-    means = np.stack([proof.ears.mean(sample.audios[0]) for sample in standard])
+    proof = Proof(engine, Hearing(cache), args.out)
+    means = np.stack([proof.hearing.mean(sample.audios[0]) for sample in standard])
     for name in chosen:
         if name == "recall":
             proof.keep(name, recall(args.align, cache, captions))

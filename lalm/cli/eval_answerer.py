@@ -61,13 +61,13 @@ def open_answerer(asked: Asked) -> "tuple[Answerer, Path | None]":
 
 def _vision(asked: Asked, vision: str) -> "Answerer":
     from lalm.cli.ask_vision import open_vision
-    from lalm.evaluate.answering import Seeing
+    from lalm.evaluate.answering import Vision
     from lalm.models.load import model_folder
 
     if asked.url is not None or asked.lora_scale is not None:
         raise ValueError("--vision is for a local model, without --url and --lora-scale")
     opened = open_vision(vision, asked.model, asked.device)
-    return Seeing(opened, (model_folder(vision), model_folder(str(asked.model))), asked.seed)
+    return Vision(opened, (model_folder(vision), model_folder(str(asked.model))), asked.seed)
 
 
 def _served(asked: Asked, url: str) -> "Answerer":

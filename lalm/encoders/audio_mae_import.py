@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from lalm.encoders.audio_mae import AudioMAEConfig, AudioMAEEncoder
-from lalm.encoders.released import tensors_by_name, weights_file
+from lalm.encoders.released import check_shapes, num_blocks, refuse_unknown, tensors_by_name, weights_file
 from lalm.errors import LalmError
 
+KIND = "Audio-MAE"  # in messages
 HEAD_WIDTH = 64  # of ViT-S, -B and -L alike
 FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -51,21 +52,13 @@ def import_audio_mae(path: Path) -> tuple[AudioMAEConfig, dict[str, Tensor]]:
             state[renamed] = value.float().contiguous()
         elif not DROPPED.fullmatch(key):
             unknown.append(key)
-    if unknown:
-        names = ", ".join(sorted(unknown)[:5])
-        raise AudioMAEImportError(f"'{path.name}' has {len(unknown)} tensors that no Audio-MAE has: {names}")
+    refuse_unknown(path, unknown, KIND, AudioMAEImportError)
     if "positions" in state:
         state["positions"] = state["positions"].flatten(0, -2)
     config = _config(path, state)
     with torch.device("meta"):
         expected = AudioMAEEncoder(config).state_dict()
-    for name, tensor in expected.items():
-        if name not in state:
-            raise AudioMAEImportError(f"'{path.name}' is no whole Audio-MAE: it lacks '{name}'")
-        if state[name].shape != tensor.shape:
-            raise AudioMAEImportError(
-                f"'{path.name}': '{name}' has shape {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
-            )
+    check_shapes(path, state, expected, KIND, AudioMAEImportError)
     return config, state
 
 
@@ -91,7 +84,6 @@ def _config(path: Path, state: Mapping[str, Tensor]) -> AudioMAEConfig:
     for name, dimensions in needed.items():
         if name not in state or state[name].ndim != dimensions:
             raise AudioMAEImportError(f"'{path.name}' is no Audio-MAE: it has no usable '{name}'")
-    numbers = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
     width, channels, patch, _ = state["patch.weight"].shape
     bands = AudioMAEConfig().num_mel_bins // patch
     if width % HEAD_WIDTH or channels != 1 or (len(state["positions"]) - 1) % max(bands, 1):
@@ -99,13 +91,9 @@ def _config(path: Path, state: Mapping[str, Tensor]) -> AudioMAEConfig:
             f"'{path.name}' is no Audio-MAE: "
             f"{width} wide, {channels} channels, {len(state['positions'])} positions"
         )
-    if numbers != set(range(len(numbers))):
-        raise AudioMAEImportError(
-            f"'{path.name}' is no whole Audio-MAE: it has {len(numbers)} blocks up to {max(numbers)}"
-        )
     return AudioMAEConfig(
         hidden_size=width,
-        num_hidden_layers=len(numbers),
+        num_hidden_layers=num_blocks(path, state, KIND, AudioMAEImportError),
         num_attention_heads=width // HEAD_WIDTH,
         mlp_ratio=len(state["blocks.0.fc1.bias"]) / width,
         patch_size=patch,

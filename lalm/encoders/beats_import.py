@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lalm.encoders.beats import BEATsConfig, BEATsEncoder
-from lalm.encoders.released import read_released
+from lalm.encoders.released import read_released, refuse_unknown
 from lalm.errors import LalmError
 
 # A released name -> ours. Layer 0 holds the table of relative positions that all layers share.
@@ -84,10 +84,7 @@ def import_beats(path: Path) -> tuple[BEATsConfig, dict[str, Tensor]]:
             _compare_shared(path, key, tensors)
         elif key not in (DIRECTION, NORM) and not key.startswith(DROPPED):
             unknown.append(key)
-    if unknown:
-        raise BEATsImportError(
-            f"'{path.name}' has {len(unknown)} tensors that no BEATs has: {', '.join(sorted(unknown)[:5])}"
-        )
+    refuse_unknown(path, unknown, "BEATs", BEATsImportError)
     if DIRECTION in tensors and NORM in tensors:
         state["position.conv.weight"] = _normed(path, tensors[DIRECTION].float(), tensors[NORM].float())
     with torch.device("meta"):

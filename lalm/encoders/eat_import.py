@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lalm.encoders.eat import EATConfig, EATEncoder, position_table
-from lalm.encoders.released import tensors_by_name, weights_file
+from lalm.encoders.released import check_shapes, num_blocks, refuse_unknown, tensors_by_name, weights_file
 from lalm.errors import LalmError
 
 HEAD_WIDTH = 64  # of EAT-base (12 heads) and EAT-large (16 heads) alike
@@ -56,20 +56,11 @@ def import_eat(path: Path) -> tuple[EATConfig, dict[str, Tensor]]:
             state[renamed] = value.float().contiguous()
         elif not name.startswith(DROPPED):
             unknown.append(key)
-    if unknown:
-        raise EATImportError(
-            f"'{path.name}' has {len(unknown)} tensors that no EAT has: {', '.join(sorted(unknown)[:5])}"
-        )
+    refuse_unknown(path, unknown, "EAT", EATImportError)
     config = _config(path, state)
     with torch.device("meta"):
         expected = EATEncoder(config).state_dict()
-    for name, tensor in expected.items():
-        if name not in state:
-            raise EATImportError(f"'{path.name}' is no whole EAT: it lacks '{name}'")
-        if state[name].shape != tensor.shape:
-            raise EATImportError(
-                f"'{path.name}': '{name}' has shape {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
-            )
+    check_shapes(path, state, expected, "EAT", EATImportError)
     if positions is not None:
         _compare_positions(path, positions, config)
     return config, state
@@ -97,7 +88,6 @@ def check_eat(folder: Path, audio: Path, reference: Path) -> float:
 
 def _config(path: Path, state: Mapping[str, Tensor]) -> EATConfig:
     """The shape that the tensors tell."""
-    numbers = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
     needed = ("patch.weight", "blocks.0.fc1.bias")
     missing = [name for name in needed if name not in state]
     if missing or state["patch.weight"].ndim != 4:
@@ -105,13 +95,9 @@ def _config(path: Path, state: Mapping[str, Tensor]) -> EATConfig:
     width, _, patch, _ = state["patch.weight"].shape
     if width % HEAD_WIDTH:
         raise EATImportError(f"'{path.name}' is no EAT: its width {width} is no multiple of {HEAD_WIDTH}")
-    if numbers != set(range(len(numbers))):
-        raise EATImportError(
-            f"'{path.name}' is no whole EAT: it has {len(numbers)} blocks up to {max(numbers)}"
-        )
     return EATConfig(
         hidden_size=width,
-        num_hidden_layers=len(numbers),
+        num_hidden_layers=num_blocks(path, state, "EAT", EATImportError),
         num_attention_heads=width // HEAD_WIDTH,
         mlp_ratio=len(state["blocks.0.fc1.bias"]) / width,
         patch_size=patch,

@@ -2,7 +2,7 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +92,34 @@ def tensors_by_name(path: Path, error: type[ValueError]) -> Mapping[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise error(f"'{path.name}' holds no tensors by name")
     return content
+
+
+def refuse_unknown(path: Path, names: Sequence[str], kind: str, error: type[ValueError]) -> None:
+    """Raise ``error`` when a checkpoint of a ``kind`` ("EAT") has tensors that nobody asked for."""
+    if names:
+        some = ", ".join(sorted(names)[:5])
+        raise error(f"'{path.name}' has {len(names)} tensors that no {kind} has: {some}")
+
+
+def num_blocks(path: Path, names: Iterable[str], kind: str, error: type[ValueError]) -> int:
+    """How many blocks ("blocks.0.", "blocks.1.", ...) there are. Raises ``error`` where one is left out."""
+    numbers = {int(name.split(".")[1]) for name in names if name.startswith("blocks.")}
+    if numbers != set(range(len(numbers))):
+        raise error(f"'{path.name}' is no whole {kind}: it has {len(numbers)} blocks up to {max(numbers)}")
+    return len(numbers)
+
+
+def check_shapes(
+    path: Path,
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    kind: str,
+    error: type[ValueError],
+) -> None:
+    """Raise ``error`` for the first tensor of ``expected`` that is not there, or not in its shape."""
+    for name, tensor in expected.items():
+        if name not in state:
+            raise error(f"'{path.name}' is no whole {kind}: it lacks '{name}'")
+        if state[name].shape != tensor.shape:
+            here, due = tuple(state[name].shape), tuple(tensor.shape)
+            raise error(f"'{path.name}': '{name}' has shape {here}, not {due}")

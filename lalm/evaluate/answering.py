@@ -1,4 +1,4 @@
-"""Who answers: a local model, one that also sees, or an OpenAI-compatible endpoint.
+"""Sources of answers: a local model, a vision-language model, an OpenAI-compatible endpoint.
 
 Answers that are given already are ``lalm.evaluate.recorded``. A recording that cannot be read is an item that
 failed.
@@ -103,7 +103,7 @@ class Local:
                 set_lora_scale(self.engine.model, None)
 
 
-class Seer(Protocol):
+class VisionModel(Protocol):
     """A model that takes images and videos beside sounds, such as ``systems.apt.vision.APTBlip2``."""
 
     name: str
@@ -113,20 +113,20 @@ class Seer(Protocol):
 
 
 @dataclass
-class Seeing:
-    """A model that sees and hears, from two ``folders``: its eyes' and its ears'."""
+class Vision:
+    """A vision-language model that also hears, from two ``folders``: its own and the audio model's."""
 
-    seer: Seer
+    model: VisionModel
     folders: tuple[Path, Path]
     seed: int = 0
 
     @property
     def name(self) -> str:
-        return self.seer.name
+        return self.model.name
 
     def answer(self, keys: Sequence[Key], samples: Sequence[Sample], decoding: Decoding) -> list[Said]:
         """One answer a sample, in order."""
-        return [_replied(r) for r in self.seer.reply(samples, Options(**decoding._asdict(), seed=self.seed))]
+        return [_replied(r) for r in self.model.reply(samples, Options(**decoding._asdict(), seed=self.seed))]
 
 
 @dataclass

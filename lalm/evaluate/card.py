@@ -14,7 +14,7 @@ import numpy as np
 from lalm.data.messages import part_choice
 from lalm.data.sample import Sample
 from lalm.evaluate.answer_settings import Decoding
-from lalm.evaluate.answering import Answerer, Endpoint, Local, Seeing
+from lalm.evaluate.answering import Answerer, Endpoint, Local, Vision
 from lalm.evaluate.controls import asked, recording_of
 from lalm.evaluate.items import Asked, brings_instruction, question_of
 from lalm.evaluate.metrics.normalise import normaliser_name
@@ -58,7 +58,7 @@ def model_card(answerer: Answerer, folder: Path | None) -> dict[str, Any]:
     """Who answered. For a local model the hash of every weight that acts, and of the chat template."""
     if isinstance(answerer, Endpoint):
         return {"name": answerer.name, "kind": "endpoint", "url": answerer.writer.url}
-    if isinstance(answerer, Seeing):
+    if isinstance(answerer, Vision):
         files = [path for folder in answerer.folders for path in _weight_files(folder)]
         return {"name": answerer.name, "kind": "two folders", "weights": _digest(_file(f) for f in files)}
     if not isinstance(answerer, Local):

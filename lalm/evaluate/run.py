@@ -2,7 +2,7 @@
 
 OUT/predictions.jsonl   every answer with the seconds given and heard, what was read, what was right
 OUT/card.json           what the run rests on, and its numbers
-OUT/report.html         the same for the eyes, in one file
+OUT/report.html         the same as a page, in one file
 OUT/submissions/        what a benchmark's own program scores, where it has one
 """
 

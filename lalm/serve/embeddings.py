@@ -5,34 +5,27 @@
 
 import asyncio
 import base64
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from lalm.serve.async_engine import AsyncEngine
 from lalm.serve.chat_completions import sample_of
-from lalm.serve.request_fields import check_fields
+from lalm.serve.protocol import Checked
 
 PATH = "/v1/embeddings"
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(Checked):
     """A request to ``/v1/embeddings``."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
+    path: ClassVar = PATH
 
     input: str | list[str] | None = None
     messages: list[dict[str, Any]] | None = Field(None, max_length=256)
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = "float"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_what_would_be_ignored(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            check_fields(PATH, data)
-        return data
 
     def as_messages(self) -> list[dict[str, Any]]:
         """The recordings as a conversation. Raises ValueError for text, which the encoder cannot read."""

@@ -1,6 +1,6 @@
 """OpenAI's requests as far as they are supported; unsupported options are refused, not ignored."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
@@ -73,6 +73,21 @@ class StopTexts(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
+class Checked(BaseModel):
+    """A request to ``path``: each of its fields is honoured, refused or harmless (``request_fields``)."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    path: ClassVar[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_would_be_ignored(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            check_fields(cls.path, data)
+        return data
+
+
 class Drawing(BaseModel):
     """How tokens are chosen, in vLLM's names; ``lalm.inference.options`` says what each does."""
 
@@ -88,10 +103,10 @@ class Drawing(BaseModel):
         return {name: given for name in Drawing.model_fields if (given := getattr(self, name)) is not None}
 
 
-class ChatRequest(Guided, StopTexts, Drawing):
+class ChatRequest(Guided, StopTexts, Drawing, Checked):
     """A request to ``/v1/chat/completions``. Additions: ``lora_scale``; temperature is 0 by default."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
+    path: ClassVar = "/v1/chat/completions"
 
     messages: list[Annotated[dict[str, Any], WithJsonSchema(MESSAGE)]] = Field(min_length=1, max_length=256)
     model: str | None = None
@@ -108,13 +123,6 @@ class ChatRequest(Guided, StopTexts, Drawing):
     tools: list[Tool] | None = Field(None, max_length=64)
     tool_choice: Choice | None = None
     lora_scale: float | None = Field(None, ge=0, le=100)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_what_would_be_ignored(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            check_fields("/v1/chat/completions", data)
-        return data
 
     @property
     def tool_use(self) -> ToolUse | None:

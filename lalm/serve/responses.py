@@ -2,27 +2,27 @@
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from lalm.serve import chat_completions as chat
 from lalm.serve.async_engine import AsyncEngine, cancel_on_disconnect
 from lalm.serve.chat_completions import STREAM_HEADERS, Reply
 from lalm.serve.error_responses import error_body, error_message, error_status, first_error
-from lalm.serve.protocol import ChatRequest, Drawing
-from lalm.serve.request_fields import FieldRefused, check_fields
+from lalm.serve.protocol import ChatRequest, Checked, Drawing
+from lalm.serve.request_fields import FieldRefused
 from lalm.serve.response_output import Output, response_json
 
 PATH = "/v1/responses"
 
 
-class ResponsesRequest(Drawing):
+class ResponsesRequest(Drawing, Checked):
     """A request to ``/v1/responses``. Additions: ``seed``, ``stop``, ``lora_scale``, vLLM's drawing."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
+    path: ClassVar = PATH
 
     input: str | list[dict[str, Any]]
     model: str | None = None
@@ -38,13 +38,6 @@ class ResponsesRequest(Drawing):
     stop: str | list[str] | None = None
     structured_outputs: dict[str, Any] | None = None
     lora_scale: float | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_what_would_be_ignored(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            check_fields(PATH, data)
-        return data
 
     def as_chat(self) -> ChatRequest:
         """The same as a chat. Raises FieldRefused for what a chat has no words for."""

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from fastapi import Request
@@ -26,17 +26,16 @@ from lalm.serve.chat_completions import STREAM_HEADERS
 from lalm.serve.error_responses import error_body, error_message, error_status
 from lalm.serve.guidance import Guided
 from lalm.serve.prompts import Prompt
-from lalm.serve.protocol import Drawing, StopTexts, StreamOptions
-from lalm.serve.request_fields import check_fields
+from lalm.serve.protocol import Checked, Drawing, StopTexts, StreamOptions
 
 PATH = "/v1/completions"
 PROMPTS = 16
 
 
-class CompletionRequest(Guided, StopTexts, Drawing):
+class CompletionRequest(Guided, StopTexts, Drawing, Checked):
     """A request to ``/v1/completions``: one prompt or several, each text or token ids."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
+    path: ClassVar = PATH
 
     prompt: str | list[str] | list[int] | list[list[int]]
     model: str | None = None
@@ -48,13 +47,6 @@ class CompletionRequest(Guided, StopTexts, Drawing):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     lora_scale: float | None = Field(None, ge=0, le=100)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_what_would_be_ignored(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            check_fields(PATH, data)
-        return data
 
     @property
     def prompts(self) -> list[str | list[int]]:

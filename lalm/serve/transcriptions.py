@@ -20,6 +20,7 @@ from lalm.audio.vad import FRAME, frames, load_detector
 from lalm.data.audio_inputs import Clip
 from lalm.data.sample import ask
 from lalm.inference.engine import Options
+from lalm.inference.speech import subtitles
 from lalm.inference.speech.subtitles import clock
 from lalm.serve.async_engine import AnswerStream, AsyncEngine, SamplingParams, seed_for
 from lalm.serve.error_responses import error_body, error_message, error_status
@@ -98,6 +99,12 @@ class Segment:
         """What was said."""
         return "".join(piece.text for piece in self.pieces)
 
+    @property
+    def told(self) -> subtitles.Segment:
+        """The same as subtitles have it."""
+        temperature = self.answer.job.options.temperature
+        return subtitles.Segment(self.start_s, self.end_s, self.text, temperature=temperature)
+
 
 class Transcript:
     """The text of one recording, stretch by stretch; ``segments`` is complete when ``pieces`` has ended."""
@@ -159,7 +166,7 @@ class Transcript:
     def verbose_fields(self) -> dict[str, Any]:
         """What verbose_json has of its own: the language, where it is known, and segments."""
         language = "english" if self.wishes.task == "translate" else "unknown"
-        segments = [_segment(number, one) for number, one in enumerate(self.segments)]
+        segments = [segment_fields(number, one.told) for number, one in enumerate(self.segments)]
         return {"language": language, "segments": segments}
 
     def usage(self) -> dict[str, Any]:
@@ -276,19 +283,19 @@ def formatted(transcript: Transcript) -> Any:
     }
 
 
-def _segment(number: int, segment: Segment) -> dict[str, Any]:
-    """A segment in OpenAI's format; values that this model does not measure are 0."""
+def segment_fields(number: int, segment: subtitles.Segment) -> dict[str, Any]:
+    """A segment in OpenAI's format; values that a model does not measure are 0."""
     return {
         "id": number,
         "seek": 0,
         "start": round(segment.start_s, 3),
         "end": round(segment.end_s, 3),
         "text": segment.text,
-        "tokens": [],
-        "temperature": segment.answer.job.options.temperature,
-        "avg_logprob": 0.0,
-        "compression_ratio": 0.0,
-        "no_speech_prob": 0.0,
+        "tokens": list(segment.tokens),
+        "temperature": segment.temperature,
+        "avg_logprob": segment.avg_logprob,
+        "compression_ratio": segment.compression_ratio,
+        "no_speech_prob": segment.no_speech_prob,
     }
 
 

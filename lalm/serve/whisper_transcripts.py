@@ -16,7 +16,7 @@ from lalm.inference.speech.subtitles import Segment
 from lalm.serve.async_engine import AsyncEngine
 from lalm.serve.jobs import Piece
 from lalm.serve.request_fields import FieldRefused
-from lalm.serve.transcriptions import NEW_TOKENS, Transcript, Wishes
+from lalm.serve.transcriptions import NEW_TOKENS, Transcript, Wishes, segment_fields
 
 BLOCK = 30 * SAMPLE_RATE  # samples that are looked at between two checks for a client that is gone
 
@@ -95,7 +95,7 @@ class WhisperTranscript(Transcript):
             for segment in self.found
             for word in segment.words
         ]
-        segments = [_segment(number, one) for number, one in enumerate(self.found)]
+        segments = [segment_fields(number, one) for number, one in enumerate(self.found)]
         return {"language": language, "segments": segments, **({"words": words} if self.wishes.words else {})}
 
 
@@ -120,19 +120,3 @@ def cutting_of(wishes: Wishes) -> Cutting | None:
         gap_s=vad.silence_duration_ms / 1000,
         margin_s=vad.prefix_padding_ms / 1000,
     )
-
-
-def _segment(number: int, segment: Segment) -> dict[str, Any]:
-    """A segment in OpenAI's format."""
-    return {
-        "id": number,
-        "seek": 0,
-        "start": round(segment.start_s, 3),
-        "end": round(segment.end_s, 3),
-        "text": segment.text,
-        "tokens": list(segment.tokens),
-        "temperature": segment.temperature,
-        "avg_logprob": segment.avg_logprob,
-        "compression_ratio": segment.compression_ratio,
-        "no_speech_prob": segment.no_speech_prob,
-    }

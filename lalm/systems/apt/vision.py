@@ -47,7 +47,7 @@ VIDEO_FRAMES = 8  # of a video; not stated, ours
 
 
 class APTBlip2:
-    """A frozen BLIP-2 or InstructBLIP with a trained APT connector beside its own eyes.
+    """A frozen BLIP-2 or InstructBLIP with a trained APT connector beside its own vision encoder.
 
     Example: ``APTBlip2.load("instructblip-vicuna-7b", "runs/apt-2").reply([sample])`` with a sample of one
     user message of text, audio, image and video parts in any order.
@@ -94,11 +94,11 @@ class APTBlip2:
         if instruction_tokenizer is None:
             raise ValueError(f"'{apt}' is no APT: its connector hears no instructions")
         with refuse_pickled_code(f"the weights in '{vlm}'"):
-            seeing: Any = AutoModelForImageTextToText.from_pretrained(
+            vision_model: Any = AutoModelForImageTextToText.from_pretrained(
                 vlm, dtype=dtype, trust_remote_code=False
             )
         return cls(
-            seeing.to(device),
+            vision_model.to(device),
             AutoTokenizer.from_pretrained(vlm, trust_remote_code=False),
             BlipImageProcessorPil.from_pretrained(vlm, trust_remote_code=False),
             hearing.to(device),
