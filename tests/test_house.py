@@ -358,7 +358,7 @@ def test_what_the_papers_page_names_is_there():
 
 
 def test_modules_that_the_docs_name_are_there():
-    """log.md tells of the past; a page's own_*.py is the reader's, VoiceBench's evaluation.py its authors'."""
+    """log.md tells of the past; own_*.py is the reader's, evaluation.py MMAU's."""
     files = [path for room in ("lalm", "tests", "benchmarks", "docs") for path in (ROOT / room).rglob("*.py")]
     pages = [page for page in (ROOT / "docs").rglob("*.md") if page.name != "log.md"]
     named, dead = 0, []
