@@ -251,7 +251,7 @@ KINDS: Mapping[str, tuple[float, Callable[[Heard], Turn]]] = {
     "either": (4.0, Heard.either),
     "choice": (5.0, Heard.choice),
     "count": (20.0, Heard.count),  # of repetitions alone, which nothing else asks much about
-    "order": (8.0, Heard.order),
+    "order": (14.0, Heard.order),
     "neighbours": (1.5, Heard.neighbours),
     "background": (1.0, Heard.background),
     "speech": (1.5, Heard.speech),

@@ -22,8 +22,8 @@ from lalm.data.sample import AudioPart, Message, Sample, write_manifest
 EMPTY_FILES = 60
 EMPTY_SHARE = 0.05  # of the lines are about them
 SPOKEN_SHARE = 0.2  # of the lines are about speech whose words are known, where they are asked for
-SINGLE_SHARE = 0.35  # of the lines are about one sound; the others about scenes
-SCENE_SHARES = {"sequence": 0.45, "repetition": 0.35, "bed": 0.2}
+SINGLE_SHARE = 0.3  # of the lines are about one sound; the others about scenes
+SCENE_SHARES = {"sequence": 0.45, "repetition": 0.4, "bed": 0.15}
 TURNS = ((1, 2, 3), (0.4, 0.3, 0.3))
 FIRST = (
     "count",
