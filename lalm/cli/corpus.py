@@ -23,9 +23,12 @@ def build(
     from rich.progress import Progress, TaskID
 
     from lalm import corpus
+    from lalm.training.underway import Minutes
 
     folder = out or Path("corpus") / tier
-    with Progress(console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    minutes = Minutes(console)
+    with Progress(console=console) as bar:
         tasks: dict[str, TaskID] = {}
 
         def progress(step: str, done: int, total: int) -> None:
@@ -33,6 +36,7 @@ def build(
             if kind not in tasks:
                 tasks[kind] = bar.add_task(kind, total=total)
             bar.update(tasks[kind], completed=done + 1, total=total)
+            minutes(f"{kind} {done + 1}/{total}")
 
         counts = corpus.build(
             tier, folder, seed=seed, num_scenes=scenes, packages=packages, progress=progress

@@ -113,6 +113,8 @@ def progress_bar(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
     from rich.text import Text
 
+    from lalm.training.underway import Minutes
+
     class TimeLeft(ProgressColumn):
         """From all that was done so far: there from the first answer, also where each takes minutes."""
 
@@ -129,12 +131,16 @@ def progress_bar(
     console = Console(stderr=True)
     shown = Progress(*columns, console=console, transient=transient, disable=disable)
     task = shown.add_task(what, total=None)
+    minutes = Minutes(console)
 
     def tell(done: int, total: int) -> None:
         shown.start()  # at the first word: an error before it stands alone
         if not done:  # time runs from here, not from before the model was asked
             shown.reset(task, total=total)
         shown.update(task, completed=done, total=total)
+        if not disable:
+            elapsed = shown.tasks[0].elapsed
+            minutes(f"{what} {done}/{total} {time_left(elapsed, done, total)}")
 
     try:
         yield tell

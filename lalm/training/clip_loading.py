@@ -23,6 +23,7 @@ from lalm.models.processing import AudioLMProcessor
 from lalm.training.recipe import Recipe
 from lalm.training.report import say
 from lalm.training.trainer import Read
+from lalm.training.underway import underway
 
 
 def reader(
@@ -41,11 +42,11 @@ def reader(
         return read
     transcripts = ClipTranscripts(WhenSpoken, kept_on_disk())
     rank, processes = _place()
-    with console.status("Transcribing clips") as status:
+    with underway(console, "Transcribing clips") as tell:
         for count, part in enumerate(islice(_parts(mixed, _whole), rank, None, processes), 1):
             with suppress(ValueError, OSError):  # the collator names what cannot be read
                 _said(transcripts, part)
-            status.update(f"Transcribing clips: {count} looked at")
+            tell(f"Transcribing clips: {count} looked at")
     if processes > 1:
         torch.distributed.barrier()
 
@@ -102,10 +103,10 @@ def _audio_reader(
         cache.prune(recipe.cache, limit, spare=frames.folder)
     unread: dict[str, str] = {}
     rank, processes = _place()
-    with console.status("Encoding clips into the frame cache") as status:
+    with underway(console, "Encoding clips into the frame cache") as tell:
         count = frames.fill(
             islice(_parts(mixed, shorten), rank, None, processes),
-            progress=lambda done, seen: status.update(
+            progress=lambda done, seen: tell(
                 f"Encoding clips into the frame cache: {done} encoded, {seen} looked at"
             ),
             failed=lambda part, error: unread.update({str(part["audio"]): str(error)}),

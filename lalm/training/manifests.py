@@ -18,6 +18,7 @@ from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.synthesis.filters import Filtering
 from lalm.training.recipe import Manifest, Optim, Recipe
 from lalm.training.report import TrainError, say
+from lalm.training.underway import underway
 
 
 def training_sources(recipe: Recipe) -> list[Samples]:
@@ -115,10 +116,10 @@ def _filtered(
 ) -> list[Sequence[Sample]]:
     """The manifests without what the recipe's filters take away, which is told."""
     assert recipe.data.filters is not None
-    with console.status("Filtering the training samples") as status:
+    with underway(console, "Filtering the training samples") as tell:
         filtering = Filtering(
             Path(recipe.out),
-            lambda done, total: status.update(f"Judging answers: {done}/{total}"),
+            lambda done, total: tell(f"Judging answers: {done}/{total}"),
             **recipe.data.filters.model_dump(),
         )
         kept: list[Sequence[Sample]] = [filtering(own) for own in manifests]

@@ -32,6 +32,7 @@ from lalm.training.recipe import Recipe
 from lalm.training.report import TrainError, say
 from lalm.training.text_replay import has_text
 from lalm.training.trainer import Read
+from lalm.training.underway import underway
 
 LLM = ("model.language_model.", "lm_head.")
 
@@ -101,12 +102,12 @@ def teacher_of(
         int(settings.cache_gb * 1e9),
     )
     rank, count = int(os.environ.get("RANK", "0")), processes()
-    with console.status("The teacher reads") as status, reference_model(model, None) as teacher:
+    with underway(console, "The teacher reads") as tell, reference_model(model, None) as teacher:
         new = table.fill(
             islice(known_rows(processor, sources), rank, None, count),
             lambda rows: teach(teacher, {k: v.to(model.device) for k, v in rows.items()}, settings),
             recipe.optim.batch_size,
-            lambda done: status.update(f"The teacher reads: {done} rows"),
+            lambda done: tell(f"The teacher reads: {done} rows"),
         )
     if count > 1:
         torch.distributed.barrier()
@@ -126,12 +127,12 @@ def order_prompts(
     """Put the training prompts in the order of ``grpo.curriculum``, from easy to hard."""
     assert recipe.grpo is not None
     settings, optim = recipe.grpo, recipe.optim
-    with console.status("Answering the prompts once, to begin with the easy ones") as status:
+    with underway(console, "Answering the prompts once, to begin with the easy ones") as tell:
         easy_first(
             train,
             Path(recipe.out) / FILE,
             lambda samples: measure(model, processor, samples, read, settings, optim.seed, optim.batch_size),
-            lambda done, total: status.update(f"Answering the prompts: {done}/{total}"),
+            lambda done, total: tell(f"Answering the prompts: {done}/{total}"),
         )
 
 
