@@ -58,7 +58,7 @@ def bandwidth() -> dict[str, float]:
 
 def bytes_a_token() -> dict[str, int]:
     """Bytes of weights that a step reads: every product of the LLM and its head."""
-    from lalm.inference.engine import SMALL
+    from lalm.models import SMALL
     from lalm.models.load import read_config
 
     text: Any = read_config(SMALL)[1].text_config

@@ -55,7 +55,7 @@ class Transformers:
     def __init__(self, dtype: str) -> None:
         import torch
 
-        from lalm.inference.engine import SMALL
+        from lalm.models import SMALL
         from lalm.models.load import load_model
         from lalm.weights.fetch import resolve
         from lalm.weights.llm import load_causal_lm

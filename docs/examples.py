@@ -37,7 +37,7 @@ def run(line: str, folder: Path) -> str:
 
 
 def prepare(folder: Path) -> None:
-    """What the examples ask about: samples, a table, a manifest with events, labelled clips, two judges."""
+    """What the examples ask about: samples, speech, a table, events, labelled clips, judges."""
     import csv
     import json
 
@@ -45,6 +45,7 @@ def prepare(folder: Path) -> None:
     import soundfile
 
     shutil.copytree(HERE.parent / "samples", folder / "samples")
+    shutil.copy(HERE.parent / "tests" / "fixtures" / "speech.ogg", folder / "talk.ogg")
     sounds = {
         "bell": "flac",
         "bird": "ogg",

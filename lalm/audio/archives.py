@@ -39,7 +39,7 @@ def _members(archive: str, size: int, modified_ns: int) -> Mapping[str, tuple[in
                 if member.isfile():
                     found[member.name.removeprefix("./")] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise AudioError(f"{archive} is not a whole tar file: {error}") from None
+        raise AudioError(f"{archive} is not a whole tar file ({error}): fetch or pack it again") from None
     return found
 
 

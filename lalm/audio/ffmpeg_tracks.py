@@ -46,7 +46,7 @@ def ffmpeg_blocks(file: BinaryIO, asked: Asked) -> Blocks:
     except (av.error.FFmpegError, ValueError, OverflowError):
         if head[4:8] == b"ftyp":
             raise AudioError(
-                f"{asked.place} is truncated: the index of its MP4 container is missing"
+                f"{asked.place} is truncated: the index of its MP4 container is missing; fetch it again"
             ) from None
         raise UnreadableError(f"{asked.place} is not audio, or in a format that cannot be read") from None
     with container:
@@ -80,7 +80,7 @@ def _chosen(container: Any, asked: Asked) -> Any:
             f"it has {len(tracks)} audio tracks, of which track {number} is heard; track= chooses another"
         )
     if track.codec_context is None:
-        raise AudioError(f"{asked.place} is in a codec that cannot be decoded")
+        raise AudioError(f"{asked.place} is in a codec that cannot be decoded: convert it to WAV or FLAC")
     return track
 
 
@@ -216,7 +216,9 @@ class _Reader:
         self.errors += 1
         self.asked.damaged(self.at_s)
         if self.errors > _MOST_ERRORS:
-            raise AudioError(f"{self.asked.place} is damaged: next to nothing of it can be decoded")
+            raise AudioError(
+                f"{self.asked.place} is damaged: next to nothing of it can be decoded; fetch it again"
+            )
 
     def _array(self, frame: Any) -> Array:
         """(n, C) float32 samples of one decoded frame; the integers of a 32-bit one are looked at."""

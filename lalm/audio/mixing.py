@@ -204,7 +204,7 @@ class Mixer:
 
     def _keep(self, part: Array) -> None:
         if not np.isfinite(part).all():
-            raise AudioError(f"{self.asked.place} holds values too large to resample")
+            raise AudioError(f"{self.asked.place} holds values too large to resample: scale them to -1 to 1")
         self.samples.extend(part.tobytes())
         if self._limit is not None and len(self.samples) > 4 * self._limit:
             raise self.asked.too_long(f"more than {shown_s((self._limit - 2) / SAMPLE_RATE)}")

@@ -51,7 +51,8 @@ class AudioStream:
             for block in _mono(larger(decoded), asked):
                 if len(block) and max(float(block.max()), -float(block.min())) > INTEGER_PEAK:
                     raise AudioError(
-                        f"{asked.place} holds values far above 1: these are integers saved as floats"
+                        f"{asked.place} holds values far above 1: these are integers saved as "
+                        "floats; divide them by the largest, such as 32768"
                     )
                 count += len(block)
                 yield block

@@ -118,7 +118,9 @@ def _wav_header(stream: BinaryIO) -> tuple[int, int]:
     """Rate and channels of a WAV stream after its first four bytes; the samples come next."""
     read, shape = 0, None
     if stream.read(8)[4:] != b"WAVE":
-        raise AudioError("the stream begins like a WAV file and is none")
+        raise AudioError(
+            "the stream begins like a WAV file and is none: send a WAV or bare 16-bit PCM at 16 kHz"
+        )
     while read < HEADER_LIMIT:
         head = stream.read(8)
         if len(head) < 8:
@@ -161,4 +163,4 @@ def microphone() -> Iterator[Array]:
             while True:
                 yield heard.get()
     except sounddevice.PortAudioError as error:
-        raise VoiceError(f"the microphone cannot be opened: {error}") from None
+        raise VoiceError(f"the microphone cannot be opened ({error}): is one connected?") from None

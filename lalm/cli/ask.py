@@ -101,7 +101,8 @@ def ask(
     followed = _protocol(
         protocol, prompts, prompt, unusual=out is not None or vision is not None or orders > 1
     )
-    from lalm.inference.engine import SMALL, Options
+    from lalm.inference.engine import Options
+    from lalm.models import SMALL
 
     given: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,

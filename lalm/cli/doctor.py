@@ -66,7 +66,7 @@ def _examined(
 
     from lalm.cli.opening import open_engine
     from lalm.doctor.checks import examine
-    from lalm.inference.engine import SMALL
+    from lalm.models import SMALL
     from lalm.models.load import model_folder
 
     engine = open_engine(model, device)

@@ -182,7 +182,7 @@ def evaluate(
     from lalm.evaluate.metrics import Resources
     from lalm.evaluate.run import Job, run
     from lalm.evaluate.task import AbsentData
-    from lalm.inference.engine import SMALL
+    from lalm.models import SMALL
 
     reading = reading_of(columns, prompt, prompt_seed, audio)
     opened, absent = [], list[AbsentData]()

@@ -48,9 +48,9 @@ def open_answerer(asked: Asked) -> "tuple[Answerer, Path | None]":
             raise ValueError("--lora-scale is for local models, and these answers are given already")
         return Recorded(path), None
     from lalm.cli.protocol import open_under
-    from lalm.inference.engine import SMALL
     from lalm.inference.speech.clip_transcripts import ClipTranscripts, kept_on_disk
     from lalm.inference.speech.recogniser import shared
+    from lalm.models import SMALL
     from lalm.models.load import model_folder
 
     folder = model_folder(asked.model) if asked.model else SMALL

@@ -149,7 +149,7 @@ def info(
 
     Everything is counted from the configuration; no weights are loaded.
     """
-    from lalm.inference.engine import SMALL
+    from lalm.models import SMALL
     from lalm.systems import SYSTEMS
 
     found = of_system(name) if name in SYSTEMS else of_folder(SMALL if name is None else name)

@@ -71,6 +71,8 @@ def listen(
             _print(caption, out, number)
     except KeyboardInterrupt:
         print(file=sys.stderr)
+    if not number:
+        print("lalm: nobody spoke", file=sys.stderr)
     if furthest >= 1:
         print(f"lalm: at most {furthest:.0f} s of audio waited to be heard", file=sys.stderr)
 

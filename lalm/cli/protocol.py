@@ -67,8 +67,8 @@ def open_under(
 
     if protocol is None:
         return open_engine(model, device, dtype, transcript)
-    from lalm.inference.engine import SMALL
     from lalm.inference.protocol_run import follow, weights_format
+    from lalm.models import SMALL
 
     format_ = weights_format(protocol, model or SMALL)
     precision = dtype or (str(format_).removeprefix("torch.") if format_ else None)

@@ -29,7 +29,7 @@ def become_vllm(model: str | None, place: Place, settings: "Settings") -> None:
             "--engine vllm needs vLLM beside lalm: pip install 'lalm[vllm]' in an environment of its own"
         )
     from lalm.inference.device import pick_device, pick_dtype
-    from lalm.inference.engine import SMALL
+    from lalm.models import SMALL
     from lalm.models.load import model_folder, model_name
 
     with listen(place) as listening:

@@ -14,6 +14,7 @@ from lalm.cli.options import Channel, Device, Lenient, Track
 if TYPE_CHECKING:
     from lalm.audio.vad import Array
     from lalm.inference.speech.recogniser import Whisper, Wish
+    from lalm.inference.speech.subtitles import Segment
 
 Form = Literal["txt", "srt", "vtt", "json"]
 
@@ -125,6 +126,7 @@ def _transcript(
 
     stream = AudioStream(name, **hearing._asdict())
     out, by_word = form
+    found = 0
 
     with progress_bar(f"{label}, seconds", transient=True, disable=not sys.stderr.isatty()) as progress:
 
@@ -133,17 +135,25 @@ def _transcript(
                 yield block
                 progress(round(heard.heard_s), round(stream.declared_s or 0))
 
+        def counted() -> "Iterator[Segment]":
+            nonlocal found
+            for segment in heard:
+                found += 1
+                yield segment
+
         heard = Listening(whisper, followed(), wish)
         if out == "txt":
-            for segment in heard:
+            for segment in counted():
                 yield segment.text + "\n"
         elif out == "json":
-            made = Transcript(tuple(heard), heard.language, heard.heard_s)
+            made = Transcript(tuple(counted()), heard.language, heard.heard_s)
             yield json.dumps(made.to_json(audio_name(name)), ensure_ascii=False) + "\n"
         else:
             if out == "vtt":
                 yield "WEBVTT\n\n"
-            yield from cues(heard, out, by_word=by_word)
+            yield from cues(counted(), out, by_word=by_word)
+    if not found:
+        print(f"lalm: {name}: nobody speaks in it", file=sys.stderr)
     for note in stream.notes:
         print(f"lalm: {name}: {note}", file=sys.stderr)
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lalm.cli.options import Json
+from lalm.models import SMALL
 
 if TYPE_CHECKING:
     from lalm.training.recipe import Recipe
 
 RECOGNISER = "faster-whisper-base"
-SMALL = Path(__file__).parents[1] / "models" / "small"
 
 app = typer.Typer(help="Pretrained parts: list them, fetch them, find their folders.", no_args_is_help=True)
 
@@ -97,8 +97,7 @@ def fetch_for_recipe(recipe: "Recipe") -> None:
     needed = (spoken, init.encoder, init.encoder_2, init.aligner, init.llm, judge)
     fetch_with_bar([name for name in needed if name])
     if init.from_ is not None:
-        embedded = init.from_ == SMALL.name and not Path(init.from_).is_dir()
-        fetch_for(None if embedded else init.from_)
+        fetch_for(init.from_)
 
 
 def parts_of(folder: Path) -> list[str]:

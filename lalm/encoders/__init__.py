@@ -199,7 +199,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             _refuse(folder, fields)
         state = folder_tensors(folder, EncoderError)
     except FileNotFoundError as error:
-        raise ValueError(f"'{folder}' is not an encoder folder: it has no {_missing(folder)}") from error
+        raise ValueError(
+            f"'{folder}' is not an encoder folder: it has no {_missing(folder)}; `lalm "
+            "weights list` has those with a name"
+        ) from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, (EATImportError, EncoderError, TransformersAudioError, DashengImportError)):
             raise

@@ -119,7 +119,7 @@ def check_shapes(
     """Raise ``error`` for the first tensor of ``expected`` that is not there, or not in its shape."""
     for name, tensor in expected.items():
         if name not in state:
-            raise error(f"'{path.name}' is no whole {kind}: it lacks '{name}'")
+            raise error(f"'{path.name}' is no whole {kind}: it lacks '{name}'; fetch it again")
         if state[name].shape != tensor.shape:
             here, due = tuple(state[name].shape), tuple(tensor.shape)
             raise error(f"'{path.name}': '{name}' has shape {here}, not {due}")

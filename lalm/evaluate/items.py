@@ -119,7 +119,10 @@ def _guessed(name: str, samples: Sequence[Sample], path: Path) -> Task:
     """A task for samples that have references and maybe choices, and no known task."""
     without = next((s for s in samples if not s.references), None)
     if without is not None:
-        raise TaskError(f"{path.name}: sample '{without.id}' has no references to score by")
+        raise TaskError(
+            f"{path.name}: sample '{without.id}' has no references to score by: give it an "
+            "answer or 'references'"
+        )
     about = f"{name or 'items'} of {path.name}"
     if all(sample.choices for sample in samples):
         return Task(name=name or ANY, about=about, parser="choice", metrics=("accuracy",))

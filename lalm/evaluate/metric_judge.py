@@ -26,7 +26,7 @@ def judge_by_metric() -> Judge:
     def lacks(sample: Sample) -> str:
         task = known_tasks().get(sample.task)
         if task is None:
-            return f"a task with a metric, not '{sample.task}' (`lalm tasks` lists them)"
+            return f"a task that `lalm tasks` lists, and its 'task' is '{sample.task}'"
         return "" if _accepted(sample) or not METRICS[task.metrics[0]].compares else "references"
 
     return Judge("metric", rate, lacks)

@@ -141,7 +141,9 @@ def _entries(path: Path) -> dict[str, dict[str, Any]]:
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise TaskError(f"there is no task file '{path}'") from None
+        raise TaskError(
+            f"there is no task file '{path}'; `lalm tasks` lists the tasks that need none"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TaskError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
@@ -35,6 +34,7 @@ from lalm.inference.reply import Stream
 from lalm.inference.speech.clip_transcripts import ClipTranscripts
 from lalm.inference.speech.recogniser import WhenSpoken
 from lalm.inference.threads import Threads, products_of
+from lalm.models import SMALL
 from lalm.models.answer_end import answer_ends
 from lalm.models.load import load_model, model_name
 from lalm.models.lora import set_lora_scale
@@ -42,7 +42,6 @@ from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.prefill import PrefixCache, content_ids
 from lalm.models.processing import AudioLMProcessor
 
-SMALL = Path(__file__).parents[1] / "models" / "small"
 BATCH_SIZE = 32
 BATCH_SECONDS = 600.0  # of padded audio: bounds the memory of a batch of long clips
 POOL_SIZE = 128  # samples decoded at a time, and sorted by length within; as many are decoded ahead

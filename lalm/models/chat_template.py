@@ -30,7 +30,10 @@ def bare_template(tokenizer: PreTrainedTokenizerBase) -> str:
     if VICUNA in template or (not template and {"<s>", "</s>", "<0x0A>"} <= set(vocabulary)):
         return (resources.files("lalm.models") / "templates" / "vicuna.jinja").read_text()
     if not template:
-        raise ValueError(f"the tokenizer of '{tokenizer.name_or_path}' has no chat template")
+        raise ValueError(
+            f"the tokenizer of '{tokenizer.name_or_path}' has no chat template, so it is a base model: take "
+            "its chat version (-Instruct, -Chat)"
+        )
     return template
 
 

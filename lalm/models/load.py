@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lalm.encoders.pair import PairConfig
 from lalm.errors import refuse_pickled_code
+from lalm.models import SMALL
 from lalm.models.adapter import base_of, is_adapter
 from lalm.models.answer_end import settle_ends
 from lalm.models.assemble import ENCODER_OPTIONS, build_processor, load_tower
@@ -101,7 +102,10 @@ def keeps_int8(model: str | Path) -> bool:
 
 
 def model_folder(name: str | Path) -> Path:
-    """A model's folder: itself, or the snapshot of a Hub id ("org/name"), from the cache when offline."""
+    """A model's folder: itself, the snapshot of a Hub id ("org/name"), from the cache when offline, or of
+    "small" the embedded model."""
+    if str(name) == SMALL.name and not Path(name).exists():
+        return SMALL
     pieces = str(name).split("/")
     is_id = len(pieces) == 2 and all(pieces) and not str(name).startswith((".", "~"))
     return weights.resolve(str(name)) if is_id and not Path(name).exists() else Path(name).expanduser()
@@ -268,18 +272,24 @@ def load_trained(model: AudioLMForConditionalGeneration, folder: Path) -> None:
                     )
                 state[name].copy_(tensor)
     except FileNotFoundError:
-        raise ModelError(f"'{folder}' has no model.safetensors") from None
+        raise ModelError(f"'{folder}' has no model.safetensors: the copy is not whole") from None
     except SafetensorError as error:
-        raise ModelError(f"'{path}' is damaged or cut short ({error})") from None
+        raise ModelError(f"'{path}' is damaged or cut short ({error}): copy it again") from None
 
 
 def _read_config(folder: Path) -> tuple[System, dict[str, Any]]:
     """A model folder's system and the fields of its config.json. Raises ModelError if none of lalm's."""
     if not folder.is_dir():
-        raise ModelError(f"there is no model folder '{folder}'")
+        raise ModelError(
+            f"there is no model folder '{folder}': name a folder, a Hub id (org/name), or "
+            "none for the small model"
+        )
     path = folder / "config.json"
     if not path.is_file():
-        raise ModelError(f"'{folder}' is not a model folder: it has no config.json")
+        raise ModelError(
+            f"'{folder}' is not a model folder: it has no config.json, as each folder that `lalm train` "
+            "writes has"
+        )
     try:
         fields = json.loads(path.read_text(), object_hook=_plain_number)
     except ValueError as error:

@@ -81,7 +81,7 @@ def set_lora_scale(model: AudioLMForConditionalGeneration, scale: float | None) 
     if not model.config.lora:
         if scale is None:
             return
-        raise ModelError("this model has no LoRA, so there is no LoRA scale to set")
+        raise ModelError("this model has no LoRA, so there is no LoRA scale to set: leave it out")
     from peft.tuners.lora import LoraLayer  # takes seconds to import
 
     usual = trained_lora_scale(model.config)

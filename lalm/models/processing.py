@@ -261,7 +261,10 @@ class AudioLMProcessor(ProcessorMixin):
                 raise ValueError(f"{sample.id or 'sample'}: the conversation already ends with an answer")
             return self._template(messages, generation=True), []
         if not any(m["role"] == "assistant" for m in messages):
-            raise ValueError(f"{sample.id or 'sample'}: there is no assistant turn to learn from")
+            raise ValueError(
+                f"{sample.id or 'sample'}: there is no assistant turn to learn from: its "
+                "messages end with the answer"
+            )
         text = self._template(messages, generation=False)
         spans = []
         for i, message in enumerate(messages):

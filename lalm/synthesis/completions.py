@@ -332,7 +332,7 @@ class EndpointWriter:
             asked = answer.headers.get("Retry-After", "")
             if asked.isdigit():  # it may also be a date, which the growing pause serves as well
                 pause_s = min(max(pause_s, float(asked)), LONGEST_PAUSE_S)
-        raise CompletionError(f"{self.url} does not answer: {reason}")
+        raise CompletionError(f"{self.url} does not answer: {reason} (is the address right?)")
 
     def _wait(self, pause_s: float) -> None:
         """Sleep ``pause_s``, then until it is this request's turn under the rate limit."""

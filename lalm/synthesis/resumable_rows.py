@@ -138,7 +138,7 @@ def _resume(out: Path) -> tuple[set[str], int]:
         rows = [json.loads(line) for line in whole_lines(out).splitlines()]
         return {row["id"] for row in rows}, sum(bool(row.get("truncated")) for row in rows)
     except (ValueError, KeyError, TypeError):
-        raise RowsError(f"{out} exists and is not a manifest this command wrote") from None
+        raise RowsError(f"{out} exists and is not a manifest this command wrote: name another file") from None
 
 
 def _check_settings(out: Path, settings: Mapping[str, object]) -> None:

@@ -155,7 +155,7 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
     try:
         text = opened(path).read_text("utf-8-sig")
     except UnicodeDecodeError:
-        raise SourceError(f"{path.name} is not UTF-8 text") from None
+        raise SourceError(f"{path.name} is not UTF-8 text: save it as such") from None
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             yield f"{path.name}:{number}", line.strip()

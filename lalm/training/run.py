@@ -18,12 +18,11 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainingArguments
 from transformers import set_seed as seed_everything
 
-from lalm import models
 from lalm.data.mixture import subset
 from lalm.inference.protocols import find_protocol
 from lalm.models.answer_end import check_learned
 from lalm.models.assemble import build_model
-from lalm.models.load import load_model
+from lalm.models.load import load_model, model_folder
 from lalm.models.lora import add_lora, merge_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.packing import check_packable
@@ -53,8 +52,6 @@ from lalm.training.selection import KeepBest, stopped_at, take_best
 from lalm.training.trackers import PROJECT, check_trackers, trackers
 from lalm.training.trainer import Answers, Interruption, RecipeTrainer, is_slim
 from lalm.weights import checkpoint
-
-SMALL = Path(models.__file__).parent / "small"  # the embedded model, which ``init.from: small`` names
 
 
 def run(recipe: Recipe, *, resume: bool = True) -> Path:
@@ -193,9 +190,9 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
             dtype=dtype,
         )
     else:
-        embedded = recipe.init.from_ == SMALL.name and not Path(SMALL.name).is_dir()
-        folder = SMALL if embedded else recipe.init.from_
-        model, processor = load_model(folder, dtype=dtype, options=recipe.init.options)
+        model, processor = load_model(
+            model_folder(recipe.init.from_), dtype=dtype, options=recipe.init.options
+        )
         learner = recipe.dpo or recipe.grpo
         if model.config.lora and learner is not None and learner.reference == "adapter":
             merge_lora(model)  # the reference is the model as it is, the new LoRA beside it is what learns

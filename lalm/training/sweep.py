@@ -97,6 +97,13 @@ def run_name(changes: Sequence[str]) -> str:
     return "".join(c if c.isalnum() or c in "=,.-_+" else "_" for c in ",".join(words))[:150] or "run"
 
 
+def named(changes: Sequence[str]) -> list[tuple[tuple[str, ...], str]]:
+    """Every combination and its run's name, which holds only what differs between the runs."""
+    combinations = grid(changes)
+    differ = [place for place, values in enumerate(zip(*combinations, strict=True)) if len(set(values)) > 1]
+    return [(one, run_name([one[place] for place in differ] or one)) for one in combinations]
+
+
 def sweep(
     recipe: str | Path,
     changes: Sequence[str],
@@ -110,8 +117,7 @@ def sweep(
     before the first one runs. Raises RecipeError, and TrainError when two runs would share a folder.
     """
     runs: dict[str, Recipe] = {}
-    for combination in grid(changes):
-        name = run_name(combination)
+    for combination, name in named(changes):
         if name in runs:
             raise TrainError(f"two runs of the sweep would be called '{name}': name each value once")
         runs[name] = recipes.load(recipe, [*combination, f"out={json.dumps(str(out / name))}"])
@@ -153,9 +159,9 @@ def groups(
     varied = {
         key.strip() for key, _, values in (c.partition("=") for c in changes) if len(split_values(values)) > 1
     }
-    for combination in grid(changes):
+    for combination, name in named(changes):
         others = [c for c in combination if (key := c.partition("=")[0]) != SEED and key in varied]
-        together.setdefault(run_name(others) if others else "all", []).append(found[run_name(combination)])
+        together.setdefault(run_name(others) if others else "all", []).append(found[name])
     return list(together.items())
 
 

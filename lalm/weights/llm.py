@@ -111,7 +111,10 @@ def _config(folder: Path) -> dict[str, Any]:
         fields = json.loads((folder / "config.json").read_text())
         kind = str(fields["model_type"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise LLMError(f"'{folder}' is no LLM folder: its config.json cannot be read") from None
+        raise LLMError(
+            f"'{folder}' is no LLM folder: its config.json cannot be read; `lalm weights "
+            "list` has those with a name"
+        ) from None
     if kind not in CONFIG_MAPPING:
         way = "; convert it to the qwen2 format, or take a Qwen1.5" if kind == "qwen" else ""
         raise LLMError(

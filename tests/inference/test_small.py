@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lalm import Engine, Options, ask
-from lalm.inference.engine import SMALL
+from lalm.models import SMALL
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 

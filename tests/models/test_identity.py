@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lalm.doctor.weight_checks import other_parts
-from lalm.inference.engine import SMALL
+from lalm.models import SMALL
 from lalm.models.assemble import build_model
 from lalm.models.load import check_frozen, load_model, read_config
 from lalm.models.save import save_model

@@ -74,6 +74,7 @@ def test_the_command_writes_every_form(whisper, tmp_path, capsys, monkeypatch):
     )
     assert "umbrella" in (tmp_path / "speech.vtt").read_text()
     assert (tmp_path / "bell.vtt").read_text() == "WEBVTT\n\n"
+    assert "bell.flac: nobody speaks in it" in capsys.readouterr().err
 
 
 @pytest.mark.real

@@ -128,7 +128,7 @@ def test_what_cannot_be_judged_is_named(manifest, tmp_path):
     bare = tmp_path / "bare.jsonl"
     write_manifest(bare, [replace(ask([tmp_path / "a.wav"], "What?"), id="bare")])
     for judge, lack in (
-        (judge_by_metric(), "it lacks a task with a metric, not ''"),
+        (judge_by_metric(), "it lacks a task that `lalm tasks` lists, and its 'task' is ''"),
         (judge_by_llm(Rater()), "it lacks origin.transcript"),
     ):
         with pytest.raises(PreferenceError, match=f"'bare' cannot be judged by .*: {lack}"):

@@ -63,7 +63,7 @@ class ClipFolder(Samples):
         except FileNotFoundError:
             raise ReaderError(f"{name}: there is no {file.name} beside it") from None
         except UnicodeDecodeError:
-            raise ReaderError(f"{file.name} is not UTF-8 text") from None
+            raise ReaderError(f"{file.name} is not UTF-8 text: save it as such") from None
         if self._suffix != ".json":
             return {**known, "text": text}
         try:

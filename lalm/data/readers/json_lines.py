@@ -93,7 +93,7 @@ def _document(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
-        raise ReaderError(f"{path.name}: the file is not UTF-8 text") from None
+        raise ReaderError(f"{path.name}: the file is not UTF-8 text: save it as such") from None
     except json.JSONDecodeError as error:
         raise ReaderError(f"{path.name}:{error.lineno}: not JSON: {error.msg}") from None
     except RecursionError:

@@ -100,7 +100,7 @@ def _table(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text("utf-8-sig").split("\n")
     except UnicodeDecodeError:
-        raise ReaderError(f"{path} is not UTF-8 text") from None
+        raise ReaderError(f"{path} is not UTF-8 text: save it as such") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -86,7 +86,7 @@ class Tars(Samples):
             try:
                 row[TEXT] = archives.read(tar, f"{name}.txt").decode("utf-8-sig").strip()
             except UnicodeDecodeError:
-                raise ReaderError(f"{self.place(number)}.txt is not UTF-8 text") from None
+                raise ReaderError(f"{self.place(number)}.txt is not UTF-8 text: save it as such") from None
         return row
 
     def _seen(self) -> list[dict[str, Any]]:

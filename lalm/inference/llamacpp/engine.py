@@ -18,13 +18,14 @@ from transformers import StoppingCriteriaList
 
 from lalm.inference.answer import Answer
 from lalm.inference.device import pick_dtype
-from lalm.inference.engine import SMALL, Engine
+from lalm.inference.engine import Engine
 from lalm.inference.generation import Progress, processors_of
 from lalm.inference.llamacpp.gguf_file import FLOATS
 from lalm.inference.llamacpp.language_model import check_llm, write_llm
 from lalm.inference.llamacpp.library import library
 from lalm.inference.llamacpp.running import Llama
 from lalm.inference.options import Options
+from lalm.models import SMALL
 from lalm.models.alone import each_clip
 from lalm.models.load import load_model, model_folder, model_name
 from lalm.models.lora import merge_lora
