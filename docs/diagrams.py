@@ -1,5 +1,6 @@
-"""Makes the diagrams of the four systems, docs/pictures/NAME.svg: python docs/diagrams.py"""
+"""Makes docs/pictures: the four systems, NAME.svg, and the way of the data, data.svg: python docs/diagrams.py"""
 
+import re
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -30,6 +31,11 @@ class System:
     title: str
     columns: tuple[tuple[Box, ...], ...]
     stages: tuple[str, ...]
+    legend: tuple[tuple[str, str], ...] = (
+        (FROZEN, "frozen"),
+        (TRAINED, "learns, or comes from what learns"),
+        (TEXT, "data"),
+    )
 
 
 SYSTEMS = {
@@ -129,6 +135,56 @@ SYSTEMS = {
 }
 
 
+KINDS = ((TEXT, "data"), (FROZEN, "a room of the package"), (TRAINED, "what a system adds"))
+WAYS = {
+    "answering": System(
+        "Answering",
+        (
+            (Box("recording", ("file, pipe, bytes",), TEXT),),
+            (Box("audio/", ("load, decode, mix:", "float32, 16 kHz,", "and an account")),),
+            (Box("encoders/", ("frames (A, T, W)",)),),
+            (Box("systems/*/model", ("connector:", "audio tokens (K, D)"), TRAINED),),
+            (
+                Box("models/modeling", ("tokens fill the slots", "of the embeddings")),
+                Box("models/processing", ("chat template, ids,", "a slot an audio token"), TEXT),
+            ),
+            (Box("LLM", ("prompt, then token", "after token")),),
+            (Box("text", ("inference/engine,", "to cli/, serve/,", "evaluate/, doctor/"), TEXT),),
+        ),
+        (),
+        KINDS,
+    ),
+    "learning": System(
+        "Training",
+        (
+            (Box("manifest", ("any form of data", "recipe.yaml"), TEXT),),
+            (Box("data/", ("readers: Samples", "mixture, samplers")),),
+            (Box("training/batches", ("tensors, labels on", "the answers alone")),),
+            (Box("models/modeling", ("the same model", "as above")),),
+            (Box("objectives/", ("cross-entropy,", "distil, dpo, grpo, ..."), TRAINED),),
+            (Box("training/trainer", ("a step; validation",)),),
+            (Box("checkpoint", ("config, tensors, recipe;", "models/load opens it"), TEXT),),
+        ),
+        (),
+        KINDS,
+    ),
+}
+
+
+def stacked(systems: dict[str, System]) -> str:
+    """Several diagrams below one another as one SVG."""
+    made = [svg(system) for system in systems.values()]
+    sizes = [tuple(map(int, re.findall(r'viewBox="0 0 (\d+) (\d+)"', one)[0])) for one in made]
+    width, height = max(size[0] for size in sizes), sum(size[1] for size in sizes)
+    parts, top = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'], 0
+    for one, size in zip(made, sizes, strict=True):
+        parts.append(
+            one.rstrip().replace("<svg ", f'<svg y="{top}" width="{size[0]}" height="{size[1]}" ', 1)
+        )
+        top += size[1]
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
 def svg(system: System) -> str:
     """The diagram as SVG on white, which stands on light and on dark pages."""
     tall = max(sum(box.height + GAP // 2 for box in column) for column in system.columns) - GAP // 2
@@ -164,7 +220,7 @@ def svg(system: System) -> str:
             )
         before = middles
     x = GAP // 2
-    for fill, label in ((FROZEN, "frozen"), (TRAINED, "learns, or comes from what learns"), (TEXT, "data")):
+    for fill, label in system.legend:
         parts.append(
             f'<rect x="{x}" y="{legend - 12}" width="16" height="14" rx="3" fill="{fill}" stroke="{LINE}"/>'
             f'<text x="{x + 24}" y="{legend}" fill="{SOFT}">{label}</text>'
@@ -196,3 +252,4 @@ def _box(box: Box, x: int, y: int) -> list[str]:
 if __name__ == "__main__":
     for name, system in SYSTEMS.items():
         (Path(__file__).parent / "pictures" / f"{name}.svg").write_text(svg(system), encoding="utf-8")
+    (Path(__file__).parent / "pictures" / "data.svg").write_text(stacked(WAYS), encoding="utf-8")

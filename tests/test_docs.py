@@ -211,6 +211,8 @@ def test_the_diagrams_are_those_of_their_script():
     for name, system in made["SYSTEMS"].items():
         drawn = (ROOT / "docs" / "pictures" / f"{name}.svg").read_text(encoding="utf-8")
         assert made["svg"](system) == drawn, "run: python docs/diagrams.py"
+    drawn = (ROOT / "docs" / "pictures" / "data.svg").read_text(encoding="utf-8")
+    assert made["stacked"](made["WAYS"]) == drawn, "run: python docs/diagrams.py"
 
 
 @pytest.mark.parametrize("name", ["hear_and_ask", "train_and_evaluate"])

@@ -169,7 +169,8 @@ def preview(
         numbers = random.Random(seed).sample(range(len(samples)), len(numbers))
     from rich.console import Console
 
-    from lalm.cli.weights import SMALL, fetch_for
+    from lalm.cli.weights import fetch_for
+    from lalm.models import SMALL
     from lalm.models.load import open_processor
     from lalm.training.report import show_example
 
