@@ -1,4 +1,4 @@
-"""Makes docs/pictures: the four systems, NAME.svg, and the way of the data, data.svg: python docs/diagrams.py"""
+"""Makes docs/pictures: each system's NAME.svg, and the data's way, data.svg: python docs/diagrams.py"""
 
 import re
 from dataclasses import dataclass
@@ -146,7 +146,7 @@ WAYS = {
             (Box("systems/*/model", ("connector:", "audio tokens (K, D)"), TRAINED),),
             (
                 Box("models/modeling", ("tokens fill the slots", "of the embeddings")),
-                Box("models/processing", ("chat template, ids,", "a slot an audio token"), TEXT),
+                Box("question", ("models/processing:", "template, ids, slots"), TEXT),
             ),
             (Box("LLM", ("prompt, then token", "after token")),),
             (Box("text", ("inference/engine,", "to cli/, serve/,", "evaluate/, doctor/"), TEXT),),
@@ -161,12 +161,12 @@ WAYS = {
             (Box("data/", ("readers: Samples", "mixture, samplers")),),
             (Box("training/batches", ("tensors, labels on", "the answers alone")),),
             (Box("models/modeling", ("the same model", "as above")),),
-            (Box("objectives/", ("cross-entropy,", "distil, dpo, grpo, ..."), TRAINED),),
+            (Box("objectives/", ("cross-entropy,", "distil, dpo, grpo, ...")),),
             (Box("training/trainer", ("a step; validation",)),),
             (Box("checkpoint", ("config, tensors, recipe;", "models/load opens it"), TEXT),),
         ),
         (),
-        KINDS,
+        (),
     ),
 }
 
