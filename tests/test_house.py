@@ -31,7 +31,7 @@ MAY_USE = {
     "inference": ["audio", "data", "models", "papers", "weights"],
     "synthesis": ["data", "inference", "models", "weights"],
     "corpus": ["audio", "data", "weights"],
-    "tasks": ["audio", "corpus", "data", "papers", "synthesis"],
+    "tasks": ["audio", "corpus", "data", "inference", "papers", "synthesis"],
     "training": [
         *["audio", "data", "inference", "models", "papers", "synthesis", "systems", "weights"],
     ],

@@ -124,11 +124,15 @@ def corpus(
     language: Annotated[
         list[str] | None, typer.Option(help="Transcribe this language only; may be repeated.")
     ] = None,
+    every_question: Annotated[
+        bool, typer.Option("--every-question", help="Counting, order and choices are learned, too.")
+    ] = False,
 ) -> None:
     """Every task of a `lalm corpus build` folder, a manifest each."""
     from lalm.tasks import recordings
 
-    for name, count in recordings.build(source, out, seed=seed, languages=language or []).items():
+    counts = recordings.build(source, out, seed=seed, languages=language or [], every_question=every_question)
+    for name, count in counts.items():
         print(f"{name:<24} {count:>7}")
     print(f"The manifests are in {out}.")
 

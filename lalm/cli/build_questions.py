@@ -1,7 +1,8 @@
 """``lalm build qa``, ``nlar``, ``spoken``, ``sac``: questions that an LLM writes, or that a voice speaks."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,8 +24,16 @@ QA_TOKENS, LONG_QA_TOKENS = 128, 320  # of a reply with a question and its answe
 def qa(
     source: Manifest,
     out: NewManifest,
+    form: Annotated[
+        Literal["short", "detailed", "choice"],
+        typer.Option(help="Short answers, answers that explain, or four options; the last two are checked."),
+    ] = "short",
+    each: Annotated[int, typer.Option(min=1, help="detailed, choice: questions a text.")] = 1,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="detailed, choice: the LLM answers what it wrote.")
+    ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
-    long: Annotated[bool, typer.Option("--long", help="Long answers.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="short: long answers.")] = False,
     llm: Llm = WRITER,
     url: Url = None,
     columns: Columns = None,
@@ -33,19 +42,42 @@ def qa(
     """Questions with answers that an LLM writes about a manifest's transcripts or captions."""
     from lalm.cli.opening import open_writer, progress_bar
     from lalm.synthesis.completions import Sampling
+    from lalm.tasks.checked_questions import write_checked_questions
     from lalm.tasks.question_answers import write_questions
 
+    if form == "short" and (each > 1 or not verify):
+        raise ValueError("--each and --no-verify are for --form detailed and --form choice")
+    if form != "short" and long:
+        raise ValueError(f"--long is for --form short: answers of --form {form} are as long as they are")
     reading = reading_of(columns, audio=audio)
-    sampling = Sampling(max_new_tokens=LONG_QA_TOKENS if long else QA_TOKENS, seed=seed)
+    tokens = QA_TOKENS if form == "short" and not long else LONG_QA_TOKENS
+    sampling = Sampling(max_new_tokens=tokens, seed=seed)
     writer = open_writer(llm, url)
+    faults: Mapping[str, int] = {}
     with progress_bar("questions") as progress:
-        counts = write_questions(
-            source, out, writer, sampling=sampling, long=long, reading=reading, progress=progress
-        )
+        if form == "short":
+            counts = write_questions(
+                source, out, writer, sampling=sampling, long=long, reading=reading, progress=progress
+            )
+        else:
+            counts, faults = write_checked_questions(
+                source,
+                out,
+                writer,
+                form,
+                sampling=sampling,
+                each=each,
+                verify=verify,
+                reading=reading,
+                progress=progress,
+            )
+    what = "replies with a fault" if form != "short" else "malformed replies"
     print(
         f"{out}: {counts.written} questions written, {counts.existing} were there already, "
-        f"{counts.retried} malformed replies asked for again, {counts.dropped} rows dropped"
+        f"{counts.retried} {what} asked for again, {counts.dropped} rows dropped"
     )
+    for fault, count in sorted(faults.items(), key=lambda row: -row[1]):
+        print(f"  {count:>6} replies: {fault}")
 
 
 def nlar(

@@ -133,7 +133,11 @@ def read_pair(text: str) -> tuple[str, str] | None:
     return question, answer
 
 
-def _requests(manifest: Path, long: bool, seed: int, reading: Reading | None) -> Iterator[Request]:
+def texts_of(manifest: Path, reading: Reading | None = None) -> Iterator[tuple[Sample, str]]:
+    """The clips of a manifest, each with its id, its task and the text that is asked about.
+
+    Raises SourceError naming the row that lacks something, or whose task has no such text.
+    """
     seen: set[str] = set()
     for number, sample in enumerate(read_manifest(manifest, reading), 1):
         place = f"{manifest.name}:{number}"
@@ -148,6 +152,11 @@ def _requests(manifest: Path, long: bool, seed: int, reading: Reading | None) ->
         if sample.id in seen:
             raise SourceError(f"{place}: the id '{sample.id}' belongs to an earlier row too")
         seen.add(sample.id)
+        yield sample, text
+
+
+def _requests(manifest: Path, long: bool, seed: int, reading: Reading | None) -> Iterator[Request]:
+    for sample, text in texts_of(manifest, reading):
         row_id = f"{ABOUT[sample.task][0]}-{sample.id}"
         digest = int(hashlib.sha256(f"{seed} {row_id}".encode()).hexdigest()[:15], 16)
         yield Request(sample, text, row_id, long, digest)

@@ -1,7 +1,7 @@
 """Turns a folder of ``lalm corpus build`` into one manifest per task, for training and for testing.
 
     OUT/{train,valid}/TASK.jsonl                 trained tasks: asr, asr_scenes, caption, tags, language,
-                                                 gender, audio_qa
+                                                 gender, audio_qa (all kinds of questions where asked for)
     OUT/{test_known,test_unseen}/TASK.jsonl      the same, and tasks that nothing trains: untrained_qa
                                                  (counting, order, choice of four), instructions (one word,
                                                  ten words, a given language, bare yes or no), story
@@ -32,11 +32,14 @@ QUESTION_GROUP = 300  # recordings that are asked about together: ``questions`` 
 Make = Callable[[Sample], Sample | None]
 
 
-def build(folder: Path, out: Path, *, seed: int = 0, languages: Sequence[str] = ()) -> dict[str, int]:
+def build(
+    folder: Path, out: Path, *, seed: int = 0, languages: Sequence[str] = (), every_question: bool = False
+) -> dict[str, int]:
     """Write the manifests; returns how many samples each holds, by its path below ``out``.
 
     ``languages`` ("english") are those of the asr manifests; all when empty. Training and validation samples
-    draw their prompts with ``seed``; tests have the task's first prompt.
+    draw their prompts with ``seed``; tests have the task's first prompt. With ``every_question`` counting,
+    order and choices are among the questions to learn from, too.
     """
     if not (folder / "corpus.json").is_file():
         raise ValueError(f"'{folder}' is not a folder of 'lalm corpus build': it has no corpus.json")
@@ -65,7 +68,7 @@ def build(folder: Path, out: Path, *, seed: int = 0, languages: Sequence[str] = 
             made = (item for sample in samples if (item := make(sample)) is not None)
             path = out / split / f"{name}.jsonl"
             counts[f"{split}/{name}"] = write_manifest(path, instruct(made, seed=None if test else seed))
-        asked: dict[str, Iterable[Sample]] = {"audio_qa": _questions(samples, split, seed)}
+        asked: dict[str, Iterable[Sample]] = {"audio_qa": _questions(samples, split, seed, every_question)}
         for name, items in (_held_out(folder, split) if test else asked).items():
             counts[f"{split}/{name}"] = write_manifest(out / split / f"{name}.jsonl", items)
     return counts
@@ -126,13 +129,13 @@ def _story(sample: Sample) -> Sample | None:
     return _bare(sample, "story", "") if sample.origin["kind"] != "repetition" else None
 
 
-def _questions(samples: Sequence[Sample], split: str, seed: int) -> Iterator[Sample]:
+def _questions(samples: Sequence[Sample], split: str, seed: int, every: bool) -> Iterator[Sample]:
     """Questions about the content with their answers as targets, in groups of recordings."""
     rng = np.random.default_rng([seed, *split.encode()])
     order = [_recording(samples[i]) for i in rng.permutation(len(samples))]
     for start in range(0, len(order), QUESTION_GROUP):
         for item in questions(order[start : start + QUESTION_GROUP], rng):
-            if item.task in TRAINED_QUESTIONS:
+            if every or item.task in TRAINED_QUESTIONS:
                 yield replace(item.with_target(_answer(item)), split=split)
 
 
