@@ -17,6 +17,7 @@ FEWEST_WORDS, MOST_WORDS = 3, 40  # of a question
 MOST_OPTION_WORDS = 10
 LONGER = 2.5  # times as long as every wrong option, and the right one is told by its length
 FUZZY = ("speech", "music", "ambience")  # groups whose sounds may be heard as one another
+THINGS = ("animal", "instrument", "vehicle", "weather")  # groups whose labels end in what makes the sound
 _OF_THE_TEXT = re.compile(
     r"\b(?:captions?|texts?|descri(?:bed|ptions?)|passages?|sentences?|transcripts?|statements?|"
     r"mention(?:ed|s)?|stated|according to)\b",
@@ -100,7 +101,7 @@ def fault_of_answer(question: str, answer: str, facts: Facts, *, inferred: bool)
         return "a number that is not known"
     claimed = set(held_words(answer))  # what is denied is not claimed
     for sound in classes().values():
-        own = stems(sound.name)
+        own = stems(sound.label.split("/")[1] if sound.group in THINGS else sound.name)
         if own <= claimed and not own & facts.stems and not own & asked:
             return "a sound that is not there"
     if not inferred and not (said & facts.stems) - asked and not _numbers(answer):
