@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lalm.models.classes import ModelError
@@ -96,6 +96,29 @@ def set_lora_scale(model: AudioLMForConditionalGeneration, scale: float | None) 
 def trained_lora_scale(config: AudioLMConfig) -> float | None:
     """The LoRA scale that training had, alpha / rank, of layers that no pattern names; None without LoRA."""
     return config.lora["alpha"] / config.lora["rank"] if config.lora else None
+
+
+def merged_state(model: AudioLMForConditionalGeneration) -> dict[str, Tensor]:
+    """The model's tensors with LoRA added to the weights that it sits beside; the model stays as it is.
+
+    Names are those of a model without LoRA. Raises ModelError for LoRA on anything but linear layers.
+    """
+    from peft.tuners.lora import LoraLayer  # takes seconds to import
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
+    state = {
+        name.replace(".base_layer.", "."): tensor.detach()
+        for name, tensor in model.state_dict().items()
+        if "lora_" not in name
+    }
+    for name, layer in layers.items():
+        weight = f"{name}.weight"
+        if not isinstance(layer, LoraLayer) or weight not in state:
+            raise ModelError(f"the LoRA of '{name}' can be merged for good only")
+        for adapter in layer.active_adapters:
+            state[weight] = state[weight] + layer.get_delta_weight(adapter).to(state[weight].dtype)
+    return state
 
 
 def merge_lora(model: AudioLMForConditionalGeneration) -> None:

@@ -149,6 +149,8 @@ class Recipe(Section):
             raise ValueError("'optim.packing' is for answers, and goes with no 'align'")
         if self.grpo is not None and self.grpo.updates > 1 and self.lora is not None and self.lora.dropout:
             raise ValueError("'grpo.updates' above 1 compares with what was drawn: set 'lora.dropout' to 0")
+        if self.grpo is not None and self.grpo.rollouts and self.optim.dtype in ("int8", "nf4"):
+            raise ValueError(f"'grpo.rollouts' sends whole weights, not such in {self.optim.dtype}")
         packed = self.data.separate or self.optim.batch_tokens or self.optim.batch_s
         if self.grpo is not None and self.grpo.curriculum and packed:
             raise ValueError(

@@ -167,6 +167,19 @@ class Reward(Section):
         return self.name.rpartition(":")[2]
 
 
+class RolloutServer(Section):
+    """A vLLM server that draws GRPO's answers; see ``lalm.training.objectives.rollout_server``.
+
+    ``url``: its OpenAI API. ``folder``: where the weights lie for it to load, under the same path there
+    (None: ``served`` in the run's folder). ``cap``: the most that a token counts which the model, as it is
+    here, would draw more often than the server did.
+    """
+
+    url: Name
+    folder: Name | None = None
+    cap: float = Field(2.0, ge=1)
+
+
 class Grpo(Section):
     """Learn from rewards of answers drawn in groups; see ``lalm.training.objectives.grpo``.
 
@@ -176,7 +189,8 @@ class Grpo(Section):
     before the limit cost more and more; ``drop_cut``: answers that the limit cut off teach nothing.
     ``unheard_weight``: what a prompt counts that is answered rightly without its recordings.
     ``curriculum``: so many answers are drawn to each prompt before the first step, and the prompts come from
-    easy to hard (``lalm.training.objectives.curriculum``; 0: in a drawn order).
+    easy to hard (``lalm.training.objectives.curriculum``; 0: in a drawn order). ``rollouts``: who draws the
+    answers (None: the model itself, in this process).
     """
 
     rewards: list[Reward] = Field(min_length=1)
@@ -195,9 +209,15 @@ class Grpo(Section):
     drop_cut: bool = False
     unheard_weight: float = Field(1.0, ge=0, le=1)
     curriculum: Count = 0
+    rollouts: RolloutServer | None = None
 
     @model_validator(mode="after")
     def _within_the_limit(self) -> Self:
+        if self.rollouts is not None and (self.top_p, self.top_k, self.min_p) != (1, 0, 0):
+            raise ValueError(
+                "'rollouts' weighs tokens by the server's log-probabilities, which 'top_p', 'top_k' and "
+                "'min_p' cut off: take them out"
+            )
         if self.overlong > self.max_new_tokens:
             raise ValueError(f"'overlong' is at most max_new_tokens ({self.max_new_tokens})")
         return self

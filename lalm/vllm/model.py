@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from vllm.config import VllmConfig
+from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 from vllm.model_executor.models.interfaces import SupportsMultiModal, SupportsPP
 from vllm.model_executor.models.utils import init_vllm_registered_model, maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -121,5 +122,10 @@ class HearingLLM(nn.Module, SupportsMultiModal, SupportsPP):
                     yield name.replace("model.language_model.", "model.", 1), tensor
 
         loaded = {f"language_model.{name}" for name in self.language_model.load_weights(others())}
-        self.hearing.load_state_dict(ours)
+        own = {**dict(self.hearing.named_parameters()), **dict(self.hearing.named_buffers())}
+        expected = self.hearing.state_dict().keys()
+        if lost := sorted(expected ^ ours.keys()):
+            raise ValueError(f"the weights of encoder and connector do not fit: '{lost[0]}'")
+        for name, tensor in ours.items():  # by vLLM's loaders, which alone reach a model that is reloaded
+            getattr(own[name], "weight_loader", default_weight_loader)(own[name], tensor)
         return loaded | {f"hearing.{name}" for name, _ in self.hearing.named_parameters()}

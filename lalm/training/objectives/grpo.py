@@ -16,6 +16,7 @@ says what they count (AudioMCQ, arXiv 2509.21060, leaves them out).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from lalm.models.processing import AudioLMProcessor
 from lalm.training.batches import Batch, Batches, Collator
 from lalm.training.objectives.dpo import check_adapter, frozen_copy, reference_model
 from lalm.training.objectives.rewards import RewardError, check_rewardable, reward_of
+from lalm.training.objectives.rollout_server import Server
 from lalm.training.objectives.rollouts import Rollouts, draw, prompt_batch, row_seeds, unheard
 from lalm.training.report import Report
 from lalm.training.sections import Grpo
@@ -58,11 +60,12 @@ def policy_loss(
     advantage: Tensor,
     settings: Grpo,
     reference: Tensor | None = None,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of drawn answers and what is logged of it.
 
     new, old, reference: (R,) log-probabilities of all answers' tokens; rows: (R,) which of the B answers each
-    is of; advantage: (B,).
+    is of; advantage: (B,); weight: (R,) what each counts, where another program drew them.
     """
     count = len(advantage)
     lengths = new.new_zeros(count).index_add(0, rows, torch.ones_like(new)).clamp(min=1)  # (B,)
@@ -73,6 +76,8 @@ def policy_loss(
     low, high = settings.clip
     clipped = ratio.clamp(1 - low, 1 + high)
     losses = -torch.minimum(ratio * own, clipped * own)
+    if weight is not None:
+        losses = losses * weight
     found = {"clipped": ((ratio != clipped) & (clipped * own < ratio * own)).float().mean().detach()}
     if reference is not None:
         kl = (reference - new).exp() - (reference - new) - 1
@@ -115,6 +120,20 @@ class Repeated(Dataset[Batch]):
         return self._batches[step // self._updates * self._accumulation + part]
 
 
+@dataclass
+class Kept:
+    """Drawn answers for as many updates as they serve.
+
+    rows: their batch; advantage: (B,); old: (R,) log-probabilities of their tokens when they were drawn, or
+    empty, where they serve once; weight: (R,) what each token counts, or empty, where all count alike.
+    """
+
+    rows: dict[str, Tensor]
+    advantage: Tensor
+    old: Tensor
+    weight: Tensor
+
+
 class GroupTrainer(RecipeTrainer):
     """The recipe's trainer with rewards; logs the reward, its parts, its spread within groups and more.
 
@@ -127,7 +146,10 @@ class GroupTrainer(RecipeTrainer):
         self.model_accepts_loss_kwargs = False  # the loss is a mean over answers
         self._grpo = settings
         self._rewards = [(reward, reward_of(reward)) for reward in settings.rewards]
-        self._kept: dict[int, tuple[dict[str, Tensor], Tensor, Tensor]] = {}  # part -> rows, advantage, old
+        self._kept: dict[int, Kept] = {}  # by part of the step
+        self._server = None
+        if settings.rollouts is not None:
+            self._server = Server(settings.rollouts, self._processor, settings, self._out)
         if any(parameter.requires_grad for parameter in self.model.model.audio_tower.parameters()):
             raise RewardError("grpo: answers are drawn from frames that stay, so the encoder cannot train")
         self._copy: AudioLMForConditionalGeneration | None = None
@@ -150,14 +172,16 @@ class GroupTrainer(RecipeTrainer):
         step, part = self.state.global_step, self._next_part()
         if step % settings.updates == 0 or part not in self._kept:
             self._kept[part] = self._drawn(prompts, samples, clips, step, part)
-        rows, advantage, old = self._kept[part]
+        kept = self._kept[part]
+        rows, old = kept.rows, kept.old
         reference = self._log_probs(rows, reference=True) if settings.kl > 0 else None
         found: dict[str, Tensor] = {}
 
         def answer_loss(hidden: Tensor, targets: Tensor, owners: Tensor) -> Tensor:
             new, entropy = token_log_probs(plain, hidden, targets, settings.temperature)
             before = new.detach() if not len(old) else old
-            loss, told = policy_loss(new, before, owners, advantage, settings, reference)
+            weight = kept.weight if len(kept.weight) else None
+            loss, told = policy_loss(new, before, owners, kept.advantage, settings, reference, weight)
             found.update(told, entropy=entropy.mean())
             return loss
 
@@ -182,31 +206,32 @@ class GroupTrainer(RecipeTrainer):
         clips: Sequence[int],
         step: int,
         part: int,
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """New answers: their rows, their advantages, and their tokens' log-probabilities where these are
-        needed, because the answers serve more than one update."""
+    ) -> Kept:
+        """New answers, drawn here or by a server."""
         settings = self._grpo
         place = (step * self.args.gradient_accumulation_steps + part) * self.args.world_size
         seeds = row_seeds(self.args.seed, place + self.args.process_index, len(samples) * settings.group)
-        drawn = draw(
-            self.model,
-            self._processor,
-            prompts,
-            clips,
-            settings.group,
-            settings,
-            settings.max_new_tokens,
-            seeds,
-        )
+        if self._server is not None:
+            if part == 0 and self.args.process_index == 0:
+                self._server.load(self.model)
+            self.accelerator.wait_for_everyone()
+            drawn = self._server.draw(self.model, prompts, samples, clips, seeds)
+        else:
+            drawn = self._answers(prompts, clips, settings.group, seeds)
         rewards = self._rewarded(samples, drawn, settings.group)
         advantage = advantages(rewards, settings.group, settings.loss)
         advantage = advantage * self._counts(samples).repeat_interleave(settings.group)
         if settings.drop_cut:
             advantage = advantage * (1 - torch.tensor(drawn.cut, dtype=torch.float32))
         self._note_groups(samples, drawn, rewards)
-        advantage = advantage.to(self.args.device)
-        old = self._log_probs(drawn.batch, reference=False) if settings.updates > 1 else torch.zeros(0)
-        return drawn.batch, advantage, old
+        old, weight = torch.zeros(0), torch.zeros(0)
+        if settings.updates > 1 or drawn.log_probs is not None:
+            old = self._log_probs(drawn.batch, reference=False)
+        if drawn.log_probs is not None and settings.rollouts is not None:
+            gap = old - drawn.log_probs.to(old.device)
+            weight = gap.exp().clamp(max=settings.rollouts.cap)
+            self.note("sampler_gap", float(gap.abs().mean()))
+        return Kept(drawn.batch, advantage.to(self.args.device), old, weight)
 
     def _answers(
         self, prompts: Mapping[str, Tensor], clips: Sequence[int], group: int, seeds: Sequence[int] | None
@@ -302,8 +327,8 @@ class GroupTrainer(RecipeTrainer):
         if self._grpo.updates > 1 and self.state.global_step % self._grpo.updates:
             tensors = {
                 f"{part}.{name}": value.contiguous()
-                for part, (rows, advantage, old) in self._kept.items()
-                for name, value in {**rows, "advantage": advantage, "old": old}.items()
+                for part, kept in self._kept.items()
+                for name, value in {**kept.rows, **_tensors(kept)}.items()
             }
             save_file(tensors, Path(output_dir or self._out) / ROLLOUTS)
 
@@ -314,12 +339,17 @@ class GroupTrainer(RecipeTrainer):
         file = Path(resume_from_checkpoint) / ROLLOUTS
         if not file.is_file():
             return
+        found: dict[int, dict[str, Tensor]] = {}
         for key, value in load_file(file, device=str(self.args.device)).items():
             part, _, name = key.partition(".")
-            rows, _, _ = self._kept.setdefault(int(part), ({}, value, value))
-            rows[name] = value
-        for part, (rows, _, _) in self._kept.items():
-            self._kept[part] = (rows, rows.pop("advantage"), rows.pop("old"))
+            found.setdefault(int(part), {})[name] = value
+        for at, rows in found.items():
+            own = {name: rows.pop(name) for name in ("advantage", "old", "weight")}
+            self._kept[at] = Kept(rows, **own)
+
+
+def _tensors(kept: Kept) -> dict[str, Tensor]:
+    return {"advantage": kept.advantage, "old": kept.old, "weight": kept.weight}
 
 
 def group_collator(processor: AudioLMProcessor, read: Read, settings: Grpo) -> Collator:

@@ -24,12 +24,14 @@ class Rollouts:
     """Drawn answers of P prompts, G each, those of a prompt behind one another.
 
     ``batch``: rows of prompt and answer, (P * G, L), labels on the answer and its end, and the audio of each
-    row; ``texts``: the answers; ``cut``: which of them the token limit ended.
+    row; ``texts``: the answers; ``cut``: which of them the token limit ended. ``log_probs``: (R,) of all
+    answers' tokens, by who drew them, where that was another program.
     """
 
     batch: dict[str, Tensor]
     texts: list[str]
     cut: list[bool]
+    log_probs: Tensor | None = None
 
 
 def row_seeds(seed: int, step: int, rows: int) -> list[int]:
@@ -64,11 +66,20 @@ def draw(
     draws = LogitsProcessorList([RowDraws(len(prompts["input_ids"]), list(seeds), drawing)])
     ids = model.generate(**prompts, generation_config=settings, logits_processor=draws)
     model.train(training)
-    answers = [_until_end(row, ends) for row in ids.tolist()]
+    return collected(processor, prompts, [_until_end(row, ends) for row in ids.tolist()], ends)
+
+
+def collected(
+    processor: AudioLMProcessor,
+    prompts: Mapping[str, Tensor],
+    answers: Sequence[Sequence[int]],
+    ends: set[int],
+) -> Rollouts:
+    """Prompts, a row an answer, with the token ids of their answers behind them."""
     rows = []
     for row, mask, answer in zip(prompts["input_ids"], prompts["attention_mask"], answers, strict=True):
         prompt = row[mask.bool()].tolist()
-        rows.append((prompt + answer, [IGNORE_INDEX] * len(prompt) + answer))
+        rows.append(([*prompt, *answer], [IGNORE_INDEX] * len(prompt) + list(answer)))
     pad = processor.tokenizer.pad_token_id
     made = {name: value for name, value in prompts.items() if name in PER_CLIP}
     made["input_ids"] = _padded([ids for ids, _ in rows], pad)
