@@ -21,8 +21,7 @@ def changed(folder: Path, control: str) -> dict[str, str]:
         there = {kept.answer.sample.id: kept.answer for kept in other[task]}
         both = [(a, there[a.sample.id]) for kept in heard[task] if (a := kept.answer).sample.id in there]
         values = [float((a.read or a.text) != (b.read or b.text)) for a, b in both]
-        own = interval(proportion(values), [a.recording for a, _ in both])
-        found[task] = f"{own.value:.2f} [{own.low:.2f}, {own.high:.2f}], n={len(both)}"
+        found[task] = str(interval(proportion(values), [a.recording for a, _ in both]))
     return found
 
 

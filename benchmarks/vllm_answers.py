@@ -18,7 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,13 +79,15 @@ def theirs(url: str) -> tuple[list[str], list[list[int]]]:
 
 
 @contextmanager
-def serving(python: str, folder: Path, log: Path) -> Iterator[str]:
-    """The address of a server of ``folder``, which ends with the block."""
+def serving(python: str, folder: Path, log: Path, more: Sequence[str] = ()) -> Iterator[str]:
+    """The address of a server of ``folder``, which ends with the block; ``more``: of its options."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     argv = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--enforce-eager"]
     argv += ["--port", str(port), "--dtype", "float32", "--max-model-len", "2048", "--max-num-seqs", "4"]
+    argv += more
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", **os.environ}
+    environment["VLLM_SERVER_DEV_MODE"] = "1"  # /collective_rpc and /server_info, for grpo_vllm.py
     with log.open("wb") as file:
         server = subprocess.Popen(argv, stdout=file, stderr=file, env=environment, start_new_session=True)
     url, began = f"http://127.0.0.1:{port}/v1", time.monotonic()
