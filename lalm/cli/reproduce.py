@@ -14,7 +14,7 @@ def reproduce(
     paper: Annotated[
         str,
         typer.Argument(
-            help="acdc, salmonn, apt, qwen2-audio, learning, small (the packaged model), or an experiment's YAML file.",
+            help="acdc, salmonn, apt, qwen2-audio, learning, small (the packaged model), or a YAML file.",
             show_default=False,
         ),
     ],
