@@ -123,3 +123,19 @@ def test_a_run_begins_with_the_prompts_it_answers_best(tmp_path):
     assert lines(out, "reward")[4] == pytest.approx((11 + 10 + 9 + 8) / 48, abs=1e-5)
     with pytest.raises(ValueError, match=r"'grpo.curriculum' orders the prompts"):
         settings(world, tmp_path / "no", **{**fields, "optim": {**fields["optim"], "batch_s": 9.0}})
+
+
+def test_votes_teach_without_any_answer_known(tmp_path):
+    """AQA-TTRL's test-time form: nothing but prompts; the answers of a group come to agree."""
+    world = training_world(tmp_path, dropout=0.0)
+    bare = [Sample(s.prompt().messages, id=s.id) for s in read_manifest(world / "train.jsonl")]
+    write_manifest(world / "train.jsonl", bare)
+    fields: dict[str, Any] = {
+        "grpo": {"rewards": [{"name": "vote"}], "group": 8, "max_new_tokens": 1, "temperature": 0.7},
+        "optim": {"learning_rate": 2e-2, "batch_size": 4, "max_steps": 25, "schedule": "constant"},
+        "lora": {"rank": 4, "alpha": 8, "dropout": 0.0},
+        "data": {"valid": []},
+        "every": {"log": 1, "save": 50, "valid": 0},
+    }
+    agreed = list(lines(train.run(settings(world, tmp_path / "run", **fields)), "reward_vote").values())
+    assert sum(agreed[-5:]) / 5 > sum(agreed[:5]) / 5 + 0.2

@@ -24,6 +24,7 @@ from lalm.cli.export import complete
 from lalm.data.readers import read_manifest
 from lalm.data.sample import Sample, write_manifest
 from lalm.models.load import load_model
+from lalm.training import recipe as recipes
 from lalm.training import run as train
 from lalm.training.objectives import grpo, rollouts
 from lalm.training.objectives.rollout_server import RolloutError
@@ -109,7 +110,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve questions, a model of one step, and that model whole."""
     folder = training_world(tmp_path_factory.mktemp("served"), dropout=0.0)
     (folder / "mine.py").write_text("def many_e(sample, answer):\n    return answer.count('e') / 8\n")
-    start = settings(folder, folder / "start", optim={"learning_rate": 1e-4, "batch_size": 2, "max_steps": 1})
+    one = {"learning_rate": 1e-4, "batch_size": 2, "max_steps": 1}
+    start = settings(folder, folder / "start", optim=one, lora=None)
     train.run(start)
     complete(folder / "start", folder / "whole", "float32")
     samples = [replace(s.prompt(), references=("e",)) for s in read_manifest(folder / "train.jsonl")]
@@ -150,7 +152,6 @@ def run(
     world: Path, out: Path, url: str, steps: int = 3, section: dict[str, Any] | None = None, **changes: Any
 ) -> Path:
     fields: dict[str, Any] = {
-        "init": {"from": str(world / "start")},
         "grpo": {
             "rewards": [{"name": f"{world}/mine.py:many_e"}],
             "group": 4,
@@ -163,7 +164,8 @@ def run(
         "lora": {"rank": 4, "alpha": 8, "dropout": 0.0},
         "every": {"log": 1, "save": 2, "valid": 0},
     }
-    return train.run(settings(world, out, **(fields | changes)))
+    own = settings(world, out, **(fields | changes))
+    return train.run(recipes.changed(own, [f"init={{from: {world / 'start'}}}"]))
 
 
 @pytest.mark.parametrize("section", [{}, {"updates": 2, "temperature": 0.7}], ids=["once", "two updates"])
