@@ -40,7 +40,7 @@ from lalm.training.parallel.fsdp2 import full_gradient
 PREFERENCE = ("margin", "accuracy", "kl", "chosen_log_prob", "rejected_log_prob")
 RETRIEVAL = tuple(f"{way}_recall_at_{k}" for way in ("audio_to_text", "text_to_audio") for k in (1, 5, 10))
 DISTILLED = ("cross_entropy", "distance")  # and "kl"
-REWARDED = ("reward", "spread", "cut", "tokens", "entropy", "clipped", "unheard", "recall")
+REWARDED = ("reward", "spread", "cut", "tokens", "entropy", "clipped", "unheard", "sampler_gap", "recall")
 LOGGED = (
     *("loss", "loss_audio", "loss_text", "learning_rate", "grad_norm", *PREFERENCE, *DISTILLED, *REWARDED),
     *("atc", "atm", "agtg", *RETRIEVAL),

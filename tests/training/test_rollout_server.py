@@ -109,7 +109,7 @@ def _heard(message: dict[str, Any]) -> Any:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve questions, a model of one step, and that model whole."""
     folder = training_world(tmp_path_factory.mktemp("served"), dropout=0.0)
-    (folder / "mine.py").write_text("def many_e(sample, answer):\n    return answer.count('e') / 8\n")
+    (folder / "mine.py").write_text("def odd(sample, answer):\n    return sum(map(ord, answer)) % 7 / 7\n")
     one = {"learning_rate": 1e-4, "batch_size": 2, "max_steps": 1}
     start = settings(folder, folder / "start", optim=one, lora=None)
     train.run(start)
@@ -153,7 +153,7 @@ def run(
 ) -> Path:
     fields: dict[str, Any] = {
         "grpo": {
-            "rewards": [{"name": f"{world}/mine.py:many_e"}],
+            "rewards": [{"name": f"{world}/mine.py:odd"}],
             "group": 4,
             "max_new_tokens": 6,
             "rollouts": {"url": url},
