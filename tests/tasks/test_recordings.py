@@ -128,6 +128,14 @@ def test_trained_questions_are_right_and_the_untrained_stay_in_the_tests(corpus,
     assert {message_text(s.messages[0]) for s in stories} == {prompts()["story"][0]}
 
 
+def test_every_kind_of_question_can_be_learned(corpus, tmp_path):
+    build(corpus, tmp_path / "out", every_question=True)
+    asked = {s.task: s for s in manifest(tmp_path / "out", "train/audio_qa")}
+    assert {"presence", "how_many", "order"} <= set(asked)
+    assert (asked["how_many"].target, asked["how_many"].references) == ("3.", ("3", "three"))
+    assert asked["order"].target == "A person speaking." and "dog" in asked["order"].choices[1]
+
+
 def test_languages_and_folders_are_checked(corpus, tmp_path):
     assert build(corpus, tmp_path / "out", languages=["French"])["train/asr"] == 0
     with pytest.raises(ValueError, match="no recording speaks 'klingon'"):
