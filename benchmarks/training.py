@@ -27,13 +27,16 @@ from typing import Any
 import numpy as np
 import torch
 
-SIDES = {  # name -> dtype of the frozen parts, plain loop, frame cache
-    "plain": ("float32", True, False),
-    "lalm": ("float32", False, False),
-    "lalm with cache": ("float32", False, True),
-    "plain, bfloat16": ("bfloat16", True, False),
-    "lalm, bfloat16": ("bfloat16", False, False),
-    "lalm, bfloat16, with cache": ("bfloat16", False, True),
+SIDES = {  # name -> dtype of the frozen parts, plain loop, frame cache, packed rows
+    "plain": ("float32", True, False, False),
+    "lalm": ("float32", False, False, False),
+    "lalm with cache": ("float32", False, True, False),
+    "lalm packed, with cache": ("float32", False, True, True),
+    "plain, bfloat16": ("bfloat16", True, False, False),
+    "lalm, bfloat16": ("bfloat16", False, False, False),
+    "lalm, bfloat16, packed": ("bfloat16", False, False, True),
+    "lalm, bfloat16, with cache": ("bfloat16", False, True, False),
+    "lalm, bfloat16, packed, with cache": ("bfloat16", False, True, True),
 }
 SIZES = {  # encoder width, layers; LLM width, layers; vocabulary
     "tiny": (64, 2, 64, 2, 2_000),
@@ -113,7 +116,9 @@ def write_clips(folder: Path, count: int) -> None:
     write_manifest(folder / "train.jsonl", samples)
 
 
-def recipe_of(folder: Path, batch_size: int, accumulation: int, dtype: str, cached: bool) -> Any:
+def recipe_of(
+    folder: Path, batch_size: int, accumulation: int, dtype: str, cached: bool, packing: bool
+) -> Any:
     """The recipe both sides follow."""
     from lalm.training.recipe import Recipe
 
@@ -132,6 +137,7 @@ def recipe_of(folder: Path, batch_size: int, accumulation: int, dtype: str, cach
             "accumulation": accumulation,
             "max_steps": 1,
             "dtype": dtype,
+            "packing": packing,
         },
         "cache": str(folder / "frames") if cached else None,
         "out": str(folder / "out"),
@@ -142,30 +148,32 @@ def recipe_of(folder: Path, batch_size: int, accumulation: int, dtype: str, cach
 def run_side(side: str, folder: Path, batch_size: int, part: int, steps: int) -> dict[str, Any]:
     """Losses, processor and clock seconds of the steps, and peak memory of this process.
 
-    A step of ``batch_size`` samples is one batch in the plain loop, here batches of ``part``.
+    A step of ``batch_size`` samples is one batch in the plain loop and where rows are packed, else batches of
+    ``part``.
     """
     from rich.console import Console
 
     from lalm.training import run as train
-    from lalm.training.batches import Batches
+    from lalm.training.batches import Batches, Collator
     from lalm.training.clip_loading import reader
     from lalm.training.malloc import keep_freed_memory
+    from lalm.training.manifests import mixtures, training_sources
 
     torch.manual_seed(0)
-    dtype, plain, cached = SIDES[side]
+    dtype, plain, cached, packing = SIDES[side]
     if not plain:
         keep_freed_memory()  # as ``lalm train`` does on a CPU
-    parts = 1 if plain else batch_size // part
-    recipe = recipe_of(folder, batch_size // parts, parts, dtype, cached)
+    parts = 1 if plain or packing else batch_size // part
+    recipe = recipe_of(folder, batch_size // parts, parts, dtype, cached, packing)
     model, processor = train.build(recipe)
-    mixture, _ = train.mixtures(recipe, model, Console(quiet=True))
+    mixture, _ = mixtures(recipe, training_sources(recipe), model, Console(quiet=True))
     batches = Batches(mixture, steps * parts)
     began_cpu = time.process_time()
     if plain:
         loss_of = plain_losses(model, processor)
     else:
         read = reader(recipe, model, processor, [mixture], Console(quiet=True))
-        collate = train.Collator(processor, read)
+        collate = Collator(processor, read, packing=packing)
 
         def loss_of(batch: Any, count: int) -> torch.Tensor:
             return model(**collate([batch]), num_items_in_batch=count).loss
