@@ -8,8 +8,8 @@ In commands ``$name`` is a setting of the size that is run ("quick", "small", "f
 
 import hashlib
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -31,14 +31,16 @@ class ReproduceError(LalmError, ValueError):
 
 
 class Command(Section):
-    """One or several commands of ``lalm`` that make files or folders; ``minutes`` on two quiet cores (with
-    size "full" on one accelerator), estimated; ``needs`` says in words what must be had before."""
+    """One or several commands of ``lalm`` that make files or folders; ``minutes`` on two cores (with size
+    "full" on one accelerator); ``needs`` says in words what must be had before. ``shared``: it makes folders
+    beside the work folder (``../``), which all experiments there use."""
 
     name: Name
     run: Lines | dict[str, Lines]
     makes: list[Name] = Field([])
     minutes: float | dict[str, float] = 0
     needs: list[Name] = Field([])
+    shared: bool = False
     sizes: list[str] = Field(list(SIZES))
 
 
@@ -122,7 +124,8 @@ class Experiment(Section):
 
 @dataclass(frozen=True)
 class Step:
-    """One step as it will run. ``chain``: a digest of its commands and of all that it rests on."""
+    """One step as it will run. ``chain``: a digest of its commands and of all that it rests on; a shared
+    step rests on nothing."""
 
     name: str
     commands: tuple[tuple[str, ...], ...]
@@ -130,6 +133,7 @@ class Step:
     minutes: float
     needs: tuple[str, ...]
     chain: str
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -213,15 +217,15 @@ def plan(
     if table is not None and not sets:
         had = ", ".join(sorted({asked.table for asked in experiment.sets.values()}))
         raise ReproduceError(f"there is no table '{table}': this experiment has {had}")
-    steps = list(_shared(experiment, size, settings))
-    shared, newest = steps[-1].chain if steps else "", dict[tuple[str, int], str]()
+    steps, of_data = _of_data(experiment, size, settings)
+    newest = dict[tuple[str, int], str]()
     evaluations = list[Evaluation]()
 
     def trained(name: str, seed: int) -> str:
         """The chain of a cell's model, whose steps are planned once."""
         if (name, seed) not in newest:
             cell = experiment.cells[name]
-            chain = trained(cell.after, seed) if cell.after else shared
+            chain = trained(cell.after, seed) if cell.after else of_data
             made = _train(name, cell, size, _own(settings, name, cell, seed), chain)
             steps.extend(made)
             newest[name, seed] = made[-1].chain if made else chain
@@ -240,18 +244,22 @@ def plan(
     return Plan(experiment, size, settings, tuple(steps), tuple(evaluations))
 
 
-def _shared(experiment: Experiment, size: str, settings: Mapping[str, Setting]) -> Iterator[Step]:
-    chain = ""
+def _of_data(experiment: Experiment, size: str, settings: Mapping[str, Setting]) -> tuple[list[Step], str]:
+    """The steps before all cells, and the chain of them all."""
+    steps, chain = list[Step](), ""
     for own in experiment.steps:
         if size in own.sizes:
+            before = "" if own.shared else chain
             minutes, lines = _of(own.minutes, size), _of(own.run, size)
-            step = _step(own.name, lines, own.makes, minutes, settings, chain, own.needs)
-            chain = step.chain
-            yield step
+            step = _step(own.name, lines, own.makes, minutes, settings, before, own.needs)
+            chain = _digest(chain, step.chain) if own.shared else step.chain
+            steps.append(replace(step, shared=own.shared))
+    return steps, chain
 
 
 def _own(settings: Mapping[str, Setting], name: str, cell: Cell, seed: int) -> dict[str, Setting]:
-    return {**settings, **cell.settings, "cell": name, "seed": seed}
+    own = {key: _filled(v, settings) if isinstance(v, str) else v for key, v in cell.settings.items()}
+    return {**settings, **own, "cell": name, "seed": seed}
 
 
 def _train(name: str, cell: Cell, size: str, own: Mapping[str, Setting], chain: str) -> list[Step]:
@@ -290,9 +298,12 @@ def _step(
 ) -> Step:
     lines = [lines] if isinstance(lines, str) else lines
     commands = tuple(tuple(shlex.split(_filled(line, settings))) for line in lines)
-    digest = hashlib.sha256(repr((chain, commands)).encode()).hexdigest()[:16]
     made, wanted = ([_filled(text, settings) for text in texts] for texts in (makes, needs))
-    return Step(name, commands, tuple(made), minutes, tuple(wanted), digest)
+    return Step(name, commands, tuple(made), minutes, tuple(wanted), _digest(chain, commands))
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def _of(value: Any, size: str) -> Any:

@@ -21,7 +21,7 @@ from lalm.training.recipe import Recipe, load
 from lalm.weights import fetch as weights
 from lalm.weights.pins import PARTS
 
-STAMPS, LOGS = "steps.json", "logs"
+STAMPS, LOGS, SHARED = "steps.json", "logs", "shared.json"  # the last one beside the work folder
 Do = Callable[[Sequence[str]], int]  # runs one command of lalm in this process; its exit code
 
 
@@ -37,11 +37,11 @@ class State:
 
 def states(plan: Plan, work: Path) -> list[State]:
     """Every step's state, and which of the user's files it lacks."""
-    stamps = _stamps(work)
+    stamps, shared = _stamps(work / STAMPS), _stamps(work.parent / SHARED)
     made = {path for step in plan.steps for path in step.makes}
     data, found = str(plan.settings["data"]), []
     for step in plan.steps:
-        stamp = stamps.get(step.name)
+        stamp = shared.get(step.chain) if step.shared else stamps.get(step.name)
         state = "to do" if stamp is None else "done" if stamp["chain"] == step.chain else "other"
         if state == "done" and not all((work / path).exists() for path in step.makes):
             state = "to do"
@@ -77,12 +77,11 @@ def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> float:
                     tell(f"{head}: done before, {one.seconds / 60:.1f} min")
                     continue
                 tell(f"{head}: {shown(one.step)}")
-                seconds = _run_step(one.step, number, do)
-                _stamp(one.step, seconds)
+                seconds = _run_shared(one.step, number, do) if one.step.shared else _run_own(one.step, number, do)
                 tell(f"{head}: {seconds / 60:.1f} min")
     except Timeout:
         raise ReproduceError(f"another run is working in '{work}'") from None
-    return sum(stamp["seconds"] for stamp in _stamps(work).values())
+    return sum(one.seconds for one in states(plan, work))
 
 
 def shown(step: Step) -> str:
@@ -131,6 +130,23 @@ def _where(part: str, sizes: dict[str, str]) -> str:
     return "here, in the Hub's cache" if here else f"missing: from the Hub, {sizes.get(part, 'size unknown')}"
 
 
+def _run_own(step: Step, number: int, do: Do) -> float:
+    seconds = _run_step(step, number, do)
+    _stamp(Path(STAMPS), step.name, step.chain, seconds)
+    return seconds
+
+
+def _run_shared(step: Step, number: int, do: Do) -> float:
+    """The same beside the work folder, one experiment at a time: another may have made it meanwhile."""
+    file = Path("..") / SHARED
+    with FileLock(file.with_suffix(".lock")):
+        if (stamp := _stamps(file).get(step.chain)) and all(Path(path).exists() for path in step.makes):
+            return float(stamp["seconds"])
+        seconds = _run_step(step, number, do)
+        _stamp(file, step.chain, step.chain, seconds)
+    return seconds
+
+
 def _run_step(step: Step, number: int, do: Do) -> float:
     log = Path(LOGS) / f"{number:03d}.log"
     log.parent.mkdir(exist_ok=True)
@@ -157,17 +173,17 @@ def _run_step(step: Step, number: int, do: Do) -> float:
     return time.monotonic() - began
 
 
-def _stamps(work: Path) -> dict[str, dict[str, Any]]:
+def _stamps(file: Path) -> dict[str, dict[str, Any]]:
     try:
-        found = json.loads((work / STAMPS).read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _stamp(step: Step, seconds: float) -> None:
-    stamps = _stamps(Path())
-    stamps[step.name] = {"chain": step.chain, "seconds": round(seconds, 1)}
-    draft = Path(f"{STAMPS}.partial")
+def _stamp(file: Path, key: str, chain: str, seconds: float) -> None:
+    stamps = _stamps(file)
+    stamps[key] = {"chain": chain, "seconds": round(seconds, 1)}
+    draft = file.with_suffix(".json.partial")
     draft.write_text(json.dumps(stamps, indent=1) + "\n", encoding="utf-8")
-    draft.replace(STAMPS)
+    draft.replace(file)
