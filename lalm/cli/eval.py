@@ -177,7 +177,7 @@ def evaluate(
     own |= {} if system is None else {"system": system}
     folders = resource_folders(resource or [])
     from lalm.cli.opening import progress_bar
-    from lalm.evaluate.controls import CONTROLS, RECOGNISED, RELIANCE
+    from lalm.evaluate.controls import CONTROLS, RECOGNISED, RELIANCE, UNSEEN
     from lalm.evaluate.items import open_task
     from lalm.evaluate.metrics import Resources
     from lalm.evaluate.run import Job, run
@@ -209,7 +209,7 @@ def evaluate(
     job = Job(opened, out, limit=samples, seed=seed, folder=folder, price=prices(price))
     job = replace(job, extract=extract)
     if control:
-        known = (*CONTROLS, RECOGNISED)
+        known = (*CONTROLS, RECOGNISED, UNSEEN)
         if odd := next((name for name in control if name not in known), None):
             raise ValueError(f"--control: there is no '{odd}', there are {', '.join(known)}")
         job = replace(job, controls=tuple(dict.fromkeys(control)))

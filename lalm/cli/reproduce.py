@@ -52,6 +52,13 @@ def reproduce(
     own = experiments.load(paper)
     if odd := next((one for one in changes or () if "=" not in one), None):
         raise ValueError(f"--set {odd}: write it as KEY=VALUE")
+    if data is not None and not data.is_dir():
+        raise ValueError(f"there is no folder '{data}': --data is the folder of the corpora")
+    if full and data is None and not plan and experiments.reads_corpora(own, size):
+        raise ValueError(
+            "--full needs --data FOLDER, the folder of the corpora: "
+            f"`lalm reproduce {paper} --full --plan` lists them"
+        )
     given = dict(one.split("=", 1) for one in changes or ())
     planned = experiments.plan(own, size, changes=given, data=data, table=table, row=row)
     name = Path(paper).stem
@@ -59,16 +66,16 @@ def reproduce(
     if plan:
         _show(planned, folder)
         return
-    whole = experiments.plan(own, size, changes=given, data=data)
+    whole = experiments.plan(own, size, changes=given, data=data, every=True)
     _run(planned, whole, folder, out or Path("results") / name)
 
 
 def _show(planned: "Plan", folder: Path) -> None:
     """The steps, the weights, what is missing and the time that is left."""
-    from lalm.reproduce.steps import needed_weights, shown, states
+    from lalm.reproduce.steps import disk_of, needed_weights, shown, states
 
     found = states(planned, folder)
-    where = "on an accelerator" if planned.size == "full" else "on two quiet cores"
+    where = "on an accelerator" if planned.size == "full" else "on two cores"
     print(f"{planned.experiment.title}, size {planned.size}, in {folder}:")
     for number, one in enumerate(found, 1):
         took = (
@@ -83,6 +90,8 @@ def _show(planned: "Plan", folder: Path) -> None:
     missing = list(dict.fromkeys(path for one in found for path in one.missing))
     for path in missing:
         print(f"missing {path}")
+    disk = disk_of(planned, folder)
+    print(f"disk: writes about {disk.needed_gb:g} GB in all, {disk.free_gb:.0f} GB are free")
     left = sum(one.step.minutes for one in found if one.state != "done")
     print(
         f"{len(found)} steps, {len(missing)} files missing, about {left / 60:.1f} h to go {where} (estimated)"
@@ -98,7 +107,7 @@ def _run(planned: "Plan", whole: "Plan", folder: Path, out: Path) -> None:
     from lalm.reproduce import steps, verdict_page
     from lalm.reproduce.findings import findings
 
-    seconds = steps.run(planned, folder, command, lambda line: print(line, file=sys.stderr, flush=True))
+    seconds, cpu = steps.run(planned, folder, command, lambda line: print(line, file=sys.stderr, flush=True))
     if not planned.experiment.contrasts:
         print(f"done: {folder / planned.experiment.result}")
         return
@@ -107,6 +116,7 @@ def _run(planned: "Plan", whole: "Plan", folder: Path, out: Path) -> None:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": f"lalm {' '.join(sys.argv[1:])}",
         "minutes": round(seconds / 60, 1),
+        "cpu_minutes": round(cpu / 60, 1),
         "versions": versions(),
         **verdict_page.place(),
     }

@@ -5,7 +5,7 @@ audio. ``text_only``: no audio and no slot for it. ``first_half``, ``second_half
 ``cascade``: the true transcript or caption as text in the audio's place, to the same LLM. ``reordered``,
 ``reordered_2`` and so on: the options moved on by one, two and more places, until each has stood in every
 place. ``paraphrased``: another wording of the prompt. ``recognised``: as ``cascade``, with what Whisper
-writes down of each recording.
+writes down of each recording. ``unseen``: without the images and videos that stand beside the recordings.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +27,7 @@ from lalm.inference.speech.recogniser import shared
 AUDIO = "audio"  # no control: the run itself
 REORDERED = "reordered"
 RECOGNISED = "recognised"  # not among these: it takes Whisper
+UNSEEN = "unseen"  # nor this one: it takes pictures
 DEAF = ("silent", "noise", "text_only")  # nothing of any recording is heard
 WORDED = (REORDERED, "paraphrased")  # nothing is taken away: an answer should stay
 CONTROLS = ("silent", "noise", "shuffled", "text_only", "first_half", "second_half", "cascade", *WORDED)
@@ -80,6 +81,8 @@ def put_under(task: Task, samples: Sequence[Sample], control: str = AUDIO, seed:
         prepare = _recognised
     if control == "text_only":
         items = [_without_audio(s) for s in items]
+    if control == UNSEEN:
+        items = [_without_pictures(s) for s in items]
     if control in ("silent", "noise", "first_half", "second_half"):
         if not all(s.audios for s in items):
             raise Impossible("an item has no audio to take")
@@ -178,6 +181,20 @@ def _without_audio(sample: Sample) -> Sample:
             if message["role"] == "user" and not content:
                 raise Impossible("items ask nothing in writing")
         messages.append({**message, "content": content})
+    return replace(sample, messages=tuple(messages))
+
+
+def _without_pictures(sample: Sample) -> Sample:
+    """The sample without images and videos: its recordings and its text."""
+    messages, seen = list[Any](), False
+    for message in sample.messages:
+        content: Any = message["content"]
+        if not isinstance(content, str):
+            kept = [part for part in content if part["type"] not in ("image", "video")]
+            content, seen = kept, seen or len(kept) < len(content)
+        messages.append({**message, "content": content})
+    if not seen:
+        raise Impossible("an item has no picture to take")
     return replace(sample, messages=tuple(messages))
 
 

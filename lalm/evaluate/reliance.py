@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lalm.evaluate.controls import AUDIO, DEAF, RECOGNISED, REORDERED
+from lalm.evaluate.controls import AUDIO, DEAF, RECOGNISED, REORDERED, UNSEEN
 from lalm.evaluate.metrics import METRICS
 from lalm.evaluate.metrics.intervals import each, interval, proportion
 from lalm.evaluate.scores import Scored, gap, plain
@@ -22,6 +22,7 @@ LABELS = {
     "cascade": "transcript or caption as text",
     RECOGNISED: "Whisper's transcript as text",
     REORDERED: "options moved on by 1",
+    UNSEEN: "no picture",
     "paraphrased": "another wording",
 }
 FEWEST = 2  # items, below which there is no table

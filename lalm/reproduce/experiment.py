@@ -8,7 +8,7 @@ In commands ``$name`` is a setting of the size that is run ("quick", "small", "f
 
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
@@ -33,7 +33,7 @@ class ReproduceError(LalmError, ValueError):
 class Command(Section):
     """One or several commands of ``lalm`` that make files or folders; ``minutes`` on two cores (with size
     "full" on one accelerator); ``needs`` says in words what must be had before. ``shared``: it makes folders
-    beside the work folder (``../``), which all experiments there use."""
+    beside the work folder (``../``), which all experiments there use. ``only``: the cells that need it."""
 
     name: Name
     run: Lines | dict[str, Lines]
@@ -41,6 +41,7 @@ class Command(Section):
     minutes: float | dict[str, float] = 0
     needs: list[Name] = Field([])
     shared: bool = False
+    only: list[Name] = Field([])
     sizes: list[str] = Field(list(SIZES))
 
 
@@ -63,12 +64,14 @@ class Cell(Section):
 class Asked(Section):
     """A set that models are asked: the words of ``lalm eval`` after the model. ``tasks``: those that count
     (none: all); ``metric``: of them (none: each task's first). ``table``: of the paper. ``controls`` are
-    asked of the cells in ``controlled``, the first seed each; ``only``: the cells that are asked at all."""
+    asked of the cells in ``controlled``; ``only``: the cells that are asked at all.
+    ``exact``: the metric that a judge's verdicts are compared with, where a judge is asked."""
 
     about: str
     eval: str | dict[str, str]
     tasks: list[str] = Field([])
     metric: str | None = None
+    exact: str | None = None
     table: str = "1"
     controls: list[str] = Field([])
     controlled: list[str] = Field([])
@@ -76,6 +79,22 @@ class Asked(Section):
     sizes: list[str] = Field(list(SIZES))
     minutes: float | dict[str, float] = 0
     unit: str = ""
+
+
+class Beside(Section):
+    """What commands of their own measure beside the contrasts, of the models of the cells ``of``. The page
+    shows the ``columns`` of ``numbers``, a JSON list of rows, and the ``picture``, a PNG or SVG."""
+
+    about: str
+    table: str
+    of: list[Name]
+    run: Lines | dict[str, Lines] = Field([])
+    makes: list[Name] = Field([])
+    numbers: str = ""
+    columns: list[Name] = Field([])
+    picture: str = ""
+    minutes: float | dict[str, float] = 0
+    sizes: list[str] = Field(list(SIZES))
 
 
 class Side(Section):
@@ -105,7 +124,8 @@ class Contrast(Section):
 
 class Experiment(Section):
     """A paper's experiment. ``steps_of``: steps of other experiments, by name, that come first; ``weights``:
-    size of parts that only the Hub has; ``result``: what the steps make, where there are no cells."""
+    size of parts that only the Hub has; ``disk_gb``: what a run writes, corpus and frames included;
+    ``result``: what the steps make, where there are no cells."""
 
     title: str
     arxiv: str = ""
@@ -118,7 +138,9 @@ class Experiment(Section):
     cells: dict[str, Cell] = Field({})
     sets: dict[str, Asked] = Field({})
     contrasts: list[Contrast] = Field([])
+    beside: dict[str, Beside] = Field({})
     weights: dict[str, str] = Field({})
+    disk_gb: dict[str, float] = Field({})
     result: str = ""
 
 
@@ -149,13 +171,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a run will do: its steps in order, and the evaluations among them."""
+    """All that a run will do: its steps in order, the evaluations among them, and what is measured beside
+    them, by name; that of its step where it has one."""
 
     experiment: Experiment
     size: str
     settings: Mapping[str, Setting]
     steps: tuple[Step, ...]
     evaluations: tuple[Evaluation, ...]
+    beside: Mapping[str, Beside]
 
 
 def names() -> list[str]:
@@ -186,6 +210,12 @@ def load(name: str) -> Experiment:
     return found
 
 
+def reads_corpora(experiment: Experiment, size: str) -> bool:
+    """Whether any step of a size reads the user's corpora."""
+    lines = [_of(own.run, size) for own in experiment.steps if size in own.sizes]
+    return any("$data" in str(line) for line in lines)
+
+
 def plan(
     experiment: Experiment,
     size: str,
@@ -194,9 +224,11 @@ def plan(
     data: Path | None = None,
     table: str | None = None,
     row: str | None = None,
+    every: bool = False,
 ) -> Plan:
     """What a run of this size will do; ``changes`` are settings in place of the size's own, ``table`` and
-    ``row`` keep the sets of one table and one cell. Raises ReproduceError for what there is not."""
+    ``row`` keep the sets of one table and one cell. ``every``: also cells that this size leaves out unless
+    they are asked for. Raises ReproduceError for what there is not."""
     if size not in experiment.sizes:
         had = ", ".join(experiment.sizes)
         raise ReproduceError(f"{experiment.title} has no size '{size}': it has {had}")
@@ -206,6 +238,11 @@ def plan(
             raise ReproduceError(f"size '{size}' has no setting '{key}': it has {', '.join(settings)}")
         settings[key] = value
     settings["data"] = str(data.resolve()) if data else "DATA"
+    beside = {
+        name: one
+        for name, one in experiment.beside.items()
+        if size in one.sizes and table in (None, one.table) and (row is None or row in one.of)
+    }
     sets = {
         name: asked
         for name, asked in experiment.sets.items()
@@ -214,10 +251,14 @@ def plan(
     cells = {name: cell for name, cell in experiment.cells.items() if row in (None, name)}
     if row is not None and not cells:
         raise ReproduceError(f"there is no row '{row}': the rows are {', '.join(experiment.cells)}")
-    if table is not None and not sets:
-        had = ", ".join(sorted({asked.table for asked in experiment.sets.values()}))
-        raise ReproduceError(f"there is no table '{table}': this experiment has {had}")
-    steps, of_data = _of_data(experiment, size, settings)
+    if table is not None and not sets and not beside:
+        tables = [(own.table, own.sizes) for own in experiment.sets.values()]
+        tables += [(own.table, own.sizes) for own in experiment.beside.values()]
+        had = ", ".join(sorted({name for name, sizes in tables if size in sizes}))
+        raise ReproduceError(f"size '{size}' has nothing for table '{table}': it has {had}")
+    num_seeds = {name: max(seeds_of(cell, size), int(every or row == name)) for name, cell in cells.items()}
+    trains = {name for name, count in num_seeds.items() if count}
+    steps, of_data = _of_data(experiment, size, settings, trains)
     newest = dict[tuple[str, int], str]()
     evaluations = list[Evaluation]()
 
@@ -225,15 +266,14 @@ def plan(
         """The chain of a cell's model, whose steps are planned once."""
         if (name, seed) not in newest:
             cell = experiment.cells[name]
-            chain = trained(cell.after, seed) if cell.after else of_data
+            chain = trained(cell.after, seed) if cell.after else of_data.get(name, of_data[""])
             made = _train(name, cell, size, _own(settings, name, cell, seed), chain)
             steps.extend(made)
             newest[name, seed] = made[-1].chain if made else chain
         return newest[name, seed]
 
     for name, cell in cells.items():
-        seeds = _of(cell.seeds, size)
-        for seed in range(max(seeds, 1) if row else seeds):  # a row that is asked for is run in any size
+        for seed in range(num_seeds[name]):
             for key, asked in sets.items():
                 if not asked.only or name in asked.only:
                     chain = trained(name, seed)
@@ -241,25 +281,34 @@ def plan(
                     step = _ask(name, cell, seed, key, asked, size, own, chain)
                     steps.append(step)
                     evaluations.append(Evaluation(step.name, name, seed, key, f"eval/{name}-{seed}-{key}"))
-    return Plan(experiment, size, settings, tuple(steps), tuple(evaluations))
+    for key, one in beside.items():
+        chains = [trained(name, n) for name in one.of for n in range(seeds_of(experiment.cells[name], size))]
+        if lines := _of(one.run, size):
+            steps.append(_step(key, lines, one.makes, _of(one.minutes, size), settings, "".join(chains)))
+    return Plan(experiment, size, settings, tuple(steps), tuple(evaluations), beside)
 
 
-def _of_data(experiment: Experiment, size: str, settings: Mapping[str, Setting]) -> tuple[list[Step], str]:
-    """The steps before all cells, and the chain of them all."""
-    steps, chain = list[Step](), ""
+def _of_data(
+    experiment: Experiment, size: str, settings: Mapping[str, Setting], cells: Set[str]
+) -> tuple[list[Step], dict[str, str]]:
+    """The steps before the cells, and by cell the chain of all that it rests on; "": of what all need."""
+    steps, chains = list[Step](), {"": ""}
     for own in experiment.steps:
-        if size in own.sizes:
-            before = "" if own.shared else chain
-            minutes, lines = _of(own.minutes, size), _of(own.run, size)
-            step = _step(own.name, lines, own.makes, minutes, settings, before, own.needs)
-            chain = _digest(chain, step.chain) if own.shared else step.chain
-            steps.append(replace(step, shared=own.shared))
-    return steps, chain
+        if size not in own.sizes or (own.only and cells.isdisjoint(own.only)):
+            continue
+        before = "" if own.shared else chains[""]
+        minutes, lines = _of(own.minutes, size), _of(own.run, size)
+        step = _step(own.name, lines, own.makes, minutes, settings, before, own.needs)
+        steps.append(replace(step, shared=own.shared))
+        for name in own.only or [""]:
+            chains[name] = _digest(chains.get(name, chains[""]), step.chain)
+    return steps, chains
 
 
 def _own(settings: Mapping[str, Setting], name: str, cell: Cell, seed: int) -> dict[str, Setting]:
-    own = {key: _filled(v, settings) if isinstance(v, str) else v for key, v in cell.settings.items()}
-    return {**settings, **own, "cell": name, "seed": seed}
+    own = cell.settings.items()
+    filled = {k: Template(v).safe_substitute(settings) if isinstance(v, str) else v for k, v in own}
+    return {**settings, **filled, "cell": name, "seed": seed}
 
 
 def _train(name: str, cell: Cell, size: str, own: Mapping[str, Setting], chain: str) -> list[Step]:
@@ -279,7 +328,7 @@ def _ask(
     chain: str,
 ) -> Step:
     out = f"eval/{name}-{seed}-{key}"
-    controls = asked.controls if name in asked.controlled and seed == 0 else []
+    controls = asked.controls if name in asked.controlled else []
     words = ["eval", _of(cell.model, size), _of(asked.eval, size), cell.eval, "--out", out]
     words += [f"--control {one}" for one in controls] or ["--no-controls"]
     minutes = _of(asked.minutes, size) * (1 + len(controls))
@@ -304,6 +353,11 @@ def _step(
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def seeds_of(cell: Cell, size: str) -> int:
+    """How many seeds of a cell a size trains; 0: it leaves the cell out."""
+    return int(_of(cell.seeds, size))
 
 
 def _of(value: Any, size: str) -> Any:

@@ -5,6 +5,7 @@ that of its seeds; the interval is Student's t with Satterthwaite's degrees of f
 that differ make a wide one. With one seed it is over items alone.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from lalm.evaluate.agreement import agreement
 from lalm.evaluate.metrics import METRICS, Answer, Resources
 from lalm.evaluate.metrics.intervals import each
 from lalm.evaluate.parsers import PARSERS
 from lalm.evaluate.run import read_answers, read_card
-from lalm.reproduce.experiment import Asked, Contrast, Plan, Side
+from lalm.reproduce.experiment import Asked, Contrast, Plan, Side, seeds_of
 from lalm.reproduce.steps import states
 from lalm.training.sweep import T_POINTS
 
@@ -50,13 +52,16 @@ def scores(
     folder: Path, asked: Asked, control: str, metric: str | None = None, tasks: Sequence[str] = ()
 ) -> Scores:
     """The scores of one evaluation: of the set's tasks, or of ``tasks``, under a control. CIDEr-D and the
-    like are each item's own share, so that all metrics are means over items."""
+    like are each item's own share, so that all metrics are means over items; items without a right answer
+    are left out where the metric compares with one."""
     card = read_card(folder)
     kept = read_answers(folder, "audio" if control == CONSTANT else control)
     points, recordings = dict[Item, float](), dict[Item, str]()
     for name in tasks or asked.tasks or card["tasks"]:
         answers = [one.answer for one in kept.get(name, [])]
         leading = metric or asked.metric or next(iter(card["tasks"][name]["metrics"]))
+        if METRICS[leading].compares:
+            answers = [one for one in answers if one.sample.references]
         if not answers:
             continue
         own = (
@@ -149,7 +154,9 @@ def whole_verdict(verdicts: Sequence[str]) -> str:
 def findings(plan: Plan, work: Path) -> dict[str, Any]:
     """Everything measured, for JSON: cells by set, contrasts, the verdict. Only evaluations that the plan's
     own steps made count."""
-    done = {one.step.name for one in states(plan, work) if one.state == "done"}
+    found_states = states(plan, work)
+    done = {one.step.name for one in found_states if one.state == "done"}
+    to_do = {one.step.name for one in found_states} - done
     plan = replace(plan, evaluations=tuple(one for one in plan.evaluations if one.step in done))
     experiment, cells = plan.experiment, list[dict[str, Any]]()
     for key, asked in experiment.sets.items():
@@ -162,9 +169,17 @@ def findings(plan: Plan, work: Path) -> dict[str, Any]:
                     row["tasks"] = _by_task(runs)
                 cells.append({**row, **_plain(estimate(runs))})
     compared = [one for one in experiment.contrasts if plan.size in one.sizes]
+    asked_of = {(one.cell, one.set) for one in plan.evaluations}
+
+    def shown(side: Side, key: str) -> bool:
+        """Whether it was asked, or is to be in this size."""
+        return (side.cell, key) in asked_of or seeds_of(experiment.cells[side.cell], plan.size) > 0
+
+    compared = [one for one in compared if shown(one.plus, one.set) and shown(one.minus, one.set)]
     contrasts = [_contrast(plan, work, one) for one in compared]
     deciding = [row["verdict"] for row in contrasts if row["decides"]]
-    return {"verdict": whole_verdict(deciding), "contrasts": contrasts, "cells": cells}
+    found = {"verdict": whole_verdict(deciding), "contrasts": contrasts, "cells": cells}
+    return found | {"judges": _judges(plan, work), "beside": _beside(plan, work, to_do)}
 
 
 def _runs(
@@ -201,6 +216,50 @@ def _contrast(plan: Plan, work: Path, one: Contrast) -> dict[str, Any]:
 def in_words(side: Side) -> str:
     """A side in words: "A2" or "A2, shuffled"."""
     return side.cell if side.control == "audio" else f"{side.cell}, {side.control}"
+
+
+def _judges(plan: Plan, work: Path) -> list[dict[str, Any]]:
+    """How well each judge agrees with the exact metric of its set: Cohen's kappa, right being half of the
+    points and more, over the answers of all cells and seeds."""
+    found = []
+    for key, asked in plan.experiment.sets.items():
+        mine, exact, name = dict[Item, float](), dict[Item, float](), ""
+        for one in plan.evaluations:
+            if asked.exact is None or one.set != key:
+                continue
+            folder = work / one.folder
+            for task, kept in read_answers(folder).items():
+                answers = [own.answer for own in kept if own.answer.judged is not None]
+                name = read_card(folder)["tasks"][task]["judge"]
+                right = _each(answers, asked.exact) if answers else ()
+                for answer, value in zip(answers, right, strict=True):
+                    item = (task, f"{one.cell} {one.seed} {answer.sample.id}")
+                    mine[item], exact[item] = float((answer.judged or 0) >= 0.5), float(value >= 0.5)
+        if len(mine) > 1:
+            same = sum(mine[item] == exact[item] for item in mine) / len(mine)
+            kappa = agreement(mine, exact).kappa
+            row = {"set": key, "judge": name, "exact": asked.exact, "same": round(same, 3), "kappa": None}
+            if kappa is not None:
+                row["kappa"] = [round(value, 3) for value in (kappa.mean, kappa.low, kappa.high)]
+            found.append(row | {"num_answers": len(mine)})
+    return found
+
+
+def _beside(plan: Plan, work: Path, to_do: set[str]) -> list[dict[str, Any]]:
+    """What was measured beside the contrasts: rows of numbers, and where a picture of them lies."""
+    found = []
+    for name, one in plan.beside.items():
+        files = [work / file for file in (one.numbers, one.picture) if file]
+        if name in to_do or not all(file.is_file() for file in files):
+            continue
+        told: dict[str, Any] = {"name": name, "about": one.about, "table": one.table}
+        if one.numbers:
+            rows = json.loads((work / one.numbers).read_text(encoding="utf-8"))
+            told["rows"] = [{column: row[column] for column in one.columns} for row in rows]
+        if one.picture:
+            told["picture"] = str(work / one.picture)
+        found.append(told)
+    return found
 
 
 def _by_task(runs: Sequence[Scores]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 import contextlib
 import gc
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -32,7 +34,22 @@ class State:
     step: Step
     state: str
     seconds: float
+    cpu_seconds: float  # of all threads and of the programs it called; 0 where that was not noted
     missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What a whole run writes, about, and what is free where its folder is or will be."""
+
+    needed_gb: float
+    free_gb: float
+
+
+def disk_of(plan: Plan, work: Path) -> Disk:
+    """The disk that a run takes. Packages and weights in the cache are not counted."""
+    there = next(folder for folder in (work.resolve(), *work.resolve().parents) if folder.is_dir())
+    return Disk(plan.experiment.disk_gb.get(plan.size, 0.0), shutil.disk_usage(there).free / 1e9)
 
 
 def states(plan: Plan, work: Path) -> list[State]:
@@ -43,24 +60,26 @@ def states(plan: Plan, work: Path) -> list[State]:
     for step in plan.steps:
         stamp = shared.get(step.chain) if step.shared else stamps.get(step.name)
         state = "to do" if stamp is None else "done" if stamp["chain"] == step.chain else "other"
-        if state == "done" and not all((work / path).exists() for path in step.makes):
+        places = [Path(os.path.normpath(work / path)) for path in step.makes]  # without a work folder too
+        if state == "done" and not all(place.exists() for place in places):
             state = "to do"
         words = {word for command in step.commands for word in command}
-        asked = sorted(word for word in words if word == data or word.startswith(f"{data}/"))
+        asked = sorted(word for word in words if word.startswith(f"{data}/"))
         missing = tuple(word for word in asked if word not in made and not Path(word).exists())
         missing += tuple(path for words in step.commands for path in _missing_tests(words))
-        found.append(State(step, state, float(stamp["seconds"]) if stamp else 0.0, missing))
+        took, cpu = (float(stamp.get(key, 0.0)) if stamp else 0.0 for key in ("seconds", "cpu_seconds"))
+        found.append(State(step, state, took, cpu, missing))
     return found
 
 
-def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> float:
-    """Run what is not done yet, each step's output into a log of its own; the seconds of all steps together.
+def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> tuple[float, float]:
+    """Run what is not done yet, each step's output into a log of its own; the seconds of all steps together,
+    by the clock and of the processor.
 
-    Raises ReproduceError for a step that fails, and before the first when files are missing or the folder
-    holds another run.
+    Raises ReproduceError for a step that fails, and before the first when files are missing, the disk is too
+    small or the folder holds another run.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    found = states(plan, work)
+    found, disk = states(plan, work), disk_of(plan, work)
     if other := next((one for one in found if one.state == "other"), None):
         raise ReproduceError(
             f"'{work}' holds a run with other settings ({other.step.name}): give --work a new folder"
@@ -69,6 +88,13 @@ def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> float:
         raise ReproduceError(
             f"{lacking.step.name}: there is no '{lacking.missing[0]}' (--plan lists all that is missing)"
         )
+    begun = any(one.state == "done" and not one.step.shared for one in found)
+    if disk.free_gb < disk.needed_gb and not begun:
+        raise ReproduceError(
+            f"'{work}' has {disk.free_gb:.1f} GB free, and the run writes about {disk.needed_gb:g} GB: "
+            "give --work a folder on another disk"
+        )
+    work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work / ".lock", timeout=0), contextlib.chdir(work):
             for number, one in enumerate(found, 1):
@@ -77,11 +103,14 @@ def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> float:
                     tell(f"{head}: done before, {one.seconds / 60:.1f} min")
                     continue
                 tell(f"{head}: {shown(one.step)}")
-                seconds = _run_shared(one.step, number, do) if one.step.shared else _run_own(one.step, number, do)
+                seconds = (
+                    _run_shared(one.step, number, do) if one.step.shared else _run_own(one.step, number, do)
+                )
                 tell(f"{head}: {seconds / 60:.1f} min")
     except Timeout:
         raise ReproduceError(f"another run is working in '{work}'") from None
-    return sum(one.seconds for one in states(plan, work))
+    found = states(plan, work)
+    return sum(one.seconds for one in found), sum(one.cpu_seconds for one in found)
 
 
 def shown(step: Step) -> str:
@@ -108,7 +137,8 @@ def _missing_tests(words: Sequence[str]) -> list[str]:
     if words[0] != "eval" or "--data" not in words:
         return []
     data, tasks = Path(words[words.index("--data") + 1]), known_tasks()
-    paths = [tasks[name].path for name in words[words.index("--task") + 1].split(",")]
+    names = [name for name in words[words.index("--task") + 1].split(",") if "=" not in name]
+    paths = [tasks[name].path for name in names]
     return [str(data / path) for path in paths if path and not found_below(data, path).exists()]
 
 
@@ -131,8 +161,8 @@ def _where(part: str, sizes: dict[str, str]) -> str:
 
 
 def _run_own(step: Step, number: int, do: Do) -> float:
-    seconds = _run_step(step, number, do)
-    _stamp(Path(STAMPS), step.name, step.chain, seconds)
+    seconds, cpu = _run_step(step, number, do)
+    _stamp(Path(STAMPS), step.name, step.chain, seconds, cpu)
     return seconds
 
 
@@ -142,15 +172,15 @@ def _run_shared(step: Step, number: int, do: Do) -> float:
     with FileLock(file.with_suffix(".lock")):
         if (stamp := _stamps(file).get(step.chain)) and all(Path(path).exists() for path in step.makes):
             return float(stamp["seconds"])
-        seconds = _run_step(step, number, do)
-        _stamp(file, step.chain, step.chain, seconds)
+        seconds, cpu = _run_step(step, number, do)
+        _stamp(file, step.chain, step.chain, seconds, cpu)
     return seconds
 
 
-def _run_step(step: Step, number: int, do: Do) -> float:
+def _run_step(step: Step, number: int, do: Do) -> tuple[float, float]:
     log = Path(LOGS) / f"{number:03d}.log"
     log.parent.mkdir(exist_ok=True)
-    began = time.monotonic()
+    began, before = time.monotonic(), _cpu_seconds()
     with log.open("a", encoding="utf-8") as file:
         for command in step.commands:
             with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
@@ -170,7 +200,12 @@ def _run_step(step: Step, number: int, do: Do) -> float:
                 raise ReproduceError(f"{step.name}: {why} (all of it: '{log.resolve()}'; run again to go on)")
     if lost := next((path for path in step.makes if not Path(path).exists()), None):
         raise ReproduceError(f"{step.name}: it ended without '{lost}'; see '{log.resolve()}'")
-    return time.monotonic() - began
+    return time.monotonic() - began, _cpu_seconds() - before
+
+
+def _cpu_seconds() -> float:
+    """Processor time of this process and of programs that it called and that have ended."""
+    return sum(os.times()[:4])
 
 
 def _stamps(file: Path) -> dict[str, dict[str, Any]]:
@@ -181,9 +216,9 @@ def _stamps(file: Path) -> dict[str, dict[str, Any]]:
     return found if isinstance(found, dict) else {}
 
 
-def _stamp(file: Path, key: str, chain: str, seconds: float) -> None:
+def _stamp(file: Path, key: str, chain: str, seconds: float, cpu: float) -> None:
     stamps = _stamps(file)
-    stamps[key] = {"chain": chain, "seconds": round(seconds, 1)}
+    stamps[key] = {"chain": chain, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
     draft = file.with_suffix(".json.partial")
     draft.write_text(json.dumps(stamps, indent=1) + "\n", encoding="utf-8")
     draft.replace(file)

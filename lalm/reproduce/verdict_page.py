@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,11 @@ COLOURS = {"confirmed": "#1a7f37", "not confirmed": "#cf222e", "cannot tell": "#
 
 
 def write(plan: Plan, found: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> Path:
-    """Write the three files, and return the page. ``about``: the command, date, versions and minutes."""
+    """Write the three files, copy the pictures, and return the page. ``about``: the command, date, versions
+    and minutes."""
     folder.mkdir(parents=True, exist_ok=True)
     own = plan.experiment
+    found = {**found, "beside": [_with_picture(one, plan.size, folder) for one in found["beside"]]}
     head = {"paper": own.title, "arxiv": own.arxiv, "claim": own.claim, "in_paper": own.in_paper}
     result = {**head, "size": plan.size, "settings": dict(plan.settings), **about, **found}
     text = json.dumps(result, indent=1, ensure_ascii=False)
@@ -34,6 +38,16 @@ def write(plan: Plan, found: Mapping[str, Any], about: Mapping[str, Any], folder
     return page
 
 
+def _with_picture(one: Mapping[str, Any], size: str, folder: Path) -> dict[str, Any]:
+    """What was measured beside the contrasts, its picture copied beside the page."""
+    if "picture" not in one:
+        return dict(one)
+    source = Path(one["picture"])
+    name = f"{size}-{one['name'].replace(' ', '_')}{source.suffix}"
+    shutil.copyfile(source, folder / name)
+    return {**one, "picture": name}
+
+
 def markdown(own: Experiment, result: Mapping[str, Any], before: Sequence[Mapping[str, str]]) -> str:
     """The page in Markdown: verdict, contrasts, cells, tasks, and how to repeat it."""
     link = f" ([arXiv {own.arxiv}](https://arxiv.org/abs/{own.arxiv}))" if own.arxiv else ""
@@ -41,7 +55,8 @@ def markdown(own: Experiment, result: Mapping[str, Any], before: Sequence[Mappin
     lines += [f"**In the paper.** {own.in_paper.strip()}", ""]
     lines += [
         f"**Here.** Size `{result['size']}`, {result['date']}, commit {result['commit']}, "
-        f"{result['minutes']:.0f} minutes on {result['machine']}. {own.limits.strip()}",
+        f"{result['minutes']:.0f} minutes by the clock{_of_processor(result)} on {result['machine']}. "
+        f"{own.limits.strip()}",
         "",
         "```",
         str(result["command"]),
@@ -56,6 +71,8 @@ def markdown(own: Experiment, result: Mapping[str, Any], before: Sequence[Mappin
         *_cell_rows(own, result["cells"]),
         "",
         *_task_rows(result["cells"]),
+        *_judge_rows(result["judges"]),
+        *_beside_rows(result["beside"]),
     ]
     if before:
         lines += ["", "## Measured before this command existed", ""]
@@ -64,6 +81,11 @@ def markdown(own: Experiment, result: Mapping[str, Any], before: Sequence[Mappin
             f"| {' | '.join(r[k] for k in ('date', 'commit', 'what', 'number', 'files'))} |" for r in before
         ]
     return "\n".join(lines) + "\n"
+
+
+def _of_processor(result: Mapping[str, Any]) -> str:
+    """On a machine that does other work too, the clock alone says little."""
+    return f" and {result['cpu_minutes']:.0f} of the processor" if result.get("cpu_minutes") else ""
 
 
 def contrast_rows(contrasts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -79,9 +101,9 @@ def contrast_rows(contrasts: Sequence[Mapping[str, Any]]) -> list[str]:
 def _cell_rows(own: Experiment, cells: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = ["| row | what it is | set | control | ours | the paper's |", "|---" * 6 + "|"]
     for one in cells:
-        paper = "-" if one["paper"] is None else f"{one['paper']:g}"
         about, asked = own.cells[one["cell"]].about, own.sets[one["set"]]
-        row = [one["cell"], about, one["set"], one["control"], spread(one), f"{paper} {asked.unit}".strip()]
+        paper = "-" if one["paper"] is None else f"{one['paper']:g} {asked.unit}".strip()
+        row = [one["cell"], about, one["set"], one["control"], spread(one), paper]
         rows.append(f"| {' | '.join(row)} |")
     return rows
 
@@ -92,6 +114,38 @@ def _task_rows(cells: Sequence[Mapping[str, Any]]) -> list[str]:
         for task, found in one.get("tasks", {}).items():
             rows.append(f"| {one['cell']} | {one['set']} | {task} | {spread(found)} |")
     return rows
+
+
+def _judge_rows(judges: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not judges:
+        return []
+    rows = ["", "## The judge's agreement with the exact metric", ""]
+    rows += ["| set | judge | metric | same verdict | kappa | answers |", "|---" * 6 + "|"]
+    for one in judges:
+        kappa = "undefined: one of the two says always the same"
+        if one["kappa"] is not None:
+            kappa = "{:.2f} [{:.2f}, {:.2f}]".format(*one["kappa"])
+        cells = [one["set"], one["judge"], one["exact"], f"{one['same']:.2f}", kappa, str(one["num_answers"])]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _beside_rows(beside: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = list[str]()
+    for one in beside:
+        rows += ["", f"## {one['name'].capitalize()}", "", f"{one['about'].strip()} ({one['table']})"]
+        if "picture" in one:
+            rows += ["", f"![{one['name']}]({one['picture']})"]
+        if table := one.get("rows"):
+            rows += ["", f"| {' | '.join(table[0])} |", "|---" * len(table[0]) + "|"]
+            rows += [f"| {' | '.join(_short(value) for value in row.values())} |" for row in table]
+    return rows
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def spread(found: Mapping[str, Any], *, sign: bool = False) -> str:
@@ -181,30 +235,34 @@ def newest(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def _sides(one: Mapping[str, Any]) -> str:
+    return f"{one['set']}, {one['plus']} - {one['minus']}"
+
+
 def papers_table(results: Path) -> str:
-    """The README's table: paper, claim, verdict, our number, the paper's, command; of ``results/PAPER``."""
+    """The README's table: paper, claim, verdict, the deciding contrasts with the paper's numbers, command; of
+    ``results/PAPER``."""
     rows = ["| paper | claim | verdict | ours, 95 % interval | the paper's | command |", "|---" * 6 + "|"]
     for name in names():
         own, folder = load(name), results / name
         if not own.arxiv:
             continue
         found, before = newest(folder), earlier(folder)
-        ours, paper, verdict = "", own.contrasts[0].paper, NOT_RUN
+        deciding = [one for one in own.contrasts if one.decides and "small" in one.sizes]
+        ours, verdict, command = list[str](), NOT_RUN, f"lalm reproduce {name}"
         if found is not None:
-            first = found["contrasts"][0]
-            ours = f"{first['plus']} - {first['minus']}: {spread(first, sign=True)}"
-            verdict = f"[{found['verdict']}]({results.name}/{name}/{found['size']}.md), size {found['size']}"
+            decided = [one for one in found["contrasts"] if one["decides"]]
+            ours = [f"{_sides(one)}: {spread(one, sign=True)}" for one in decided]
+            counts = Counter(one["verdict"] for one in decided)
+            why = ", ".join(f"{count} {told}" for told, count in counts.items())
+            size = found["size"]
+            verdict = f"**[{found['verdict']}]({results.name}/{name}/{size}.md)** at size {size}: {why}"
+            command += "" if size == "small" else f" --{size}"
         if before:
-            told = f"{before[0]['number']} ({before[0]['date']}, one seed, before this command)"
-            ours = f"{ours}<br>earlier: {told}" if ours else f"earlier: {told}"
+            told = before[0]
+            ours.append(f"earlier: {told['number']} ({told['date']}, one seed, before this command)")
+        paper = "<br>".join(one.paper for one in deciding)
         link = f"**{own.title}** ([{own.arxiv}](https://arxiv.org/abs/{own.arxiv}))"
-        row = [
-            link,
-            " ".join(own.claim.split()),
-            verdict,
-            ours or "-",
-            paper or "-",
-            f"`lalm reproduce {name}`",
-        ]
+        row = [link, " ".join(own.claim.split()), verdict, "<br>".join(ours) or "-", paper, f"`{command}`"]
         rows.append(f"| {' | '.join(row)} |")
     return "\n".join(rows) + "\n"

@@ -38,7 +38,7 @@ def test_every_step_of_every_size_is_a_command_that_there_is(name, size):
     own = experiments.load(name)
     planned = experiments.plan(own, size, data=Path("/corpora"))
     assert planned.steps and len({step.name for step in planned.steps}) == len(planned.steps)
-    assert bool(planned.evaluations) == bool(own.contrasts) or size == "full"
+    assert bool(planned.evaluations) == bool(own.contrasts)
     for step in planned.steps:
         for words in step.commands:
             if words[0] == "train":
@@ -49,6 +49,7 @@ def test_every_step_of_every_size_is_a_command_that_there_is(name, size):
                 known = {*known_tasks(), "manifest"}
                 assert asked[1] or set(asked[0].split(",")) <= known, asked
     whole = experiments.plan(own, size)
+    assert not own.contrasts or any(size in one.sizes and one.decides for one in own.contrasts)
     for one in own.contrasts:
         had = {(e.cell, e.set) for e in whole.evaluations}
         if size in one.sizes and (one.decides or size == "small"):
@@ -118,6 +119,48 @@ def test_a_run_goes_on_where_it_was_killed(tmp_path):
         steps.run(other, work, do, lambda line: None)
 
 
+def test_a_shared_step_is_done_once_for_all_experiments(tmp_path):
+    shared = STEPS.replace("makes: [one]", "makes: [../both], shared: true").replace("one $word", "../both")
+    done: list[str] = []
+
+    def do(words: Sequence[str]) -> int:
+        done.append(words[1])
+        Path(words[1]).write_text("")
+        return 0
+
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(shared)
+        planned = experiments.plan(experiments.load(str(tmp_path / f"{name}.yaml")), "small")
+        clock, _ = steps.run(planned, tmp_path / "runs" / name, do, lambda line: None)
+        assert clock >= 0
+    assert done == ["../both", "two", "three", "two", "three"]
+    other = experiments.plan(experiments.load(str(tmp_path / "b.yaml")), "small", changes={"word": "no"})
+    assert [one.state for one in steps.states(other, tmp_path / "runs" / "c")] == ["done", "to do"]
+    (tmp_path / "runs" / "both").unlink()
+    assert steps.states(planned, tmp_path / "runs" / "b")[0].state == "to do"
+
+
+def test_a_step_for_some_rows_is_run_for_them_alone():
+    own = experiments.load("acdc")
+    quick = experiments.plan(own, "quick")
+    assert "targets of three sources" not in {step.name for step in quick.steps}
+    row, other = (experiments.plan(own, "quick", row="B2", changes={"rows": n}) for n in ("320", "321"))
+    found = [{step.name: step.chain for step in planned.steps} for planned in (row, other)]
+    assert "targets of three sources" in found[0]
+    assert found[0]["train B2, seed 0"] != found[1]["train B2, seed 0"]
+    small = {step.name: step.chain for step in experiments.plan(own, "small").steps}
+    small_b2 = experiments.plan(own, "small", row="B2").steps
+    assert {step.chain for step in small_b2} <= {*small.values()}  # a row goes on with what the whole has
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path):
+    (tmp_path / "own.yaml").write_text(STEPS + "disk_gb: {small: 1.0e+9}\n")
+    planned = experiments.plan(experiments.load(str(tmp_path / "own.yaml")), "small")
+    with pytest.raises(experiments.ReproduceError, match=r"GB free, and the run writes about 1e\+09 GB"):
+        steps.run(planned, tmp_path / "work", lambda words: 1 / 0, lambda line: None)
+    assert not (tmp_path / "work").exists()
+
+
 def test_intervals_cover_the_truth_over_seeds_and_recordings():
     """200 worlds: recordings differ, seeds differ, three questions a recording; the truth is 0.1. One seed's
     own interval, which is over items alone, misses it far too often."""
@@ -157,7 +200,9 @@ cells:
   A: {about: mostly right, model: a.jsonl, paper: {yesno: 90}}
   B: {about: always yes, model: b.jsonl}
 sets:
-  yesno: {about: yes or no, eval: "--task manifest=rows.jsonl"}
+  yesno: {about: yes or no, eval: "--task manifest=rows.jsonl", exact: accuracy}
+beside:
+  curve: {about: drawn, table: figure 2, of: [A], numbers: c.json, columns: [step, score], picture: c.png}
 contrasts:
   - {about: A beats B, set: yesno, plus: {cell: A}, minus: {cell: B}, worth: 0.1, paper: "+40"}
   - {about: A beats the best constant, set: yesno, plus: {cell: A}, minus: {cell: A, control: constant}}
@@ -194,6 +239,25 @@ def test_a_finding_from_answers_to_the_page(tmp_path, capsys, monkeypatch):
     text = (tmp_path / "out" / "small.md").read_text()
     assert "| 90 |" in text and "![Intervals](small.svg)" in text and "# Answers: confirmed" in text
     assert (tmp_path / "out" / "small.svg").read_text().count("<circle") >= 8
+    assert found["judges"] == [] and found["beside"] == []  # no judge was asked, nothing is drawn yet
+    _judge_half(work / "eval" / "A-0-yesno" / "predictions.jsonl")
+    (work / "c.png").write_bytes(b"png")
+    (work / "c.json").write_text(json.dumps([{"step": 1, "score": 0.12345, "more": 0}]))
+    assert command(["reproduce", "answers.yaml", "--work", "work", "--out", "out"]) == 0
+    text = (tmp_path / "out" / "small.md").read_text()
+    assert "| yesno |" in text and "| accuracy | 0.50 | -0.03 [" in text  # by chance
+    assert "![curve](small-curve.png)" in text and "| 1 | 0.1235 |" in text and "(figure 2)" in text
+    assert (tmp_path / "out" / "small-curve.png").read_bytes() == b"png"
+
+
+def _judge_half(file: Path) -> None:
+    """Judgments as a judge leaves them: of right answers half are called right, and of wrong ones half."""
+    rows, seen = [json.loads(line) for line in file.read_text().splitlines()], {True: 0, False: 0}
+    for row in rows:
+        right = row["text"] == row["references"][0]
+        seen[right] += 1
+        row["judged"] = float(seen[right] % 2)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.mark.parametrize(
@@ -202,10 +266,13 @@ def test_a_finding_from_answers_to_the_page(tmp_path, capsys, monkeypatch):
         (["nothing"], "there is no experiment 'nothing': take one of acdc"),
         (["acdc", "--quick", "--full"], "--quick and --full are two sizes"),
         (["acdc", "--row", "Z9"], "there is no row 'Z9': the rows are A1, A2"),
-        (["acdc", "--table", "7"], "there is no table '7': this experiment has 1, 2"),
+        (["acdc", "--table", "7"], "size 'small' has nothing for table '7': it has 1, 2"),
+        (["salmonn", "--quick", "--table", "4"], "size 'quick' has nothing for table '4': it has 3"),
         (["acdc", "--set", "steps"], "--set steps: write it as KEY=VALUE"),
         (["acdc", "--set", "speed=1"], "size 'small' has no setting 'speed'"),
-        (["acdc", "--full"], "there is no 'DATA/AudioCaps/train.csv' (--plan lists"),
+        (["acdc", "--full"], "--full needs --data FOLDER, the folder of the corpora: `lalm reproduce acdc"),
+        (["acdc", "--full", "--data", "nowhere"], "there is no folder 'nowhere': --data is"),
+        (["acdc", "--full", "--data", "."], "AudioCaps/train.csv' (--plan lists"),
     ],
 )
 def test_what_cannot_be_run_is_said_in_a_sentence(words, told, tmp_path, monkeypatch, capsys):

@@ -337,6 +337,12 @@ def test_avqa_is_asked_with_its_videos(seeing, tmp_path, capsys):
     assert 0 <= entry["metrics"]["accuracy"]["mean"] <= 1 and len(card["model"]["weights"]) == 32
     controls = [json.loads(line)["control"] for line in (tmp_path / "out" / "predictions.jsonl").open()]
     assert {"audio", "silent"} <= set(controls)
+    words[words.index("--controls") :] = ["--control", "unseen"]
+    words[words.index("--out") + 1] = str(tmp_path / "unseen")
+    assert cli.run(["eval", str(tmp_path / "apt"), *task, *words]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "unseen" / "predictions.jsonl").open()]
+    assert [row["control"] for row in rows] == ["audio", "unseen"]  # the sound and the question alone
+    capsys.readouterr()
     (asked,) = [s for s in open_task("avqa_video", tmp_path / "data")[0].samples]
     assert [part["type"] for part in asked.messages[0]["content"]] == ["video", "audio", "text"]
     assert asked.references == ("car",) and len(asked.choices) == 4
