@@ -230,6 +230,7 @@ def _judges(plan: Plan, work: Path) -> list[dict[str, Any]]:
             folder = work / one.folder
             for task, kept in read_answers(folder).items():
                 answers = [own.answer for own in kept if own.answer.judged is not None]
+                answers = [answer for answer in answers if answer.sample.references]
                 name = read_card(folder)["tasks"][task]["judge"]
                 right = _each(answers, asked.exact) if answers else ()
                 for answer, value in zip(answers, right, strict=True):
@@ -238,10 +239,9 @@ def _judges(plan: Plan, work: Path) -> list[dict[str, Any]]:
         if len(mine) > 1:
             same = sum(mine[item] == exact[item] for item in mine) / len(mine)
             kappa = agreement(mine, exact).kappa
-            row = {"set": key, "judge": name, "exact": asked.exact, "same": round(same, 3), "kappa": None}
-            if kappa is not None:
-                row["kappa"] = [round(value, 3) for value in (kappa.mean, kappa.low, kappa.high)]
-            found.append(row | {"num_answers": len(mine)})
+            limits = kappa and [round(value, 3) for value in (kappa.mean, kappa.low, kappa.high)]
+            row = {"set": key, "judge": name, "exact": asked.exact, "same": round(same, 3)}
+            found.append({**row, "kappa": limits, "num_answers": len(mine)})
     return found
 
 
