@@ -115,7 +115,12 @@ def estimate(runs: Sequence[Scores], minus: Sequence[Scores] = ()) -> Estimate |
     half = _half_width(of_items, groups - 1, of_seeds, len(own) - 1)
     middle = float(own.mean())
     seeds = tuple(float(value) for value in own)
-    return Estimate(middle, middle - half, middle + half, len(items), groups, seeds)
+    low, high = middle - half, middle + half
+    if all(
+        {*one.points.values()} <= {0.0, 1.0} for pair in pairs for one in pair if one
+    ):  # shares are bounded
+        low, high = max(low, -1.0 if minus else 0.0), min(high, 1.0)
+    return Estimate(middle, low, high, len(items), groups, seeds)
 
 
 def _half_width(of_items: float, free_items: int, of_seeds: float, free_seeds: int) -> float:

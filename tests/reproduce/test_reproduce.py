@@ -178,6 +178,17 @@ def test_intervals_cover_the_truth_over_seeds_and_recordings():
     assert 0.9 <= hits / 200 <= 0.99 and alone / 200 < 0.75
 
 
+def test_intervals_of_shares_stay_in_their_bounds():
+    names = [("task", str(i)) for i in range(4)]
+    places = {name: str(i) for i, name in enumerate(names)}
+    ones, none = (Scores(dict.fromkeys(names, value), places) for value in (1.0, 0.0))
+    found, apart = estimate([ones] * 3), estimate([ones] * 3, [none] * 3)
+    assert found is not None and (found.low, found.high) == (0.25, 1.0)  # 1 - 3 / 4
+    assert apart is not None and (apart.low, apart.high) == (0.25, 1.0)
+    counts = estimate([Scores(dict.fromkeys(names, 5.0), places)])
+    assert counts is not None and counts.high > 5
+
+
 def test_the_verdict_is_the_rules():
     def found(low: float, high: float) -> Estimate:
         return Estimate((low + high) / 2, low, high, 100, 50, (0.0, 0.0, 0.0))
