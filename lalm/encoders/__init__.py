@@ -26,7 +26,7 @@ from lalm.encoders.eat import EATConfig, EATEncoder
 from lalm.encoders.eat_import import EATImportError, import_eat
 from lalm.encoders.pair import PairConfig, PairEncoder
 from lalm.encoders.released import folder_tensors
-from lalm.encoders.transformers_audio import KINDS, TransformersAudioConfig, TransformersAudioEncoder
+from lalm.encoders.transformers_audio import TransformersAudioConfig, TransformersAudioEncoder
 from lalm.encoders.transformers_audio_import import (
     MERT,
     PARTS,
@@ -35,6 +35,7 @@ from lalm.encoders.transformers_audio_import import (
     is_transformers_audio,
     open_transformers_audio,
 )
+from lalm.encoders.transformers_kinds import KINDS
 from lalm.encoders.whisper import WhisperEncoder, WhisperEncoderConfig
 from lalm.errors import LalmError
 from lalm.systems import brought
@@ -62,7 +63,17 @@ ENCODERS: dict[str, tuple[type[Any], type[nn.Module]]] = {
 }
 ENCODERS["whisper"] = ENCODERS[WhisperEncoderConfig.model_type]  # a Whisper folder as the Hub has it
 
-TOWERS = {"qwen2_audio": "audio_tower.", "qwen2_audio_encoder": ""}  # the names of their weights begin so
+# Whispers in larger models: whether frames are averaged in pairs before the last norm, as Qwen2-Audio has it.
+TOWERS = {
+    **dict.fromkeys(("qwen2_audio", "qwen2_audio_encoder"), True),
+    **dict.fromkeys(("audioflamingo3", "audioflamingo3_encoder", "musicflamingo"), True),
+    **dict.fromkeys(("voxtral", "voxtral_encoder"), False),
+}
+TOWER_NAMES = ("model.audio_tower.", "audio_tower.")  # how the names of their weights begin
+WHISPER_NAMES = {  # as newer configs call them
+    **{"hidden_size": "d_model", "num_hidden_layers": "encoder_layers", "layerdrop": "encoder_layerdrop"},
+    **{"num_attention_heads": "encoder_attention_heads", "intermediate_size": "encoder_ffn_dim"},
+}
 
 for _name, (_config, _) in ENCODERS.items():
     if _name == _config.model_type:
@@ -219,13 +230,22 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _tower(folder: Path, fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Qwen2-Audio's encoder, alone or in the whole model: a Whisper whose frames are averaged in pairs."""
-    prefix = TOWERS[fields["model_type"]]
-    state = folder_tensors(folder, EncoderError, prefix)
-    own = fields.get("audio_config", fields) if prefix else fields
-    shape = {name: value for name, value in own.items() if name not in ("model_type", "architectures")}
-    ours = {"model_type": WhisperEncoderConfig.model_type, "qwen2_audio": True, "pool": 2}
-    return shape | ours, {"whisper." + key.removeprefix(prefix): value for key, value in state.items()}
+    """A Whisper's encoder in a larger model, or alone."""
+    alone = fields["model_type"].endswith("_encoder")
+    own = fields if alone else fields["audio_config"]
+    state = folder_tensors(folder, EncoderError, "" if alone else TOWER_NAMES)
+    shape = {
+        WHISPER_NAMES.get(name, name): value
+        for name, value in own.items()
+        if name not in ("model_type", "architectures")
+    }
+    ours: dict[str, Any] = {"model_type": WhisperEncoderConfig.model_type}
+    ours |= {"qwen2_audio": True, "pool": 2} if TOWERS[fields["model_type"]] else {}
+    plain = {
+        next((n.removeprefix(p) for p in TOWER_NAMES if n.startswith(p)), n): tensor
+        for n, tensor in state.items()
+    }
+    return shape | ours, {f"whisper.{name}": tensor for name, tensor in plain.items()}
 
 
 def _refuse(folder: Path, fields: Mapping[str, Any]) -> None:

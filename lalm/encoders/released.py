@@ -41,10 +41,12 @@ def weights_file(path: Path, names: Sequence[str], suffix: str, error: type[Valu
     return found[0]
 
 
-def folder_tensors(folder: Path, error: type[ValueError], prefix: str = "") -> dict[str, Tensor]:
+def folder_tensors(
+    folder: Path, error: type[ValueError], prefix: str | tuple[str, ...] = ""
+) -> dict[str, Tensor]:
     """The tensors of a folder in the Hub's layout: safetensors or ``.bin``, in one file or in shards.
 
-    Those whose names begin with ``prefix``; of safetensors no others are read.
+    Those whose names begin with ``prefix``, or one of several; of safetensors no others are read.
 
     Raises ``error`` naming the file that is not there, FileNotFoundError when there is none of them.
     """
@@ -67,7 +69,7 @@ def folder_tensors(folder: Path, error: type[ValueError], prefix: str = "") -> d
 
 
 def _tensors_of(
-    folder: Path, names: Sequence[str], error: type[ValueError], prefix: str
+    folder: Path, names: Sequence[str], error: type[ValueError], prefix: str | tuple[str, ...]
 ) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     try:

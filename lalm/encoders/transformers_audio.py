@@ -6,8 +6,6 @@ A window is encoded with others of exactly its length, or alone: there is no pad
 convolution or attention could hear, so a clip's frames are the same in every batch, for every family.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,114 +14,14 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, SequenceFeatureExtractor
-from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
+from transformers.audio_utils import mel_filter_bank
 
 from lalm.audio.features import SAMPLE_RATE
 from lalm.encoders.contract import Encoder, chosen_layers
 from lalm.encoders.pair import at_times_of
+from lalm.encoders.transformers_kinds import KINDS, Kind
 
-WINDOW_S = 30.0
-FBANK_FRAME = 400  # samples of a window of a Kaldi spectrogram: 25 ms at 16 kHz
-HOP = 160
-CLAP_STEPS = 32  # HTSAT's last stage: steps in time of 10 s, two bands each
-MOONSHINE = ((127, 64), (7, 3), (3, 2))  # kernels and strides of its convolutions
-
-Frames = Callable[[Any, int], int]  # config, samples at the encoder's own rate -> frames
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How one family is opened and read. ``part`` leads from what AutoModel opens to the encoder."""
-
-    frames: Frames
-    rate: Callable[[Any], float]  # frames a second
-    part: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)  # for the feature extractor's call
-    longest_s: float = WINDOW_S
-    bands: Callable[[Any], int] = lambda config: 1  # frames of one moment, from low to high frequencies
-    layered: bool = True  # whether each of its layers can be had
-
-
-def _chain(num_samples: int, layers: Any) -> int:
-    for kernel, stride in layers:
-        num_samples = (num_samples - kernel) // stride + 1 if num_samples >= kernel else 0
-    return num_samples
-
-
-def _convolved(config: Any, n: int) -> int:
-    """wav2vec 2.0 and its kin: seven convolutions without padding, 400 samples wide, 320 apart."""
-    frames = _chain(n, zip(config.conv_kernel, config.conv_stride, strict=True))
-    if getattr(config, "add_adapter", False):  # strided convolutions with padding 1 behind the layers
-        for _ in range(config.num_adapter_layers):
-            frames = (frames + 2 - config.adapter_kernel_size) // config.adapter_stride + 1 if frames else 0
-    return frames
-
-
-def _strided(config: Any) -> float:
-    stride = float(np.prod(config.conv_stride))
-    if getattr(config, "add_adapter", False):
-        stride *= config.adapter_stride**config.num_adapter_layers
-    return 1 / stride
-
-
-def _stacked_fbank(config: Any, n: int) -> int:
-    """w2v-BERT: two frames of a Kaldi spectrogram beside each other, 20 ms."""
-    return ((n - FBANK_FRAME) // HOP + 1) // 2 if n >= FBANK_FRAME else 0
-
-
-def _subsampled(config: Any, n: int) -> int:
-    """Fast-Conformer: three convolutions, each of which halves the frames and counts a last odd one."""
-    frames = n // HOP
-    for _ in range(int(np.log2(config.subsampling_factor))):
-        frames = -(-frames // config.subsampling_conv_stride)
-    return frames if n // HOP > 1 else 0  # one frame has no variance to be normalised by
-
-
-def _patch_steps(config: Any, n: int) -> int:
-    """AST: patches in time of which a clip fills some, each of ``bands``."""
-    frames = (n - FBANK_FRAME) // HOP + 1 if n >= FBANK_FRAME else 0
-    last = (config.max_length - config.patch_size) // config.time_stride + 1
-    return min(-(-frames // config.time_stride), last) * _ast_bands(config)
-
-
-def _ast_bands(config: Any) -> int:
-    return int((config.num_mel_bins - config.patch_size) // config.frequency_stride + 1)
-
-
-def _omni(config: Any, n: int) -> int:
-    """Qwen2.5-Omni: 10 ms, halved by a convolution and by a mean, which drops a last odd one."""
-    mels = -(-n // HOP)
-    return ((mels - 1) // 2 + 1) // 2
-
-
-def _clap(config: Any, n: int) -> int:
-    return -(-n * CLAP_STEPS // (10 * 48_000)) * 2
-
-
-_speech = Kind(_convolved, _strided)
-_parakeet = Kind(_subsampled, lambda c: 1 / (HOP * c.subsampling_factor))
-KINDS: dict[str, Kind] = {
-    **dict.fromkeys(
-        ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio", "wav2vec2-conformer"),
-        _speech,
-    ),
-    **dict.fromkeys(("sew", "sew-d"), _speech),
-    "wav2vec2-bert": Kind(_stacked_fbank, lambda c: 1 / (2 * HOP)),
-    "moonshine": Kind(lambda c, n: _chain(n, MOONSHINE), lambda c: 1 / 384, part="encoder"),
-    "parakeet_encoder": _parakeet,
-    "audio-spectrogram-transformer": Kind(
-        _patch_steps,
-        lambda c: _ast_bands(c) / (HOP * c.time_stride),
-        longest_s=10.24,
-        bands=_ast_bands,
-    ),
-    "clap_audio_model": Kind(
-        _clap, lambda c: 2 * CLAP_STEPS / (10 * 48_000), longest_s=10.0, bands=lambda c: 2, layered=False
-    ),
-    "qwen2_5_omni_audio_encoder": Kind(
-        _omni, lambda c: 1 / (4 * HOP), settings={"padding": "longest", "truncation": False}
-    ),
-}
+GRANITE = "GraniteSpeechFeatureExtractor"
 
 
 class TransformersAudioConfig(PreTrainedConfig):
@@ -156,8 +54,7 @@ class TransformersAudioConfig(PreTrainedConfig):
         self.features = dict(features or {"feature_extractor_type": "Wav2Vec2FeatureExtractor"})
         if layers is not None and not self.kind.layered:
             raise ValueError(
-                f"layers: those of a {self.encoder.model_type} have other shapes than its output: "
-                "leave it out"
+                f"layers: those of a {self.encoder.model_type} cannot be had beside its output: leave it out"
             )
         self.layers = chosen_layers(layers, self.depth)
         longest = self.kind.longest_s
@@ -174,22 +71,20 @@ class TransformersAudioConfig(PreTrainedConfig):
     @property
     def depth(self) -> int:
         """Layers of the encoder."""
-        names = ("encoder_layers", "encoder_num_hidden_layers", "num_hidden_layers")
-        return int(next(getattr(self.encoder, name) for name in names if hasattr(self.encoder, name)))
+        return int(getattr(self.encoder, self.kind.depth))
 
     @property
     def layer_width(self) -> int:
         """Width of one layer's frames."""
-        names = ("d_model",) if hasattr(self.encoder, "d_model") else ("hidden_size",)
-        return int(getattr(self.encoder, names[0]))
+        return int(getattr(self.encoder, self.kind.width))
 
     @property
     def width(self) -> int:
         """Width of a frame."""
         if self.layers is not None:
             return len(self.layers) * self.layer_width
-        given = getattr(self.encoder, "output_dim", None) or getattr(self.encoder, "output_hidden_size", None)
-        return int(given or self.layer_width)
+        given = [getattr(self.encoder, name, None) for name in self.kind.out]
+        return int(next((width for width in given if width), self.layer_width))
 
     @property
     def rate_hz(self) -> int:
@@ -279,7 +174,7 @@ class TransformersAudioEncoder(Encoder):
 
     def _inputs(self, windows: Tensor) -> dict[str, Tensor]:
         """What the module takes, by the folder's own feature extractor, each window by itself."""
-        rate, kind = self.config.rate_hz, self.config.encoder.model_type
+        rate, kind = self.config.rate_hz, self.config.kind
         self._features = self._features or feature_extractor(self.config.features)
         made = []
         for window in windows.detach().float().cpu().numpy():
@@ -288,51 +183,58 @@ class TransformersAudioEncoder(Encoder):
                 samples = soxr.resample(window, SAMPLE_RATE, rate)
                 size = resampled_length(len(window), rate)
                 samples = np.pad(samples, (0, max(0, size - len(samples))))[:size]
-            if kind == "qwen2_5_omni_audio_encoder":  # trained with silence behind each clip
-                samples = np.pad(samples, (0, 2 * FBANK_FRAME))
-            made.append(
-                self._features(samples, sampling_rate=rate, return_tensors="pt", **self.config.kind.settings)
-            )
+            samples = np.pad(samples, (0, kind.silence))
+            made.append(self._features(samples, sampling_rate=rate, return_tensors="pt", **kind.settings))
         tensors = {n: torch.cat([m[n] for m in made]) for n in made[0] if isinstance(made[0][n], Tensor)}
-        if kind == "qwen2_5_omni_audio_encoder":
-            mels = -(-windows.shape[1] // HOP)
-            lengths = torch.full((len(windows),), mels)
-            flat = tensors["input_features"][..., :mels].transpose(0, 1).flatten(1)  # (M, W * mels)
-            return {"input_features": flat, "feature_lens": lengths}
-        if kind == "parakeet_encoder":  # its last frame is beyond the clip
-            return {"input_features": tensors["input_features"][:, : windows.shape[1] // HOP]}
-        if kind == "wav2vec2-bert":  # a last odd frame was filled up with padding
-            count = self.config.num_frames(windows.shape[1])
-            return {"input_features": tensors["input_features"][:, :count]}
-        tensors.pop("attention_mask", None)
-        return tensors
+        return kind.given(self.config.encoder, tensors, resampled_length(windows.shape[1], rate))
 
     def _in_time_order(self, states: Tensor, num_windows: int) -> Tensor:
         """A module's output as frames in time order, bands of one moment beside each other: (W, T, width)."""
-        kind, bands = self.config.encoder.model_type, self.config.kind.bands(self.config.encoder)
-        if kind == "qwen2_5_omni_audio_encoder":  # windows behind each other
-            return states.reshape(num_windows, -1, states.shape[-1])
-        if kind == "clap_audio_model":  # (W, D, bands, steps)
-            return states.permute(0, 3, 2, 1).flatten(1, 2)
-        if bands > 1:  # AST: two tokens of its own, then band by band
-            return states[:, 2:].unflatten(1, (bands, -1)).transpose(1, 2).flatten(1, 2)
-        return states
+        return self.config.kind.ordered(self.config.encoder, states, num_windows)
 
 
 def new_module(config: PreTrainedConfig) -> nn.Module:
     """A randomly initialised encoder of that config, without what is around it."""
-    if config.model_type == "qwen2_5_omni_audio_encoder":
-        return Qwen2_5OmniAudioEncoder._from_config(config)
-    if config.model_type == "clap_audio_model":
-        return transformers.ClapAudioModel._from_config(config)
-    whole = AutoModel.from_config(config)
-    part = KINDS[config.model_type].part
-    return whole.get_submodule(part) if part else whole
+    kind = KINDS[config.model_type]
+    opener = kind.opened_by
+    whole: nn.Module = opener._from_config(config) if opener else AutoModel.from_config(config)
+    return whole.get_submodule(kind.part) if kind.part else whole
 
 
 def feature_extractor(settings: dict[str, Any]) -> Any:
     """A feature extractor of transformers from what its preprocessor_config.json says."""
-    kind = getattr(transformers, str(settings.get("feature_extractor_type")), None)
+    name = str(settings.get("feature_extractor_type"))
+    if name == GRANITE:
+        return GraniteFeatures(settings)
+    kind = getattr(transformers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, SequenceFeatureExtractor)):
-        raise ValueError(f"transformers has no feature extractor '{settings.get('feature_extractor_type')}'")
+        raise ValueError(f"transformers has no feature extractor '{name}'")
     return kind(**{key: value for key, value in settings.items() if key != "feature_extractor_type"})
+
+
+class GraniteFeatures:
+    """Granite Speech's spectrogram; transformers' own needs torchaudio for these few lines.
+
+    Log-mel of a power spectrum (HTK's triangles of height 1), at most 8 below its largest, divided by 4, plus
+    1; two neighbouring frames beside each other.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        settings = {**settings, **settings.get("melspec_kwargs", {})}
+        self.rate = int(settings.get("sampling_rate", SAMPLE_RATE))
+        self.n_fft, self.window = int(settings.get("n_fft", 512)), int(settings.get("win_length", 400))
+        self.hop = int(settings.get("hop_length", 160))
+        bins = int(settings.get("n_mels") or settings.get("feature_size") or 80)
+        limits = {"min_frequency": 0.0, "max_frequency": self.rate / 2, "sampling_rate": self.rate}
+        shape = {"num_frequency_bins": self.n_fft // 2 + 1, "num_mel_filters": bins}
+        filters = mel_filter_bank(**shape, **limits, norm=None, mel_scale="htk")
+        self.filters = torch.from_numpy(filters).float()  # (F, M)
+
+    def __call__(self, samples: Any, **settings: Any) -> dict[str, Tensor]:
+        """samples: (N,) -> {"input_features": (1, T, 2 M)}."""
+        window = torch.hann_window(self.window)
+        audio = torch.from_numpy(np.asarray(samples, dtype=np.float32))
+        spectrum = torch.stft(audio, self.n_fft, self.hop, self.window, window, return_complex=True)
+        log = (spectrum.abs().square().T @ self.filters).clamp(min=1e-10).log10()  # (T, M)
+        log = torch.maximum(log, log.max() - 8.0) / 4 + 1
+        return {"input_features": log[: len(log) // 2 * 2].reshape(1, -1, 2 * log.shape[1])}

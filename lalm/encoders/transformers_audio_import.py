@@ -1,25 +1,37 @@
 """Opens an audio encoder from a folder as transformers has it, alone or as part of a larger model."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import transformers
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, HubertConfig, HubertModel
-from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
-from lalm.encoders.transformers_audio import KINDS, TransformersAudioConfig, TransformersAudioEncoder
+from lalm.encoders.transformers_audio import GRANITE, TransformersAudioConfig, TransformersAudioEncoder
+from lalm.encoders.transformers_kinds import KINDS
 from lalm.errors import LalmError, refuse_pickled_code
 
 CHOICES = ("layers", "window_s")
-PARTS = {  # larger models: where their config.json describes the encoder, and what its weights are called
-    "clap": ("audio_config", "audio_model."),
-    "parakeet_ctc": ("encoder_config", "encoder."),
-    "parakeet_rnnt": ("encoder_config", "encoder."),
-    "parakeet_tdt": ("encoder_config", "encoder."),
-    "qwen2_5_omni": ("thinker_config.audio_config", "thinker.audio_tower."),
-    "qwen2_5_omni_thinker": ("audio_config", "audio_tower."),
+# Larger models: where their config.json describes the encoder, and how its weights' names may begin.
+PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "clap": ("audio_config", ("audio_model.",)),
+    "gemma3n": ("audio_config", ("model.audio_tower.", "audio_tower.")),
+    "glmasr": ("audio_config", ("audio_tower.", "model.audio_tower.")),
+    "granite_speech": ("encoder_config", ("encoder.", "model.encoder.")),
+    "lasr_ctc": ("encoder_config", ("encoder.",)),
+    "parakeet_ctc": ("encoder_config", ("encoder.",)),
+    "parakeet_rnnt": ("encoder_config", ("encoder.",)),
+    "parakeet_tdt": ("encoder_config", ("encoder.",)),
+    "pe_audio": ("audio_config", ("audio_encoder.", "audio_model.audio_encoder.")),
+    "qwen2_5_omni": ("thinker_config.audio_config", ("thinker.audio_tower.",)),
+    "qwen2_5_omni_thinker": ("audio_config", ("audio_tower.",)),
+    "qwen3_asr": ("audio_config", ("audio_tower.", "model.audio_tower.", "thinker.audio_tower.")),
+    "qwen3_omni_moe": ("thinker_config.audio_config", ("thinker.audio_tower.",)),
+    "qwen3_omni_moe_thinker": ("audio_config", ("audio_tower.",)),
+    "seamless_m4t": ("", ("speech_encoder.",)),
+    "seamless_m4t_v2": ("", ("speech_encoder.",)),
+    "speech_to_text": ("", ("model.encoder.", "encoder.")),
 }
 MERT = "mert_model"  # a HuBERT on 24 kHz music, arXiv 2306.00107
 RANDOM_IN_RELEASES = ("masked_spec_embed",)  # used in pretraining alone; some folders leave it out
@@ -52,15 +64,10 @@ def open_transformers_audio(
     config = config_in(folder, fields, options)
     kind, own = str(fields["model_type"]), config.encoder
     settings: dict[str, Any] = {"config": own, "dtype": "float32", "output_loading_info": True}
-    name = PARTS[kind][1] if kind in PARTS else ""
-    classes: dict[str, Any] = {
-        MERT: HubertModel,
-        "clap_audio_model": transformers.ClapAudioModel,
-        "qwen2_5_omni_audio_encoder": Qwen2_5OmniAudioEncoder,
-    }
-    opener = classes.get(kind) or classes.get(own.model_type) or AutoModel
-    if name:
-        settings["key_mapping"] = {"^" + name.replace(".", r"\."): ""}
+    opener = HubertModel if kind == MERT else config.kind.opened_by or AutoModel
+    if kind in PARTS:
+        names = "|".join(re.escape(prefix) for prefix in PARTS[kind][1])
+        settings["key_mapping"] = {f"^(?:{names})": ""}
     try:
         with refuse_pickled_code(f"the weights in '{folder}'", TransformersAudioError):
             module, told = opener.from_pretrained(folder, trust_remote_code=False, **settings)
@@ -86,8 +93,8 @@ def _own_config(folder: Path, fields: Mapping[str, Any]) -> Any:
     if kind == MERT:
         return _mert(folder, fields)
     whole: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    for step in PARTS[kind][0].split(".") if kind in PARTS else ():
-        whole = getattr(whole, step)
+    for step in (PARTS[kind][0] if kind in PARTS else "").split("."):
+        whole = getattr(whole, step) if step else whole
     return whole
 
 
@@ -102,8 +109,21 @@ def _mert(folder: Path, fields: Mapping[str, Any]) -> HubertConfig:
     return HubertConfig(**{name: value for name, value in fields.items() if name in known})
 
 
+def _said(folder: Path) -> dict[str, Any]:
+    """What preprocessor_config.json says, or the part of processor_config.json about it; {} where none is."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        try:
+            said = json.loads((folder / name).read_text())
+            return dict(said.get("feature_extractor") or said)
+        except (OSError, ValueError, TypeError, AttributeError):
+            continue
+    return {}
+
+
 def _features(folder: Path) -> dict[str, Any]:
     """The settings of the folder's feature extractor that make it again."""
+    if GRANITE in (settings := _said(folder)).values():
+        return settings
     try:
         extractor: Any = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

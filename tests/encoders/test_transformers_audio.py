@@ -5,14 +5,26 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_encoders import FAMILIES, audio_encoder_folder
-from transformers import AutoFeatureExtractor, AutoModel, HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+from parity_fixtures import signal
+from tiny_encoders import FAMILIES, INSIDE, audio_encoder_folder
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModel,
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+)
+from transformers.models.audioflamingo3.modeling_audioflamingo3 import AudioFlamingo3Encoder
+from transformers.models.voxtral.modeling_voxtral import VoxtralEncoder
 
 from lalm.encoders import build_encoder, encoder_config, load_encoder, read_config, save_encoder
-from lalm.encoders.transformers_audio import TransformersAudioEncoder
+from lalm.encoders.transformers_audio import GraniteFeatures, TransformersAudioEncoder
 
 LENGTHS = [1600, 16_000, 16_001, 29_123]
 WHOLE_WINDOWS = ("audio-spectrogram-transformer", "clap")  # always padded to one window by their extractors
+WHISPERS = ("qwen2_audio_encoder", "voxtral_encoder", "audioflamingo3_encoder")
+OF_THE_ADAPTER = [k for k in FAMILIES if k not in (*WHOLE_WINDOWS, *WHISPERS, "clap-fused")]
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +60,17 @@ def test_a_batch_gives_what_each_clip_gives_alone(folders, kind, tmp_path):
     torch.testing.assert_close(again(clips[1][None], torch.tensor([16_000]))[0][0], frames[1, : counts[1]])
 
 
-@pytest.mark.parametrize(
-    "kind", [k for k in FAMILIES if k not in WHOLE_WINDOWS and k != "qwen2_audio_encoder"]
-)
+@pytest.mark.parametrize("kind", OF_THE_ADAPTER)
 @torch.no_grad()
 def test_the_formula_counts_what_the_module_gives(folders, kind):
     encoder = load_encoder(folders(kind))
     assert isinstance(encoder, TransformersAudioEncoder)
     counted = 0
-    for length in np.random.default_rng(0).integers(1_000, 20_000, 200).tolist():
+    longest = 4_000 if kind == "pe_audio_encoder" else 20_000  # it hears 48 kHz
+    for length in np.random.default_rng(0).integers(1_280, longest, 200).tolist():
         inputs = encoder._inputs(noise(length)[None])
         given = encoder._in_time_order(encoder.encoder(**inputs).last_hidden_state, 1)
-        assert given.shape[1] == encoder.num_frames(length), length
+        assert given.shape[1:] == (encoder.num_frames(length), encoder.width), length
         counted += 1
     assert counted == 200
 
@@ -93,6 +104,41 @@ def test_the_frames_are_those_of_the_released_pipeline(folders):
         torch.testing.assert_close(frames[0, :size], theirs[:size], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in INSIDE if not kind.startswith("seamless")])
+@torch.no_grad()
+def test_an_encoder_is_taken_out_of_the_larger_model(folders, kind, tmp_path):
+    audio, length = noise(9_000)[None], torch.tensor([9_000])
+    alone, _ = load_encoder(folders(kind))(audio, length)
+    inside, _ = load_encoder(audio_encoder_folder(kind, tmp_path, inside=True))(audio, length)
+    torch.testing.assert_close(inside, alone)
+
+
+@torch.no_grad()
+def test_whispers_of_other_models_hear_as_their_own_modules(folders):
+    sound, length = noise(29_123), torch.tensor([29_123])
+    features = WhisperFeatureExtractor(feature_size=128)
+    inputs = features(sound.numpy(), sampling_rate=16_000, return_tensors="pt", return_attention_mask=True)
+    theirs = VoxtralEncoder.from_pretrained(folders("voxtral_encoder")).eval()(inputs.input_features)
+    ours, _ = load_encoder(folders("voxtral_encoder"), {"pad_to_window": True})(sound[None], length)
+    torch.testing.assert_close(ours, theirs.last_hidden_state, atol=1e-4, rtol=1e-3)
+    flamingo = AudioFlamingo3Encoder.from_pretrained(folders("audioflamingo3_encoder")).eval()
+    theirs = flamingo(inputs.input_features, inputs.attention_mask)
+    ours, _ = load_encoder(folders("audioflamingo3_encoder"))(sound[None], length)
+    torch.testing.assert_close(ours, theirs.last_hidden_state[:, : ours.shape[1]], atol=1e-4, rtol=1e-3)
+
+
+def test_granites_features_are_those_of_torchaudio():
+    """transformers' extractor with torchaudio 2.11 gave these numbers for the test signal."""
+    given = GraniteFeatures({})(signal(3_200, 5).astype("float32") / 32768)["input_features"]
+    wanted = [
+        [1.0190023, 0.7919480, 0.5069727, 1.0023687],
+        [0.1493872, 0.9814655, 0.3814248, 1.0688947],
+        [0.2999054, 0.6531327, 0.6099921, 0.8471729],
+    ]
+    torch.testing.assert_close(given[0, ::4, ::40], torch.tensor(wanted), atol=1e-4, rtol=1e-4)
+    assert given.shape == (1, 10, 160)
+
+
 @torch.no_grad()
 def test_layers_stand_side_by_side_and_the_last_is_the_output(folders):
     for kind in ("wav2vec2", "hubert", "sew", "audio-spectrogram-transformer", "parakeet_ctc"):
@@ -107,8 +153,13 @@ def test_layers_stand_side_by_side_and_the_last_is_the_output(folders):
         assert not torch.allclose(every[..., :width], every[..., width : 2 * width], atol=1e-2)
     with pytest.raises(ValueError, match="layers: this encoder has layers 0 to 2, or 'all', not \\[3\\]"):
         load_encoder(folders("wav2vec2"), {"layers": [3]})
-    with pytest.raises(ValueError, match="layers: those of a clap_audio_model have other shapes"):
+    with pytest.raises(
+        ValueError, match="layers: those of a clap_audio_model cannot be had beside its output"
+    ):
         load_encoder(folders("clap"), {"layers": "all"})
+    for kind in ("glmasr_encoder", "qwen3_omni_moe_audio_encoder", "speech_to_text", "lasr_encoder"):
+        every, _ = load_encoder(folders(kind), {"layers": "all"})(audio, lengths)
+        assert every.shape[2] == 3 * 16
     with pytest.raises(ValueError, match="has no option 'pool'; it has: layers, window_s"):
         load_encoder(folders("wav2vec2"), {"pool": 2})
 

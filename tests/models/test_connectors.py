@@ -97,6 +97,34 @@ def test_layers_are_added_up_with_learned_weights(connector, queries, tiny_folde
     torch.testing.assert_close(tokens, alone)
 
 
+@pytest.mark.parametrize("connector", ["linear", "perceiver"])
+def test_of_two_encoders_each_has_its_layers_added_up_by_itself(connector, tiny_folders, tmp_path):
+    first = audio_encoder_folder("wavlm", tmp_path / "wavlm")
+    second = audio_encoder_folder("hubert", tmp_path / "hubert")
+    options = {
+        **{"connector": connector, "connector_options": SMALL[connector], "layer_mix": True},
+        **{"encoder": {"layers": "all"}, "encoder_2": {"layers": [0, 2]}},
+    }
+    llm = str(tiny_folders[1])
+    parts = {"encoder": str(first), "encoder_2": str(second), "llm": llm}
+    model, processor = build_model("modular", **parts, options=options)
+    mixes = model.model.connector.mixes
+    assert [tuple(mix.shape) for mix in mixes] == [(1, 3), (1, 2)] and model.model.connector.mix is None
+    assert (model.config.shape.frame_width, model.config.audio_config.width) == (16 + 16, 5 * 16)
+    before, after = two_steps(model, processor, ["connector"])
+    assert after < before and all(mix.abs().min() > 0 for mix in mixes)
+    save_model(model, processor, tmp_path / "slim", slim=True)
+    torch.testing.assert_close(logits(*load_model(tmp_path / "slim")), logits(model, processor))
+    with torch.no_grad():  # all weight on one layer of each is these two side by side
+        mixes[0].copy_(torch.tensor([[-50.0, 50.0, -50.0]]))
+        mixes[1].copy_(torch.tensor([[50.0, -50.0]]))
+        frames, length = torch.randn(1, 40, 80), torch.tensor([40])
+        tokens, _ = model.model.connector(frames, length)
+        picked = torch.cat([frames[..., 16:32], frames[..., 48:64]], 2)
+        alone, _ = model.model.connector.connector(picked, length)
+    torch.testing.assert_close(tokens, alone)
+
+
 def test_what_does_not_fit_is_said():
     with pytest.raises(ValueError, match="there is no connector 'moe'; the connectors are: linear"):
         ModularConfig(connector="moe")

@@ -4,8 +4,9 @@
 
 With ``layer_mix`` the encoder's layers are added up with weights that are learned (a softmax over layers, all
 equal at first) in place of standing side by side. A connector with queries reads each layer by itself, and
-every query has weights of its own (DeSTA2.5-Audio, arXiv 2507.02768, section 3). The weights belong to the
-connector, so frames of all layers can be cached.
+every query has weights of its own (DeSTA2.5-Audio, arXiv 2507.02768, section 3). Of two encoders each has its
+layers added up by itself, with one set of weights, before the two stand side by side. The weights belong to
+the connector, so frames of all layers can be cached.
 """
 
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from lalm.encoders import build_encoder, encoder_config
+from lalm.encoders.pair import PairConfig, widths
 from lalm.models.config import AudioLMConfig
 from lalm.models.connectors import connector_class
 from lalm.models.connectors.contract import Shape
@@ -52,7 +54,7 @@ class ModularConfig(AudioLMConfig):
             raise ValueError(
                 f"the connector '{connector}' has no option '{odd[0]}'; it has: {', '.join(found.options())}"
             )
-        if layer_mix and self.num_layers < 2:
+        if layer_mix and max(self.layer_counts) < 2:
             raise ValueError(
                 "layer_mix adds up layers, and the encoder gives one: name its 'layers' in the options of "
                 "'encoder'"
@@ -65,14 +67,19 @@ class ModularConfig(AudioLMConfig):
         return connector_class(self.connector).hears_instructions
 
     @property
-    def num_layers(self) -> int:
-        """Layers that stand side by side in a frame."""
-        return len(getattr(self.audio_config, "layers", None) or [0])
+    def layer_counts(self) -> list[int]:
+        """Layers that stand side by side in a frame, of each encoder."""
+        pair = isinstance(self.audio_config, PairConfig)
+        encoders = [self.audio_config.first, self.audio_config.second] if pair else [self.audio_config]
+        return [len(getattr(encoder, "layers", None) or [0]) for encoder in encoders]
 
     @property
     def shape(self) -> Shape:
         """What the connector stands between."""
-        width = self.audio_config.width // (self.num_layers if self.layer_mix else 1)
+        width = self.audio_config.width
+        if self.layer_mix:
+            parts = zip(widths(self.audio_config), self.layer_counts, strict=True)
+            width = sum(part // count for part, count in parts)
         return Shape(width, self.embedding_width, float(self.audio_config.frames_per_second))
 
     def num_frames(self, num_samples: int) -> int:
@@ -106,9 +113,12 @@ class ModularConnector(nn.Module):
         self.register_buffer("frame_mean", torch.zeros(width))
         self.register_buffer("frame_scale", torch.ones(width))
         self.connector = connector_class(config.connector)(config.shape, **config.connector_options)
-        self.num_layers = config.num_layers
-        queries = self.connector.num_queries
-        self.mix = nn.Parameter(torch.zeros(queries, self.num_layers)) if config.layer_mix else None
+        self.widths, self.layer_counts = widths(config.audio_config), config.layer_counts
+        counts = self.layer_counts if config.layer_mix else []
+        one = torch.zeros(self.connector.num_queries, counts[0]) if len(counts) == 1 else None
+        self.mix = None if one is None else nn.Parameter(one)  # of one encoder
+        two = counts if len(counts) > 1 else []
+        self.mixes = nn.ParameterList(nn.Parameter(torch.zeros(1, count)) for count in two)
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, scale: Tensor) -> None:
@@ -124,19 +134,28 @@ class ModularConnector(nn.Module):
     def forward(self, frames: Tensor, frame_lengths: Tensor, *told: Tensor | None) -> tuple[Tensor, Tensor]:
         """frames: (A, T, layers x W), frame_lengths: (A,) -> tokens (A, K, D), lengths (A,)."""
         frames = (frames.to(self.frame_mean.dtype) - self.frame_mean) * self.frame_scale
+        if self.mixes:
+            parts = frames.split(self.widths, 2)
+            mixed = [_mixed(part, weights) for part, weights in zip(parts, self.mixes, strict=True)]
+            frames = torch.cat(mixed, 2)  # (A, T, W1 + W2)
         if self.mix is None:
             tokens, lengths = self.connector(frames, frame_lengths, *told)
             return tokens, lengths
-        layers = frames.unflatten(2, (self.num_layers, -1)).unbind(2)  # of (A, T, W) each
-        weights = self.mix.softmax(1)  # (Q, layers)
-        if len(weights) == 1:
-            mixed = torch.stack(layers, -1) @ weights[0]  # (A, T, W)
-            tokens, lengths = self.connector(mixed, frame_lengths, *told)
+        if len(self.mix) == 1:
+            tokens, lengths = self.connector(_mixed(frames, self.mix), frame_lengths, *told)
             return tokens, lengths
+        layers = frames.unflatten(2, (self.layer_counts[0], -1)).unbind(2)  # of (A, T, W) each
+        weights = self.mix.softmax(1)  # (Q, layers)
         heard = [self.connector(layer, frame_lengths, *told) for layer in layers]
         stacked = torch.stack([tokens for tokens, _ in heard], -1)  # (A, K, D, layers)
         own = weights.repeat(stacked.shape[1] // len(weights), 1)  # (K, layers): queries come in turn
         return (stacked * own[:, None]).sum(-1), heard[0][1]
+
+
+def _mixed(frames: Tensor, weights: Tensor) -> Tensor:
+    """frames: (A, T, layers x W), weights: (1, layers), not yet a softmax -> their sum (A, T, W)."""
+    layers = frames.unflatten(2, (weights.shape[1], -1))  # (A, T, layers, W)
+    return layers.transpose(2, 3) @ weights.softmax(1)[0]
 
 
 class ModularModel(AudioLMModel):
