@@ -154,7 +154,7 @@ def test_layers_stand_side_by_side_and_the_last_is_the_output(folders):
     with pytest.raises(ValueError, match="layers: this encoder has layers 0 to 2, or 'all', not \\[3\\]"):
         load_encoder(folders("wav2vec2"), {"layers": [3]})
     with pytest.raises(
-        ValueError, match="layers: those of a clap_audio_model cannot be had beside its output"
+        ValueError, match="those of a clap_audio_model cannot be had beside"
     ):
         load_encoder(folders("clap"), {"layers": "all"})
     for kind in ("glmasr_encoder", "qwen3_omni_moe_audio_encoder", "speech_to_text", "lasr_encoder"):
