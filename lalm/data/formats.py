@@ -12,14 +12,25 @@ from typing import Any
 from lalm.data.messages import SampleError, json_list, json_object, json_seconds, json_text
 
 TAG = "<audio>"
+TAGS = re.compile(r"<audio>|<sound>|<speech>")  # the others are those of LLaVA's descendants
+NAMED = re.compile(r"(?:Audio \d+: ?)?<audio>(.+?)</audio>\n?")  # as Qwen-Audio's training data have it
 QWEN_AUDIO = re.compile(r"(?:Audio \d+: ?)?<\|audio_bos\|><\|AUDIO\|><\|audio_eos\|>\n?")
 SPEAKERS = {"human": "user", "gpt": "assistant", "system": "system"}  # LLaMA-Factory's sharegpt form
+SPEAKERS |= {"user": "user", "assistant": "assistant"}
+SAID_BESIDE = ("source_len", "target_len", "text_language", "emo_target", "event_target", "with_or_wo_itn")
+OF_CLIP = ("audio", "sound", "speech")  # LLaVA's form: one recording, or a list of them
 
 
 def known_form(row: dict[str, Any]) -> bool:
     """Whether a row is a whole sample, ours or another toolkit's, rather than columns of a table."""
     whole = ("messages", "conversations", "preferred_output", "non_preferred_output")
-    return any(key in row for key in whole) or _is_slam_llm(row) or _is_cut(row) or _is_qwen2_audio(row)
+    return (
+        any(key in row for key in whole)
+        or _is_slam_llm(row)
+        or _is_cut(row)
+        or _is_qwen2_audio(row)
+        or _is_query(row)
+    )
 
 
 def _is_slam_llm(row: dict[str, Any]) -> bool:
@@ -28,6 +39,14 @@ def _is_slam_llm(row: dict[str, Any]) -> bool:
 
 def _is_qwen2_audio(row: dict[str, Any]) -> bool:
     return isinstance(row.get("audio"), str) and ("query" in row or {"prompt", "gt"} <= row.keys())
+
+
+def _is_query(row: dict[str, Any]) -> bool:
+    return (
+        isinstance(row.get("query"), str)
+        and "response" in row
+        and ("audios" in row or NAMED.search(row["query"]) is not None)
+    )
 
 
 def _is_cut(row: dict[str, Any]) -> bool:
@@ -47,6 +66,8 @@ def native(row: Any) -> Any:
     if "messages" not in row:
         if _is_slam_llm(row):
             return _slam_llm(row)
+        if _is_query(row):
+            return _query(row)
         if _is_qwen2_audio(row):
             return _qwen2_audio(row)
         return _cut(row) if _is_cut(row) else row
@@ -77,9 +98,30 @@ def _ms_swift(row: dict[str, Any]) -> dict[str, Any]:
     return {"messages": made["messages"][:-1], "chosen": turns[-1][1], "rejected": rejected, **_id(row)}
 
 
+def _query(row: dict[str, Any]) -> dict[str, Any]:
+    """ms-swift's older form: {"query", "response", "system", "history": [[query, response]], "audios"}.
+
+    Without "audios" the recordings stand in the text, ``<audio>dog.wav</audio>``.
+    """
+    json_object(row, "an ms-swift row", ["query", "response", "system", "history", "audios", "id"])
+    turns: list[tuple[str, str]] = []
+    for number, pair in enumerate(
+        [*json_list(row.get("history") or [], "history"), [row["query"], row["response"]]]
+    ):
+        asked, said = json_list(pair, f"history[{number}]")
+        turns += [("user", json_text(asked, "query")), ("assistant", json_text(said, "response"))]
+    named = [name for _, text in turns for name in NAMED.findall(text)]
+    turns = [(role, NAMED.sub(TAG, text)) for role, text in turns]
+    audios = _list_of_text(row["audios"], "audios") if "audios" in row else named
+    return _with_audio(_with_system(turns, row), audios) | _id(row)
+
+
 def _llama_factory(row: dict[str, Any]) -> dict[str, Any]:
     """{"conversations": [{"from", "value"}], "audios": [...]}, preferences by ``chosen`` and ``rejected``."""
-    json_object(row, "a sharegpt row", ["conversations", "audios", "system", "chosen", "rejected", "id"])
+    clips = next((key for key in OF_CLIP if key in row), "audios")
+    aside = ["duration", "dataset", "task", "split", "source"]
+    allowed = ["conversations", "audios", *OF_CLIP, "system", "chosen", "rejected", "id"]
+    json_object({k: v for k, v in row.items() if k not in aside}, "a sharegpt row", allowed)
     turns = []
     for number, (speaker, text) in enumerate(
         _turns(row["conversations"], "conversations", "from", "value"), 1
@@ -87,7 +129,10 @@ def _llama_factory(row: dict[str, Any]) -> dict[str, Any]:
         if speaker not in SPEAKERS:
             raise SampleError(f"turn {number} is from {speaker!r}; turns are from {', '.join(SPEAKERS)}")
         turns.append((SPEAKERS[speaker], text))
-    made = _with_audio(_with_system(turns, row), _list_of_text(row.get("audios", []), "audios"))
+    if clips not in row and (named := [name for _, text in turns for name in NAMED.findall(text)]):
+        turns = [(role, NAMED.sub(TAG, text)) for role, text in turns]
+        row = {**row, clips: named}
+    made = _with_audio(_with_system(turns, row), _list_of_text(row.get(clips, []), clips))
     for name in ("chosen", "rejected"):
         if name in row:
             answer = row[name]
@@ -129,6 +174,7 @@ def _nemo(row: dict[str, Any]) -> dict[str, Any]:
 
 def _slam_llm(row: dict[str, Any]) -> dict[str, Any]:
     """{"key", "source": the audio file, "target": the answer, "prompt": the question if there is one}."""
+    row = {name: value for name, value in row.items() if name not in SAID_BESIDE}  # FunASR's and SenseVoice's
     json_object(row, "a SLAM-LLM row", ["key", "source", "target", "prompt"])
     parts = [{"type": "audio", "audio": json_text(row["source"], "source")}]
     if "prompt" in row:
@@ -250,6 +296,7 @@ def _openai_part(part: Any, where: str) -> Any:
 
 def _with_audio(turns: Sequence[tuple[str, str]], audios: Sequence[str]) -> dict[str, Any]:
     """Messages whose <audio> tags have become parts, in the order of ``audios``."""
+    turns = [(role, TAGS.sub(TAG, text)) for role, text in turns]
     tags = sum(text.count(TAG) for _, text in turns)
     if tags != len(audios):
         raise SampleError(f"the text has {tags} {TAG} tags but audios holds {len(audios)}")

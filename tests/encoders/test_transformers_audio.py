@@ -67,7 +67,7 @@ def test_the_formula_counts_what_the_module_gives(folders, kind):
     assert isinstance(encoder, TransformersAudioEncoder)
     counted = 0
     longest = 4_000 if kind == "pe_audio_encoder" else 20_000  # it hears 48 kHz
-    for length in np.random.default_rng(0).integers(1_280, longest, 200).tolist():
+    for length in np.random.default_rng(0).integers(2_400, longest, 200).tolist():
         inputs = encoder._inputs(noise(length)[None])
         given = encoder._in_time_order(encoder.encoder(**inputs).last_hidden_state, 1)
         assert given.shape[1:] == (encoder.num_frames(length), encoder.width), length
@@ -153,9 +153,7 @@ def test_layers_stand_side_by_side_and_the_last_is_the_output(folders):
         assert not torch.allclose(every[..., :width], every[..., width : 2 * width], atol=1e-2)
     with pytest.raises(ValueError, match="layers: this encoder has layers 0 to 2, or 'all', not \\[3\\]"):
         load_encoder(folders("wav2vec2"), {"layers": [3]})
-    with pytest.raises(
-        ValueError, match="those of a clap_audio_model cannot be had beside"
-    ):
+    with pytest.raises(ValueError, match="those of a clap_audio_model cannot be had beside"):
         load_encoder(folders("clap"), {"layers": "all"})
     for kind in ("glmasr_encoder", "qwen3_omni_moe_audio_encoder", "speech_to_text", "lasr_encoder"):
         every, _ = load_encoder(folders(kind), {"layers": "all"})(audio, lengths)

@@ -5,6 +5,7 @@ says what they do not. A reader is a sequence whose rows are read when asked for
 lines costs some twenty bytes a line.
 """
 
+import codecs
 import logging
 import re
 from collections.abc import Iterator
@@ -166,7 +167,17 @@ def _unnamed(path: Path, reading: Reading) -> Samples:
         begin = file.read(4096)
     if begin.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
         return _json(path, reading)
-    if b"\x00" not in begin and any(mark in begin.split(b"\n")[0] for mark in (b"\t", b"|", b",", b";")):
+    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return Delimited(path, reading)
+    line = begin.split(b"\n")[0]
+    if b"\x00" not in begin and any(mark in line for mark in (b"\t", b"|", b",", b";")):
+        return Delimited(path, reading)
+    name = line.strip().decode("utf-8", "replace")
+    if name.lower().endswith(".tar"):  # a list of shards
+        with path.open(encoding="utf-8-sig") as lines:
+            tars = [path.parent / text.strip() for text in lines if text.strip()]
+        return Tars(tars, reading)
+    if is_named_like_recording(name):
         return Delimited(path, reading)
     raise ReaderError(
         f"'{path}' is of no kind that lalm reads: write a table (CSV, JSONL or parquet) with the columns "

@@ -13,8 +13,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from lalm.audio import archives
-from lalm.audio.load import AUDIO_SUFFIXES, is_named_like_recording
+from lalm.audio.load import is_named_like_recording
+from lalm.data.formats import QWEN_AUDIO, TAGS
+from lalm.data.readers.placing import Placing
 from lalm.data.readers.samples import ReaderError
 
 # What a sample may take from a column, and the usual names of such columns, the likeliest first.
@@ -33,12 +34,14 @@ ROLES: Mapping[str, tuple[str, ...]] = {
         *("filename", "fname", "file_path", "filepath", "wav_path", "wav_file", "wav_filename", "wav"),
         *("mp3_path", "flac_path", "path", "file", "clip", "clip_path", "recording", "recording_path"),
         *("sound", "sound_path", "sound_file", "sound_name", "slice_file_name", "source", "audio_id", "url"),
+        *("name", "youtube_id", "ytid", "video_id"),
     ),
     "answer": (
         *("answer", "answers", "caption", "captions", "text", "sentence", "transcription", "transcript"),
         *("transcriptions", "normalized_text", "raw_text", "description", "response", "reply", "output"),
         *("completion", "reference", "references", "translation", "category", "label", "labels", "class"),
-        *("class_name", "emotion", "tag", "tags", "target"),
+        *("class_name", "emotion", "tag", "tags", "target", "txt", "words", "wrd", "tgt_text", "utterance"),
+        *("answer_gt", "gt", "ground_truth"),
     ),
     "question": ("question", "questions", "prompt", "instruction", "query"),
     "id": ("id", "key", "utt_id", "utterance_id", "uttid", "uid", "sample_id", "segment_id", "item_id"),
@@ -53,7 +56,8 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "end": (),
     "channel": (),
 }
-FOLDERS = ("", "clips/", "audio/", "wavs/", "wav/", "audios/", "sounds/")  # beside a table
+OPTIONS_EACH = "choice_[a-z]"  # a column for each choice, as AIR-Bench has them
+STRETCHES = (("start", "end"), ("start_time", "end_time"), ("start_s", "end_s"), ("onset", "offset"))
 NEMO = "audio_filepath"  # the key that NeMo's manifests have; their question is "context"
 SEEN_ROWS = 20  # are looked at to find the audio and to guess the columns
 
@@ -112,11 +116,21 @@ class ColumnMap:
                 f"{source}: none of its columns ({_listed(names)}) has a usual name for audio: "
                 "say which is which with --columns audio=COLUMN,answer=COLUMN"
             )
-        self._before, self._after = ("", "") if folder is None else self._place(rows, folder)
+        cells = [cell for row in rows for cell in _cells(row.get(self.columns["audio"][0]))]
+        self._placing = Placing(folder, Path(source).stem, [cell for cell in cells if isinstance(cell, str)])
+        if self._placing.lost:
+            raise ReaderError(
+                f"{source}: none of the recordings that its first rows name is there, such as "
+                f"'{self._placing.lost}' in '{folder}': say where they lie with --audio FOLDER (audio: in a "
+                "recipe)"
+            )
         shown = [f"{role}={'+'.join(columns)}" for role, columns in self.columns.items()]
-        if self._before or self._after:
-            shown[list(self.columns).index("audio")] += f" (as {self._before}...{self._after})"
-        self.told = f"{source}: {', '.join(shown)}; --columns says otherwise" if guessed else ""
+        if self._placing.told:
+            shown[list(self.columns).index("audio")] += f" ({self._placing.told})"
+        if "answer" not in self.columns:
+            shown.append("no answer")
+        told = f"{source}: {', '.join(shown)}; --columns says otherwise" if guessed else ""
+        self.told = told + self._unused(names) if told else ""
 
     def _guess(self, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bool:
         """Fill in the roles that nobody named; whether audio or answer is among them."""
@@ -136,25 +150,26 @@ class ColumnMap:
                 several = [name for name in names if fnmatchcase(_plain(name), "caption_[0-9]*")]
                 told = [name for name in found if not all(_is_number(row.get(name)) for row in rows)]
                 found = (told or found)[:1] or several
+            if role == "choices" and not found:
+                found = [name for name in names if fnmatchcase(_plain(name), OPTIONS_EACH)]
             if role == "audio":
+                named = [name for name in names if rows and all(_is_audio(row.get(name)) for row in rows)]
                 found = sorted(found, key=lambda name: not any(_is_audio(row.get(name)) for row in rows))
+                found = found or named  # whatever it is called, it names recordings
             if found:
-                self.columns[role] = found if role == "answer" else found[:1]
+                self.columns[role] = found if role in ("answer", "choices") else found[:1]
                 taken |= set(self.columns[role])
         self.columns = {role: self.columns[role] for role in ROLES if role in self.columns}
         return bool({"audio", "answer"} & set(missing) & set(self.columns))
 
-    def _place(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> tuple[str, str]:
-        """What stands before and behind an audio cell so that the file is there: ("clips/", ".mp3")."""
-        cells = [cell for row in rows for cell in _cells(row.get(self.columns["audio"][0])) if cell]
-        cells = [cell for cell in cells if isinstance(cell, str) and "://" not in cell]
-        stem = Path(self._source).stem
-        for cell in cells:
-            for before in (*FOLDERS, f"{stem}/", f"audio/{stem}/"):
-                for after in ("",) if _is_audio(cell) else ("", *AUDIO_SUFFIXES):
-                    if _exists(folder / f"{before}{_slashed(cell)}{after}"):
-                        return before, after
-        return "", ""
+    def _unused(self, names: Sequence[str]) -> str:
+        """What to say about columns that look like stretches of recordings: some are, some are not."""
+        plain = {_plain(name): name for name in names}
+        for start, end in STRETCHES:
+            if start in plain and end in plain and not {"offset", "end"} & set(self.columns):
+                asked = f"--columns offset={plain[start]},end={plain[end]}"
+                return f"; {plain[start]} and {plain[end]} are not used: {asked} takes stretches"
+        return ""
 
     def manifest_row(self, row: Mapping[str, Any], place: str) -> dict[str, Any]:
         """The row as a manifest row of ours. Raises ReaderError beginning with its place."""
@@ -172,8 +187,8 @@ class ColumnMap:
         content: list[dict[str, Any]] = [
             {"type": "audio", "audio": self._audio(cell), **stretch} for cell in audios
         ]
-        if question := said.pop("question", ""):
-            content.append({"type": "text", "text": question})
+        if question := QWEN_AUDIO.sub("", said.pop("question", "")):
+            content = _between(content, question)
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if system := said.pop("system", ""):
             messages.insert(0, {"role": "system", "content": system})
@@ -190,9 +205,7 @@ class ColumnMap:
         return {**made, **({"origin": origin} if origin else {})}
 
     def _audio(self, cell: str) -> str:
-        if "://" in cell or cell[:5].lower() == "data:":
-            return cell
-        return f"{self._before}{_slashed(cell.strip())}{self._after}"
+        return cell if cell[:5].lower() == "data:" else self._placing.path(cell)
 
     def _stretch(self, said: Mapping[str, str], place: str) -> dict[str, Any]:
         """offset_s and duration_s of the part that a row is about."""
@@ -200,10 +213,9 @@ class ColumnMap:
         for role, text in said.items():
             if not text:
                 continue
-            try:
-                seconds[role] = float(text)
-            except ValueError:
-                raise ReaderError(f"{place}: {role} is '{text}', which are no seconds") from None
+            if (value := _seconds(text)) is None:
+                raise ReaderError(f"{place}: {role} is '{text}', which are no seconds")
+            seconds[role] = value
         made = {"offset_s": seconds["offset"]} if seconds.get("offset") else {}
         if "end" in seconds:
             length = round(seconds["end"] - seconds.get("offset", 0.0), 6)
@@ -265,11 +277,25 @@ def _texts(value: Any, place: str) -> list[str]:
     return [text] if text else []
 
 
-def _slashed(path: str) -> str:
-    """A path with slashes, also one that Windows wrote."""
-    return path.replace("\\", "/") if "/" not in path else path
+def _seconds(text: str) -> float | None:
+    """Seconds as a number (also with a decimal comma) or as [hours:]minutes:seconds; None for other texts."""
+    try:
+        parts = [float(part) for part in text.replace(",", ".").split(":")]
+    except ValueError:
+        return None
+    if len(parts) > 3 or any(not math.isfinite(part) for part in parts):
+        return None
+    return sum(part * 60**power for power, part in enumerate(reversed(parts)))
 
 
-def _exists(path: Path) -> bool:
-    inside = archives.split(path)
-    return (inside[0] if inside else path).is_file()
+def _between(audios: list[dict[str, Any]], question: str) -> list[dict[str, Any]]:
+    """The recordings where their tags stand in the question; before it where there are none."""
+    pieces = TAGS.split(question)
+    if len(pieces) != len(audios) + 1:
+        return [*audios, {"type": "text", "text": question}]
+    content: list[dict[str, Any]] = []
+    for number, piece in enumerate(pieces):
+        if text := piece.strip():
+            content.append({"type": "text", "text": text})
+        content += audios[number : number + 1]
+    return content

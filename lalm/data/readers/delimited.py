@@ -9,36 +9,41 @@ import csv
 from pathlib import Path
 from typing import Any, Literal
 
-from lalm.audio.load import AUDIO_SUFFIXES
-from lalm.data.readers.columns import FOLDERS, ROLES, SEEN_ROWS, ColumnMap, Reading
+from lalm.audio.load import AUDIO_SUFFIXES, is_named_like_recording
+from lalm.data.readers.columns import ROLES, SEEN_ROWS, ColumnMap, Reading
 from lalm.data.readers.lines import Lines
+from lalm.data.readers.placing import FOLDERS
 from lalm.data.readers.samples import ReaderError
 
 DELIMITERS = "\t|;,"  # a tie goes to the first
+LONGEST_NAME = 200  # of a file; longer cells are texts
 
 
 class Delimited(Lines):
     """Rows of a table, by its columns."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
-        self._delimiter = _delimiter(path)
+        self._marked, self._delimiter = _delimiter(path)
         super().__init__(path, quoted=self._delimiter in ",;")
         self.folder = reading.audio or path.parent
         if not len(self):
             raise ReaderError(f"{path.name} is empty")
-        self._names = [name.strip() for name in self._fields(0)]
-        self._header = 1
+        self._first = int(self._marked)  # Excel's first line, which says what stands between fields
+        self._names = [name.strip() for name in self._fields(self._first)]
+        self._header = self._first + 1
         usual = {name for names in ROLES.values() for name in names}
+        if twice := next((name for name in self._names if name and self._names.count(name) > 1), None):
+            raise ReaderError(f"{path.name} has two columns '{twice}': give each a name of its own")
         known = {name.lower().replace(" ", "_").replace("-", "_") for name in self._names} & usual
         columns = dict(reading.columns)
-        if not known and all(column.isdecimal() for column in columns.values()):
-            self._header = 0
+        if not (known or self._titled()) and all(column.isdecimal() for column in columns.values()):
+            self._header = self._first
             self._names = [str(number) for number in range(1, len(self._names) + 1)]
             columns = columns or self._guessed()
         seen = [self.row(number) for number in range(min(len(self), SEEN_ROWS)) if self._whole(number)]
         self.columns = ColumnMap(self._names, seen, columns, path.name, self.folder)
         self.told = self.columns.told
-        if not self._header and not reading.columns:
+        if self._header == self._first and not reading.columns:
             shown = ",".join(f"{role}={column}" for role, column in columns.items())
             self.told = f"{path.name} has no header: {shown} by number; --columns says otherwise"
 
@@ -64,17 +69,25 @@ class Delimited(Lines):
         text = self.record(number).rstrip("\r\n")
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._delimiter in ",;" else csv.QUOTE_NONE
         try:
-            (fields,) = csv.reader([text], delimiter=self._delimiter, quoting=quoting)
+            lines = csv.reader([text], delimiter=self._delimiter, quoting=quoting, skipinitialspace=True)
+            (fields,) = lines
         except (csv.Error, ValueError) as error:
             raise ReaderError(f"{self.path.name}:{self._numbers[number]}: not a row: {error}") from None
         return fields if quoting == csv.QUOTE_MINIMAL else [_bare(field) for field in fields]
 
+    def _titled(self) -> bool:
+        """Whether the second line names a recording and the first one does not."""
+        lines = [self._fields(self._first + n) for n in range(min(2, super().__len__() - self._first))]
+        named = [any(is_named_like_recording(cell.strip()) for cell in line) for line in lines]
+        return named == [False, True]
+
     def _guessed(self) -> dict[str, str]:
         """Columns of a table without a header: a file that is there, and the last text beside it."""
-        first = self._fields(0)
+        first = self._fields(self._first)
         for number, cell in enumerate(first, 1):
             names = [f"{before}{cell}{after}" for before in FOLDERS for after in ("", *AUDIO_SUFFIXES)]
-            if cell and any((self.folder / name).is_file() for name in names):
+            here = len(cell) < LONGEST_NAME and any((self.folder / name).is_file() for name in names)
+            if cell and (here or is_named_like_recording(cell)):
                 others = [n for n in range(1, len(first) + 1) if n != number and first[n - 1].strip()]
                 return {"audio": str(number), **({"answer": str(others[-1])} if others else {})}
         raise ReaderError(
@@ -84,14 +97,15 @@ class Delimited(Lines):
         )
 
 
-def _delimiter(path: Path) -> str:
-    """What stands between the fields of the first line."""
-    names = path.name.lower().removesuffix(".gz")
-    if names.endswith(".tsv"):
-        return "\t"
+def _delimiter(path: Path) -> tuple[bool, str]:
+    """Whether the first line only says so ("sep=;"), and what stands between fields."""
     first = Lines(path)
-    line = first.record(0) if len(first) else ","
-    return max(DELIMITERS, key=line.count)
+    line = first.record(0).strip() if len(first) else ","
+    if line.lower().startswith("sep=") and len(line) == 5:
+        return True, line[4]
+    if path.name.lower().removesuffix(".gz").endswith(".tsv"):
+        return False, "\t"
+    return False, max(DELIMITERS, key=line.count)
 
 
 def _bare(field: str) -> str:

@@ -47,7 +47,7 @@ def json_rows(path: Path) -> JsonLines | JsonList:
     """The rows of a JSON file, whichever way they lie there.
 
     A document is a list of rows (LLaMA-Factory's), an object with one list of rows in it ("data",
-    "annotation"), or pandas' ``to_json``: columns, or rows by their name.
+    "annotation") or rows by number, or pandas' ``to_json`` and ``to_dict``: columns, or rows by their name.
     """
     with path.open("rb") as file:
         first = file.read(1 << 16).lstrip(BOM + b" \t\r\n")
@@ -75,7 +75,13 @@ def _rows_inside(document: Mapping[str, Any]) -> list[Any] | None:
     lists = [value for value in document.values() if _objects(value)]
     if len(lists) == 1:
         return list(lists[0])
+    numbered = [value for value in document.values() if isinstance(value, dict) and "0" in value]
+    if len(numbered) == 1 and len(document) > 1 and _objects(list(numbered[0].values())):
+        return list(numbered[0].values())  # as Audio Flamingo's data have it
     columns = list(document.values())
+    lists = [column for column in columns if isinstance(column, list)]
+    if len(columns) == len(lists) > 1 and len({len(column) for column in lists}) == 1:  # of pandas' to_dict
+        return [dict(zip(document, cells, strict=True)) for cells in zip(*lists, strict=True)]
     if columns and all(isinstance(column, dict) for column in columns):
         if not any(isinstance(cell, dict) for cell in columns[0].values()) and "0" in columns[0]:
             return [{name: column.get(key) for name, column in document.items()} for key in columns[0]]

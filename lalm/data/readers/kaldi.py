@@ -5,7 +5,8 @@
 
 Recordings that are the sides of one file have them in ``reco2file_and_channel`` (RECORDING FILE A).
 A row is a line of ``text`` (without it: of segments or wav.scp). Relative paths start from the folder.
-Commands (``sox ... |``) are never run and archives (``x.ark:123``) not read: such a row is refused.
+Commands are never run and archives (``x.ark:123``) not read: a row with one is refused, but for those that
+only unpack a file that is read as it is (``flac -c -d -s x.flac |``).
 """
 
 import re
@@ -14,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from lalm.data.readers.samples import ReaderError, Samples, spoken
+
+DECODED = re.compile(
+    r"(?:flac -c -d -s|flac -cds|cat) ([^\s|;&<>$`]+) \|"
+)  # needs no command: the file is read
 
 
 class Kaldi(Samples):
@@ -70,6 +75,8 @@ class Kaldi(Samples):
         path = self._recordings.get(recording)
         if not path:
             raise ReaderError(f"wav.scp has no recording {recording}")
+        if decoded := DECODED.fullmatch(path):
+            path = decoded[1]
         if path.endswith("|"):
             raise ReaderError(f"wav.scp gives a command for {recording}; write its output to a file")
         if re.search(r"\.ark:\d+$", path):
