@@ -231,6 +231,11 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         model.generation_config = whole.generation_config
         return model
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: of code outside it transformers leaves buffers uncomputed that stand in no file (Falcon-H1)."""
+        return False
+
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
 
