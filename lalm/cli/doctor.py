@@ -71,7 +71,8 @@ def _examined(
 
     engine = open_engine(model, device)
     console, checks = Console(highlight=False), []
-    for check in examine(engine, SMALL if model is None else model_folder(model), golden):
+    place = SMALL if model is None else model_folder(model)
+    for check in examine(engine, place, golden, untrained=name is not None):
         checks.append(check)
         if not as_json:
             console.print(line(check), soft_wrap=True)

@@ -59,17 +59,23 @@ class _View:
     logits: Tensor
 
 
-def examine(engine: Engine, folder: Path, golden: tuple[Path, Path] | None = None) -> Iterator[Check]:
+def examine(
+    engine: Engine, folder: Path, golden: tuple[Path, Path] | None = None, *, untrained: bool = False
+) -> Iterator[Check]:
     """The checks, one by one as they are done.
 
     ``folder`` is the model's; ``golden`` a recording and the frames that the released EAT gives for it, a
     ``.npy`` (513, 768), for models with an EAT encoder. Raises ValueError when there is a golden file but
-    no EAT.
+    no EAT. ``untrained``: it is known that training has not begun, so random weights are as they should be.
     """
     if golden:
         yield _golden(engine, *golden)
     yield _weights(engine, folder)
-    for part in (_looks, _base_or_chat, _round_trip):
+    looks = _looks(engine)
+    if untrained and not looks.passed:
+        looks = Check(looks.name, None, "not yet: the recipe has not been run")
+    yield looks
+    for part in (_base_or_chat, _round_trip):
         yield part(engine)
     for side in ("left", "right"):
         yield _batch(engine, side)
