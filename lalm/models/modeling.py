@@ -233,7 +233,7 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """False: of code outside it transformers leaves buffers uncomputed that stand in no file (Falcon-H1)."""
+        """False: else transformers leaves buffers uncomputed that stand in no file (Falcon-H1's)."""
         return False
 
     def get_input_embeddings(self) -> nn.Module:
