@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lalm.cli import app as cli
+from lalm.doctor import checks
 from lalm.doctor.checks import examine
 from lalm.doctor.weight_checks import looks_random, parts_that_look_random
 from lalm.inference.engine import Engine
@@ -194,3 +196,13 @@ def test_the_command(engine, folder, capsys, tmp_path, monkeypatch):
     save_model(engine.model, engine.processor, folder, slim=False)
     assert cli.run(["doctor", str(folder)]) == 1
     assert "WRONG  audio matters" in capsys.readouterr().out
+
+
+def test_of_a_recipe_only_what_training_makes_may_look_random(monkeypatch):
+    def look(random, lora=False, untrained=True):
+        monkeypatch.setattr(checks, "parts_that_look_random", lambda model: (5, random, lora))
+        return checks._looks(SimpleNamespace(model=None), untrained).passed
+
+    assert look(["connector"]) is None and look([], lora=True) is None and look([]) is True
+    assert look(["connector", "LLM"]) is False and look(["encoder"]) is False
+    assert look(["connector"], untrained=False) is False and look([], lora=True, untrained=False) is False
