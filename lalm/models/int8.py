@@ -110,6 +110,7 @@ class Int8Product(nn.Module):
         self._packed = None
         if packs():
             self._packed = packing.submit(packed, weights) if packing else done(packed(weights))
+            self._packed.add_done_callback(self._drop_plain)
         self._inputs: Tensor | None = None
         self._found: Tensor | None = None
         self._untaken = 0
@@ -134,15 +135,20 @@ class Int8Product(nn.Module):
 
     def _products(self, both: Tensor) -> Tensor:
         """both: (2 R, K) uint8 -> (2 R, N) float32, scaled; the bytes count from ``MIDDLE``."""
+        plain = self._plain  # taken before the question whether they are still needed
         if self._packed is not None and self._packed.done():
-            self._plain = ()  # no longer needed
             weights = (self._packed.result(), self.scale, self._zeros, None)
             how: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
             product: Tensor = torch.ops.onednn.qlinear_pointwise(both, 1.0, MIDDLE, *weights, *how)
             return product
         rows = both.view(torch.int8) ^ -MIDDLE
-        sums = [_exact(rows, weight.t()) for weight in self._plain]
+        sums = [_exact(rows, weight.t()) for weight in plain]
         return (torch.cat(sums, 1) if len(sums) > 1 else sums[0]) * self.scale
+
+    def _drop_plain(self, packing: "Future[Tensor]") -> None:
+        """Packed weights are a copy: the plain ones, some of a mapped file, go as soon as it is there."""
+        if packing.exception() is None:
+            self._plain = ()
 
 
 def _exact(rows: Tensor, weight: Tensor) -> Tensor:
