@@ -39,6 +39,7 @@ class StandIn:
         self.model, self.processor = load_model(folder, dtype=torch.float32)
         self.model.eval()
         self.loads, self.loaded, self.mode = True, 0, "processed_logprobs"
+        self.stale: set[str] = set()  # caches of older weights, with which vLLM's engine dies
         self.faults: dict[str, Any] = {}
         self.lock = threading.Lock()
 
@@ -61,10 +62,12 @@ class StandIn:
                     assert set(state) <= set(own)
                     self.model.load_state_dict(own | state)
                 self.loaded += 1
+                self.stale = {f"/reset_{name}_cache" for name in ("prefix", "mm", "encoder")}
                 return {"results": [None]}
-            if path == "/reset_prefix_cache":
-                return {}
-            return self.answer(body) if path == "/v1/chat/completions" else None
+            if path in self.stale:
+                self.stale.remove(path)
+                return {"success": self.mode != "busy"}
+            return self.answer(body) if path == "/v1/chat/completions" and not self.stale else None
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         sample = Sample(tuple(_heard(message) for message in body["messages"]))
@@ -224,13 +227,17 @@ def test_a_server_that_answers_otherwise_is_refused(world, served, tmp_path, fau
         run(world, tmp_path / "run", url)
 
 
-def test_what_a_server_must_offer_is_said(world, served, tmp_path):
+def test_what_a_server_must_offer_is_said(world, served, tmp_path, monkeypatch):
     stand_in, url = served
     stand_in.mode = "raw_logprobs"
     with pytest.raises(
         RolloutError, match=r"of temperature 1, not of 0\.7: start it by: VLLM_SERVER_DEV_MODE=1"
     ):
         run(world, tmp_path / "warm", url, section={"temperature": 0.7})
+    monkeypatch.setattr("lalm.training.objectives.rollout_server.FORGETTING_TRIES", 1)
+    stand_in.mode = "busy"
+    with pytest.raises(RolloutError, match="does not forget prefixes of older weights, because others ask"):
+        run(world, tmp_path / "busy", url)
     with pytest.raises(RolloutError, match=r"there is no .*/v2/models: start it by"):
         run(world, tmp_path / "path", url.replace("/v1", "/v2"))
     with pytest.raises(RolloutError, match=r"127\.0\.0\.1:9/v1/models: "):

@@ -10,6 +10,7 @@ stands before the loss (truncated importance sampling; TRL's ``token_truncate``)
 makes otherwise than the processor are refused, token for token.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +32,11 @@ from lalm.training.sections import Grpo, RolloutServer
 
 AT_ONCE = 32  # requests under way
 TIMEOUT_S = 600.0
+CACHES = (
+    "prefix",
+    "mm",
+    "encoder",
+)  # what vLLM keeps; its workers forget clips by themselves, its scheduler not
 FOLDER, WEIGHTS = "served", "model.safetensors"
 START = "start it by: VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --logprobs-mode processed_logprobs"
 DEAF = ("lm_head.", "model.language_model.")  # not ours: what vLLM's own class holds
@@ -78,7 +84,16 @@ class Server:
         draft.replace(self._folder / WEIGHTS)
         asked = {"method": "reload_weights", "kwargs": {"weights_path": str(self._folder)}}
         self._asked("POST", f"{self._root}/collective_rpc", asked)
-        self._asked("POST", f"{self._root}/reset_prefix_cache")
+        for kept in ("mm", "encoder"):  # its workers forget clips by themselves, its scheduler does not
+            self._asked("POST", f"{self._root}/reset_{kept}_cache")
+        for _ in range(FORGETTING_TRIES):
+            if self._asked("POST", f"{self._root}/reset_prefix_cache").json().get("success"):
+                return
+            time.sleep(FORGETTING_PAUSE_S)
+        raise RolloutError(
+            f"grpo.rollouts: '{self._settings.url}' does not forget prefixes of older weights, because others "
+            "ask it, too: give this run a server of its own"
+        )
 
     def draw(
         self,
