@@ -32,11 +32,7 @@ from lalm.training.sections import Grpo, RolloutServer
 
 AT_ONCE = 32  # requests under way
 TIMEOUT_S = 600.0
-CACHES = (
-    "prefix",
-    "mm",
-    "encoder",
-)  # what vLLM keeps; its workers forget clips by themselves, its scheduler not
+FORGETTING_TRIES, FORGETTING_PAUSE_S = 50, 0.1  # a request that has just ended still holds its prefix
 FOLDER, WEIGHTS = "served", "model.safetensors"
 START = "start it by: VLLM_SERVER_DEV_MODE=1 vllm serve FOLDER --logprobs-mode processed_logprobs"
 DEAF = ("lm_head.", "model.language_model.")  # not ours: what vLLM's own class holds
