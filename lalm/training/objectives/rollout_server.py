@@ -87,8 +87,8 @@ class Server:
                 return
             time.sleep(FORGETTING_PAUSE_S)
         raise RolloutError(
-            f"grpo.rollouts: '{self._settings.url}' does not forget prefixes of older weights, because others "
-            "ask it, too: give this run a server of its own"
+            f"grpo.rollouts: '{self._settings.url}' does not forget prefixes of older weights, because "
+            "others ask it, too: give this run a server of its own"
         )
 
     def draw(
