@@ -22,7 +22,7 @@ from lalm.training.recipe import PlainYAML, Recipe
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "lalm/models/small/README.md")),
-    *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "log.md"),
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.name != "log.md"),
 ]
 FENCED = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
 INDENTED = re.compile(r"(?:^|\n\n)((?:    [^\n]*\n(?:\n(?=    ))?)+)")

@@ -35,7 +35,7 @@ MAY_USE = {
     "training": [
         *["audio", "data", "inference", "models", "papers", "synthesis", "systems", "weights"],
     ],
-    "evaluate": ["audio", "data", "inference", "models", "synthesis", "tasks", "weights"],
+    "evaluate": ["audio", "data", "inference", "models", "synthesis", "systems", "tasks", "weights"],
     "procedures": [
         *["audio", "data", "evaluate", "inference", "models", "papers", "synthesis", "tasks", "training"],
     ],
@@ -339,7 +339,7 @@ def test_the_tree_in_the_docs_is_the_tree():
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
 )
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text())

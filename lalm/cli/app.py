@@ -155,7 +155,7 @@ def options(
     code: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FILE", help="A Python file of yours with a system, connector or encoder; it is run."
+            metavar="FILE", help="A Python file of yours (system, connector, encoder, metric); it is run."
         ),
     ] = None,
 ) -> None:

@@ -197,6 +197,8 @@ def of_system(name: str) -> Info:
         lora=settings.lora.settings if settings.lora else None,
         **fields,
     )
+    if settings.transcript is not None:
+        config.transcript = settings.transcript
     asked = in_words(config.role_markers, "the recipe")
     return _info(name, name, config, classes.model, settings, paper.licences, asked)
 
@@ -251,8 +253,7 @@ def _info(
                 given, licence, source = f"{system} {role}", "Apache-2.0", "trained by a recipe"
             parts.append(PartInfo(role, given or "in this folder", licence, source, count))
     rate = config.num_audio_tokens(100 * SAMPLE_RATE) / 100
-    reads = settings.transcript if settings and settings.transcript else config.transcript
-    return Info(name, system, parts, sum(counts.values()), learning, rate, asked, reads)
+    return Info(name, system, parts, sum(counts.values()), learning, rate, asked, config.transcript)
 
 
 def _shapes(

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lalm.errors import LalmError
 from lalm.evaluate.answer_settings import Decoding
-from lalm.evaluate.metrics import METRICS
+from lalm.evaluate.metrics import METRICS, is_metric
 from lalm.evaluate.official.board import Board
 from lalm.evaluate.parsers import PARSERS
 from lalm.evaluate.task_data import LAYOUTS
@@ -112,8 +112,9 @@ class Task(BaseModel):
     @classmethod
     def _metrics(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         for value in values:
-            if value not in METRICS:
-                raise ValueError(f"there is no metric '{value}'; there are {', '.join(METRICS)}")
+            if not is_metric(value):
+                known = ", ".join(METRICS)
+                raise ValueError(f"there is no metric '{value}'; there are {known}; your own needs --code")
         return values
 
 

@@ -146,7 +146,8 @@ def use_code(files: Iterable[str | Path]) -> None:
 
 
 def brought(kind: str) -> list[Any]:
-    """What all files and installed packages bring under one name: "SYSTEMS", "CONNECTORS" or "ENCODERS"."""
+    """What all files and installed packages bring under one name: "SYSTEMS", "CONNECTORS", "ENCODERS",
+    "METRICS"."""
     files = [_run(path) for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
     return [getattr(module, kind) for module in (*files, *_installed()) if hasattr(module, kind)]
 

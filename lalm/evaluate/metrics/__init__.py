@@ -1,6 +1,6 @@
 """The metrics by name: each computes a ``Measured`` from a run's answers, from which intervals follow."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from lalm.evaluate.parsers import speaks
 from lalm.inference.choices import read_labels
 from lalm.inference.naming import names_it, read_number
 from lalm.inference.times import Span, read_ranges
+from lalm.systems import brought
 
 
 def _texts(answers: Sequence[Answer]) -> tuple[list[str], list[Sequence[str]]]:
@@ -248,7 +249,7 @@ def _perplexity(answers: Sequence[Answer], resources: Resources) -> Measured:
     return additive(rows, lambda sums: np.exp(np.minimum(ratio(sums), 700.0)))
 
 
-METRICS: Mapping[str, Metric] = {
+METRICS: dict[str, Metric] = {
     "wer": Metric(_wer, lower_is_better=True),
     "wer_qwen2_audio": Metric(_released_wer, lower_is_better=True),
     "per": Metric(lambda answers, _: errors.phone_errors(*_texts(answers)), lower_is_better=True),
@@ -302,3 +303,11 @@ METRICS: Mapping[str, Metric] = {
     ),
     **OFFICIAL,
 }
+
+
+def is_metric(name: str) -> bool:
+    """Whether a metric of this name is known here, or brought by an own file or an installed package."""
+    if name not in METRICS:
+        for own in brought("METRICS"):
+            METRICS.update(own)
+    return name in METRICS
