@@ -2,8 +2,8 @@
 
     python benchmarks/window_threshold.py ~/corpus --out results/small/windows.json
 
-Of a folder of `lalm corpus build`: 60 recordings of single sounds from packages that training never saw, of as
-many kinds as there are. The first 4 s of each are scored for its own kind and for three of other groups.
+Of a folder of `lalm corpus build`: 60 recordings of single sounds from packages that training never saw, of
+as many kinds as there are. The first 4 s of each are scored for its own kind and for three of other groups.
 """
 
 import argparse

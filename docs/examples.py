@@ -80,10 +80,13 @@ def prepare(folder: Path) -> None:
                 middle = len(samples) // 2
                 soundfile.write(part, samples[half * middle : (half + 1) * middle], rate)
     (folder / "events.jsonl").write_text("\n".join(lines) + "\n")
-    street = [soundfile.read(folder / path)[0] for path, _ in (rows[4], rows[5], rows[1], rows[3], rows[0])]
-    soundfile.write(
-        folder / "street.wav", np.concatenate([x for y in street for x in (y, y[:8_000] * 0)]), rate
-    )
+    street = [np.zeros(2 * rate)]  # the bell from 2 s, the bird from 10 s, applause from 18 s
+    for path, seconds in (("bell.flac", 8), ("bird.ogg", 8), ("applause.ogg", 10)):
+        sound, own_rate = soundfile.read(folder / "samples" / path)
+        at = np.arange(0, len(sound), own_rate / rate)
+        sound = np.interp(at, np.arange(len(sound)), sound)
+        street += [sound, np.zeros(seconds * rate - len(sound))]
+    soundfile.write(folder / "street.wav", np.concatenate(street), rate)
     for judge, points in (("judge", (1, 0, 1, 1, 0, 1)), ("people", (1, 0, 1, 0, 0, 1))):
         text = "".join(json.dumps({"id": str(i), "judged": p}) + "\n" for i, p in enumerate(points))
         (folder / f"{judge}.jsonl").write_text(text)

@@ -14,8 +14,8 @@ from rich.text import Text
 
 COMMANDS = (
     'lalm ask samples/bell.flac "What do you hear?"',
-    'lalm ask samples/bird.ogg "What animal is it?"',
-    'lalm ask samples/train.ogg samples/bird.ogg "Which of the two is a bird?"',
+    'lalm ask samples/bird.ogg "Is somebody speaking?"',
+    "lalm describe samples/horse.ogg tests/fixtures/speech.ogg",
     'lalm ask notes.wav "What do you hear?"',
 )
 
