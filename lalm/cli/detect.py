@@ -39,7 +39,7 @@ def detect(
     ] = "auto",
     threshold: Annotated[
         float, typer.Option(help="Of windows: how much likelier yes is than in silence, as a logarithm.")
-    ] = 4.0,
+    ] = 5.0,
     as_json: Json = False,
     labels: Annotated[Path | None, typer.Option(help="Write an Audacity label track.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Write the spectrogram with the spans, a PNG.")] = None,
