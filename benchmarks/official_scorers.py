@@ -1,10 +1,12 @@
 """The scorers of public benchmarks here and in their own programs, on the same generated answers.
 
     python benchmarks/official_scorers.py --mmau FOLDER --mmar FOLDER --mmsu FOLDER --air-bench FOLDER \
-        --voicebench FOLDER --mmau-pro FOLDER --audiobench FOLDER --out tests/evaluate/official_scores.json
+        --voicebench FOLDER --mmau-pro FOLDER --audiobench FOLDER --open-asr FOLDER \
+        --out tests/evaluate/official_scores.json
 
 A FOLDER is a checkout of the benchmark's repository; its functions are run, so take one that you trust. What
-is written is every answer with the verdict of the benchmark's program, for tests/evaluate/test_official.py.
+is written is every answer with the verdict of the benchmark's program, for tests/evaluate/test_official.py;
+of benchmarks without a FOLDER what the file holds is kept.
 """
 
 import argparse
@@ -15,9 +17,11 @@ import random
 import re
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from lalm.evaluate.official import voicebench_bbh
 
 LETTERS = "ABCD"
 WORDS = (
@@ -250,31 +254,99 @@ def audiobench(folder: Path) -> list[str]:
     return [module.preprocess_text_asr(text) or "empty" for text in SPOKEN]
 
 
+def bbh(folder: Path, answers: Sequence[str]) -> None:
+    """Whether lalm reads answers to the four kinds of BBH questions as VoiceBench does: the answers of other
+    questions, and every phrase that VoiceBench looks for, by itself and within a sentence."""
+    drawn = types.SimpleNamespace(choice=lambda _: None)
+    space = functions_of(folder / "src/evaluator/bbh.py", ["BBHEvaluator"], Evaluator=object, random=drawn)
+    space["print"] = lambda *_: None
+    theirs, ours = space["BBHEvaluator"](), voicebench_bbh.phrases(folder)
+    known = sorted({rule.text.replace("(.+?)", "Ann") for rules in ours.rules.values() for rule in rules})
+    said = [*answers, *known, *(f"Well: {text.capitalize()}, so **yes**." for text in known)]
+    tried = [(kind, text) for kind, _ in voicebench_bbh.KINDS for text in said]
+    odd = []
+    for kind, text in tried:
+        read, score = theirs.extract_answer(text, kind), ours.score(kind, text, "yes")
+        if score != (0.5 if read is None else float(read)):
+            odd.append((kind, text))
+    print(f"BBH: {len(tried)} answers, {len(odd)} read otherwise than by VoiceBench {odd[:3]}")
+
+
+ASR = (
+    *("uh the white paper is here", "He's got wi fi, hasn't he?", "ten o'clock", "every day is a good day"),
+    *("the B B C said 5 p.m.", "John's colour TV", "no", "note book and pen", "a lot of rain fell"),
+)
+MISHEARD = (
+    ("a ", ""),
+    ("day", "they"),
+    ("white paper", "whitepaper"),
+    ("every day", "everyday"),
+    ("is", "is is"),
+)
+
+
+def open_asr(folder: Path) -> dict[str, Any]:
+    """Pairs of texts, with the errors and words that the Open ASR leaderboard counts of each, by its full
+    lists; and what these lists say of the words that are tried."""
+    sys.path.insert(0, str(folder))
+    lists = importlib.import_module("normalizer.english_abbreviations")
+    clean = importlib.import_module("normalizer.normalizer").EnglishTextNormalizer()
+    from kaldialign import batch_error_rate
+
+    made = [(text, text.replace(old, new)) for text in ASR for old, new in MISHEARD]
+    pairs = [(text, other) for text, other in made if text != other]
+    pairs += [(first, second) for first in ASR for second in ASR[:3]]
+    rows = []
+    for wanted, said in pairs:
+        right, told = clean(wanted).split(), clean(said).split()
+        counted = batch_error_rate([right], [told], merge_compounds=True)
+        rows.append([wanted, said, counted["total"], counted["ref_len"]])
+    words = {word for pair in pairs for text in pair for word in re.findall(r"\w+", text.lower())}
+    return {
+        "pairs": rows,
+        "english_spelling_normalizer": _held(lists.english_spelling_normalizer, words),
+        "english_name_normalizer": _held(lists.english_name_normalizer, words),
+        "english_compound_normalizer": {
+            p: w for p, w in lists.english_compound_normalizer.items() if w in ("wifi", "pm")
+        },
+    }
+
+
+def _held(own: dict[str, str], words: set[str]) -> dict[str, str]:
+    return {word: own[word] for word in sorted(words) if word in own}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("mmau", "mmar", "mmsu", "air-bench", "voicebench", "mmau-pro", "audiobench"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("mmau", "mmar", "mmsu", "air-bench", "voicebench", "mmau-pro", "audiobench", "open-asr"):
+        parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--count", type=int, default=600)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    rows = items(random.Random(0), given.count)
-    say: Callable[..., Any] = dict
-    found = say(
-        items=rows,
-        string_match=string_match(given.mmau, "evaluation.py", rows),
-        mmar=string_match(given.mmar, "code/evaluation.py", rows),
-        mmsu=mmsu(given.mmsu, rows),
-        airbench=airbench(given.air_bench, rows, given.out.parent),
-        voicebench=voicebench(given.voicebench, rows),
-        forms=list(FORMS),
-        ifeval=ifeval(given.voicebench, FORMS),
-        mmau_pro=mmau_pro(given.mmau_pro, FORMS),
-        spoken=list(SPOKEN),
-        audiobench=audiobench(given.audiobench),
-    )
-    (given.out.parent / "Foundation_result_modelx.jsonl").unlink()
+    found: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
+    rows = found.setdefault("items", items(random.Random(0), given.count))
+    found |= {"forms": list(FORMS), "spoken": list(SPOKEN)}
+    if given.mmau:
+        found["string_match"] = string_match(given.mmau, "evaluation.py", rows)
+    if given.mmar:
+        found["mmar"] = string_match(given.mmar, "code/evaluation.py", rows)
+    if given.mmsu:
+        found["mmsu"] = mmsu(given.mmsu, rows)
+    if given.air_bench:
+        found["airbench"] = airbench(given.air_bench, rows, given.out.parent)
+        (given.out.parent / "Foundation_result_modelx.jsonl").unlink()
+    if given.voicebench:
+        found["voicebench"] = voicebench(given.voicebench, rows)
+        found["ifeval"] = ifeval(given.voicebench, FORMS)
+        bbh(given.voicebench, [*(row["said"] for row in rows), *FORMS, "yes", "No.", "The answer is no"])
+    if given.mmau_pro:
+        found["mmau_pro"] = mmau_pro(given.mmau_pro, FORMS)
+    if given.audiobench:
+        found["audiobench"] = audiobench(given.audiobench)
+    if given.open_asr:
+        found["open_asr"] = open_asr(given.open_asr)
     given.out.write_text(json.dumps(found, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

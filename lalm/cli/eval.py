@@ -43,6 +43,7 @@ RESOURCES = {  # what a folder must hold, in one of these places
     "aligner": ("config.json",),
     "flores101": ("sacrebleu_tokenizer_spm.model",),
     "open_asr": ("english_abbreviations.py",),
+    "voicebench": ("src/evaluator/bbh.py", "bbh.py"),
 }
 
 

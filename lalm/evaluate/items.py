@@ -23,12 +23,14 @@ ANY = "manifest"  # the task that is as many tasks as its samples name
 
 @dataclass(frozen=True)
 class Asked:
-    """A task's items as read, not yet asked; ``missing`` recordings were not there, ``source`` is read."""
+    """A task's items as read, not yet asked; ``missing`` recordings were not there, ``source`` is read,
+    ``undrawn`` items are not asked because fewer were wanted."""
 
     task: Task
     samples: tuple[Sample, ...]
     source: str
     missing: int = 0
+    undrawn: int = 0
 
 
 def under(asked: Asked, protocol: Protocol) -> Asked:
@@ -176,7 +178,8 @@ def _drawn(asked: Asked, limit: int, seed: int) -> Asked:
     if not limit or limit >= len(asked.samples):
         return asked
     order = np.random.default_rng(seed).permutation(len(asked.samples))
-    return replace(asked, samples=tuple(asked.samples[i] for i in sorted(order[:limit])))
+    kept = tuple(asked.samples[i] for i in sorted(order[:limit]))
+    return replace(asked, samples=kept, undrawn=len(asked.samples) - limit)
 
 
 def brings_instruction(task: Task, sample: Sample) -> bool:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from lalm.evaluate.judge import UNREFERENCED
+from lalm.evaluate.lacking import Lacking
 from lalm.evaluate.metrics import METRICS, Answer, Resources, unreadable
 from lalm.evaluate.metrics.intervals import (
     Array,
     Difference,
     Interval,
-    Lacking,
     Measured,
     difference,
     interval,

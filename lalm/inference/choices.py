@@ -5,17 +5,20 @@
       -> echoes of the whole list taken away
       -> mentions: options' words, and letters that cannot be words; denied ones left out
       -> what follows the last "the answer is", precedes the last "is correct", else what is mentioned last
+      -> where no option is mentioned: the only one whose words or number it gives (choice_words)
 
 ``tests/inference/answer_styles.json`` holds the styles that are known to be read.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
-from lalm.data.english import stem, words
 from lalm.inference.answer_words import alternatives
+from lalm.inference.choice_words import by_words
 from lalm.inference.final_answer import final_answer, negated, plain
 
 ORDINALS = (
@@ -44,6 +47,12 @@ _BETWEEN = re.compile(rf"(?:[\s.)(\[\]:\"'-]|{_OR}|[A-Za-z0-9](?=[).:]))*", re.I
 _LATIN = r"[A-Za-z0-9'\u00c0-\u024f]"
 _HOMOGLYPHS = str.maketrans("\u0410\u0412\u0421\u0415\u0430\u0432\u0441\u0435", "ABCEabce")
 _IDIOMS = re.compile(r"\b(?:no|without (?:a |any )?|beyond (?:a |any )?)\s*doubt\b", re.I)
+_ARTICLE = re.compile(
+    r"(?:an?|the|eine?|der|die|das|les?|la|une?|el|los|las|una|il|lo|gli|os?|as|uma?|een|het)\s+", re.I
+)
+_KEY = re.compile(r"(?:major|minor|maj|min|flat|sharp|dur|moll|\d)", re.I)
+_ANY_ONE = re.compile(r"(?:.*\s)?(?:least|no|any|each|every|this|that|which|only) one\b|.*\bone of$", re.I)
+QUOTING = 60  # in an answer longer than so many signs, "a" in quotes is a word and no letter
 LONGEST = 20_000  # signs of an answer that are looked at, from its end
 
 
@@ -62,8 +71,8 @@ def read_choice(answer: str, choices: Sequence[str], *, letters: bool = True) ->
 
     ``letters``: options were shown as "A. ...", so that a letter may stand for one.
     """
-    said = _IDIOMS.sub("", plain(final_answer(answer))).strip()[-LONGEST:]
-    options = [plain(choice).strip() for choice in choices]
+    said = _said(answer)
+    options = [_spaced(plain(choice)).strip() for choice in choices]
     if not said or not options:
         return None
     if (same := _same(said, options)) is not None:
@@ -75,18 +84,43 @@ def read_choice(answer: str, choices: Sequence[str], *, letters: bool = True) ->
     standing = _standing(said, mentions)
     chosen = _chosen(said, mentions, standing)
     if chosen is None and not mentions:
-        chosen = _by_stems(said, options)
+        chosen = by_words(said, options)
     return None if chosen is None else choices[chosen]
 
 
 def read_labels(answer: str, labels: Sequence[str]) -> set[str]:
     """All labels that an answer names and does not deny; of names within one another the longest alone
     ("male speech, man speaking" is not "speech" as well)."""
-    said = _IDIOMS.sub("", plain(final_answer(answer))).strip()[-LONGEST:]
+    said = _said(answer)
     flat = re.sub(r"\s+", " ", said).casefold()
-    held = [label for label in labels if _bare(plain(label)) in flat]  # of 527, few are worth a closer look
-    options = [plain(label).strip() for label in held]
+    bare = [_bare(_spaced(plain(label))) for label in labels]
+    held = [label for label, own in zip(labels, bare, strict=True) if own in flat]  # few of 527 are
+    options = [_spaced(plain(label)).strip() for label in held]
     return {held[mention.index] for mention in _standing(said, _mentions(said, options, letters=False))}
+
+
+def _said(answer: str) -> str:
+    """What an answer says in the end, its last signs, in one form of writing."""
+    said = _IDIOMS.sub("", plain(final_answer(answer))).strip()[-LONGEST:]
+    return _spaced(re.sub(r"\\\\?(?=['\"])", "", said))
+
+
+def _spaced(text: str) -> str:
+    """Names as "dog_barking" in separate words."""
+    return re.sub(r"(?<=\w)_+(?=\w)", " ", text)
+
+
+def _folded(text: str) -> str:
+    """Latin letters without their accents, sign for sign."""
+    return "".join(_unaccented(sign) for sign in text) if not text.isascii() else text
+
+
+@cache
+def _unaccented(sign: str) -> str:
+    if not "\u00c0" <= sign <= "\u024f" and not "\u1e00" <= sign <= "\u1eff":
+        return sign
+    base = unicodedata.normalize("NFKD", sign)
+    return base[0] if base[0].isascii() else sign
 
 
 def _bare(text: str) -> str:
@@ -120,16 +154,21 @@ def _letter_alone(said: str, count: int) -> int | None:
 def _mentions(said: str, options: Sequence[str], letters: bool) -> list[Mention]:
     """Every place where an option is named, in order; of overlapping ones the longest."""
     found: list[Mention] = []
+    plainly = [_folded(_bare(option)) for option in options]
+    same = len({_bare(option) for option in options}) == len(set(plainly))
+    flat = _folded(said) if same else said  # accents are left aside where no options differ by them
     for index, option in enumerate(options):
         if not _bare(option):
             continue
         edge = r"(?<![\w#])", r"(?![\w#])"
-        pattern = re.sub(r"(?:\\ |\s)+", r"\\s+", re.escape(_bare(option)))
+        pattern = _pattern(plainly[index] if same else _bare(option), plainly)
         if not re.match(r"[\x00-\u024f\u0370-\u1fff]", _bare(option)):
             edge = "", ""  # written without spaces
         one = len(_bare(option)) == 1
         plural = "" if one or not edge[0] else "(?:e?s)?"
-        for hit in re.finditer(edge[0] + pattern + plural + edge[1], said, 0 if one else re.I):
+        for hit in re.finditer(edge[0] + pattern + plural + edge[1], flat, 0 if one else re.I):
+            if _ANY_ONE.match(said, max(0, hit.start() - 9), hit.end() + 3) and _bare(option) == "one":
+                continue  # "at least one word"
             if not one or not _called_letter(said, hit.start()):
                 found.append(Mention(*hit.span(), index, False))
         if one and option != _bare(option):
@@ -150,6 +189,20 @@ def _mentions(said: str, options: Sequence[str], letters: bool) -> list[Mention]
     return _with_letters_joined(said, kept)
 
 
+def _pattern(option: str, all_options: Sequence[str]) -> str:
+    """An option's words, its article there or not: "a factory" is also "factory", but "a minor" a key."""
+    article = _ARTICLE.match(option)
+    rest = option[article.end() :] if article else option
+    others = [other for other in all_options if other != option]
+    if article and len(rest) > 2 and not _KEY.match(rest) and rest not in others:
+        return f"(?:{re.escape(article[0].strip())}\\s+)?{_flexible(rest)}"
+    return _flexible(option)
+
+
+def _flexible(text: str) -> str:
+    return re.sub(r"(?:\\ |\s)+", r"\\s+", re.escape(text))
+
+
 def _called_letter(said: str, start: int) -> bool:
     """Whether what starts there is said to be an option's letter: "option C"."""
     return (
@@ -165,8 +218,10 @@ def _lettered(said: str, options: Sequence[str]) -> list[Mention]:
     if last >= "C":
         upper, lower = f"[A-{last}\u0410\u0412\u0421]", f"[A-{last}a-{last.lower()}\u0410\u0412\u0421]"
     patterns = [
-        rf"[(\[{{<\"']({lower})[)\]}}>\"'](?!{_LATIN})",
-        rf"(?<!{_LATIN})({lower})[)\]:](?!{_LATIN})",
+        rf"(?<!{_LATIN})[(\[{{<]({lower})[)\]}}>](?!{_LATIN})",
+        rf"(?<!{_LATIN})[\"']({lower if len(said) < QUOTING else upper})[\"'](?!{_LATIN})",
+        rf"(?<!{_LATIN})({lower})[)\]](?!{_LATIN})",
+        rf"(?:(?<!{_LATIN})({upper})|(?:^|\n)\W*({lower})):(?!{_LATIN})",
         rf"(?<!{_LATIN})(?<!\.)({upper})\.(?=\s|$|[A-Z])",
         rf"(?<!\w)(?i:{_OPTION})\s*[:#]?\s*[(\[\"']?({lower})(?!{_LATIN})(?!\s+[a-z]{{3,}}\b(?<!is)(?<!was))",
         rf"(?<!{_LATIN})((?![AI](?!{_LATIN})){upper})(?!{_LATIN}|[#\u266f\u266d])",
@@ -176,8 +231,9 @@ def _lettered(said: str, options: Sequence[str]) -> list[Mention]:
     found = []
     for pattern in patterns:
         for hit in re.finditer(pattern, said):
-            index = ord(hit[1].translate(_HOMOGLYPHS).upper()) - ord("A")
-            found.append(Mention(*hit.span(1), index, True))
+            place = hit.lastindex or 1
+            index = ord(hit[place].translate(_HOMOGLYPHS).upper()) - ord("A")
+            found.append(Mention(*hit.span(place), index, True))
     for index in range(min(len(options), len(ORDINALS))):
         names = "|".join(ORDINALS[index])
         forms = (
@@ -313,24 +369,3 @@ def _single(said: str, standing: Sequence[Mention], stated: Mention) -> int | No
         if _JOINER.fullmatch(said[standing[one].end : standing[other].start]):
             return None
     return stated.index
-
-
-def _by_stems(said: str, options: Sequence[str]) -> int | None:
-    """The one option all of whose words are said in a row, endings aside: "dogs" for "dog"."""
-    text = [stem(word) for word in words(said)]
-    own = {index: [stem(word) for word in words(option)] for index, option in enumerate(options)}
-    held = [index for index, parts in own.items() if _within(parts, text)]
-    held = [i for i in held if not any(own[j] != own[i] and _within(own[i], own[j]) for j in held)]
-    if len({tuple(own[i]) for i in held}) == 1:
-        return held[0]
-    numbers = [re.findall(r"\d+(?:\.\d+)?", option) for option in options]
-    if held or any(len(own) != 1 for own in numbers):
-        return None
-    found = set(re.findall(r"\d+(?:\.\d+)?", said))
-    hits = {own[0] for own in numbers} & found
-    return next(i for i, own in enumerate(numbers) if own[0] in hits) if len(hits) == 1 else None
-
-
-def _within(inner: Sequence[str], outer: Sequence[str]) -> bool:
-    n = len(inner)
-    return n > 0 and any(list(outer[i : i + n]) == list(inner) for i in range(len(outer) - n + 1))

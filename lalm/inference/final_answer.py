@@ -34,7 +34,7 @@ _VERB = (
 )
 _DEGREE = "also|clearly|definitely|probably|likely|very|just|simply"
 _DENIED_AFTER = re.compile(
-    rf"[\s\"'*_)\]]*(?:option |choice )?(?:{_VERB}|\u00e8|\u00e9)?\s*(?:(?:{_DEGREE}) )*"
+    rf"[\s\"'*_)\]]*(?:,\s*(?=(?:{_VERB})\b))?(?:option |choice )?(?:{_VERB}|\u00e8|\u00e9)?\s*(?:(?:{_DEGREE}) )*"
     rf"(?:{alternatives('wrong')})",
     re.I,
 )
@@ -119,6 +119,11 @@ def plain(text: str) -> str:
     """One form of writing: full-width signs, curly quotes and Markdown's stars made plain."""
     text = re.sub(r"(?<=\w) & (?=\w)", " and ", unicodedata.normalize("NFKC", text))
     return re.sub(r"\*\*|__|`|(?<!\w)\*(?=\S)|(?<=\S)\*(?!\w)", "", text.replace("\u2019", "'"))
+
+
+def denies(text: str) -> bool:
+    """Whether anything is denied in a text."""
+    return _NEGATION.search(text) is not None
 
 
 def negated(text: str, start: int, end: int) -> bool:

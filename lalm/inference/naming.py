@@ -12,7 +12,7 @@ GUESSES = 3  # so many entries of which one is right are guesses, not an answer
 _LIST = re.compile(r"\s*(?:,|;|\n|/|\||\u3001|\bor\b|\band\b)\s*", re.I)
 _OR = re.compile(r"\bor\b|\beither\b|(?<=\w)/(?=\w)|\boder\b|\u6216", re.I)
 _NUMBER = re.compile(
-    r"(?<![\w.])(\d{1,9})(?:\.0+)?(?![\w]*\d)|[a-z\u00c0-\u024f]+|[\u96f6\u3007\u4e00\u4e8c\u4e24\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]",
+    r"(?<![\w.])(\d{1,9})(?:\.0+)?(?![\w]*\d)|[a-z\u00c0-\u024f]+|[\u96f6\u3007\u4e00\u4e8c\u4e24\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]+",
     re.I,
 )
 _UNITS = re.compile(
@@ -80,6 +80,11 @@ def read_number(answer: str) -> str | None:
 def _value(said: str, hit: re.Match[str]) -> int | None:
     if hit[1]:
         value = int(hit[1])
+    elif "\u5341" in hit[0] and len(hit[0]) <= 3:  # tens and ones: 十九, 二十, 二十三
+        tens, _, ones = hit[0].partition("\u5341")
+        if not {tens, ones} <= {"", *_SPOKEN}:
+            return None
+        value = 10 * _SPOKEN.get(tens, 1) + _SPOKEN.get(ones, 0)
     else:
         word = hit[0].lower()
         if word not in _SPOKEN or (word in _ARTICLES and said.strip(" .!").lower() != word):

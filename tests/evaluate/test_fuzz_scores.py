@@ -44,6 +44,7 @@ ODD = {
 }
 NEEDY = (
     "open_asr_wer",
+    "voicebench_bbh",
     "bleu_flores101",
     "spice",
     "spider",

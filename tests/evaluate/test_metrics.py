@@ -186,7 +186,7 @@ def test_appendix_c():
     assert following.repeat_rate(["so it goes on " * 4, "once"]).value == 0.5
 
 
-FOLDERS = ("similarity", "fense", "cider_content_fl", "open_asr_wer", "bleu_flores101")
+FOLDERS = (*("similarity", "fense", "cider_content_fl", "open_asr_wer", "voicebench_bbh"), "bleu_flores101")
 
 
 def test_every_metric_says_what_it_lacks_or_gives_an_interval():

@@ -1,17 +1,20 @@
 """Benchmarks' own words and texts, from files that the user has: judges' prompts, normalisers, tokenisers."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from lalm.cli.app import run as lalm
-from lalm.data.sample import Sample, ask
-from lalm.evaluate.items import Asked
+from lalm.data.sample import Sample, ask, write_manifest
+from lalm.evaluate.items import Asked, open_task
 from lalm.evaluate.judge import Judge
 from lalm.evaluate.judge_prompt import PromptError, read_prompt
+from lalm.evaluate.lacking import Lacking
 from lalm.evaluate.metrics import METRICS, Answer, Resources
-from lalm.evaluate.metrics.intervals import Lacking
+from lalm.evaluate.metrics.intervals import each
+from lalm.evaluate.official import open_asr, voicebench_bbh
 from lalm.evaluate.official.standing import standing
 from lalm.evaluate.task import Task, known_tasks
 from lalm.synthesis.completions import Completion
@@ -143,6 +146,99 @@ def test_the_open_asr_leaderboards_text_is_theirs(tmp_path):
     assert METRICS["open_asr_wer"].measure(same, resources).value == 0
     with pytest.raises(Lacking, match="--resource open_asr=FOLDER"):
         METRICS["open_asr_wer"].measure(answers, Resources())
+
+
+def test_the_open_asr_leaderboards_errors_are_theirs(tmp_path, monkeypatch):
+    kept = json.loads((HERE / "official_scores.json").read_text())["open_asr"]
+    lists = [f"{name} = {own!r}" for name, own in kept.items() if name.startswith("english")]
+    (tmp_path / "english_abbreviations.py").write_text("\n".join(lists))
+    clean = open_asr.normaliser(tmp_path)
+    ours = [[*open_asr.word_edits(clean(said), clean(right))] for right, said, *_ in kept["pairs"]]
+    theirs = [[wrong, words] for _, _, wrong, words in kept["pairs"]]
+    assert ours == theirs and sum(wrong for wrong, _ in theirs) > 100
+    together = next(row for row in kept["pairs"] if "whitepaper" in row[1])
+    assert together[2] == 0  # where jiwer counts two
+    assert open_asr.word_edits("something said", clean("uh [noise]")) == (0, 0)  # is not asked there
+    monkeypatch.setitem(sys.modules, "kaldialign", None)
+    with pytest.raises(Lacking, match=r"kaldialign: pip install 'lalm\[evaluate\]'"):
+        open_asr.word_edits("a", "b")
+
+
+THEIR_BBH = """
+import something_that_is_not_here
+class BBHEvaluator(Evaluator):
+    def extract_answer_yn(self, response):
+        if "it comes to no" in response:
+            return 0
+        elif "it comes to yes" in response:
+            return 1
+        else:
+            return None
+    def extract_answer_hyperbaton(self, response):
+        if response == 'a':
+            return 0
+        elif re.search(r"i take (.+?) b", response):
+            return 1
+        else:
+            return random.choice([0, 1])
+    def extract_answer_navigate(self, response):
+        tmp = self.extract_answer_yn(response)
+        if tmp is not None:
+            return tmp
+        if response.startswith('no'):
+            return 0
+        elif response.endswith('yes'):
+            return 1
+    def extract_answer_sports(self, response):
+        if "plausible" in response:
+            return 1
+    def extract_answer_lies(self, response):
+        if "lies" in response:
+            return 0
+"""
+
+
+def test_voicebenchs_phrases_are_read_from_its_file_and_nothing_is_run(tmp_path):
+    place = tmp_path / "src" / "evaluator" / "bbh.py"
+    place.parent.mkdir(parents=True)
+    place.write_text(THEIR_BBH)
+    rows = {
+        ("hyperbaton_1", "**A**", "(A)"): 1.0,
+        ("hyperbaton_2", "I take: option B", "(A)"): 0.0,
+        ("hyperbaton_3", "It comes to no", "(b)"): 0.5,  # the words of all others are not tried here
+        ("navigate_1", "So it comes to: NO", "no"): 1.0,
+        ("navigate_2", "<1> No, yes", "Yes"): 0.0,  # the first phrase that fits counts
+        ("web_of_lies_1", "It comes to yes, he lies", "no"): 0.0,
+        ("sports_understanding_1", "who knows<|user|>", "yes"): 0.5,
+    }
+    asked = ask([], "?").messages
+    answers = [Answer(Sample(asked, id=i, references=(right,)), text, None) for i, text, right in rows]
+    resources = Resources({"voicebench": tmp_path})
+    found = METRICS["voicebench_bbh"].measure(answers, resources)
+    assert list(each(found)) == list(rows.values())
+    assert "bbh.py " in resources.used["voicebench_bbh"]
+    odd = [Answer(Sample(asked, id="other", references=("yes",)), "yes", None)]
+    with pytest.raises(Lacking, match="'other' with the reference 'yes' is no item"):
+        METRICS["voicebench_bbh"].measure(odd, resources)
+    for text, why in {
+        THEIR_BBH.replace("extract_answer_lies", "x"): "has no extract_answer_lies",
+        THEIR_BBH.replace('"lies" in response', "len(response) > 3"): "another form than expected: len",
+        "def (": "cannot be read",
+    }.items():
+        place.write_text(text)
+        voicebench_bbh.phrases.cache_clear()
+        with pytest.raises(Lacking, match=why):
+            METRICS["voicebench_bbh"].measure(answers, resources)
+
+
+def test_a_drawn_part_of_a_set_stands_beside_nobody(tmp_path):
+    rows = [Sample(ask([], f"{n}?").messages, str(n), references=("a",)) for n in range(5)]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    spec = f"open_asr_ami={tmp_path / 'm.jsonl'}"
+    entry = {"metrics": {"open_asr_wer": {"mean": 0.1}}, "skipped": {}, "failed": {}}
+    for limit, because in {0: [], 2: ["2 of 5 items are scored"]}.items():
+        (opened,) = open_task(spec, tmp_path, limit=limit)
+        assert standing(opened, entry, "local", "")["because"] == because
 
 
 def test_bleu_over_flores_pieces_is_sacrebleus(tmp_path, monkeypatch):

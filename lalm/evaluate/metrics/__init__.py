@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lalm.data.english import words
+from lalm.evaluate.lacking import Lacking
 from lalm.evaluate.metrics import bleu, captions, embeddings, normalise_qwen2_audio
 from lalm.evaluate.metrics import classification as labels
 from lalm.evaluate.metrics import error_rates as errors
@@ -15,7 +16,6 @@ from lalm.evaluate.metrics.answers import Metric as Metric
 from lalm.evaluate.metrics.answers import Resources as Resources
 from lalm.evaluate.metrics.intervals import (
     Array,
-    Lacking,
     Measured,
     additive,
     each,

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lalm.data.sample import Sample
-from lalm.evaluate.metrics.intervals import Lacking, Measured
+from lalm.evaluate.lacking import Lacking
+from lalm.evaluate.metrics.intervals import Measured
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lalm.evaluate.metrics.intervals import Array, Lacking, Measured, additive
+from lalm.evaluate.lacking import Lacking
+from lalm.evaluate.metrics.intervals import Array, Measured, additive
 from lalm.evaluate.metrics.normalise import language_code
 
 ORDER = 4

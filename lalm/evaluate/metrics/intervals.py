@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from lalm.errors import LalmError
 from lalm.evaluate.metrics.exact_limits import paired_limits, share_limits
 from lalm.evaluate.metrics.resampling import counts_of, resampled_limits, significance
 
@@ -22,10 +21,6 @@ Array: TypeAlias = np.ndarray[Any, Any]
 BLOCK = 256  # items scored one by one at a time
 ALPHA = 0.05
 FEWEST = 6  # recordings that allow a p-value: of five, not even all on one side make one below 0.05
-
-
-class Lacking(LalmError, LookupError):
-    """Something that a metric needs was not given; the text says what, and how to give it."""
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from lalm.evaluate.lacking import Lacking
 from lalm.evaluate.metrics.answers import Answer, Metric, Resources
 from lalm.evaluate.metrics.bleu import flores_bleu
 from lalm.evaluate.metrics.error_rates import edits
-from lalm.evaluate.metrics.intervals import Array, Lacking, Measured, additive, mean_of, proportion, rate
+from lalm.evaluate.metrics.intervals import Array, Measured, additive, mean_of, proportion, rate
 from lalm.evaluate.official import audio_following, ifeval, letters, voicebench
 from lalm.evaluate.official.audiobench import spoken_words
-from lalm.evaluate.official.open_asr import normaliser
+from lalm.evaluate.official.open_asr import normaliser, word_edits
 from lalm.evaluate.official.string_match import matches
+from lalm.evaluate.official.voicebench_bbh import phrases
 
 
 def _string_match(answer: Answer) -> bool:
@@ -34,6 +36,14 @@ def _letters(answers: Sequence[Answer], *, empty_counts: bool) -> Measured:
 
 def _spoken_choice(answer: Answer) -> float:
     return max(voicebench.choice_score(answer.text, right) for right in answer.sample.references)
+
+
+def _bbh(answers: Sequence[Answer], resources: Resources) -> Measured:
+    """As VoiceBench reads answers to its BBH questions, by the phrases of the user's copy."""
+    known = phrases(resources.folder("voicebench", "voicebench_bbh"))
+    resources.used["voicebench_bbh"] = f"the phrases of your VoiceBench, bbh.py {known.digest}"
+    scores = [known.score(a.sample.id, a.text, (a.sample.references or ("",))[0]) for a in answers]
+    return mean_of(scores, proportion=False)
 
 
 def _following(answer: Answer) -> bool:
@@ -83,7 +93,8 @@ def _audiobench_wer(answers: Sequence[Answer], resources: Resources) -> Measured
 def _open_asr_wer(answers: Sequence[Answer], resources: Resources) -> Measured:
     """Of the first reference, over texts as the Open ASR leaderboard compares them."""
     clean = normaliser(resources.folder("open_asr", "open_asr_wer"))
-    return rate([edits(clean(a.text), clean(a.sample.references[0])) for a in answers])
+    resources.used["open_asr_wer"] = "the leaderboard's normaliser with your copy of its lists, kaldialign"
+    return rate([word_edits(clean(a.text), clean(a.sample.references[0])) for a in answers])
 
 
 def _flores_bleu(answers: Sequence[Answer], resources: Resources) -> Measured:
@@ -108,6 +119,7 @@ OFFICIAL: Mapping[str, Metric] = {
     "voicebench_choice": Metric(
         lambda answers, _: mean_of([_spoken_choice(a) for a in answers], proportion=False)
     ),
+    "voicebench_bbh": Metric(_bbh),
     "voicebench_refusal": _each(lambda answer: voicebench.refuses(answer.text), compares=False),
     "ifeval": Metric(_ifeval, compares=False),
     "mmau_pro_following": _each(_following, compares=False),

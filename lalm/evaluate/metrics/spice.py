@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from lalm.errors import LalmError
-from lalm.evaluate.metrics.intervals import Array, Lacking
+from lalm.evaluate.lacking import Lacking
+from lalm.evaluate.metrics.intervals import Array
 
 JAR = "spice-1.0.jar"
 PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")

@@ -1,5 +1,6 @@
 """English text as the Open ASR leaderboard compares it: Whisper's normaliser with more fillers, fewer "'s",
-names and compounds of one spelling, and acronyms joined (arXiv 2510.06961; its folder ``normalizer``).
+names and compounds of one spelling, and acronyms joined (arXiv 2510.06961; its folder ``normalizer``). Errors
+are counted by kaldialign, for which words written together and apart are the same.
 
 Its lists of spellings, names and compounds are not copied: they are read from the user's copy of
 ``normalizer/english_abbreviations.py`` (Apache-2.0), of which nothing is run.
@@ -12,7 +13,7 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 
-from lalm.evaluate.metrics.intervals import Lacking
+from lalm.evaluate.lacking import Lacking
 
 FILE = "english_abbreviations.py"
 LISTS = ("english_spelling_normalizer", "english_name_normalizer", "english_compound_normalizer")
@@ -46,6 +47,20 @@ def normaliser(folder: Path) -> Callable[[str], str]:
 
     whisper.standardize_numbers, whisper.standardize_spellings = compounds_and_numbers, spellings_and_names
     return lambda text: str(whisper(text))
+
+
+def word_edits(said: str, wanted: str) -> tuple[int, int]:
+    """(word edits, words of the reference) of two normalised texts, as ``normalizer/eval_utils.py`` counts
+    them. Where nothing is to be said the leaderboard leaves the recording out: (0, 0). Raises Lacking without
+    kaldialign."""
+    try:
+        from kaldialign import edit_distance
+    except ImportError:
+        raise Lacking("it counts errors by kaldialign: pip install 'lalm[evaluate]'") from None
+    words = wanted.split()
+    if not words:
+        return 0, 0
+    return int(edit_distance(words, said.split(), merge_compounds=True)["total"]), len(words)
 
 
 def acronyms_joined(text: str) -> str:

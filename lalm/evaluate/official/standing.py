@@ -44,7 +44,7 @@ def _against(opened: Asked, board: Board, entry: Mapping[str, Any], judge: str) 
     if board.metric not in entry["metrics"]:
         why = {**entry["skipped"], **entry["failed"]}.get(board.metric, "it was not asked for")
         reasons.append(f"{board.metric} is not there: {why}")
-    whole = board.items or len(opened.samples) + opened.missing
+    whole = board.items or len(opened.samples) + opened.missing + opened.undrawn
     scored = len(opened.samples) - sum(entry.get(name, 0) for name in ("failed_items", "unanswered"))
     if scored != whole:
         reasons.append(f"{scored} of {whole} items are scored")
