@@ -6,12 +6,14 @@ the end is compared, and only where one option alone fits.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
 from lalm.data.english import stem
 from lalm.inference.answer_words import alternatives
 from lalm.inference.final_answer import denies, negated
-from lalm.inference.naming import read_number
+from lalm.inference.naming import counting, read_number
 
 LONGEST = 40  # words of a statement that are compared
 SHORTEST_FIT = 12  # words of a statement that may be a part of an option
@@ -20,9 +22,12 @@ _CUE = re.compile(alternatives("says"), re.I)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+|(?<=[\u3002\uff01\uff1f])")
 _TOKEN = re.compile(r"\d+(?:[.:]\d+)*|[^\W\d_]+(?:'[^\W\d_]+)*")
 _FILLERS = frozenset(
-    "a an the and while is are was were be been to of in on at it its it's there that's this that their his "
-    "her i he she they you so as by from for with s answer option choice correct likely most pair "
-    "assistant".split()
+    [
+        *("a", "an", "the", "and", "while", "is", "are", "was", "were", "be", "been", "to", "of", "in"),
+        *("on", "at", "it", "its", "it's", "there", "that's", "this", "that", "their", "his", "her"),
+        *("i", "he", "she", "they", "you", "so", "as", "by", "from", "for", "with", "s", "answer", "option"),
+        *("choice", "correct", "likely", "most", "pair", "assistant"),
+    ]
 )
 _TIMES = frozenset(("time", "times", "once", "twice", "thrice"))
 
@@ -62,7 +67,7 @@ def by_words(said: str, options: Sequence[str]) -> int | None:
 def _statement(said: str) -> tuple[str, bool]:
     """What is said after the last "the answer is", in its sentence, where that is near the end; else a short
     answer as a whole; else, less surely, the last sentence."""
-    said = re.sub(r"</?\w+>", " ", said).strip()
+    said = counting(re.sub(r"</?\w+>", " ", said)).strip()
     for cue in reversed(list(_CUE.finditer(said, max(0, len(said) - NEAR)))):
         rest = re.split(r"[.!?](?=\s|$)|\n", said[cue.end() :].lstrip(" :*\"'\n"))[0].strip()
         if _TOKEN.search(rest):
@@ -74,9 +79,22 @@ def _statement(said: str) -> tuple[str, bool]:
 
 def _words(text: str) -> list[tuple[str, tuple[int, int]]]:
     """Stems of the content words with their places; of a text of nothing but fillers, all its words."""
-    found = [(hit[0].casefold(), hit.span()) for hit in _TOKEN.finditer(text)]
+    found = [(hit[0].casefold(), hit.span()) for hit in _TOKEN.finditer(folded(text))]
     content = [(word, place) for word, place in found if word not in _FILLERS] or found
     return [(stem(word) if word.isascii() and word.isalpha() else word, place) for word, place in content]
+
+
+def folded(text: str) -> str:
+    """Latin letters without their accents, sign for sign."""
+    return "".join(_unaccented(sign) for sign in text) if not text.isascii() else text
+
+
+@cache
+def _unaccented(sign: str) -> str:
+    if not "\u00c0" <= sign <= "\u024f" and not "\u1e00" <= sign <= "\u1eff":
+        return sign
+    base = unicodedata.normalize("NFKD", sign)
+    return base[0] if base[0].isascii() else sign
 
 
 def _within(inner: Sequence[str], outer: Sequence[str]) -> bool:

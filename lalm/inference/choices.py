@@ -11,14 +11,12 @@
 """
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 
 from lalm.inference.answer_words import alternatives
-from lalm.inference.choice_words import by_words
+from lalm.inference.choice_words import by_words, folded
 from lalm.inference.final_answer import final_answer, negated, plain
 
 ORDINALS = (
@@ -34,7 +32,7 @@ _WEAK = re.compile(f"{alternatives('says')}|{alternatives('concludes')}", re.I)
 _LINK = r"is|are|was|would be|must be|has to be|seems(?: to be)?|looks|fits|matches|ist|est|es|\u00e8|\u00e9"
 _DEGREE = "clearly|definitely|likely|probably|therefore|thus|also|most|best|the|die|la|a|my|final|single|only"
 _RIGHT = re.compile(  # what follows the option that is chosen
-    rf"[\s\"'.)\]:-]*(?:{_LINK})?\s*(?:(?:{_DEGREE}) )*(?:{alternatives('right')})", re.I
+    rf"[\s\"'.)\]:-]*(?:{_LINK})?\s*(?:(?:{_DEGREE}) ){{0,4}}(?:{alternatives('right')})", re.I
 )
 _WORDS_OR = "or and oder und ou et o y e"
 _SIGNS_OR = r",|/|;|\||\u6216|\u3001|\u548c|\u304b|\ub610\ub294|\u0438\u043b\u0438"
@@ -43,10 +41,15 @@ _OPENS = r"[\s\"'()\[\]]*"
 _JOINER = re.compile(
     rf"{_OPENS}(?:{_OR})+{_OPENS}(?:(?:or|and|either|oder|a|an|the|(?:option|choice) )\s*)?{_OPENS}", re.I
 )
-_BETWEEN = re.compile(rf"(?:[\s.)(\[\]:\"'-]|{_OR}|[A-Za-z0-9](?=[).:]))*", re.I)
+_BETWEEN = re.compile(rf"(?:[\s.)(\[\]:\"'-]|{_OR}|\b(?:an?|the)\b|[A-Za-z0-9](?=[).:]))*", re.I)
 _LATIN = r"[A-Za-z0-9'\u00c0-\u024f]"
 _HOMOGLYPHS = str.maketrans("\u0410\u0412\u0421\u0415\u0430\u0432\u0441\u0435", "ABCEabce")
-_IDIOMS = re.compile(r"\b(?:no|without (?:a |any )?|beyond (?:a |any )?)\s*doubt\b", re.I)
+_IDIOMS = re.compile(
+    r"\b(?:no|without (?:a |any )?|beyond (?:a |any )?)\s*doubt\b|\b(?:happy|glad) to \w+", re.I
+)
+_OTHERS = re.compile(
+    r"\b(?:the )?(?:other|remaining)(?:s| (?:options?|choices?|answers?|ones))\b[^.!?\n]*", re.I
+)
 _ARTICLE = re.compile(
     r"(?:an?|the|eine?|der|die|das|les?|la|une?|el|los|las|una|il|lo|gli|os?|as|uma?|een|het)\s+", re.I
 )
@@ -110,19 +113,6 @@ def _spaced(text: str) -> str:
     return re.sub(r"(?<=\w)_+(?=\w)", " ", text)
 
 
-def _folded(text: str) -> str:
-    """Latin letters without their accents, sign for sign."""
-    return "".join(_unaccented(sign) for sign in text) if not text.isascii() else text
-
-
-@cache
-def _unaccented(sign: str) -> str:
-    if not "\u00c0" <= sign <= "\u024f" and not "\u1e00" <= sign <= "\u1eff":
-        return sign
-    base = unicodedata.normalize("NFKD", sign)
-    return base[0] if base[0].isascii() else sign
-
-
 def _bare(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip(" \t\n.,;:!?\"'()[]{}<>*_\u3002").casefold()
 
@@ -154,9 +144,9 @@ def _letter_alone(said: str, count: int) -> int | None:
 def _mentions(said: str, options: Sequence[str], letters: bool) -> list[Mention]:
     """Every place where an option is named, in order; of overlapping ones the longest."""
     found: list[Mention] = []
-    plainly = [_folded(_bare(option)) for option in options]
+    plainly = [folded(_bare(option)) for option in options]
     same = len({_bare(option) for option in options}) == len(set(plainly))
-    flat = _folded(said) if same else said  # accents are left aside where no options differ by them
+    flat = folded(said) if same else said  # accents are left aside where no options differ by them
     for index, option in enumerate(options):
         if not _bare(option):
             continue
@@ -303,6 +293,7 @@ def _list_gap(text: str) -> bool:
 def _standing(said: str, mentions: Sequence[Mention]) -> list[Mention]:
     """The mentions that are not denied; "not A, B or D" denies all three."""
     denied = [negated(said, mention.start, mention.end) for mention in mentions]
+    denied = _others_denied(said, mentions, denied)
     gaps = [said[one.end : other.start] for one, other in pairwise(mentions)]
     for chain in _chains(gaps):
         affirmed = _RIGHT.match(said, mentions[chain[-1]].end)
@@ -317,6 +308,18 @@ def _standing(said: str, mentions: Sequence[Mention]) -> list[Mention]:
             for at in chain:
                 denied[at] = True
     return [mention for mention, no in zip(mentions, denied, strict=True) if not no]
+
+
+def _others_denied(said: str, mentions: Sequence[Mention], denied: Sequence[bool]) -> list[bool]:
+    """Denied too: what follows "the other options are" in its sentence, where something else is named."""
+    found = list(denied)
+    for hit in _OTHERS.finditer(said):
+        inside = [at for at, one in enumerate(mentions) if hit.start() <= one.start < hit.end()]
+        named = {mentions[at].index for at in inside}
+        if any(one.index not in named for one, no in zip(mentions, denied, strict=True) if not no):
+            for at in inside:
+                found[at] = True
+    return found
 
 
 def _chains(gaps: Sequence[str]) -> list[list[int]]:

@@ -22,8 +22,11 @@ _CLOSE = (
 _REASONING = re.compile(rf"{_OPEN}.*?(?:{_CLOSE}|\Z)", re.S | re.I)
 _ENDS = re.compile(_CLOSE, re.I)
 _WRAPPED = re.compile(
-    r"<(final[_ ]?answer|answer|final|choice|solution|response|result)>(.*?)(?:</\1>|\Z)", re.S | re.I
+    r"<(final[_ ]?answer|answer|final|choice|solution|response|result|conclusion)>(.*?)(?:</\1>|\Z)",
+    re.S | re.I,
 )
+_LAST_TAG = re.compile(r"<([A-Za-z]\w{0,20})>\s*([^<>]{1,200}?)\s*</\1>\s*\Z", re.I)
+_NEXT_TURN = re.compile(r"\n\s*(?:#+ ?)?(?:human|user|question|instruction)\s*:", re.I)
 _TOKENS = re.compile(r"<\|[a-z_0-9]{2,24}\|>|</s>|<eos>|<end_of_turn>|<(?:pad|unk|bos)>", re.I)
 _KEYS = ("final_answer", "final answer", "answer", "choice", "option", "selected", "prediction", "result")
 _NEGATION = re.compile(
@@ -34,10 +37,17 @@ _VERB = (
 )
 _DEGREE = "also|clearly|definitely|probably|likely|very|just|simply"
 _DENIED_AFTER = re.compile(
-    rf"[\s\"'*_)\]]*(?:,\s*(?=(?:{_VERB})\b))?(?:option |choice )?(?:{_VERB}|\u00e8|\u00e9)?\s*(?:(?:{_DEGREE}) )*"
+    rf"[\s\"'*_)\]]*(?:,\s*(?=(?:{_VERB})\b))?(?:option |choice )?"
+    rf"(?:{_VERB}|\u00e8|\u00e9)?\s*(?:(?:{_DEGREE}) )*"
     rf"(?:{alternatives('wrong')})",
     re.I,
 )
+_ITEM = r"[^\W\d_]+(?:[ -][^\W\d_]+){0,3}"
+_DENIED_LIST = re.compile(
+    rf"(?<!\w)(?:{alternatives('not')})\s+(?:{_ITEM},\s*)+(?P<or>(?:or|nor|oder|ou|o)\s+)?(?:(?:the|an?)\s+)?\Z",
+    re.I,
+)
+_LIST_GOES_ON = re.compile(rf"(?:,\s*{_ITEM})*,?\s+(?:or|nor|oder|ou)\s", re.I)
 _CLAUSE = re.compile(
     r"[.;!?\n,:\u3002\uff0c\uff1b\uff01\uff1f\u3001\u060c\u2014]|\u800c\u662f|\u4f46|"
     r"(?<!\w)(?:but|it['\u2019]s|it is|instead|however|so|therefore|sondern|aber|mais|sino|pero|ma|bensi|mas|"
@@ -74,9 +84,14 @@ def without_reasoning(text: str) -> str:
 
 
 def final_answer(text: str) -> str:
-    """What ``text`` answers: the reasoning taken away, the last <answer>, \\boxed{} or JSON answer opened."""
+    """What ``text`` answers: the reasoning and turns that the model made up taken away, the last <answer>,
+    any tag around its end, \\boxed{} or a JSON answer opened."""
     said = without_reasoning(text)
+    if (turn := _NEXT_TURN.search(said)) and said[: turn.start()].strip():
+        said = said[: turn.start()]
     wrapped = [found[2] for found in _WRAPPED.finditer(said) if found[2].strip()]
+    if not wrapped and (last := _LAST_TAG.search(said)):
+        wrapped = [last[2]]
     if wrapped:
         said = wrapped[-1].strip()
     if boxed := _boxed(said):
@@ -132,4 +147,7 @@ def negated(text: str, start: int, end: int) -> bool:
     clauses = [found.end() for found in _CLAUSE.finditer(before)]
     clause = before[clauses[-1] if clauses else 0 :]
     clause = re.sub(r"\bless \w+ than\b", "", clause, flags=re.I)
-    return bool(_NEGATION.search(clause)) or bool(_DENIED_AFTER.match(text, end))
+    if _NEGATION.search(clause) or _DENIED_AFTER.match(text, end):
+        return True
+    listed = _DENIED_LIST.search(before)  # "rather than joy, fear, or sadness"
+    return listed is not None and bool(listed["or"] or _LIST_GOES_ON.match(text, end))

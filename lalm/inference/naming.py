@@ -12,7 +12,7 @@ GUESSES = 3  # so many entries of which one is right are guesses, not an answer
 _LIST = re.compile(r"\s*(?:,|;|\n|/|\||\u3001|\bor\b|\band\b)\s*", re.I)
 _OR = re.compile(r"\bor\b|\beither\b|(?<=\w)/(?=\w)|\boder\b|\u6216", re.I)
 _NUMBER = re.compile(
-    r"(?<![\w.])(\d{1,9})(?:\.0+)?(?![\w]*\d)|[a-z\u00c0-\u024f]+|[\u96f6\u3007\u4e00\u4e8c\u4e24\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]+",
+    r"(?<![\w.])(\d{1,3}(?:,\d{3})+|\d{1,9})(?:\.0+)?(?![\w]*\d)|[a-z\u00c0-\u024f]+|[\u96f6\u3007\u4e00\u4e8c\u4e24\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]+",
     re.I,
 )
 _UNITS = re.compile(
@@ -21,6 +21,17 @@ _UNITS = re.compile(
 _CUE = re.compile(
     r"(?:answer|total|count|result|number of times|altogether|in all)\s*"
     r"(?:number|count|is|are|of|would be|:|=|-)*\s*(?:is|are|:|=)?\s*",
+    re.I,
+)
+_NOT_COUNTED = re.compile(  # the numbers of a list's lines; "one" that counts nothing
+    r"^[ \t]*(?:\d+[.)])(?=[ \t]+\S[^\n]*\n)|\b(?:at least|no|any|each|every|this|that|which) one\b",
+    re.I | re.M,
+)
+LONG = 200  # signs of an answer that reasons before it counts
+_CONCLUSION = re.compile(
+    r"(?:there (?:are|were|is|was)|(?:it|that) (?:makes|is)|we (?:have|get|count)|"
+    r"i (?:\w+ )?(?:hear|heard|count|counted|identify|identified)|"
+    r"(?:appears|occurs|heard|repeated)(?: a total of)?)\b",
     re.I,
 )
 _SPOKEN = {word: value for value, row in enumerate(spoken_numbers()) for word in row.split()}
@@ -63,15 +74,23 @@ def _undenied(said: str) -> list[str]:
     ]
 
 
+def counting(text: str) -> str:
+    """The text without numbers that count nothing: a list's own, and the "one" of "at least one"."""
+    return _NOT_COUNTED.sub(lambda found: " " * len(found[0]), text)
+
+
 def read_number(answer: str) -> str | None:
     """The number that an answer gives, as digits: after "the answer is" or "total", else the first that is no
     time or share; None without any. Up to twenty numbers may be words, "once" and "twice" too."""
-    said = plain(final_answer(answer))[-20_000:]
+    said = counting(plain(final_answer(answer))[-20_000:])
     numbers = [
         (hit.start(), value) for hit in _NUMBER.finditer(said) if (value := _value(said, hit)) is not None
     ]
-    for cue in reversed(list(_CUE.finditer(said))):
-        after = [value for start, value in numbers if cue.end() <= start <= cue.end() + 20]
+    ends = [
+        cue.end() for p in (_CUE, *([_CONCLUSION] if len(said) > LONG else [])) for cue in p.finditer(said)
+    ]
+    for end in sorted(ends, reverse=True):
+        after = [value for start, value in numbers if end <= start <= end + 20]
         if after:
             return str(after[0])
     return str(numbers[0][1]) if numbers else None
@@ -79,7 +98,7 @@ def read_number(answer: str) -> str | None:
 
 def _value(said: str, hit: re.Match[str]) -> int | None:
     if hit[1]:
-        value = int(hit[1])
+        value = int(hit[1].replace(",", ""))
     elif "\u5341" in hit[0] and len(hit[0]) <= 3:  # tens and ones: 十九, 二十, 二十三
         tens, _, ones = hit[0].partition("\u5341")
         if not {tens, ones} <= {"", *_SPOKEN}:

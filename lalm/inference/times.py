@@ -18,7 +18,10 @@ _UNIT = (
     r"(?:milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|sekunden?|sek|secondes?|segundos?|secondi|seg|"
     r"\u043c\u0441|\u0441\u0435\u043a(?:\u0443\u043d\u0434\w*)?|\u79d2|\ucd08)(?![a-z])"
 )
-_ONE, _OTHER = (rf"(?P<{name}>{_NUMBER}|\b(?:{_WORDS})\b)\s*(?P<{name}_unit>{_UNIT})?" for name in ("a", "b"))
+_ONE, _OTHER = (
+    rf"(?P<{name}>{_NUMBER}|\b(?:{_WORDS})\b)(?:st|nd|rd|th)?\s*(?P<{name}_unit>{_UNIT})?"
+    for name in ("a", "b")
+)
 _GAP = rf"(?:{alternatives('until')})"
 _BEFORE = r"(?:(?:the|at|second|about|around|approximately|roughly)\s+)?"
 _RANGE = re.compile(rf"(?<![\d.:,-]){_ONE}\s*(?:mark\s*)?{_GAP}\s*{_BEFORE}{_OTHER}", re.I)

@@ -14,7 +14,7 @@ _PLAIN = ("yes", "no")  # these count wherever they stand; other words only wher
 _CUE = re.compile(
     rf"(?:{alternatives('asked')})\s*"
     r"(?:is|would be|should be|ist|lautet|est|es|\u00e8|\u00e9|\u662f|\u306f|\uc740)?"
-    r"\s*[:=-]?\s*[\"'(\[]?\s*",
+    r"\s*[:=-]?\s*[\"'(\[]?\s*(?:[A-Z][)\].:]\s*)?[\"']?",
     re.I,
 )
 _IDIOMS = re.compile(
@@ -22,6 +22,7 @@ _IDIOMS = re.compile(
     r"\byes[ -/]+(?:or|and) no\b|\bnot sure\b|\bright (?:now|after|before|away)\b",
     re.I,
 )
+_AT_END = re.compile(r"[.!?:\n]\W*(?:[A-Z]\W+)?(yes|no)\W*\Z", re.I)  # a last sentence of one word
 _SHORT = re.compile(  # "It is.", "There isn't": said without the word
     r"(?:it|there|they|he|she|i|this|that)\s+(?:is|are|does|do|was|were|can|has|have|will)(?P<no>\s*n't|\s+not)?"
     r"(?:\s+(?:one|some|any|so|hear it|the case))?\W*",
@@ -37,11 +38,13 @@ def read_yes_no(answer: str) -> str | None:
     for cue in reversed(list(_CUE.finditer(said))):
         if found := _SAID.match(said, cue.end()):
             return _side(found)
-    start = re.match(r"[\W_]*", said)
+    start = re.match(r"[\W_]*(?:[A-Z][)\].:]\s*)?[\"']?", said)
     if first := _SAID.match(said, start.end() if start else 0):
         return _side(first)
     if short := _SHORT.fullmatch(said):
         return "no" if short["no"] else "yes"
+    if last := _AT_END.search(said):
+        return last[1].lower()
     sides = {_side(found) for found in _SAID.finditer(said) if _tells(found)}
     if len(sides) == 1:
         return sides.pop()
