@@ -3,9 +3,12 @@
     python benchmarks/eval_speed.py questions.jsonl --items 200 --minutes 8 --out results/eval_speed.json
 
 The plain loop decodes a recording, makes a batch of one and calls transformers' ``generate``, greedy, with
-the same weights and limit. ``lalm eval`` answers the same items with its scoring, card and page. First one
-block is asked under all controls of the audio reliance table, with encoder frames shared and without; then
-blocks of items go through both, by turns the one and the other first, until the time is over.
+the same weights and limit. ``lalm eval`` answers the same items with its scoring, card and page, once with
+the next batch encoded while the LLM answers (in ``--ahead`` threads) and once one after the other: a block of
+several batches shows that. First some
+blocks are asked under all controls of the audio reliance table, with encoder frames shared and without; then
+blocks of items go through all sides until the time is over. Each block begins with another side, so that none
+gains by its place: take as many blocks as there are sides, or a multiple.
 """
 
 import argparse
@@ -15,28 +18,29 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lalm.data.sample import Sample
 from lalm.evaluate.answering import Local
-from lalm.evaluate.controls import RELIANCE, put_under
+from lalm.evaluate.controls import AUDIO, RELIANCE, put_under
 from lalm.evaluate.items import Asked, open_task, with_settings
 from lalm.evaluate.run import Job, run
 from lalm.evaluate.said import rows_of
 from lalm.inference.engine import Engine
 
-Texts = dict[str, str]  # by the item's id
+Answers = dict[tuple[str, str], str]  # by control and the item's id
+Side = Callable[[Asked], Answers]
 
 
-def plain_loop(engine: Engine, opened: Asked) -> Texts:
+def plain_loop(engine: Engine, opened: Asked) -> Answers:
     """Every item by itself through transformers' ``generate``."""
-    found = Texts()
+    found = Answers()
     ends, tokenizer = sorted(engine.ends()), engine.processor.tokenizer
     for item in put_under(opened.task, opened.samples).items:
         batch = engine.processor.batch([item]).to(engine.model.device)
@@ -48,12 +52,12 @@ def plain_loop(engine: Engine, opened: Asked) -> Texts:
                 eos_token_id=ends,
                 pad_token_id=tokenizer.pad_token_id,
             )
-        (found[item.id],) = engine.processor.decode_new(ids)
+        (found[AUDIO, item.id],) = engine.processor.decode_new(ids)
     return found
 
 
-def evaluated(answerer: Local, opened: Asked, controls: Sequence[str] = ()) -> dict[tuple[str, str], str]:
-    """The same items through ``lalm eval``'s own code, into a new folder; answers by control and id."""
+def evaluated(answerer: Local, opened: Asked, controls: Sequence[str] = ()) -> Answers:
+    """The same items through ``lalm eval``'s own code, into a new folder."""
     with tempfile.TemporaryDirectory() as folder:
         run(Job([opened], Path(folder), controls), answerer)
         rows = rows_of(Path(folder) / "predictions.jsonl")
@@ -67,57 +71,55 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - began, made
 
 
-def block_of(opened: Asked, samples: Sequence[Sample]) -> Asked:
-    """Some of the items."""
-    return replace(opened, samples=tuple(samples))
+def blocks_of(opened: Asked, size: int) -> Iterator[Asked]:
+    """The items, ``size`` at a time."""
+    for start in range(0, len(opened.samples), size):
+        yield replace(opened, samples=opened.samples[start : start + size])
 
 
-def in_turns(engine: Engine, opened: Asked, size: int, until: float) -> dict[str, Any]:
-    """Items a second of both, over blocks of ``size`` items."""
-    rates: dict[str, list[float]] = {"plain loop": [], "lalm eval": []}
-    same = items = 0
-    local = Local(engine)
-    for number, start in enumerate(range(0, len(opened.samples), size)):
-        block = block_of(opened, opened.samples[start : start + size])
-        names = list(rates) if number % 2 else list(rates)[::-1]
-        texts: dict[str, Texts] = {}
-        for name in names:
-            if name == "plain loop":
-                seconds, texts[name] = timed(lambda b=block: plain_loop(engine, b))
-            else:
-                seconds, found = timed(lambda b=block: evaluated(local, b))
-                texts[name] = {one: text for (_, one), text in found.items()}
-            rates[name].append(len(block.samples) / seconds)
-        items += len(block.samples)
-        same += sum(texts["plain loop"][one] == text for one, text in texts["lalm eval"].items())
-        print(f"{items:>5} items: " + ", ".join(f"{n} {r[-1]:.2f} a second" for n, r in rates.items()))
+def turns(sides: Mapping[str, Side], blocks: Iterable[Asked], until: float) -> dict[str, Any]:
+    """Answers a second of each side over the blocks, and how many answers are the first side's. Sides take
+    turns in being first, second and last."""
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    same, items, names = dict.fromkeys(sides, 0), 0, list(sides)
+    for number, block in enumerate(blocks):
+        made: dict[str, Answers] = {}
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            seconds, made[name] = timed(lambda n=name, b=block: sides[n](b))
+            rates[name].append(len(made[name]) / seconds)
+        first = made[names[0]]
+        items += len(first)
+        for name, own in made.items():
+            same[name] += sum(own[key] == text for key, text in first.items())
+        told = ", ".join(f"{name} {found[-1]:.2f}" for name, found in rates.items())
+        print(f"{items:>5} answers, a second: {told}", flush=True)
         if time.perf_counter() > until:
             break
-    ratios = [ours / theirs for ours, theirs in zip(rates["lalm eval"], rates["plain loop"], strict=True)]
-    return {
-        "items": items,
-        "blocks": len(ratios),
-        "same_answers": same,
-        "items_per_s": {name: round(statistics.median(found), 3) for name, found in rates.items()},
-        "times_as_quick": [
-            round(value, 2) for value in (min(ratios), statistics.median(ratios), max(ratios))
-        ],
-    }
+    found: dict[str, Any] = {"answers": items, "blocks": len(rates[names[0]]), "sides": {}}
+    for name, own in rates.items():
+        ratios = [ours / theirs for ours, theirs in zip(own, rates[names[0]], strict=True)]
+        found["sides"][name] = {
+            "answers_per_s": round(statistics.median(own), 3),
+            "times_the_first": [
+                round(value, 2) for value in (min(ratios), statistics.median(ratios), max(ratios))
+            ],
+            "same_answers": same[name],
+        }
+    return found
 
 
-def under_controls(engine: Engine, block: Asked) -> dict[str, Any]:
-    """Answers a second under all controls, with encoder frames shared and without."""
-    answers, rates = {}, {}
-    for name in ("frames shared", "each by itself"):
+def evaluation(engine: Engine, ahead: int | None, controls: Sequence[str] = (), shared: bool = True) -> Side:
+    """``lalm eval`` with the next batch encoded in so many threads beside the LLM (0: not ahead, None: where
+    there is room), and with encoder frames shared or not."""
+
+    def side(block: Asked) -> Answers:
+        engine.encodes_ahead = ahead
         local = Local(engine)
-        if name != "frames shared":
+        if not shared:
             local.sharing = nullcontext  # type: ignore[method-assign,assignment]
-        seconds, answers[name] = timed(lambda own=local: evaluated(own, block, RELIANCE))
-        rates[name] = round(len(answers[name]) / seconds, 3)
-        print(f"{len(answers[name])} answers under controls, {name}: {rates[name]:.2f} a second", flush=True)
-    first, second = answers.values()
-    same = sum(second[key] == text for key, text in first.items())
-    return {"answers": len(first), "same_answers": same, "answers_per_s": rates}
+        return evaluated(local, block, controls)
+
+    return side
 
 
 def main() -> None:
@@ -127,8 +129,10 @@ def main() -> None:
     parser.add_argument("manifest", help="a manifest with answers, of one task")
     parser.add_argument("--model", help="folder or name (default: the embedded small one)")
     parser.add_argument("--items", type=int, default=200)
-    parser.add_argument("--block", type=int, default=32)
+    parser.add_argument("--block", type=int, default=96)
     parser.add_argument("--control-items", type=int, default=8)
+    parser.add_argument("--control-blocks", type=int, default=2)
+    parser.add_argument("--ahead", type=int, help="threads of the encoder (default: those that are free)")
     parser.add_argument("--max-new-tokens", type=int, default=16)
     parser.add_argument("--minutes", type=float, default=8.0, help="in which no further block begins")
     parser.add_argument("--out", type=Path)
@@ -137,20 +141,29 @@ def main() -> None:
     (opened, *_) = open_task(f"manifest={options.manifest}", Path(), limit=options.items)
     opened = with_settings(opened, {"max_new_tokens": options.max_new_tokens})
     engine = Engine.load(options.model)
-    warm = block_of(opened, opened.samples[:2])
+    warm = next(blocks_of(opened, 2))
     plain_loop(engine, warm), evaluated(Local(engine), warm)
     found: dict[str, Any] = {
         "model": engine.name,
         "device": str(engine.model.device),
         "threads": torch.get_num_threads(),
         "processor": platform.processor() or platform.machine(),
+        "ahead": options.ahead,
         "load_before": round(os.getloadavg()[0], 1),
         "max_new_tokens": options.max_new_tokens,
     }
-    found["under_controls"] = under_controls(
-        engine, block_of(opened, opened.samples[: options.control_items])
-    )
-    found["in_turns"] = in_turns(engine, opened, options.block, began + 60 * options.minutes)
+    controlled = {
+        "each by itself": evaluation(engine, 0, RELIANCE, shared=False),
+        "frames shared": evaluation(engine, 0, RELIANCE),
+    }
+    some = islice(blocks_of(opened, options.control_items), options.control_blocks)
+    found["under_controls"] = turns(controlled, some, began + 60 * options.minutes)
+    sides: dict[str, Side] = {
+        "plain loop": lambda block: plain_loop(engine, block),
+        "lalm eval, encoder ahead": evaluation(engine, options.ahead),
+        "lalm eval, one after the other": evaluation(engine, 0),
+    }
+    found["in_turns"] = turns(sides, blocks_of(opened, options.block), began + 60 * options.minutes)
     print(json.dumps(found))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

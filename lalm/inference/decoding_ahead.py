@@ -9,14 +9,13 @@ T = TypeVar("T")
 
 
 def ahead(
-    prepare: Callable[[int], T], count: int, first: int, size: int
+    prepare: Callable[[int], T], count: int, first: int, size: int, stopped: threading.Event
 ) -> Iterator[list[tuple[int, T | ValueError]]]:
     """What ``prepare`` makes of 0 to ``count`` - 1, or the ValueError that it raises, pool by pool, each with
     its number. The ``first`` pool may be smaller than the others, which have ``size``; the next one is
-    prepared in a thread while this one is used."""
+    prepared in a thread while this one is used. Nothing is prepared any more once ``stopped`` is set."""
     starts = [0, *range(first, count, size)]
     ends = [*starts[1:], count]
-    stopped = threading.Event()
 
     def pool(start: int, end: int) -> list[tuple[int, T | ValueError]]:
         found = list[tuple[int, T | ValueError]]()

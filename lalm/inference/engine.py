@@ -7,13 +7,13 @@ seconds of each clip were given and heard, and how long it took.
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import replace
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import torch
-from transformers import StoppingCriteriaList
+from transformers import BatchFeature, StoppingCriteriaList
 
 from lalm.audio.load import Recording
 from lalm.data.audio_inputs import Clip
@@ -23,6 +23,7 @@ from lalm.errors import LalmError
 from lalm.inference.answer import Answer
 from lalm.inference.decoding_ahead import ahead
 from lalm.inference.device import Precision, pick_device, pick_precision
+from lalm.inference.encoding_ahead import one_ahead, with_frames
 from lalm.inference.generation import Progress, processors_of, settings_of
 from lalm.inference.options import FinishReason
 from lalm.inference.options import Options as Options
@@ -46,6 +47,9 @@ BATCH_SIZE = 32
 BATCH_SECONDS = 600.0  # of padded audio: bounds the memory of a batch of long clips
 POOL_SIZE = 128  # samples decoded at a time, and sorted by length within; as many are decoded ahead
 
+T = TypeVar("T")
+Numbered: TypeAlias = Sequence[tuple[int, T]]  # each with its sample's number
+
 
 class TooLongError(LalmError, ValueError):
     """A prompt and its answer do not fit into the model's window."""
@@ -67,6 +71,7 @@ class Engine:
         self.autocast: torch.dtype | None = None  # the number format that a protocol computes in
         self.transcripts = ClipTranscripts(WhenSpoken)
         self.threads = Threads(products_of(model)) if model.device.type == "cpu" else None
+        self.encodes_ahead: int | None = None  # in so many threads; None: where there is room, 0: never
         self._lock = threading.Lock()
         template = str(processor.chat_template)
         self._ends = answer_ends(processor.tokenizer, template, model.generation_config)
@@ -122,7 +127,7 @@ class Engine:
         stands in the place of that sample's reply, and the others are answered. ``arrived`` gets each reply
         or error with its sample's number as soon as its batch is done.
         """
-        options, kept = options or Options(), errors == "return"
+        options, kept, stopped = options or Options(), errors == "return", threading.Event()
         replies: dict[int, Reply | ValueError] = {}
 
         def done(found: dict[int, Reply | ValueError]) -> None:
@@ -131,25 +136,56 @@ class Engine:
                 if arrived:
                     arrived(number, reply)
 
-        first = min(BATCH_SIZE, POOL_SIZE)  # so that answers begin soon
-        for found in ahead(lambda i: self._prepare(samples[i]), len(samples), first, POOL_SIZE):
-            pool = [(i, question) for i, question in found if isinstance(question, Question)]
-            for i, error in found:
-                if isinstance(error, ValueError):
-                    done({i: _kept(error, kept)})
-            pool.sort(key=lambda item: item[1].seconds, reverse=True)
-            # Beams that are drawn share one generator, so each sample has them to itself.
-            alone = options.beams > 1 and options.temperature > 0
-            for batch in ([item] for item in pool) if alone else batches(pool, BATCH_SIZE, BATCH_SECONDS):
-                done(self._answer_or_fail(batch, options, kept))
+        def following() -> Iterator[tuple[Numbered[ValueError], Numbered[Question]]]:
+            """What cannot be read, and the next batch."""
+            first = min(BATCH_SIZE, POOL_SIZE)  # so that answers begin soon
+            for found in ahead(lambda i: self._prepare(samples[i]), len(samples), first, POOL_SIZE, stopped):
+                yield [(i, error) for i, error in found if isinstance(error, ValueError)], []
+                pool = [(i, question) for i, question in found if isinstance(question, Question)]
+                pool.sort(key=lambda item: item[1].seconds, reverse=True)
+                # Beams that are drawn share one generator, so each sample has them to itself.
+                alone = options.beams > 1 and options.temperature > 0
+                for batch in ([item] for item in pool) if alone else batches(pool, BATCH_SIZE, BATCH_SECONDS):
+                    yield [], batch
+
+        with closing(one_ahead(following(), lambda item: self._ahead(item[1]), stopped)) as coming:
+            for (failed, batch), inputs in coming:
+                done({i: _kept(error, kept) for i, error in failed})
+                if batch:
+                    done(self._answer_or_fail(batch, options, kept, inputs))
         return [replies[i] for i in range(len(samples))]
 
+    def _ahead(self, batch: Numbered[Question]) -> BatchFeature | None:
+        """A batch as the model takes it, its recordings encoded, where there is room for that beside the LLM;
+        else None, and whatever is wrong is left to be found when it is answered."""
+        room = self.encodes_ahead if self.encodes_ahead is not None else self._room()
+        if not room or not batch:
+            return None
+        try:
+            with self._computing():
+                if self.model.device.type == "cpu":
+                    torch.set_num_threads(room)  # of this thread
+                return with_frames(self.model, self._inputs([question for _, question in batch]))
+        except ValueError:
+            return None
+
+    def _room(self) -> int:
+        """In how many threads the encoder may work beside the LLM; on other devices than a CPU in one."""
+        return self.threads.spare if self.threads else int(self.model.device.type != "cpu")
+
+    def _inputs(self, questions: Sequence[Question]) -> BatchFeature:
+        return self.processor.batch([q.sample for q in questions], audios=[q.clips for q in questions])
+
     def _answer_or_fail(
-        self, batch: Sequence[tuple[int, Question]], options: Options, kept: bool
+        self,
+        batch: Numbered[Question],
+        options: Options,
+        kept: bool,
+        inputs: BatchFeature | None = None,
     ) -> dict[int, Reply | ValueError]:
         """Replies by number; where one question spoils the batch and errors are kept, each by itself."""
         try:
-            answers = self._answer([question for _, question in batch], options)
+            answers = self._answer([question for _, question in batch], options, inputs)
             return dict(zip([i for i, _ in batch], answers, strict=True))
         except ValueError as error:
             if not kept or len(batch) == 1:
@@ -249,9 +285,11 @@ class Engine:
         clips = [Clip.of(part_recording(part), part.get("transcript")) for part in parts]
         return clips if longest_s is None else [clip.beginning(longest_s) for clip in clips]
 
-    def _answer(self, questions: Sequence[Question], options: Options) -> list[Reply]:
+    def _answer(
+        self, questions: Sequence[Question], options: Options, inputs: BatchFeature | None = None
+    ) -> list[Reply]:
         clock = self._clock()
-        answers = self._generate(questions, options, clock)
+        answers = self._generate(questions, options, clock, inputs=inputs)
         decoding_s = sum(question.decoding_s for question in questions)
         first_s, total_s = decoding_s + clock.first_s, decoding_s + clock.now()
         replies = []
@@ -270,9 +308,11 @@ class Engine:
         clock: Clock,
         hear: Callable[[str], None] | None = None,
         prefix_cache: PrefixCache | None = None,
+        inputs: BatchFeature | None = None,
     ) -> list[Answer]:
-        """One answer a question; ``hear`` gets the text of a single one as it comes."""
-        batch = self.processor.batch([q.sample for q in questions], audios=[q.clips for q in questions])
+        """One answer a question; ``hear`` gets the text of a single one as it comes. ``inputs``: the batch
+        of the questions where it is made already."""
+        batch = inputs if inputs is not None else self._inputs(questions)
         lengths = batch["attention_mask"].sum(1).tolist()
         for question, length in zip(questions, lengths, strict=True):
             self.check_length(question.clips, length, options)
@@ -280,16 +320,16 @@ class Engine:
         with self._lock, torch.random.fork_rng(self._gpus()), self._computing(), self._threaded():
             set_lora_scale(self.model, options.lora_scale)
             torch.manual_seed(options.seed)
-            inputs: dict[str, Any] = dict(batch.to(self.model.device))
-            prompts = [row[-length:] for row, length in zip(inputs["input_ids"], lengths, strict=True)]
+            given: dict[str, Any] = dict(batch.to(self.model.device))
+            prompts = [row[-length:] for row, length in zip(given["input_ids"], lengths, strict=True)]
             vocabulary = int(self.model.config.text_config.vocab_size)
             if prefix_cache is not None:
                 config, sounds = self.model.config, [clip.audio for clip in questions[0].clips]
                 tokens = [config.num_audio_tokens(len(sound)) for sound in sounds]
-                prompt = content_ids(inputs, config.audio_token_id, sounds, tokens)
-                inputs = prefix_cache.reuse(inputs, prompt, tokens, options.lora_scale)
+                prompt = content_ids(given, config.audio_token_id, sounds, tokens)
+                given = prefix_cache.reuse(given, prompt, tokens, options.lora_scale)
             ids = self.model.generate(
-                **inputs,
+                **given,
                 generation_config=settings_of(options, self.ends(), self.processor.tokenizer.pad_token_id),
                 logits_processor=processors_of(prompts, vocabulary, self.ends(), options, progress),
                 stopping_criteria=StoppingCriteriaList([clock, progress]),

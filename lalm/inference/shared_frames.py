@@ -5,6 +5,7 @@ tasks, under controls, with the options in other places. Unlike ``lalm.data.fram
 """
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ class SharedFrames:
     def __init__(self, encode: Any, limit_bytes: int = LIMIT_BYTES) -> None:
         self.encoded = self.shared = 0  # clips
         self.num_bytes = 0
-        self._encode, self._limit = encode, limit_bytes
+        self._encode, self._limit, self._lock = encode, limit_bytes, threading.Lock()
         self._frames: OrderedDict[bytes, Tensor] = OrderedDict()  # (T, W) each, in the computer's memory
 
     def __call__(self, audio: Tensor, audio_lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -35,6 +36,10 @@ class SharedFrames:
         if audio_lengths is None or torch.is_grad_enabled():
             frames, lengths = self._encode(audio, audio_lengths)
             return frames, lengths
+        with self._lock:  # the next batch may be encoded in a thread while this one is answered
+            return self._shared(audio, audio_lengths)
+
+    def _shared(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         keys = [_key(clip[:length]) for clip, length in zip(audio, audio_lengths.tolist(), strict=True)]
         own = {key: self._known(key) for key in keys}
         new = {key: keys.index(key) for key in own if own[key] is None}

@@ -79,6 +79,12 @@ class Threads:
         self._last: list[float] = []
         self._said: set[int] = set()
 
+    @property
+    def spare(self) -> int:
+        """How many threads the model leaves to others: to the encoder of the next batch, say. None where
+        their number was chosen from outside."""
+        return self.limit - self.number if self._free else 0
+
     @contextmanager
     def set(self) -> Iterator[None]:
         """While a model answers: its number of threads, measured before."""

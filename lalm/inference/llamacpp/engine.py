@@ -54,7 +54,7 @@ class LlamaCppEngine(Engine):
         ``exact``: keys, values and attention in float32, as ``Llama`` has it.
         """
         super().__init__(model, processor, name)
-        self.threads = None  # llama.cpp has its own
+        self.threads, self.encodes_ahead = None, 0  # llama.cpp has its own, and takes one question at a time
         self.model.model.language_model = nn.Identity()
         self.model.lm_head = nn.Identity()
         self._known: list[Any] = []  # what the LLM holds: token ids, and audio tokens as bytes
@@ -91,6 +91,7 @@ class LlamaCppEngine(Engine):
         clock: Any,
         hear: Callable[[str], None] | None = None,
         prefix_cache: PrefixCache | None = None,
+        inputs: Any = None,
     ) -> list[Answer]:
         """One answer a question. What a conversation said before is known, so its cache is not needed."""
         check_options(options)
