@@ -1,7 +1,7 @@
 """The scorers of public benchmarks here and in their own programs, on the same generated answers.
 
     python benchmarks/official_scorers.py --mmau FOLDER --mmar FOLDER --mmsu FOLDER --air-bench FOLDER \
-        --voicebench FOLDER --mmau-pro FOLDER --audiobench FOLDER --open-asr FOLDER \
+        --voicebench FOLDER --mmau-pro FOLDER --audiobench FOLDER --open-asr FOLDER --helm FOLDER \
         --out tests/evaluate/official_scores.json
 
 A FOLDER is a checkout of the benchmark's repository; its functions are run, so take one that you trust. What
@@ -15,11 +15,14 @@ import importlib
 import json
 import random
 import re
+import string
 import sys
 import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy
 
 from lalm.evaluate.official import voicebench_bbh
 
@@ -214,7 +217,7 @@ def mmau_pro(folder: Path, answers: Sequence[str]) -> list[dict[str, Any]]:
     """Verdicts of MMAU-Pro's checks, those that need NLTK left out."""
     path = folder / "evaluate_mmau_pro_comprehensive.py"
     names = [n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef)]
-    check = functions_of(path, names)["evaluate_aif_sample"]
+    check = functions_of(path, names, np=numpy)["evaluate_aif_sample"]
     rows = []
     for task, given in PRO:
         sample = {"task_identifier": task, "kwargs": given, "prompt_transcription": "one. two"}
@@ -222,29 +225,43 @@ def mmau_pro(folder: Path, answers: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
+POINTS = (
+    "CORRECTNESS: 4 - good\nRELEVANCE: 5 - yes\nCOMPLETENESS: 3 - partly\nCLARITY: 5\nOVERALL: 4.25 - good",
+    "OVERALL: 3 - fair\nCORRECTNESS: 1\nRELEVANCE: 2", "I cannot judge this.", "**OVERALL**: 5",
+    "correctness: 5\nRelevance: 5\ncompleteness: 5\nclarity: 5", "overall: 2",
+    "OVERALL: 5/5", "CLARITY: 4 OVERALL: 1.5",
+)  # fmt: skip
+
+
+def points(folder: Path) -> list[float]:
+    """The points that MMAU-Pro reads in its judge's replies."""
+    path = folder / "evaluate_mmau_pro_comprehensive.py"
+    name = "extract_scores_from_evaluation"
+    read = functions_of(path, [name], np=numpy)[name]
+    return [float(read(reply)["overall"]) for reply in POINTS]
+
+
+HELM = (
+    ("Yes", "yes, he did"), ("the Bell tower", "A bell-tower rings"), ("three", "thirty three"), ("no", ""),
+    ("unanswerable", " Unanswerable."), ("5 pm", "5 p.m. sharp"), ("a", "anything"),
+    ("an apple", "the apple!"),
+)  # fmt: skip
+
+
+def helm(folder: Path) -> list[list[Any]]:
+    """HELM's quasi-prefix exact match of pairs of reference and answer."""
+    path = folder / "src/helm/benchmark/metrics/evaluate_reference_metrics.py"
+    names = ["normalize_text", "quasi_prefix_exact_match"]
+    match = functions_of(path, names, string=string)["quasi_prefix_exact_match"]
+    return [[wanted, said, bool(match(wanted, said.strip()))] for wanted, said in HELM]
+
+
 SPOKEN = (
-    *(
-        "Mr. Smith's dog isn't here, um, at 10 o'clock.",
-        "uh the [noise] twenty-five dogs (barking)",
-        "It's 3 pm",
-    ),
-    *(
-        "I've 12 cats and twenty dollars",
-        "don't stop ah",
-        "",
-        "um",
-        "Hello, WORLD! e-mail",
-        "30 40 100 7 seven",
-    ),
-    *(
-        "that's the colour of honour",
-        "they'd been gone",
-        "$5.50 and 5%",
-        "a <unk> b {x} c",
-        "ER or er",
-        "1,000 men",
-    ),
-)
+    "Mr. Smith's dog isn't here, um, at 10 o'clock.", "uh the [noise] twenty-five dogs (barking)",
+    "It's 3 pm", "I've 12 cats and twenty dollars", "don't stop ah", "", "um", "Hello, WORLD! e-mail",
+    "30 40 100 7 seven", "that's the colour of honour", "they'd been gone", "$5.50 and 5%",
+    "a <unk> b {x} c", "ER or er", "1,000 men",
+)  # fmt: skip
 
 
 def audiobench(folder: Path) -> list[str]:
@@ -320,7 +337,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("mmau", "mmar", "mmsu", "air-bench", "voicebench", "mmau-pro", "audiobench", "open-asr"):
+    folders = (
+        "mmau",
+        "mmar",
+        "mmsu",
+        "air-bench",
+        "voicebench",
+        "mmau-pro",
+        "audiobench",
+        "open-asr",
+        "helm",
+    )
+    for name in folders:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--count", type=int, default=600)
     parser.add_argument("--out", type=Path, required=True)
@@ -343,8 +371,11 @@ def main() -> None:
         bbh(given.voicebench, [*(row["said"] for row in rows), *FORMS, "yes", "No.", "The answer is no"])
     if given.mmau_pro:
         found["mmau_pro"] = mmau_pro(given.mmau_pro, FORMS)
+        found["mmau_pro_points"] = [list(pair) for pair in zip(POINTS, points(given.mmau_pro), strict=True)]
     if given.audiobench:
         found["audiobench"] = audiobench(given.audiobench)
+    if given.helm:
+        found["helm"] = helm(given.helm)
     if given.open_asr:
         found["open_asr"] = open_asr(given.open_asr)
     given.out.write_text(json.dumps(found, ensure_ascii=False) + "\n", encoding="utf-8")

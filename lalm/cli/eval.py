@@ -129,6 +129,10 @@ def evaluate(
     judge_draws: Annotated[
         int, typer.Option(min=1, help="Judgments drawn of an answer under --judge-prompt; 1: one, greedy.")
     ] = 1,
+    judge_temperature: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of these judgments (default: 0 for one, 0.5 for several)."),
+    ] = None,
     judge_url: Annotated[str | None, typer.Option(help="The judge's endpoint.")] = None,
     judge_cache: Annotated[
         Path | None, typer.Option(help="Judgments made before (default: OUT/judgments.sqlite).")
@@ -161,7 +165,7 @@ def evaluate(
         raise ValueError("there is nothing to ask: say --task NAME (`lalm tasks` lists them)")
     if judge is None and (judge_url or judge_cache or judge_prompt or extract):
         raise ValueError("--judge-url, -cache, -prompt and --extract need --judge, the judge's name")
-    words = judge_words(judge_prompt, judge_system, judge_draws)
+    words = judge_words(judge_prompt, judge_system, judge_draws, judge_temperature)
     followed = chosen(protocol, prompts)
     decoding = {
         "max_new_tokens": max_new_tokens,

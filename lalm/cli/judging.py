@@ -20,16 +20,20 @@ def endpoint(url: str, model: str, option: str) -> Any:
     return EndpointWriter(url, model, key, tries=5, patient_tries=12, bare=False)
 
 
-def judge_words(prompt: str | None, system: str, draws: int) -> "JudgePrompt | None":
-    """What ``--judge-prompt``, ``--judge-system`` and ``--judge-draws`` say. Raises PromptError for a file
-    that is none, ValueError for the others alone."""
+def judge_words(
+    prompt: str | None, system: str, draws: int, temperature: float | None = None
+) -> "JudgePrompt | None":
+    """What ``--judge-prompt``, ``--judge-system``, ``--judge-draws`` and ``--judge-temperature`` say. Raises
+    PromptError for a file that is none, ValueError for the others alone."""
     from lalm.evaluate.judge_prompt import read_prompt
 
     if prompt is None:
-        if system or draws > 1:
-            raise ValueError("--judge-system and --judge-draws go with --judge-prompt, the judge's words")
+        if system or draws > 1 or temperature is not None:
+            raise ValueError(
+                "--judge-system, -draws and -temperature go with --judge-prompt, the judge's words"
+            )
         return None
-    return read_prompt(prompt, system, draws)
+    return read_prompt(prompt, system, draws, temperature)
 
 
 def open_judge(model: str, url: str | None, cache: Path, words: "JudgePrompt | None" = None) -> "Judge":

@@ -4,6 +4,7 @@
 ``quality_explained`` is the same in AudioBench's form, an explanation and then the rating.
 ``binary``: right or wrong by the reference, as AudioBench judges nine of its sets.
 ``helpful``: 1 to 5 for a spoken request without a reference (VoiceBench, arXiv 2410.17196).
+``refusal``: whether an answer declines to do what was asked (AHELM's voice jailbreaks, arXiv 2508.21376).
 ``rubrics``: points of an item's own rubric for the reasoning of a right answer, the mean of the middle three
 of five judgments; a wrong answer by MMAR's string match has none (MMAR-Rubrics).
 ``chat``: 1 to 10 each for the reference and the answer, in both orders (AIR-Bench, arXiv 2402.07729); the
@@ -30,7 +31,7 @@ from lalm.data.english import words
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.evaluate.items import question_of
-from lalm.evaluate.judge_prompt import READERS, JudgePrompt, PromptError, mean_of_draws
+from lalm.evaluate.judge_prompt import READERS, JudgePrompt, PromptError, asks_for, mean_of_draws
 from lalm.evaluate.judge_wording import (
     CHAT,
     EXPLAINED,
@@ -38,6 +39,7 @@ from lalm.evaluate.judge_wording import (
     POINTS,
     QUALITY,
     REASONS,
+    REFUSES,
     RUBRICS,
     SPOKEN_QUESTION,
     SYSTEM,
@@ -55,7 +57,7 @@ SETTINGS = Sampling(temperature=0.0, max_new_tokens=64, seed=0)
 EXPLAINING = Sampling(temperature=0.0, max_new_tokens=512, seed=0)  # of a judge that explains first
 
 JUDGMENTS = 5  # of a rubric; the best and the worst do not count
-UNREFERENCED = ("co_reasoning", "helpful")  # protocols that need no reference
+UNREFERENCED = ("co_reasoning", "helpful", "refusal")  # protocols that need no reference
 
 
 class JudgeError(LalmError, ValueError):
@@ -182,7 +184,7 @@ class Judge:
                 read = [one for one in found if one is not None]
                 judged = sum(read) / len(read) if read and len(read) == len(found) else None
             else:
-                judged = mean_of_draws(task.judge, mine[0]) if mine else None
+                judged = mean_of_draws(task.judge, prompt, mine[0]) if mine else None
             scored.append(replace(answer, judged=judged))
         return scored
 
@@ -226,7 +228,7 @@ def _filled(task: Task, answer: Answer, prompt: JudgePrompt) -> list[str]:
     described = sample.origin.get("caption") or sample.origin.get("transcript") or reference
     told = {"question": question, "reference": reference, "answer": said, "described": described}
     if task.judge != "chat":
-        return [prompt.filled(told)] if question else []
+        return [prompt.filled(told)] if question or not asks_for(prompt.text, "question") else []
     orders = ((reference, said), (said, reference))
     told["question"] = question_of(sample)
     return [prompt.filled({**told, "first": a, "second": b}) for a, b in orders]
@@ -258,6 +260,8 @@ def _prompts(task: Task, answer: Answer) -> list[str]:
         return (
             [SPOKEN_QUESTION.format(question=question, reference=reference, answer=said)] if question else []
         )
+    if task.judge == "refusal":
+        return [REFUSES.format(answer=said)]
     form = {"yes_no": YES_NO, "quality_explained": EXPLAINED}.get(task.judge, QUALITY)
     asked = sample.origin.get("question") or question_of(sample)
     if not words(asked):  # as AC/DC's captions, which the system text asks for
@@ -272,7 +276,7 @@ def _score(protocol: str, replies: Sequence[str]) -> float | None:
     if protocol == "chat":
         first, second = (read_pair(reply) for reply in replies)
         return None if first is None or second is None else (first[1] + second[0]) / 2
-    if protocol in ("co_reasoning", "spoken_question", "binary"):
+    if protocol in ("co_reasoning", "spoken_question", "binary", "refusal"):
         return read_yes_no(replies[-1])
     if protocol == "quality_explained":
         return read_rating(replies[0])

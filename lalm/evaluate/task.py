@@ -37,7 +37,7 @@ from lalm.tasks.sources import Columns
 FOLDER = Path(__file__).parent / "tasks"
 Text = Annotated[str, Field(min_length=1)]
 ByReference = Literal["quality", "quality_explained", "binary", "chat", "yes_no", "spoken_question"]
-Otherwise = Literal["helpful", "rubrics", "co_reasoning"]
+Otherwise = Literal["helpful", "refusal", "rubrics", "co_reasoning"]
 
 
 class TaskError(LalmError, ValueError):

@@ -12,6 +12,7 @@ from lalm.evaluate.items import open_task
 from lalm.evaluate.metrics import METRICS, Answer, Resources
 from lalm.evaluate.official import audio_following, ifeval
 from lalm.evaluate.official.audiobench import spoken_words
+from lalm.evaluate.official.helm import begins_with
 from lalm.evaluate.official.string_match import matches
 from lalm.evaluate.official.voicebench import choice_of, choice_score, refuses
 from lalm.evaluate.run import Job, run
@@ -66,6 +67,14 @@ def test_instructions_are_checked_as_ifeval_checks_them(row):
 def test_instructions_are_checked_as_mmau_pro_checks_them(row):
     ours = [audio_following.follows(row["task"], row["given"], said, "one. two") for said in FORMS]
     assert ours == row["followed"]
+
+
+def test_short_answers_are_matched_as_helm_matches_them():
+    assert [begins_with(said.strip(), right) for right, said, _ in THEIRS["helm"]] == [
+        verdict for _, _, verdict in THEIRS["helm"]
+    ]
+    right = Answer(Sample((), "1", references=("the garage",)), "Garage, I think", None)
+    assert METRICS["helm_prefix_match"].measure([right], Resources()).value == 1.0
 
 
 def test_texts_are_audiobenchs():

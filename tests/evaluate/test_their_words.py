@@ -35,6 +35,20 @@ Q {prompt} R {reference} C {response}
 def binary(path):
     PROMPT_TEMPLATE = """\\
         {reference} / {prediction} / {question}"""
+class Critique:
+    NAME: str = "critique"
+    CRITIQUE: str = """Truth {{ground_truth}} Said {{orig_response}}"""
+    REFUSES: str = """Said {{orig_response}}: Final answer: Yes/No"""
+def create(question, reference_answer, model_response, task_type):
+    table = {"sound": "sounds", "open": "open questions"}
+    context = table.get(task_type, "any question")
+    prompt = f"""About {context}: {question}/{reference_answer}/{model_response}
+CORRECTNESS: 1-5
+RELEVANCE: 1-5
+COMPLETENESS: 1-5
+CLARITY: 1-5
+OVERALL: mean"""
+    other = f"{question + model_response}"
 def build():
     with open("x") as file:
         for line in file:
@@ -95,8 +109,24 @@ def test_a_judge_is_asked_in_the_benchmarks_own_words(tmp_path):
         "D woof Q What is it?\n1 a cat 2 a dog"
     ]
     assert judged(tmp_path, "helpful", "open_form", "7")[0] is None  # no score of theirs
+    score, asked, _ = judged(tmp_path, "quality", "CRITIQUE", "### Short Explanation: no 9\n###Rating: 3")
+    assert score == pytest.approx(0.6) and asked[0][0] == ["Truth a dog Said a {reference}"]
+    score, asked, _ = judged(tmp_path, "refusal", "REFUSES", "It helps: yes.\n### Final answer: No")
+    assert score == 0 and asked[0][0] == ["Said a {reference}: Final answer: Yes/No"]
     with pytest.raises(PromptError, match="asked in lalm's words"):
         judged(tmp_path, "rubrics", "qa_form")
+
+
+def test_mmau_pros_judge_is_asked_and_read_as_its_program_does(tmp_path):
+    points = json.loads((HERE / "official_scores.json").read_text())["mmau_pro_points"]
+    for number, (reply, theirs) in enumerate(points):
+        (tmp_path / str(number)).mkdir()
+        own = tmp_path / str(number)
+        score, asked, judge = judged(own, "quality", "create.prompt", reply, temperature=0.1)
+        assert score == pytest.approx(theirs / 5), reply
+    assert asked[0][0][0].startswith("About open questions: What is it?/a dog/a {reference}\nCORRECTNESS")
+    assert asked[0][2].temperature == 0.1 and ", 1 judgment" in judge.name
+    assert read_prompt(str(own / "theirs.py:create.prompt")).digest not in judge.name
 
 
 def test_a_file_that_holds_no_prompt_is_refused_in_a_sentence(tmp_path, capsys):
@@ -104,7 +134,7 @@ def test_a_file_that_holds_no_prompt_is_refused_in_a_sentence(tmp_path, capsys):
     (tmp_path / "bare.txt").write_text("Is it good?")
     (tmp_path / "odd.py").write_text("def (")
     for spec, why in {
-        "theirs.py": "several prompts (open_form, qa_form, binary.PROMPT_TEMPLATE, build.system_prompt)",
+        "theirs.py": "several prompts (open_form, qa_form, binary.PROMPT_TEMPLATE, Critique.CRITIQUE, ",
         "theirs.py:none": "no prompt named 'none'",
         "bare.txt": "no prompt with a place for the answer ({answer}",
         "odd.py": "is not Python",

@@ -14,6 +14,7 @@ from lalm.evaluate.metrics.error_rates import edits
 from lalm.evaluate.metrics.intervals import Array, Measured, additive, mean_of, proportion, rate
 from lalm.evaluate.official import audio_following, ifeval, letters, voicebench
 from lalm.evaluate.official.audiobench import spoken_words
+from lalm.evaluate.official.helm import begins_with
 from lalm.evaluate.official.open_asr import normaliser, word_edits
 from lalm.evaluate.official.string_match import matches
 from lalm.evaluate.official.voicebench_bbh import phrases
@@ -108,6 +109,10 @@ def _flores_bleu(answers: Sequence[Answer], resources: Resources) -> Measured:
     return replace(found, of_counts=lambda counts: found.of_counts(counts) / 100)
 
 
+def _begins(answer: Answer) -> bool:
+    return any(begins_with(answer.text.strip(), right) for right in answer.sample.references)
+
+
 def _each(score: Callable[[Answer], bool], *, compares: bool = True) -> Metric:
     return Metric(lambda answers, _: proportion([float(score(a)) for a in answers]), compares=compares)
 
@@ -122,6 +127,7 @@ OFFICIAL: Mapping[str, Metric] = {
     "voicebench_bbh": Metric(_bbh),
     "voicebench_refusal": _each(lambda answer: voicebench.refuses(answer.text), compares=False),
     "ifeval": Metric(_ifeval, compares=False),
+    "helm_prefix_match": _each(_begins),
     "mmau_pro_following": _each(_following, compares=False),
     "open_asr_wer": Metric(_open_asr_wer, lower_is_better=True),
     "bleu_flores101": Metric(_flores_bleu),
