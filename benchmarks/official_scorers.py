@@ -25,6 +25,7 @@ from typing import Any
 import numpy
 
 from lalm.evaluate.official import voicebench_bbh
+from lalm.evaluate.official.text_parts import _punkt
 
 LETTERS = "ABCD"
 WORDS = (
@@ -55,6 +56,12 @@ FORMS = (
     *('"all quoted"', "no comma here", "with, comma", "ALL CAPS HERE", "all lower here", "[name] [place]"),
     *("first ****** second", "same ****** same", "My answer is yes.", '{"a": 1}', "```json\n[1]\n```", ""),
     *("SECTION 1 x SECTION 2 y", "word " * 30, "Any other questions?", "- a\n- b\n- c", "dog dog dog cat"),
+    *("Mr. Smith of the U.S. Army left. He said: 'No.5 is out!' Then e.g. a dog... Or not?", "123 !?", "..."),
+    *(
+        "Das ist ein Hund, der im Garten laut bellt.",
+        "THE OLD DOG BARKS AT NIGHT",
+        "the old dog barks at night",
+    ),
 )
 
 
@@ -172,22 +179,29 @@ IFEVAL = (
     *(("combination:two_responses", {}), ("startend:quotation", {}), ("punctuation:no_comma", {})),
     ("combination:repeat_prompt", {"prompt_to_repeat": "one. two"}),
     ("startend:end_checker", {"end_phrase": "Any other questions?"}),
+    *(("length_constraints:number_sentences", {"num_sentences": n, "relation": "at least"}) for n in (2, 3)),
+    *(("language:response_language", {"language": code}) for code in ("en", "de")),
+    ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "at least"}),
+    *(("change_case:english_capital", {}), ("change_case:english_lowercase", {})),
 )
 
 
 def ifeval(folder: Path, answers: Sequence[str]) -> list[dict[str, Any]]:
-    """Verdicts of IFEval's checks that need neither NLTK nor langdetect."""
+    """Verdicts of IFEval's checks."""
+    import langdetect
+    import nltk
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
+    langdetect.DetectorFactory.seed = 0
+    sentences, words = _punkt(), NLTKWordTokenizer()  # with the parameters that NLTK would fetch
+    nltk.data.load = lambda _: sentences
+    nltk.word_tokenize = lambda text: [w for part in sentences.tokenize(text) for w in words.tokenize(part)]
     sys.path.insert(0, str(folder / "src" / "evaluator"))
-    for name in ("nltk", "langdetect", "absl", "absl.logging", "immutabledict"):
-        sys.modules[name] = types.ModuleType(name)  # the checks that are tried here do without
+    for name in ("absl", "absl.logging", "immutabledict"):
+        sys.modules[name] = types.ModuleType(name)  # the checks do without
     sys.modules["absl"].logging = sys.modules["absl.logging"]
+    sys.modules["absl.logging"].error = lambda *_: None
     sys.modules["immutabledict"].immutabledict = dict
-    words = types.SimpleNamespace(
-        tokenize=types.SimpleNamespace(
-            RegexpTokenizer=lambda p: types.SimpleNamespace(tokenize=lambda t: re.findall(p, t))
-        )
-    )
-    sys.modules["nltk"].tokenize = words.tokenize
     known = importlib.import_module("instruction_following_eval.instructions_registry").INSTRUCTION_DICT
     rows = []
     for name, given in IFEVAL:
@@ -199,6 +213,8 @@ def ifeval(folder: Path, answers: Sequence[str]) -> list[dict[str, Any]]:
 
 
 PRO = (
+    ("Number Sentences (at least)", {"N": 3}), ("Number Sentences (at most)", {"N": 1}),
+    ("Number Sentences (range)", {"N1": 2, "N2": 3}),
     ("Include Keywords", {"keywords": "dog, cat"}), ("Keyword Frequency", {"keyword": "dog", "N": 3}),
     ("Forbidden Words", {"forbidden_words": "dog, rain"}), ("Number Paragraphs", {"N": 2}),
     ("Number Words (at least)", {"N": 5}), ("Number Words (at most)", {"N": 5}),
@@ -214,10 +230,11 @@ PRO = (
 
 
 def mmau_pro(folder: Path, answers: Sequence[str]) -> list[dict[str, Any]]:
-    """Verdicts of MMAU-Pro's checks, those that need NLTK left out."""
+    """Verdicts of MMAU-Pro's checks."""
     path = folder / "evaluate_mmau_pro_comprehensive.py"
     names = [n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef)]
-    check = functions_of(path, names, np=numpy)["evaluate_aif_sample"]
+    sentences = _punkt().tokenize
+    check = functions_of(path, names, np=numpy, sent_tokenize=sentences)["evaluate_aif_sample"]
     rows = []
     for task, given in PRO:
         sample = {"task_identifier": task, "kwargs": given, "prompt_transcription": "one. two"}

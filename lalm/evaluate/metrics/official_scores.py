@@ -17,6 +17,7 @@ from lalm.evaluate.official.audiobench import spoken_words
 from lalm.evaluate.official.helm import begins_with
 from lalm.evaluate.official.open_asr import normaliser, word_edits
 from lalm.evaluate.official.string_match import matches
+from lalm.evaluate.official.text_parts import exact
 from lalm.evaluate.official.voicebench_bbh import phrases
 
 
@@ -72,8 +73,10 @@ def _ifeval(answers: Sequence[Answer], resources: Resources) -> Measured:
         both = [ifeval.follows(names, givens, answer.text, loose=loose) for loose in (False, True)]
         near += any(name in ifeval.APPROXIMATE for name in names)
         rows.append([1.0, len(names), *(number for own in both for number in (float(all(own)), sum(own)))])
-    if near:
-        resources.used["ifeval"] = f"{near} answers have instructions whose check is ours (docs/evaluate.md)"
+    if near and not exact():
+        resources.used["ifeval"] = (
+            f"{near} answers have instructions that our rules check (docs/benchmarks.md)"
+        )
 
     def finish(sums: Array) -> Array:
         items, instructions = np.maximum(sums[..., 0], 1), np.maximum(sums[..., 1], 1)

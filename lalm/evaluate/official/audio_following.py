@@ -4,13 +4,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lalm.evaluate.official.text_parts import sentences
+
 Given = Mapping[str, Any]  # a row's kwargs: N, N1, N2, keywords, ...
 
 
 def follows(task: str, given: Given, said: str, question: str = "") -> bool:
     """Whether an answer does what ``task_identifier`` asks, by MMAU-Pro's rules; an unknown task is not
-    followed. Sentences end at a full stop, question or exclamation mark before white space, where MMAU-Pro
-    asks NLTK's punkt."""
+    followed. Sentences are Punkt's, as there, where that is installed."""
     if task == "Repeat Prompt":
         return said.strip().lower().startswith(question.strip().lower())
     for name, count in COUNTS.items():
@@ -30,10 +31,6 @@ def _as_many(task: str, count: int, given: Given) -> bool:
         return count <= number
     at_least = kind == "at least" or task in ("Number Placeholder", "Minimum Number Highlighted Section")
     return count >= number if at_least else count == number
-
-
-def _sentences(said: str) -> int:
-    return len([part for part in re.split(r"(?<=[.!?])[\"')\]]*\s+", said.strip()) if part.strip()])
 
 
 def _keyword(given: Given, said: str) -> int:
@@ -62,7 +59,7 @@ COUNTS: Mapping[str, Callable[[Given, str], int]] = {
     "Keyword Frequency": _keyword,
     "Number Paragraphs": lambda _, said: len([part for part in said.split("***") if part.strip()]),
     "Number Words": lambda _, said: len(said.split()),
-    "Number Sentences": lambda _, said: _sentences(said),
+    "Number Sentences": lambda _, said: len(sentences(said)),
     "Number Placeholder": lambda _, said: len(re.findall(r"\[[^\]]+\]", said)),
     "Number Bullets": lambda _, said: len(re.findall(r"(?:^|\n)\s*\*\s+", said)),
     "Minimum Number Highlighted Section": lambda _, said: len(re.findall(r"\*([^*]+)\*", said)),

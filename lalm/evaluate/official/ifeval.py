@@ -1,13 +1,16 @@
 """IFEval's checks of instructions about form (Zhou et al., arXiv 2311.07911), as VoiceBench scores them.
 
-Sentences and words in capitals are counted, and languages told, by rules of ours where IFEval asks NLTK and
-langdetect: ``APPROXIMATE`` names the instructions whose verdict may differ on that account.
+Sentences and words in capitals are counted, and languages told, by NLTK's means and langdetect where they are
+installed (``text_parts``), else by rules of ours: ``APPROXIMATE`` names the instructions whose verdict may
+then differ.
 """
 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from lalm.evaluate.official.text_parts import capitals, is_in, sentences
 
 Given = Mapping[str, Any]
 APPROXIMATE = (
@@ -100,17 +103,6 @@ def _json(given: Given, said: str) -> bool:
     return True
 
 
-def _language(code: str, said: str) -> bool:
-    from lalm.evaluate.parsers import language_of
-
-    found = language_of(said)
-    return not found or found == code.partition("-")[0]
-
-
-def _sentences(said: str) -> int:
-    return len([part for part in re.split(r"(?<=[.!?])[\"')\]]*\s+", said.strip()) if part.strip()])
-
-
 def _bullets(said: str) -> int:
     return sum(len(re.findall(mark, said, re.M)) for mark in (r"^\s*\*[^\*].*$", r"^\s*-.*$"))
 
@@ -139,10 +131,6 @@ def _found(pattern: Any, said: str) -> list[str]:
     return re.findall(str(pattern or ""), said, re.I)
 
 
-def _capitals(said: str) -> int:
-    return sum(word.isupper() for word in re.findall(r"[\w'-]+|[^\w\s]", said))
-
-
 def _quoted(said: str) -> bool:
     text = said.strip()
     return len(text) > 1 and text[0] == text[-1] == '"'
@@ -155,8 +143,10 @@ CHECKS: Mapping[str, Callable[[Given, str], bool]] = {
         not any(_found(rf"\b{word}\b", said) for word in g.get("forbidden_words") or ())
     ),
     "keywords:letter_frequency": _letter,
-    "language:response_language": lambda g, said: _language(str(g.get("language") or ""), said),
-    "length_constraints:number_sentences": lambda g, said: _relation(g, _sentences(said), "num_sentences"),
+    "language:response_language": lambda g, said: is_in(str(g.get("language") or ""), said),
+    "length_constraints:number_sentences": lambda g, said: _relation(
+        g, len(sentences(said)), "num_sentences"
+    ),
     "length_constraints:number_paragraphs": _paragraphs,
     "length_constraints:number_words": lambda g, said: _relation(
         g, len(re.findall(r"\w+", said)), "num_words"
@@ -183,9 +173,9 @@ CHECKS: Mapping[str, Callable[[Given, str], bool]] = {
     ),
     "startend:quotation": lambda _, said: _quoted(said),
     "change_case:capital_word_frequency": lambda g, said: _relation(
-        g, _capitals(said), "capital_frequency", "capital_relation"
+        g, capitals(said), "capital_frequency", "capital_relation"
     ),
-    "change_case:english_capital": lambda _, said: said.isupper() and _language("en", said.capitalize()),
-    "change_case:english_lowercase": lambda _, said: said.islower() and _language("en", said),
+    "change_case:english_capital": lambda _, said: said.isupper() and is_in("en", said),
+    "change_case:english_lowercase": lambda _, said: said.islower() and is_in("en", said),
     "punctuation:no_comma": lambda _, said: "," not in said,
 }

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def standing(opened: Asked, entry: Mapping[str, Any], kind: str, judge: str) -> 
 def _against(opened: Asked, board: Board, entry: Mapping[str, Any], judge: str) -> list[str]:
     """Every reason why the run's number must not stand beside the leaderboard's."""
     same_words = bool(board.words) and f"prompt {board.words}" in judge
-    reasons = [board.unlike] if board.unlike and not same_words else []
+    able = bool(board.needs) and all(find_spec(name) is not None for name in board.needs)
+    reasons = [board.unlike] if board.unlike and not same_words and not able else []
     if board.metric not in entry["metrics"]:
         why = {**entry["skipped"], **entry["failed"]}.get(board.metric, "it was not asked for")
         reasons.append(f"{board.metric} is not there: {why}")
