@@ -43,8 +43,8 @@ def read_yes_no(answer: str) -> str | None:
         return _side(first)
     if short := _SHORT.fullmatch(said):
         return "no" if short["no"] else "yes"
-    if last := _AT_END.search(said):
-        return last[1].lower()
+    if end := _AT_END.search(said):
+        return end[1].lower()
     sides = {_side(found) for found in _SAID.finditer(said) if _tells(found)}
     if len(sides) == 1:
         return sides.pop()

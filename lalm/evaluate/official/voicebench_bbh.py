@@ -103,7 +103,7 @@ def _rules(body: Sequence[ast.stmt]) -> Iterator[Rule]:
         returned = statement.body[0]
         if isinstance(returned, ast.Return) and isinstance(returned.value, ast.Constant):
             how, text = _test(statement.test)
-            yield Rule(how, text, int(returned.value.value))
+            yield Rule(how, text, int(returned.value.value == 1))
         yield from _rules(statement.orelse)
 
 
