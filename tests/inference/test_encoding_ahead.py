@@ -22,7 +22,7 @@ def questions(count: int) -> list:
     return [*own, ask([], "Nothing to hear?"), ask([sound(90, 9_000), sound(91, 20_000)], "Which?")]
 
 
-@pytest.mark.parametrize("system", ["acdc", "salmonn", "apt", "qwen2_audio"])
+@pytest.mark.parametrize("system", ["acdc", "salmonn", "apt"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_answers_are_those_of_one_after_the_other(tiny, monkeypatch, system, shared):
     monkeypatch.setattr(engines, "BATCH_SIZE", 3)
