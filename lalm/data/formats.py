@@ -119,8 +119,8 @@ def _query(row: dict[str, Any]) -> dict[str, Any]:
 def _llama_factory(row: dict[str, Any]) -> dict[str, Any]:
     """{"conversations": [{"from", "value"}], "audios": [...]}, preferences by ``chosen`` and ``rejected``."""
     clips = next((key for key in OF_CLIP if key in row), "audios")
-    aside = ["duration", "dataset", "task", "split", "source"]
-    allowed = ["conversations", "audios", *OF_CLIP, "system", "chosen", "rejected", "id"]
+    aside = ["duration", "dataset", "source"]
+    allowed = ["conversations", "audios", *OF_CLIP, "system", "chosen", "rejected", "id", "task", "split"]
     json_object({k: v for k, v in row.items() if k not in aside}, "a sharegpt row", allowed)
     turns = []
     for number, (speaker, text) in enumerate(
@@ -139,6 +139,7 @@ def _llama_factory(row: dict[str, Any]) -> dict[str, Any]:
             if isinstance(answer, dict):
                 answer = json_object(answer, name, ["from", "value"], ["value"])["value"]
             made[name] = json_text(answer, name)
+    made |= {name: row[name] for name in ("task", "split") if row.get(name)}
     return made | _id(row)
 
 

@@ -291,3 +291,15 @@ def test_a_command_that_does_more_than_unpack_is_refused(folder: Path) -> None:
     for number in range(2):
         with pytest.raises(SampleError, match=r"wav\.scp gives a command"):
             open_samples(folder / "data")[number]
+
+
+def test_texts_in_a_tree_of_their_own_are_found_by_name(folder: Path) -> None:
+    """VCTK: wav48/p225/p225_001.wav and txt/p225/p225_001.txt."""
+    for number in (1, 2):
+        clip(folder, f"wav48/p225/p225_00{number}.wav")
+        put(folder, f"txt/p225/p225_00{number}.txt", f"Please call {number}.\n")
+    samples = open_samples(folder)
+    assert [sample.target for sample in samples] == ["Please call 1.", "Please call 2."]
+    (folder / "txt/p225/p225_002.txt").unlink()
+    with pytest.raises(SampleError, match=r"p225_002.wav: there is no p225_002.txt beside it"):
+        open_samples(folder)[1]

@@ -1,6 +1,7 @@
 """Reads folders of recordings: each with a text file beside it, or bare.
 
-The text of ``dog.wav`` is that of ``dog.txt`` (``.lab``, ``.caption``, or an object in ``dog.json``). A bare
+The text of ``dog.wav`` is that of ``dog.txt`` (``.lab``, ``.caption``, or an object in ``dog.json``) beside it,
+or elsewhere below the folder, as VCTK has its texts. A bare
 folder gives samples without answers, to ask about; ``answer=folder`` in the columns takes the name of the
 folder that a clip lies in, ``answer=name`` its own.
 """
@@ -27,7 +28,12 @@ class ClipFolder(Samples):
         first = self._clips[0]
         beside = [suffix for suffix in (*TEXTS, ".json") if _beside(first, suffix).is_file()]
         self._suffix = beside[0] if beside else ""
-        if not beside and any(_beside(clip, s).is_file() for clip in self._clips for s in (*TEXTS, ".json")):
+        self._apart = {} if beside else _texts_by_name(folder)
+        if first.stem in self._apart:
+            self._suffix = self._apart[first.stem].suffix
+        if not self._suffix and any(
+            _beside(clip, s).is_file() for clip in self._clips for s in (*TEXTS, ".json")
+        ):
             raise ReaderError(f"'{first}' has no text file beside it ({', '.join(TEXTS)} or .json)")
         row = self.row(0)
         given = {"audio": "audio", **reading.columns}
@@ -57,7 +63,7 @@ class ClipFolder(Samples):
         }
         if not self._suffix:
             return known
-        file = _beside(clip, self._suffix)
+        file = self._apart.get(clip.stem) or _beside(clip, self._suffix)
         try:
             text = file.read_text(encoding="utf-8-sig").strip()
         except FileNotFoundError:
@@ -79,6 +85,15 @@ def clips_below(folder: Path) -> list[Path]:
     """The recordings below a folder by name, but for what systems hide there."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
     return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _texts_by_name(folder: Path) -> dict[str, Path]:
+    """stem -> the text file of that name below a folder, but for names of which there are several."""
+    found: dict[str, list[Path]] = {}
+    for path in folder.rglob("*"):
+        if path.suffix in TEXTS and path.is_file():
+            found.setdefault(path.stem, []).append(path)
+    return {stem: paths[0] for stem, paths in found.items() if len(paths) == 1}
 
 
 def _beside(clip: Path, suffix: str) -> Path:

@@ -154,6 +154,7 @@ class ColumnMap:
                 found = [name for name in names if fnmatchcase(_plain(name), OPTIONS_EACH)]
             if role == "audio":
                 named = [name for name in names if rows and all(_is_audio(row.get(name)) for row in rows)]
+                found = [n for n in found if _plain(n) != "name" or n in named]  # else people's
                 found = sorted(found, key=lambda name: not any(_is_audio(row.get(name)) for row in rows))
                 found = found or named  # whatever it is called, it names recordings
             if found:

@@ -20,6 +20,7 @@ OF_TABLES = re.compile(  # how folders are called in which tables lie and no aud
     r"meta(data)?|.*ground_?truth|filelists?|labels|annotations?|splits?|transcripts?|texts?|csv|tables?"
 )
 MOST_FILES = 1_000_000  # are looked at
+FEW = 3  # cells are tried without their first folders
 
 
 class Placing:
@@ -36,8 +37,8 @@ class Placing:
         local = [cell for cell in map(plain, cells) if cell and "://" not in cell]
         if folder is None or not local:
             return
-        for cell in local:
-            if self._fits(folder, stem, cell):
+        for cut in range(max(cell.count("/") for cell in local) + 1):
+            if any(self._fits(folder, stem, cell, cut) for cell in (local[:FEW] if cut else local)):
                 return
         self._names = named_below(folder)
         if not self._names and OF_TABLES.fullmatch(folder.resolve().name.lower()):
@@ -56,20 +57,17 @@ class Placing:
             return self._by_name(cell) or cell
         return f"{self._before}{cell.removeprefix(self._cut)}{self._after}"
 
-    def _fits(self, folder: Path, stem: str, cell: str) -> bool:
-        """Try what may stand around a cell; keep the first that is a file."""
-        parts = cell.split("/")
+    def _fits(self, folder: Path, stem: str, cell: str, cut: int) -> bool:
+        """Try what may stand around a cell without its first ``cut`` folders; keep what makes it a file."""
+        rest = cell.split("/", cut)[cut] if cell.count("/") >= cut else ""
         afters = ("",) if is_named_like_recording(cell) else ("", *AUDIO_SUFFIXES)
-        for first in range(len(parts)):
-            rest = "/".join(parts[first:])
-            befores = (*FOLDERS, f"{stem}/", f"audio/{stem}/", *ABOVE)
-            for before in befores if rest else ():
-                for after in afters:
-                    if _exists(folder / f"{before}{rest}{after}"):
-                        self._cut, self._before, self._after = cell[: len(cell) - len(rest)], before, after
-                        self.told = f"as {before}...{after}" if before or after else ""
-                        self.told += f"{', ' * bool(self.told)}without {self._cut}" if self._cut else ""
-                        return True
+        for before in (*FOLDERS, f"{stem}/", f"audio/{stem}/", *ABOVE) if rest else ():
+            for after in afters:
+                if _exists(folder / f"{before}{rest}{after}"):
+                    self._cut, self._before, self._after = cell[: len(cell) - len(rest)], before, after
+                    around = [f"as {before}...{after}"] if before or after else []
+                    self.told = ", ".join([*around, *([f"without {self._cut}"] if self._cut else [])])
+                    return True
         return False
 
     def _by_name(self, cell: str) -> str:
