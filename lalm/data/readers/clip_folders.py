@@ -1,9 +1,9 @@
 """Reads folders of recordings: each with a text file beside it, or bare.
 
-The text of ``dog.wav`` is that of ``dog.txt`` (``.lab``, ``.caption``, or an object in ``dog.json``) beside it,
-or elsewhere below the folder, as VCTK has its texts. A bare
-folder gives samples without answers, to ask about; ``answer=folder`` in the columns takes the name of the
-folder that a clip lies in, ``answer=name`` its own.
+The text of ``dog.wav`` is that of ``dog.txt`` (``.lab``, ``.caption``, or an object in ``dog.json``) beside
+it, or elsewhere below the folder, as VCTK has its texts. A bare folder gives samples without answers, to ask
+about; ``answer=folder`` in the columns takes the name of the folder that a clip lies in, ``answer=name`` its
+own.
 """
 
 import json
