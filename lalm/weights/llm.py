@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     LlamaTokenizer,
     PreTrainedModel,
@@ -23,7 +24,10 @@ from lalm.errors import LalmError, refuse_pickled_code
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 # Of a multimodal model the whole is opened, and its text part taken.
-OPENERS: tuple[Any, ...] = (AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForImageTextToText)
+OPENERS: tuple[Any, ...] = (
+    *(AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForImageTextToText),
+    AutoModelForSeq2SeqLM,  # Audio Flamingo 3, which is no encoder-decoder, stands there alone
+)
 
 
 class LLMError(LalmError, ValueError):
