@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lalm.data.english import stems
 from lalm.data.readers import Reading
 from lalm.data.sample import Sample
 from lalm.inference.choices import read_choice
@@ -40,38 +41,64 @@ Form = Literal["detailed", "choice"]
 # Of each kind of text: aspect -> how the LLM is told it, and whether its answers are inferred.
 ASPECTS: dict[str, dict[str, tuple[str, bool]]] = {
     "caption": {
-        "events": ("the sound events: what happens, in which order, how often", False),
-        "objects": ("the living beings or things that make the sounds", False),
-        "properties": ("how it sounds: loud or quiet, high or low, steady or not, near or far", False),
-        "scene": ("the place or situation in which this is heard", True),
-        "meaning": ("what is going on and why, as far as it can be heard", True),
-        "feelings": ("what a listener may feel, and which sound is the reason", True),
+        "events": ("what happens", False),
+        "objects": ("what makes one of the sounds", False),
+        "properties": ("how one of the sounds is: loud or quiet, high or low, near or far", False),
+        "scene": ("where this may be", True),
+        "meaning": ("why this may happen", True),
+        "feelings": ("what a listener may feel", True),
     },
     "music_caption": {
-        "instruments": ("the instruments and voices", False),
-        "properties": ("tempo, rhythm, loudness and how these change", False),
+        "instruments": ("the instruments or voices", False),
+        "properties": ("tempo, rhythm or loudness", False),
         "style": ("the style of the music", True),
-        "feelings": ("the mood, and what makes it", True),
+        "feelings": ("the mood", True),
     },
-    "asr": {
-        "content": ("what is said", False),
-        "meaning": ("what the speaker wants or thinks", True),
-    },
+    "asr": {"content": ("what is said", False), "meaning": ("what the speaker wants or thinks", True)},
 }
-PROMPTS: dict[str, str] = {
-    "detailed": """Below is {what}. Write one question about {aspect}. It must need the recording to be \
-heard, and must be about this recording and no other. Then write the answer in one to three full sentences \
-that explain it, with nothing in them that the text does not bear out. Do not mention the text. \
-Reply with one line of this form and nothing else:
-{{"Question": "...", "Answer": "..."}}
-The text: {text}""",
-    "choice": """Below is {what}. Write one multiple-choice question about {aspect}. It must need the \
-recording to be heard. Write the right answer in a few words, and three wrong answers of the same kind and \
-length that sound likely but are not true of this recording. Do not mention the text. \
-Reply with one line of this form and nothing else:
-{{"Question": "...", "Answer": "...", "Wrong": ["...", "...", "..."]}}
-The text: {text}""",
+# Of each kind of text: one, and what one would write about it in each form.
+EXAMPLES: dict[str, tuple[str, dict[str, str]]] = {
+    "caption": (
+        "A kettle whistles, then a woman laughs.",
+        {
+            "detailed": '{"Question": "Which sound is followed by the laughter?", "Answer": "The laughter '
+            'follows a kettle, which whistles before the woman begins to laugh."}',
+            "choice": '{"Question": "What is heard before the laughter?", "Answer": "a kettle whistling", '
+            '"Wrong": ["a train whistling", "a bird singing", "a phone ringing"]}',
+        },
+    ),
+    "music_caption": (
+        "A slow waltz for violin and piano.",
+        {
+            "detailed": '{"Question": "Which instruments share the tune?", "Answer": "A violin and a piano '
+            'share it, in the slow time of a waltz."}',
+            "choice": '{"Question": "Which instruments are heard?", "Answer": "violin and piano", '
+            '"Wrong": ["cello and piano", "violin and harp", "flute and guitar"]}',
+        },
+    ),
+    "asr": (
+        "Could you bring the report on Monday?",
+        {
+            "detailed": '{"Question": "What is the listener asked to do?", "Answer": "The speaker asks for a '
+            'report, which is to be brought on Monday."}',
+            "choice": '{"Question": "What is to be brought?", "Answer": "the report", '
+            '"Wrong": ["the contract", "the letters", "the keys"]}',
+        },
+    ),
 }
+COPIED = {"caption": "kettle laugh laughter", "music_caption": "waltz", "asr": "report Monday"}
+TASKS: dict[str, str] = {
+    "detailed": "Write one question of this form about {aspect}, and its answer in one to three full "
+    "sentences, with nothing in them that the text does not bear out.",
+    "choice": "Write one question of this form about {aspect}, its right answer in a few words, and three "
+    "wrong answers of the same kind that could be taken for it.",
+}
+PROMPT = """You write questions about recordings that others will hear. You know a recording by a text, \
+which is {what}. For the text "{sample}" you would write:
+{example}
+{task} Whoever does not hear the recording shall not be able to answer. Do not mention the text. \
+Reply with one line of JSON and nothing else.
+The text: {text}"""
 OPTIONS = 4
 LETTERS = "ABCD"
 CHECKING = Sampling(temperature=0.0, max_new_tokens=12)
@@ -112,8 +139,12 @@ class Request:
     @property
     def chat(self) -> Chat:
         """What the LLM sees."""
-        told = ASPECTS[self.sample.task][self.aspect][0]
-        text = PROMPTS[self.form].format(what=ABOUT[self.sample.task][1], aspect=told, text=self.text)
+        kind = self.sample.task
+        sample, examples = EXAMPLES[kind]
+        told = TASKS[self.form].format(aspect=ASPECTS[kind][self.aspect][0])
+        text = PROMPT.format(
+            what=ABOUT[kind][1], sample=sample, example=examples[self.form], task=told, text=self.text
+        )
         return [{"role": "user", "content": text}]
 
     def draft(self, reply: str) -> Draft:
@@ -123,9 +154,10 @@ class Request:
             return Draft(fault=MALFORMED)
         question, answer, proposed = fields
         facts = self.facts
-        fault = fault_of_question(question) or fault_of_answer(
-            question, answer, facts, inferred=self.inferred
-        )
+        copied = stems(COPIED[self.sample.task]) - facts.stems
+        fault = "it copies the example" if copied & stems(f"{question} {answer}") else ""
+        fault = fault or fault_of_question(question)
+        fault = fault or fault_of_answer(question, answer, facts, inferred=self.inferred)
         if fault or self.form == "detailed":
             return Draft(question, answer, fault=fault)
         near = [sound.name for sound in facts.near] if self.aspect in ("events", "objects") else []
@@ -200,7 +232,7 @@ def write_checked_questions(
         "manifest": manifest.name,
         "llm": writer.name,
         "template": writer.template,
-        "prompt": hashlib.sha256(json.dumps([PROMPTS, ASPECTS]).encode()).hexdigest()[:16],
+        "prompt": hashlib.sha256(json.dumps([PROMPT, TASKS, EXAMPLES, ASPECTS]).encode()).hexdigest()[:16],
         "form": form,
         "each": each,
         "verify": verify,

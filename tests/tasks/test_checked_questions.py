@@ -59,7 +59,7 @@ class Scripted:
 
     def _reply(self, content):
         self.asked.append(content)
-        if "Reply with one line of this form" in content:
+        if "Reply with one line of JSON" in content:
             return self.wrote.pop(0) if len(self.wrote) > 1 else self.wrote[0]
         if "cannot be true" in content:
             return self.contradicts
@@ -116,6 +116,7 @@ def test_hard_options_of_the_same_group_fill_up_what_the_llm_lacks(tmp_path):
         (Scripted("A dog."), "not the JSON asked for"),
         (Scripted({"Question": "Which animal is it?", "Answer": "a dog"}), "not the JSON asked for"),
         (Scripted(CHOICE | {"Question": "Which animal."}), "not a question of usual length"),
+        (Scripted(CHOICE | {"Question": "What is heard before the laugh?"}), "it copies the example"),
         (Scripted(CHOICE | {"Question": "What does the caption say?"}), "it asks about the text"),
         (Scripted(CHOICE | {"Question": "What animal is the dog here?"}), "the question holds its answer"),
         (Scripted(CHOICE | {"Answer": "a sheep"}), "a sound that is not there"),
