@@ -31,6 +31,7 @@ from lalm.tasks.question_checks import (
     Facts,
     fault_of_answer,
     fault_of_options,
+    fault_of_order,
     fault_of_question,
     plain_option,
     wrong_options,
@@ -100,6 +101,8 @@ which is {what}. For the text "{sample}" you would write:
 Reply with one line of JSON and nothing else.
 The text: {text}"""
 OPTIONS = 4
+NAMED = ("events", "objects")  # aspects whose answers are kinds of sounds
+HARD = 2  # of the wrong ones, of the right one's group, where the events tell it
 LETTERS = "ABCD"
 CHECKING = Sampling(temperature=0.0, max_new_tokens=12)
 MALFORMED = "not the JSON asked for"
@@ -158,13 +161,18 @@ class Request:
         fault = "it copies the example" if copied & stems(f"{question} {answer}") else ""
         fault = fault or fault_of_question(question)
         fault = fault or fault_of_answer(question, answer, facts, inferred=self.inferred)
+        fault = fault or fault_of_order(question, answer, facts)
         if fault or self.form == "detailed":
             return Draft(question, answer, fault=fault)
-        near = [sound.name for sound in facts.near] if self.aspect in ("events", "objects") else []
         draws = np.random.default_rng([self.seed, 1])
-        near = [near[i] for i in draws.permutation(len(near))]
+        hard: list[str] = []
+        if self.aspect in NAMED and len(named := facts.named(answer)) == 1:  # by its name, among its group
+            answer = named[0].name
+            near = [sound.name for sound in facts.near if sound.group == named[0].group]
+            hard = [plain_option(near[i]) for i in draws.permutation(len(near))]
         right = plain_option(answer)
-        wrong = wrong_options(right, [*map(plain_option, proposed)], facts, [*map(plain_option, near)])
+        proposed = [*map(plain_option, proposed)]
+        wrong = wrong_options(right, [*hard[:HARD], *proposed, *hard[HARD:]], facts)
         if len(wrong) < OPTIONS - 1:
             return Draft(fault="too few wrong options that are surely wrong")
         wrong = wrong[: OPTIONS - 1]

@@ -23,6 +23,7 @@ _OF_THE_TEXT = re.compile(
     r"mention(?:ed|s)?|stated|according to)\b",
     re.I,
 )
+_ORDER = re.compile(r"\b(?:before|after)\b", re.I)
 _NO_OPTION = re.compile(r"\b(?:above|none|neither|both|unknown|cannot be|not given|not specified)\b", re.I)
 _NUMBERS = {word: value for value, row in enumerate(spoken_numbers()) for word in row.split()}
 _SMALL = ("a", "an", "one", "once", "un", "une", "uno", "una")  # say a number and often mean none
@@ -70,6 +71,15 @@ class Facts:
             if not any(close(s.group, own.group) for own in clear) and not self.holds(s.name)
         ]
 
+    def named(self, text: str) -> list[SoundClass]:
+        """Kinds of the events that a text has a word of."""
+        said = stems(text)
+        return [sound for sound in self.sounds if said & {stem(word) for word in sound.words}]
+
+    def onsets(self, sound: SoundClass) -> list[float]:
+        """Where each event of a kind begins, in seconds."""
+        return [event["onset_s"] for event in self.sample.events if event["label"] == sound.label]
+
     def holds(self, text: str) -> bool:
         """Whether all content words of a text are known of the recording."""
         return bool(stems(text)) and stems(text) <= self.stems
@@ -109,12 +119,32 @@ def fault_of_answer(question: str, answer: str, facts: Facts, *, inferred: bool)
     return ""
 
 
+def fault_of_order(question: str, answer: str, facts: Facts) -> str:
+    """Whether question and answer put two kinds of events in an order that these do not have; else empty.
+
+    Read are "A before B" and "A after B" within a sentence of the answer, and of "what comes before B?" with
+    the answer A, where each side names one kind, and not the same.
+    """
+    asked = _ORDER.search(question)
+    claims = [(answer, asked[0], question[asked.end() :])] if asked else []
+    for sentence in re.split(r"[.;!?]", answer):
+        if hit := _ORDER.search(sentence):
+            claims.append((sentence[: hit.start()], hit[0], sentence[hit.end() :]))
+    for left, word, right in claims:
+        one, other = facts.named(left), facts.named(right)
+        if len(one) == len(other) == 1 and one != other:
+            first, later = (one[0], other[0]) if word.lower() == "before" else (other[0], one[0])
+            if min(facts.onsets(first)) >= max(facts.onsets(later)):
+                return "the events come in another order"
+    return ""
+
+
 def wrong_options(answer: str, proposed: Sequence[str], facts: Facts, near: Sequence[str] = ()) -> list[str]:
-    """Options of the ``proposed`` ones, then of the ``near`` ones: none is true, none is the answer again."""
+    """Those of the ``proposed`` options that are not true, and not the answer again."""
     kept: list[str] = []
     taken = [stems(answer)]
     named = {stem(word) for sound in facts.sounds for word in sound.words}
-    for option in [*proposed, *near]:
+    for option in proposed:
         own = stems(option)
         fits = 0 < len(words(option)) <= MOST_OPTION_WORDS and not _NO_OPTION.search(option)
         again = any(own <= other or other <= own for other in taken)
