@@ -137,36 +137,51 @@ SYSTEMS = {
 
 KINDS = ((TEXT, "data"), (FROZEN, "a room of the package"), (TRAINED, "what a system adds"))
 WAYS = {
-    "answering": System(
-        "Answering",
+    "tokens": System(
+        "A recording becomes audio tokens",
         (
             (Box("recording", ("file, pipe, bytes",), TEXT),),
             (Box("audio/", ("load, decode, mix:", "float32, 16 kHz,", "and an account")),),
             (Box("encoders/", ("frames (A, T, W)",)),),
             (Box("systems/*/model", ("connector:", "audio tokens (K, D)"), TRAINED),),
+        ),
+        (),
+        (),
+    ),
+    "text": System(
+        "Audio tokens and a question become text",
+        (
             (
-                Box("models/modeling", ("tokens fill the slots", "of the embeddings")),
+                Box("audio tokens", ("(K, D)",), TRAINED),
                 Box("question", ("models/processing:", "template, ids, slots"), TEXT),
             ),
+            (Box("models/modeling", ("tokens fill the slots", "of the embeddings")),),
             (Box("LLM", ("prompt, then token", "after token")),),
             (Box("text", ("inference/engine,", "to cli/, serve/,", "evaluate/, doctor/"), TEXT),),
         ),
         (),
-        KINDS,
+        (),
     ),
-    "learning": System(
-        "Training",
+    "loss": System(
+        "A manifest becomes a loss",
         (
-            (Box("manifest", ("any form of data", "recipe.yaml"), TEXT),),
+            (Box("manifest, recipe", ("any form of data",), TEXT),),
             (Box("data/", ("readers: Samples", "mixture, samplers")),),
             (Box("training/batches", ("tensors, labels on", "the answers alone")),),
             (Box("models/modeling", ("the same model", "as above")),),
+        ),
+        (),
+        (),
+    ),
+    "checkpoint": System(
+        "A loss becomes a checkpoint",
+        (
             (Box("objectives/", ("cross-entropy,", "distil, dpo, grpo, ...")),),
             (Box("training/trainer", ("a step; validation",)),),
             (Box("checkpoint", ("config, tensors, recipe;", "models/load opens it"), TEXT),),
         ),
         (),
-        (),
+        KINDS,
     ),
 }
 
@@ -190,7 +205,7 @@ def svg(system: System) -> str:
     tall = max(sum(box.height + GAP // 2 for box in column) for column in system.columns) - GAP // 2
     width = GAP // 2 * 2 + len(system.columns) * (BOX_W + GAP) - GAP
     legend = TOP + tall + 40
-    height = legend + 28 + LINE_H * len(system.stages) + PAD
+    height = legend + 28 + LINE_H * len(system.stages) + PAD if system.legend else TOP + tall + GAP
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'font-family="system-ui, sans-serif" font-size="13" fill="{INK}">',

@@ -33,11 +33,18 @@ def pages() -> dict[str, str]:
     return MADE | results
 
 
+def pictures() -> dict[str, str]:
+    """The figures under results/, which pages show."""
+    return {str(p.relative_to(ROOT)): str(p.relative_to(ROOT)) for p in ROOT.glob("results/**/*.svg")}
+
+
 def relinked(text: str, source: str, page: str) -> str:
     """The page's Markdown with links as the site has them; ``source`` is its file, from the root."""
-    known = pages() | {
-        f"docs/{p.relative_to(ROOT / 'docs')}": str(p.relative_to(ROOT / "docs")) for p in _kept()
-    }
+    known = (
+        pages()
+        | pictures()
+        | {f"docs/{p.relative_to(ROOT / 'docs')}": str(p.relative_to(ROOT / "docs")) for p in _kept()}
+    )
     up = "../" * page.count("/")
 
     def link(found: re.Match[str]) -> str:
@@ -59,6 +66,8 @@ def on_files(files: Files, config: Any) -> Files:
     for source, page in pages().items():
         text = (ROOT / source).read_text(encoding="utf-8")
         _add(files, config, page, relinked(text, source, page))
+    for source, place in pictures().items():
+        files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
     _add(files, config, "reference/cli.md", cli_page())
     _add(files, config, "reference/recipe.md", recipe_page())
     _add(files, config, "reference/python.md", python_page())
