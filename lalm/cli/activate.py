@@ -107,7 +107,9 @@ def activate(
     Options(temperature=temperature, seed=seed, lora_scale=lora_scale)  # refuses what cannot be
     recordings = open_manifest(clips)
     asked = curves.of_each_task(measured, per_task)
-    _begin(job)
+    if _begin(job):
+        print(f"The activated model is in {out}: this very command finished before.")
+        return
     engine = open_engine(str(model), device)
     if not engine.model.config.lora:
         raise ValueError(f"'{model}' has no LoRA, so there is nothing to activate")
@@ -142,9 +144,9 @@ def activate(
     print(f"The activated model is in {out}.")
 
 
-def _begin(job: Job) -> None:
-    """Note in ``out`` what is activated how. Refuses a folder of anything else, before anything is written;
-    the same job goes on where it stopped."""
+def _begin(job: Job) -> bool:
+    """Note in ``out`` what is activated how; whether this very job is finished. Refuses a folder of anything
+    else, before anything is written; the same job goes on where it stopped."""
     import hashlib
 
     note = job.out / "activation_job.json"
@@ -162,9 +164,10 @@ def _begin(job: Job) -> None:
                 f"'{job.out}' is not empty and not from this very command: give --out a new folder"
             )
         if (job.out / "activation.json").is_file():
-            raise ValueError(f"'{job.out}' holds the finished model of this very command")
+            return True
     job.out.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
+    return False
 
 
 def _judge(job: Job) -> "Judge | None":

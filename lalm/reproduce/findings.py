@@ -214,6 +214,7 @@ def _contrast(plan: Plan, work: Path, one: Contrast) -> dict[str, Any]:
         "plus": in_words(one.plus),
         "minus": in_words(one.minus),
     }
+    told |= {"metric": one.metric, "tasks": one.tasks}
     told |= {"decides": one.decides, "worth": one.worth, "paper": one.paper}
     return {**told, **_plain(found), "verdict": verdict(found, one.worth)}
 

@@ -19,6 +19,7 @@ RULE = (
     "lies above 0, *not confirmed* when it lies below 0 or below what would matter (`worth`), else *cannot "
     "tell*. The claim is confirmed when all contrasts that decide are, and not when one of them is not."
 )
+LARGEST_SHARE = 2.0  # in a figure; larger numbers are no shares and have a scale of their own
 COLOURS = {"confirmed": "#1a7f37", "not confirmed": "#cf222e", "cannot tell": "#9a6700", NOT_RUN: "#6e7781"}
 
 
@@ -159,10 +160,9 @@ def spread(found: Mapping[str, Any], *, sign: bool = False) -> str:
 
 
 def figure(contrasts: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]) -> str:
-    """An SVG of two panels: contrasts around zero, and cells; a small dot a seed, a bar the interval."""
-    rows = [
-        (f"{one['plus']} - {one['minus']}, {one['set']}", one, COLOURS[one["verdict"]]) for one in contrasts
-    ]
+    """An SVG of panels, each with a scale of its own: contrasts around zero, cells, and what is larger than
+    shares are. A small dot a seed, a bar the interval."""
+    rows = [(_label(one), one, COLOURS[one["verdict"]]) for one in contrasts]
     own = [
         (
             f"{one['cell']}{', ' + one['control'] if one['control'] != 'audio' else ''}: {one['set']}",
@@ -171,13 +171,28 @@ def figure(contrasts: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, 
         )
         for one in cells
     ]
-    upper, height = _panel([row for row in rows if row[1]["mean"] is not None], 20)
-    lower, bottom = _panel([row for row in own if row[1]["mean"] is not None], height + 24)
+    panels, height = list[str](), 20
+    for group in (rows, own):
+        there = [row for row in group if row[1]["mean"] is not None]
+        for large in (False, True):
+            drawn, height = _panel([row for row in there if _is_large(row[1]) is large], height)
+            panels.append(drawn)
+            height += 24 if drawn else 0
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{bottom + 10}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" '
         f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" '
-        f'fill="white"/>{upper}{lower}</svg>\n'
+        f'fill="white"/>{"".join(panels)}</svg>\n'
     )
+
+
+def _label(one: Mapping[str, Any]) -> str:
+    """What a contrast is of, in a few words."""
+    named = [one["set"], *filter(None, [one.get("metric")]), *one.get("tasks", ())]
+    return f"{one['plus']} - {one['minus']}: {', '.join(named)}"
+
+
+def _is_large(one: Mapping[str, Any]) -> bool:
+    return max(abs(one[key] or 0.0) for key in ("mean", "low", "high")) > LARGEST_SHARE
 
 
 def _panel(rows: Sequence[tuple[str, Mapping[str, Any], str]], top: int) -> tuple[str, int]:

@@ -189,6 +189,16 @@ def test_intervals_of_shares_stay_in_their_bounds():
     assert counts is not None and counts.high > 5
 
 
+def test_a_number_of_another_kind_does_not_flatten_the_shares_in_the_figure():
+    share = {"mean": 0.5, "low": 0.4, "high": 0.6, "seeds": [], "verdict": CONFIRMED, "set": "story"}
+    share |= {"plus": "A", "minus": "B", "metric": "repeat_rate", "tasks": []}
+    words = {**share, "mean": 60.0, "low": 50.0, "high": 70.0, "metric": "diversity"}
+    alone, both = (verdict_page.figure(rows, []) for rows in ([share], [share, words]))
+    bar = re.search(r'<line [^>]*stroke-width="3"/>', alone)
+    assert bar is not None and bar[0] in both
+    assert "A - B: story, diversity" in both and "A - B: story, repeat_rate" in both
+
+
 def test_the_verdict_is_the_rules():
     def found(low: float, high: float) -> Estimate:
         return Estimate((low + high) / 2, low, high, 100, 50, (0.0, 0.0, 0.0))

@@ -161,6 +161,10 @@ def test_the_command_activates_and_reports(stage, tmp_path, capsys):
     }
     assert {s.id for s in read_manifest(out / "stories.jsonl")} == {"r0", "r1", "r2"}
     assert "caption         perplexity" in capsys.readouterr().out
+    learned = (out / "model.safetensors").stat().st_mtime_ns
+    assert run([*words, "--device", "cpu"]) == 0  # as by a run that was killed right behind it
+    assert "this very command finished before" in capsys.readouterr().out
+    assert (out / "model.safetensors").stat().st_mtime_ns == learned
 
 
 def test_one_step_after_another_leaves_what_one_run_leaves(stage, tmp_path):
