@@ -57,7 +57,8 @@ def test_what_cannot_be_answered_stands_in_its_place(tiny, monkeypatch, tmp_path
     engine = Engine(model, processor, "tiny")
     engine.encodes_ahead = 1
     (tmp_path / "no.wav").write_bytes(b"RIFF")
-    samples = [*questions(2), ask([str(tmp_path / "no.wav")], "?"), ask([sound(5, 9_000)], "Too long? " * 4_000)]
+    broken, endless = ask([str(tmp_path / "no.wav")], "?"), ask([sound(5, 9_000)], "Too long? " * 4_000)
+    samples = [*questions(2), broken, endless]
     told = []
     replies = engine.reply(samples, errors="return", arrived=lambda number, _: told.append(number))
     assert sorted(told) == list(range(len(samples)))
