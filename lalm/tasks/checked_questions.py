@@ -171,7 +171,8 @@ class Request:
             near = [sound.name for sound in facts.near if sound.group == named[0].group]
             hard = [plain_option(near[i]) for i in draws.permutation(len(near))]
         right = plain_option(answer)
-        proposed = [*map(plain_option, proposed)]
+        shown = {plain_option(one) for one in json.loads(EXAMPLES[self.sample.task][1]["choice"])["Wrong"]}
+        proposed = [option for option in map(plain_option, proposed) if option not in shown]
         wrong = wrong_options(right, [*hard[:HARD], *proposed, *hard[HARD:]], facts)
         if len(wrong) < OPTIONS - 1:
             return Draft(fault="too few wrong options that are surely wrong")

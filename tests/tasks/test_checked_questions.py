@@ -110,6 +110,10 @@ def test_an_event_stands_by_its_name_among_others_of_its_group(tmp_path):
         wrong = [option for option in row.choices if option != "Dog barking"]
         assert len(wrong) == 3 and len({*wrong} & names) >= 2 and {*wrong} <= {*names, "Cow"}
         assert not any("bark" in option.lower() for option in wrong)
+    copied = CHOICE | {"Wrong": ["a train whistling", "a bird singing", "a phone ringing"]}  # the example's
+    rows, _, _ = made(tmp_path / "copied", Scripted(copied), rows=[sample(f"clip{i}") for i in range(3)])
+    assert [row.origin["aspect"] for row in rows] == ["events", "objects"]
+    assert all({*row.choices} <= names | {"Dog barking"} for row in rows)
     bare = sample(events=())  # nothing is known of groups: the reply is not enough
     rows, counts, faults = made(tmp_path / "bare", Scripted(short), rows=[bare], tries=2)
     assert not rows and counts.dropped == 1 and faults == {"too few wrong options that are surely wrong": 2}
