@@ -94,15 +94,15 @@ def prepare(folder: Path) -> None:
 
 def main(wanted: str = "") -> None:
     """Run all examples, or those of one command, and write the file."""
-    written = []
+    shown = sessions(FILE.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as made:
         prepare(Path(made))
-        for line, said in sessions(FILE.read_text(encoding="utf-8")):
+        for number, (line, _) in enumerate(shown):
             if wanted in line:
-                said = run(line, Path(made))
-                print(f"$ {line}\n{said}\n", flush=True)
-            written.append(f"$ {line}\n{said}\n")
-            FILE.write_text("\n".join(written), encoding="utf-8")
+                shown[number] = (line, run(line, Path(made)))
+                print(f"$ {line}\n{shown[number][1]}\n", flush=True)
+                text = "\n".join(f"$ {line}\n{said}\n" for line, said in shown)
+                FILE.write_text(text, encoding="utf-8")
         for picture in Path(made).glob("*.png"):
             shutil.copy(picture, HERE / "pictures")
 
