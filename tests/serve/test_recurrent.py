@@ -24,8 +24,11 @@ def engine(request, tiny_folders, tmp_path) -> Engine:
     llm = llm_folder(request.param, tmp_path / "llm")
     model, processor = build_model("acdc", encoder=str(tiny_folders[0]), llm=str(llm), options=OPTIONS)
     with torch.no_grad():  # what is said are letters, so that it is text
-        head = model.get_output_embeddings().weight
-        head.mul_(torch.tensor([[32 < token < 127] for token in range(len(head))]))
+        head = model.lm_head.weight.clone()  # apart from the embeddings, which stay
+        head.mul_(
+            torch.tensor([[token < 90] for token in range(len(head))])
+        )  # "!" is the first of its tokens
+        model.lm_head.weight = torch.nn.Parameter(head)
     return Engine(model.eval(), processor, "tiny")
 
 
