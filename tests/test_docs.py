@@ -133,6 +133,8 @@ def names_of(module: str) -> set[str]:
         if isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names |= {ast.unparse(target) for target in targets}
+        if isinstance(node, ast.ImportFrom):  # "from .x import Y as Y" offers Y
+            names |= {alias.name for alias in node.names if alias.asname == alias.name}
     return names | set(lalm.__all__ if module == "lalm" else ())
 
 
@@ -239,6 +241,7 @@ NO_EXAMPLE = {
 NO_EXAMPLE |= {
     "corpus build": "a gigabyte of packages",
     "corpus lessons": "a corpus",
+    "lr-find": "a recipe with its data",
     "weights fetch": "what is there already",
 }
 NO_EXAMPLE |= {"build nlar": "a large LLM", "build sac": "a corpus", "build corpus": "a corpus"}

@@ -74,6 +74,7 @@ OTHER_NAMES: Mapping[str, Sequence[str]] = {
     "Clotho": ("clotho", "clotho_dataset", "clotho-v2.1"),
     "ClothoAQA": ("Clotho-AQA", "clotho_aqa"),
     "cv-corpus-15.0": ("cv-corpus-15.0-2023-09-08", "cv-corpus-15.0-*", "common_voice_15", "CommonVoice15"),
+    "COnversationalREasoningBench_v0.1": ("CoRe-Bench", "CORE-Bench", "COnversationalREasoningBench"),
     "covost2": ("covost", "CoVoST2", "covost_v2"),
     "ESC-50": ("ESC-50-master", "esc50", "esc-50"),
     "fleurs": ("FLEURS", "fleurs/data"),

@@ -51,7 +51,7 @@ def rows() -> list[Sample]:
 def lessons(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     folder = tmp_path_factory.mktemp("lessons")
     write_manifest(folder / "train.jsonl", rows())
-    assert write_lessons(folder / "train.jsonl", folder / "lessons.jsonl", 1500, seed=3) == 1500
+    assert write_lessons(folder / "train.jsonl", folder / "lessons.jsonl", 4000, seed=3) == 4000
     return list(open_samples(folder / "lessons.jsonl"))
 
 

@@ -84,7 +84,7 @@ def test_the_command_searches_long_recordings_in_windows(tmp_path, monkeypatch, 
 
     def scored(engine, blocks, sounds):
         asked.append(len(np.concatenate(list(blocks))) / RATE)
-        yield asked[-1], [[2.0, 0.0]] * 2 + [[0.0, 0.1]] * 3
+        yield asked[-1], [[8.0, 0.0]] * 2 + [[0.0, 0.1]] * 3
 
     monkeypatch.setattr("lalm.inference.window_detection.score_windows", scored)
     long, short = noise(tmp_path / "long.wav", 40.0), noise(tmp_path / "short.wav", 8.0)
