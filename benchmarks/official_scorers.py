@@ -27,6 +27,7 @@ import numpy
 from lalm.evaluate.official import voicebench_bbh
 from lalm.evaluate.official.text_parts import _punkt
 
+FOLDERS = ("mmau", "mmar", "mmsu", "air-bench", "voicebench", "mmau-pro", "audiobench", "open-asr", "helm")
 LETTERS = "ABCD"
 WORDS = (
     *("dog", "bark", "rain", "loud", "train", "horn", "bird", "sing", "engine", "voice", "man", "woman"),
@@ -354,18 +355,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    folders = (
-        "mmau",
-        "mmar",
-        "mmsu",
-        "air-bench",
-        "voicebench",
-        "mmau-pro",
-        "audiobench",
-        "open-asr",
-        "helm",
-    )
-    for name in folders:
+    for name in FOLDERS:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--count", type=int, default=600)
     parser.add_argument("--out", type=Path, required=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lalm.audio.features import HOP, WINDOW, fbank_frames
 from lalm.encoders.contract import TOKENS_AT_ONCE, Encoder, PatchConfig, chosen_layers, side_by_side
-from lalm.encoders.eat import EATBlock, EATConfig, centred, padded_fbank, position_table
+from lalm.encoders.eat import EATBlock, centred, padded_fbank, position_table
 
 
 class AudioMAEConfig(PatchConfig):
@@ -82,15 +82,6 @@ class AudioMAEConfig(PatchConfig):
         """Frames of one clip: 512 up to 10.24 s."""
         return self.num_windows(num_samples) * self.frames_per_window
 
-    def block_config(self) -> EATConfig:
-        """The same sizes, as the block that both encoders build on takes them."""
-        return EATConfig(
-            hidden_size=self.hidden_size,
-            num_attention_heads=self.num_attention_heads,
-            mlp_ratio=self.mlp_ratio,
-            layer_norm_eps=self.layer_norm_eps,
-        )
-
 
 class AudioMAEBlock(EATBlock):
     """EAT's parts in pre-norm order: x = x + attention(norm1(x)); x = x + mlp(norm2(x))."""
@@ -114,9 +105,7 @@ class AudioMAEEncoder(Encoder):
         steps = config.window_frames // config.patch_size
         table = torch.from_numpy(position_table(steps, config.num_bands, config.hidden_size))
         self.register_buffer("positions", torch.cat([table.new_zeros(1, config.hidden_size), table]))
-        self.blocks = nn.ModuleList(
-            AudioMAEBlock(config.block_config()) for _ in range(config.num_hidden_layers)
-        )
+        self.blocks = nn.ModuleList(AudioMAEBlock(config) for _ in range(config.num_hidden_layers))
 
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """audio: (A, N) float32 16 kHz; audio_lengths: (A,) -> frames (A, T, width), frame_lengths (A,)."""

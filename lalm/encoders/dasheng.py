@@ -21,7 +21,6 @@ from transformers.audio_utils import mel_filter_bank
 from lalm.audio.features import HOP, SAMPLE_RATE, Array
 from lalm.encoders.audio_mae import AudioMAEBlock
 from lalm.encoders.contract import TOKENS_AT_ONCE, Encoder, chosen_layers, passes, side_by_side
-from lalm.encoders.eat import EATConfig
 
 FFT = 512  # samples of the spectrum, and of its Hann window
 RANGE_DB = 120.0  # between a clip's loudest bin and the floor of all its bins
@@ -78,15 +77,6 @@ class DashengConfig(PreTrainedConfig):
         """Frames of one clip: whole patches of a spectrogram whose frames stand on the samples 0, 160, ..."""
         return (1 + num_samples // HOP) // self.patch_frames if num_samples else 0
 
-    def block_config(self) -> EATConfig:
-        """The same sizes, as the block that both encoders build on takes them."""
-        return EATConfig(
-            hidden_size=self.hidden_size,
-            num_attention_heads=self.num_attention_heads,
-            mlp_ratio=self.mlp_ratio,
-            layer_norm_eps=self.layer_norm_eps,
-        )
-
 
 class DashengEncoder(Encoder):
     """Dasheng with random weights; ``lalm.encoders.load_encoder`` opens a folder that has them."""
@@ -101,9 +91,7 @@ class DashengEncoder(Encoder):
         self.register_buffer("mel_shift", torch.zeros(bins))
         self.patch = nn.Conv2d(1, width, (bins, config.patch_frames), stride=(bins, config.patch_frames))
         self.positions = nn.Parameter(torch.randn(config.positions, width) * 0.02)
-        self.blocks = nn.ModuleList(
-            AudioMAEBlock(config.block_config()) for _ in range(config.num_hidden_layers)
-        )
+        self.blocks = nn.ModuleList(AudioMAEBlock(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lalm.encoders.dasheng import FFT, DashengConfig, DashengEncoder
-from lalm.encoders.released import folder_tensors, read_released
+from lalm.encoders.released import check_shapes, folder_tensors, read_released, refuse_unknown
 from lalm.errors import LalmError
 
 # model_type -> where its config.json has the encoder's settings, and how its tensors' names begin
@@ -81,20 +81,12 @@ def import_dasheng(path: Path) -> tuple[DashengConfig, dict[str, Tensor]]:
             found[renamed] = value.float().contiguous()
         elif not DROPPED.fullmatch(key):
             unknown.append(key)
-    if unknown:
-        names = ", ".join(sorted(unknown)[:5])
-        raise DashengImportError(f"'{path}' has {len(unknown)} tensors that no Dasheng has: {names}")
+    refuse_unknown(path, unknown, "Dasheng", DashengImportError)
     state = _joined(path, found)
     config = _config(path, settings, state)
     with torch.device("meta"):
         expected = DashengEncoder(config).state_dict()
-    for name, tensor in expected.items():
-        if name not in state:
-            raise DashengImportError(f"'{path}' holds no whole Dasheng: it lacks '{name}'")
-        if state[name].shape != tensor.shape:
-            raise DashengImportError(
-                f"'{path}': '{name}' has shape {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
-            )
+    check_shapes(path, state, expected, "Dasheng", DashengImportError)
     if extra := sorted(set(state) - set(expected)):
         raise DashengImportError(
             f"'{path}' has {len(extra)} tensors more than its settings say, e.g. {extra[0]}"

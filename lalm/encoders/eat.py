@@ -9,7 +9,7 @@ several windows joined in time order. ``lalm.encoders.eat_import`` reads the rel
 """
 
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -86,10 +86,19 @@ class EATConfig(PatchConfig):
         return steps * self.num_bands + int(self.keep_cls)
 
 
+class BlockSizes(Protocol):
+    """What a transformer block of EAT's parts takes from an encoder's config."""
+
+    hidden_size: int
+    num_attention_heads: int
+    mlp_ratio: float
+    layer_norm_eps: float
+
+
 class EATBlock(nn.Module):
     """Post-norm transformer block: x = norm1(x + attention(x)); x = norm2(x + mlp(x))."""
 
-    def __init__(self, config: EATConfig) -> None:
+    def __init__(self, config: BlockSizes) -> None:
         super().__init__()
         width, inner = config.hidden_size, int(config.hidden_size * config.mlp_ratio)
         self.num_heads = config.num_attention_heads
