@@ -38,5 +38,8 @@ def lr_find(
     if found.steepest is None:
         print("\nThe loss never fell: look for other reasons than the rate, or begin with a lower --from.")
         return
-    print(f"\nThe loss falls fastest at {found.steepest:.1g}; it is lowest at ten times {found.careful:.1g}.")
+    lowest_at = 10 * found.careful if found.careful else found.steepest
+    print(f"\nThe loss falls fastest at {found.steepest:.1g} and is lowest at {lowest_at:.1g}.")
+    if lowest_at >= 0.99 * found.rates[-1]:
+        print("It fell to the end: few recordings are soon known by heart. Try it on more of them.")
     print(f"Try: --set optim.learning_rate={found.steepest:.1g}")
