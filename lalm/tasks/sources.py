@@ -141,8 +141,9 @@ def table(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
                 raise SourceError(
-                    f"{path.name}:1: there is no column '{missing[0]}', which this corpus's table has: another "
-                    "--layout may be meant; your own tables need no build: train, eval, respond and ask read them"
+                    f"{path.name}:1: there is no column '{missing[0]}', which this corpus's table has: "
+                    "another --layout may be meant; your own tables need no build: train, eval, respond and "
+                    "ask read them"
                 )
             for row in reader:
                 place = f"{path.name}:{reader.line_num}"
