@@ -105,9 +105,8 @@ async def _get(url: str, limit: int, client: httpx.AsyncClient) -> bytes | str:
 
 async def public_address(host: str, port: int) -> str:
     """An IP address of ``host``. Raises FetchRefused if any of its addresses is not public."""
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:  # in a thread: the loop's own resolver differs between asyncio and uvloop
+        found = await asyncio.to_thread(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     except OSError:
         raise FetchRefused("the name of the audio address cannot be resolved") from None
     addresses = [str(place[0]) for *_, place in found]
