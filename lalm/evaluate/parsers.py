@@ -12,7 +12,17 @@ from typing import Any
 from lalm.data import english
 from lalm.data.english import stems, words
 from lalm.data.sample import Sample
-from lalm.inference import choices, final_answer, naming, times
+from lalm.inference import (
+    answer_words,
+    choice_letters,
+    choice_verdicts,
+    choice_words,
+    choices,
+    counting,
+    final_answer,
+    naming,
+    times,
+)
 from lalm.inference import yes_no as yes_and_no
 
 
@@ -64,7 +74,7 @@ def _named(sample: Sample, answer: str) -> dict[str, tuple[float, int]]:
 
 def number(sample: Sample, answer: str) -> str | None:
     """The number that the answer gives, as digits."""
-    return naming.read_number(answer)
+    return counting.read_number(answer)
 
 
 def ranges(sample: Sample, answer: str) -> str | None:
@@ -88,10 +98,12 @@ PARSERS: Mapping[str, Parser] = {
 
 
 def fingerprint(name: str) -> str:
-    """sha256 of a parser's code and of the modules it reads with, for the card."""
-    modules: list[ModuleType] = [choices, english, final_answer, naming, times, yes_and_no]
+    """sha256 of a parser's code, of the modules it reads with and of their words, for the card."""
+    of_choices: list[ModuleType] = [choices, choice_letters, choice_verdicts, choice_words]
+    modules = [*of_choices, counting, english, final_answer, naming, times, yes_and_no]
     used: list[Any] = [PARSERS[name], _named, *modules]
-    return hashlib.sha256("".join(inspect.getsource(code) for code in used).encode()).hexdigest()[:16]
+    code = "".join(inspect.getsource(one) for one in used) + answer_words.source()
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
 @cache

@@ -18,9 +18,11 @@ ERROR_RATES = ("wer", "wer_qwen2_audio", "audiobench_wer", "open_asr_wer")
 
 def runaway(scored: Scored) -> dict[str, Any] | None:
     """How many answers ran away, their share of all with its limits, and the error rate of the others; None
-    for a task that does not lead with an error rate."""
+    for a task that does not lead with an error rate, and for calls in chunks, which are too few and long."""
     metric = scored.leading
     if metric not in ERROR_RATES or (shares := scored.measured[metric].shares) is None:
+        return None
+    if any(answer.sample.origin.get("call") for answer in scored.answers):
         return None
     wild = shares[:, 0] > shares[:, 1]
     names = scored.recordings

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from lalm.evaluate.metrics.intervals import (
     Difference,
     Interval,
     Measured,
+    bounded,
     difference,
     interval,
 )
@@ -69,7 +70,7 @@ def score(task: Task, answers: Sequence[Answer], resources: Resources, *, judged
         try:
             found = METRICS[name].measure(answers, resources)
             if math.isfinite(found.value):
-                measured[name] = found
+                measured[name] = bounded(found, METRICS[name].bounds)
             else:
                 failed[name] = "it is undefined on these answers"
         except Lacking as error:
@@ -133,7 +134,7 @@ def part_of(measured: Measured, items: Sequence[int]) -> Measured:
         return measured.of_counts(whole)
 
     shares = None if measured.shares is None else measured.shares[places]
-    return Measured(len(places), of_counts, shares=shares, proportion=measured.proportion)
+    return replace(measured, num_items=len(places), of_counts=of_counts, of_items=None, shares=shares)
 
 
 def groups(scored: Scored, names: Sequence[str]) -> list[tuple[str, Interval]]:
@@ -176,11 +177,14 @@ def _on(whole: Measured, items: Sequence[int]) -> Measured:
         drawn[~drawn.any(1)] = kept  # a draw may lack a part
         return whole.of_counts(drawn)
 
-    return Measured(whole.num_items, of_counts)
+    return Measured(whole.num_items, of_counts, bounds=whole.bounds)
 
 
 def _mean_of(parts: Sequence[Measured], num_items: int) -> Measured:
-    return Measured(num_items, lambda counts: np.mean([part.of_counts(counts) for part in parts], axis=0))
+    def of_counts(counts: Array) -> Array:
+        return np.asarray(np.mean([part.of_counts(counts) for part in parts], axis=0))
+
+    return Measured(num_items, of_counts, bounds=parts[0].bounds)
 
 
 def categories(scored: Scored) -> list[str]:

@@ -19,6 +19,7 @@ from lalm.tasks import (
     spoken,
 )
 from lalm.tasks.annotation import annotation
+from lalm.tasks.chunked_calls import chunked_calls
 from lalm.tasks.phones import phone_samples
 from lalm.tasks.published_tables import columns
 
@@ -62,6 +63,7 @@ LAYOUTS: Mapping[str, Reader] = {
     "vocalsound": question_sets.vocalsound,
     "audioset": sound_labels.audioset,
     "columns": columns,
+    "chunked_calls": chunked_calls,
 }
 
 # The folder in a task's path -> what else releases and mirrors call it.
@@ -76,6 +78,7 @@ OTHER_NAMES: Mapping[str, Sequence[str]] = {
     "cv-corpus-15.0": ("cv-corpus-15.0-2023-09-08", "cv-corpus-15.0-*", "common_voice_15", "CommonVoice15"),
     "COnversationalREasoningBench_v0.1": ("CoRe-Bench", "CORE-Bench", "COnversationalREasoningBench"),
     "covost2": ("covost", "CoVoST2", "covost_v2"),
+    "Earnings22-Cleaned-AA-chunked": ("earnings22-cleaned-aa-chunked",),
     "ESC-50": ("ESC-50-master", "esc50", "esc-50"),
     "fleurs": ("FLEURS", "fleurs/data"),
     "GigaSpeech": ("gigaspeech",),
@@ -94,6 +97,7 @@ OTHER_NAMES: Mapping[str, Sequence[str]] = {
     "VoiceBench": ("voicebench",),
     "OpenAudioBench": ("openaudiobench", "openAudioBench"),
     "open-asr": ("esb-datasets-test-only-sorted", "open-asr-leaderboard"),
+    "PARADE_audio": ("PARADE", "parade"),
     "SAKURA": ("sakura",),
     "MUGEN": ("mugen", "MUGEN-Benchmark"),
     "MusicCaps": ("musiccaps",),

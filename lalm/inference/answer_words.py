@@ -17,8 +17,12 @@ def spoken_numbers() -> list[str]:
     return _words()["numbers"]
 
 
+def source() -> str:
+    """The file as it stands, for a card's digest."""
+    return Path(__file__).with_name("answer_words.yaml").read_text(encoding="utf-8")
+
+
 @cache
 def _words() -> dict[str, list[str]]:
-    path = Path(__file__).with_name("answer_words.yaml")
-    found: dict[str, list[str]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found: dict[str, list[str]] = yaml.safe_load(source())
     return found

@@ -12,8 +12,8 @@ from functools import cache
 
 from lalm.data.english import stem
 from lalm.inference.answer_words import alternatives
+from lalm.inference.counting import counting, read_number
 from lalm.inference.final_answer import denies, negated
-from lalm.inference.naming import counting, read_number
 
 LONGEST = 40  # words of a statement that are compared
 SHORTEST_FIT = 12  # words of a statement that may be a part of an option
@@ -29,31 +29,37 @@ _FILLERS = frozenset(
         *("choice", "correct", "likely", "most", "pair", "assistant"),
     ]
 )
+_TURNS = frozenset(("first", "then", "next", "second", "follow", "final"))
 _TIMES = frozenset(("time", "times", "once", "twice", "thrice"))
 
 
-def by_words(said: str, options: Sequence[str]) -> int | None:
-    """The number of the only option that an answer's statement fits, endings aside; None where none fits, or
-    several do."""
+def by_words(said: str, options: Sequence[str], *, offered: bool = False) -> int | None:
+    """The number of the only option that an answer's statement fits, endings and denied words aside; None
+    where none fits, or several do. ``offered``: several options are named in it, so that only one which is
+    these very words counts ("a dog and a cat")."""
     statement, sure = _statement(said)
     own = [tuple(word for word, _ in _words(option)) for option in options]
     told = _words(statement)
-    every = tuple(word for word, _ in told)
-    kept = {word for word, place in told if not negated(statement, *place)}
-    if not every or len(every) > LONGEST or (not sure and denies(statement)):
+    every = tuple(word for word, place in told if not negated(statement, *place))
+    if not every or len(told) > LONGEST or (not sure and denies(statement)):
         return None
 
     def only(words: tuple[str, ...]) -> bool:  # all of an option's words, and none that others have alone
         others = {word for other in own if other != words for word in other}
-        return set(words) <= kept and not (set(every) - set(words)) & others
+        return set(words) <= set(every) and not (set(every) - set(words)) & others
 
-    rules: list[Callable[[tuple[str, ...]], bool]] = [
-        lambda words: words == every,
-        lambda words: _within(words, every) and set(words) <= kept,
-        only,
-    ]
-    if sure and len(every) <= SHORTEST_FIT:
-        rules.append(lambda words: set(every) <= set(words))
+    def mostly(words: tuple[str, ...]) -> bool:  # half of its words, one of which no other option has
+        others = {word for other in own if other != words for word in other}
+        hits = set(words) & set(every)
+        return 2 * len(hits) >= len(set(words)) and bool(hits - others) and not (set(every) - hits) & others
+
+    rules: list[Callable[[tuple[str, ...]], bool]] = [lambda words: words == every]
+    if offered:
+        rules.append(lambda words: set(words) == set(every))
+    else:
+        rules += [lambda words: _within(words, every), lambda words: _in_turn(words, every), only]
+        if sure and len(told) <= SHORTEST_FIT:
+            rules += [lambda words: set(every) <= set(words), mostly]
     for fits in rules:
         found = [place for place, words in enumerate(own) if words and fits(words)]
         longest = [p for p in found if not any(set(own[p]) < set(own[q]) for q in found)]
@@ -61,7 +67,7 @@ def by_words(said: str, options: Sequence[str]) -> int | None:
             return longest[0]
         if len(found) > 1:
             return None
-    return _by_number(statement, options) if sure else None
+    return _by_number(statement, options) if sure and not offered else None
 
 
 def _statement(said: str) -> tuple[str, bool]:
@@ -102,10 +108,18 @@ def _within(inner: Sequence[str], outer: Sequence[str]) -> bool:
     return n > 0 and any(tuple(outer[i : i + n]) == tuple(inner) for i in range(len(outer) - n + 1))
 
 
+def _in_turn(words: Sequence[str], every: Sequence[str]) -> bool:
+    """Whether an option about what comes after what has its words in the order in which they are said."""
+    if not {"first", "then"} & set(words) or {"after", "before", "last"} & set(every):
+        return False
+    rest = iter(word for word in every if word not in _TURNS)
+    return all(word in rest for word in words if word not in _TURNS)
+
+
 def _by_number(statement: str, options: Sequence[str]) -> int | None:
     """Where all options are numbers, as digits or as words: that of the statement's number, or of the only
     number that is said with a point."""
-    values = [read_number(option) if _bare_number(option) else None for option in options]
+    values = [read_number(option) if bare_number(option) else None for option in options]
     if all(value is not None for value in values):
         said = read_number(statement)
         return values.index(said) if said in values else None
@@ -116,7 +130,7 @@ def _by_number(statement: str, options: Sequence[str]) -> int | None:
     return next(i for i, own in enumerate(numbers) if own[0] in hits) if len(hits) == 1 else None
 
 
-def _bare_number(option: str) -> bool:
+def bare_number(option: str) -> bool:
     words: Iterable[str] = (word for word in re.findall(r"\w+", option.casefold()))
     return sum(word not in _TIMES or word in ("once", "twice", "thrice") for word in words) == 1
 

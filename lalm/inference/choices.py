@@ -12,21 +12,15 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from lalm.inference.answer_words import alternatives
-from lalm.inference.choice_words import by_words, folded
+from lalm.inference.choice_letters import Mention, called_letter, letter_alone, lettered
+from lalm.inference.choice_verdicts import conceded, outranked, verdicts
+from lalm.inference.choice_words import bare_number, by_words, folded
+from lalm.inference.counting import without_counting_aloud
 from lalm.inference.final_answer import final_answer, negated, plain
 
-ORDINALS = (
-    ("first", "1st", "erste", "premi\u00e8re", "primera", "prima"),
-    ("second", "2nd", "zweite", "deuxi\u00e8me", "segunda", "seconda"),
-    ("third", "3rd", "dritte", "troisi\u00e8me", "tercera", "terza"),
-    ("fourth", "4th", "vierte", "quatri\u00e8me", "cuarta", "quarta"),
-    ("fifth", "5th", "f\u00fcnfte", "cinqui\u00e8me", "quinta"),
-)
-_OPTION = alternatives("option")
 _STRONG = re.compile(alternatives("says"), re.I)
 _WEAK = re.compile(f"{alternatives('says')}|{alternatives('concludes')}", re.I)
 _LINK = r"is|are|was|would be|must be|has to be|seems(?: to be)?|looks|fits|matches|ist|est|es|\u00e8|\u00e9"
@@ -42,10 +36,10 @@ _JOINER = re.compile(
     rf"{_OPENS}(?:{_OR})+{_OPENS}(?:(?:or|and|either|oder|a|an|the|(?:option|choice) )\s*)?{_OPENS}", re.I
 )
 _BETWEEN = re.compile(rf"(?:[\s.)(\[\]:\"'-]|{_OR}|\b(?:an?|the)\b|[A-Za-z0-9](?=[).:]))*", re.I)
-_LATIN = r"[A-Za-z0-9'\u00c0-\u024f]"
-_HOMOGLYPHS = str.maketrans("\u0410\u0412\u0421\u0415\u0430\u0432\u0441\u0435", "ABCEabce")
 _IDIOMS = re.compile(
-    r"\b(?:no|without (?:a |any )?|beyond (?:a |any )?)\s*doubt\b|\b(?:happy|glad) to \w+", re.I
+    r"\b(?:no|without (?:a |any )?|beyond (?:a |any )?)\s*(?:doubt|question)(?: about it)?\b|"
+    r"\b(?:happy|glad) to \w+",
+    re.I,
 )
 _OTHERS = re.compile(
     r"\b(?:the )?(?:other|remaining)(?:s| (?:options?|choices?|answers?|ones))\b[^.!?\n]*", re.I
@@ -55,18 +49,7 @@ _ARTICLE = re.compile(
 )
 _KEY = re.compile(r"(?:major|minor|maj|min|flat|sharp|dur|moll|\d)", re.I)
 _ANY_ONE = re.compile(r"(?:.*\s)?(?:least|no|any|each|every|this|that|which|only) one\b|.*\bone of$", re.I)
-QUOTING = 60  # in an answer longer than so many signs, "a" in quotes is a word and no letter
 LONGEST = 20_000  # signs of an answer that are looked at, from its end
-
-
-@dataclass(frozen=True)
-class Mention:
-    """Where an option is named, by its ``index``; ``lettered`` by letter or number, not by its words."""
-
-    start: int
-    end: int
-    index: int
-    lettered: bool
 
 
 def read_choice(answer: str, choices: Sequence[str], *, letters: bool = True) -> str | None:
@@ -80,15 +63,24 @@ def read_choice(answer: str, choices: Sequence[str], *, letters: bool = True) ->
         return None
     if (same := _same(said, options)) is not None:
         return choices[same]
-    if letters and (found := _letter_alone(said, len(options))) is not None:
+    if letters and (found := letter_alone(said, len(options))) is not None:
         return choices[found]
+    if all(map(bare_number, options)):
+        said = without_counting_aloud(said)
     mentions = _mentions(said, options, letters)
     mentions = _without_echo(said, mentions, options)
     standing = _standing(said, mentions)
     chosen = _chosen(said, mentions, standing)
-    if chosen is None and not mentions:
-        chosen = by_words(said, options)
+    if chosen is None:
+        chosen = by_words(said if standing else _without(said, mentions), options, offered=bool(standing))
     return None if chosen is None else choices[chosen]
+
+
+def _without(said: str, mentions: Sequence[Mention]) -> str:
+    """The text with what is mentioned, and denied, blanked."""
+    for mention in mentions:
+        said = said[: mention.start] + " " * (mention.end - mention.start) + said[mention.end :]
+    return said
 
 
 def read_labels(answer: str, labels: Sequence[str]) -> set[str]:
@@ -105,6 +97,7 @@ def read_labels(answer: str, labels: Sequence[str]) -> set[str]:
 def _said(answer: str) -> str:
     """What an answer says in the end, its last signs, in one form of writing."""
     said = _IDIOMS.sub("", plain(final_answer(answer))).strip()[-LONGEST:]
+    said = re.sub(r"(?i)\b(least (?:likely|probable|plausible)[^\n:]{0,20}):", r"\1 ", said)
     return _spaced(re.sub(r"\\\\?(?=['\"])", "", said))
 
 
@@ -131,16 +124,6 @@ def _same(said: str, options: Sequence[str]) -> int | None:
     return next(iter(begun.values())) if len(begun) == 1 else None
 
 
-def _letter_alone(said: str, count: int) -> int | None:
-    found = re.fullmatch(
-        rf"[\s(\[{{<\"'*_#]*(?:(?:{_OPTION})\s*:?\s*)?[(\[]?([A-Za-z\u0410\u0412\u0421\u0415])[\s)\]}}>.:,;!\"'*_]*",
-        said,
-        re.I,
-    )
-    index = ord(found[1].translate(_HOMOGLYPHS).upper()) - ord("A") if found else -1
-    return index if 0 <= index < count else None
-
-
 def _mentions(said: str, options: Sequence[str], letters: bool) -> list[Mention]:
     """Every place where an option is named, in order; of overlapping ones the longest."""
     found: list[Mention] = []
@@ -155,19 +138,19 @@ def _mentions(said: str, options: Sequence[str], letters: bool) -> list[Mention]
         if not re.match(r"[\x00-\u024f\u0370-\u1fff]", _bare(option)):
             edge = "", ""  # written without spaces
         one = len(_bare(option)) == 1
-        plural = "" if one or not edge[0] else "(?:e?s)?"
+        plural = "" if one or not edge[0] else _ending(_bare(option), plainly)
         for hit in re.finditer(edge[0] + pattern + plural + edge[1], flat, 0 if one else re.I):
             if _ANY_ONE.match(said, max(0, hit.start() - 9), hit.end() + 3) and _bare(option) == "one":
                 continue  # "at least one word"
-            if not one or not _called_letter(said, hit.start()):
+            if not one or not called_letter(said, hit.start()):
                 found.append(Mention(*hit.span(), index, False))
         if one and option != _bare(option):
             hits = re.finditer(edge[0] + re.escape(option) + edge[1], said)
             found += [
-                Mention(*hit.span(), index, False) for hit in hits if not _called_letter(said, hit.start())
+                Mention(*hit.span(), index, False) for hit in hits if not called_letter(said, hit.start())
             ]
     if letters:
-        found += _lettered(said, options)
+        found += lettered(said, options)
     found.sort(key=lambda m: (m.start, -(m.end - m.start), m.lettered))
     kept: list[Mention] = []
     for mention in found:
@@ -189,50 +172,15 @@ def _pattern(option: str, all_options: Sequence[str]) -> str:
     return _flexible(option)
 
 
+def _ending(option: str, all_options: Sequence[str]) -> str:
+    """What an option's words may end with beside themselves: "dogs", and of one word "sadness", "sadly"."""
+    if re.fullmatch(r"[a-z]{3,}", option) and sum(own.startswith(option) for own in all_options) == 1:
+        return r"(?:e?s|ness|ful|ly|ed)?"
+    return "(?:e?s)?"
+
+
 def _flexible(text: str) -> str:
     return re.sub(r"(?:\\ |\s)+", r"\\s+", re.escape(text))
-
-
-def _called_letter(said: str, start: int) -> bool:
-    """Whether what starts there is said to be an option's letter: "option C"."""
-    return (
-        re.search(r"\b(?:option|choice|letter)\s*:?\s*[(\[\"']?$", said[max(0, start - 12) : start], re.I)
-        is not None
-    )
-
-
-def _lettered(said: str, options: Sequence[str]) -> list[Mention]:
-    """Letters and numbers that stand for options: "(B)", "B.", "option b", "B is right", "the second one"."""
-    last = chr(ord("A") + min(len(options), 26) - 1)
-    upper, lower = f"[A-{last}]", f"[A-{last}a-{last.lower()}]"
-    if last >= "C":
-        upper, lower = f"[A-{last}\u0410\u0412\u0421]", f"[A-{last}a-{last.lower()}\u0410\u0412\u0421]"
-    patterns = [
-        rf"(?<!{_LATIN})[(\[{{<]({lower})[)\]}}>](?!{_LATIN})",
-        rf"(?<!{_LATIN})[\"']({lower if len(said) < QUOTING else upper})[\"'](?!{_LATIN})",
-        rf"(?<!{_LATIN})({lower})[)\]](?!{_LATIN})",
-        rf"(?:(?<!{_LATIN})({upper})|(?:^|\n)\W*({lower})):(?!{_LATIN})",
-        rf"(?<!{_LATIN})(?<!\.)({upper})\.(?=\s|$|[A-Z])",
-        rf"(?<!\w)(?i:{_OPTION})\s*[:#]?\s*[(\[\"']?({lower})(?!{_LATIN})(?!\s+[a-z]{{3,}}\b(?<!is)(?<!was))",
-        rf"(?<!{_LATIN})((?![AI](?!{_LATIN})){upper})(?!{_LATIN}|[#\u266f\u266d])",
-        rf"(?<!{_LATIN})(A)(?=\s*(?:$|[,;!?\u3002\uff0c\u3001/\n]|(?:or|and|oder|und|ou|o)\s+\W?[A-H]\b|is\b|because|since|as\b|seems|would|fits|matches|ist\b|est\b|es\b))",
-        rf"(?:\u662f|\u9009|\u9078|\u62e9|\u4e3a|\u70ba|\u306f|\uc740|\ub294)\s*:?\s*({lower})(?![A-Za-z0-9])",
-    ]
-    found = []
-    for pattern in patterns:
-        for hit in re.finditer(pattern, said):
-            place = hit.lastindex or 1
-            index = ord(hit[place].translate(_HOMOGLYPHS).upper()) - ord("A")
-            found.append(Mention(*hit.span(place), index, True))
-    for index in range(min(len(options), len(ORDINALS))):
-        names = "|".join(ORDINALS[index])
-        forms = (
-            rf"\b(?:{names}) (?:option|choice|one|answer|antwort|m\u00f6glichkeit|opci\u00f3n|r\u00e9ponse)\b"
-        )
-        numbered = rf"\b(?:{_OPTION})\s*(?:number|no\.?|#)?\s*{index + 1}\b(?!\s*[.,:]\d)"
-        for hit in re.finditer(f"{forms}|{numbered}", said, re.I):
-            found.append(Mention(*hit.span(), index, True))
-    return found
 
 
 def _with_letters_joined(said: str, mentions: Sequence[Mention]) -> list[Mention]:
@@ -307,7 +255,11 @@ def _standing(said: str, mentions: Sequence[Mention]) -> list[Mention]:
         ):
             for at in chain:
                 denied[at] = True
-    return [mention for mention, no in zip(mentions, denied, strict=True) if not no]
+    told = verdicts(said, mentions)
+    denied = [no if sign is None else not sign for no, sign in zip(denied, told, strict=True)]
+    kept = [mention for mention, no in zip(mentions, denied, strict=True) if not no]
+    behind = outranked(said, kept) | conceded(said, kept)
+    return [mention for at, mention in enumerate(kept) if at not in behind]
 
 
 def _others_denied(said: str, mentions: Sequence[Mention], denied: Sequence[bool]) -> list[bool]:
@@ -353,7 +305,8 @@ def _chosen(said: str, mentions: Sequence[Mention], standing: Sequence[Mention])
 
 def _stated(said: str, standing: Sequence[Mention], cue: re.Pattern[str]) -> list[Mention]:
     """Mentions that follow a "the answer is" or precede an "is correct", in order."""
-    found = [m for m in standing if _RIGHT.match(said, m.end)]
+    signs = verdicts(said, standing) if cue is _STRONG else [None] * len(standing)
+    found = [m for m, sign in zip(standing, signs, strict=True) if sign or _RIGHT.match(said, m.end)]
     for hit in cue.finditer(said):
         after = [m for m in standing if m.start >= hit.end() - 2 and m.start - hit.end() < 160]
         if after and not re.search(r"\n\s*\n|[.!?]\s+[A-Z].*[.!?]\s", said[hit.end() : after[0].start]):

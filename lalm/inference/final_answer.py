@@ -48,6 +48,12 @@ _DENIED_LIST = re.compile(
     re.I,
 )
 _LIST_GOES_ON = re.compile(rf"(?:,\s*{_ITEM})*,?\s+(?:or|nor|oder|ou)\s", re.I)
+_DOUBTED = re.compile(  # "I don't think it's", "hard to say whether it is": what follows is denied
+    r"(?:n't|\bnot|\bhard to|\bdifficult to|\bunsure|\buncertain|\bunclear|\bdoubt\w*)\b"
+    r"(?: (?:really |quite )?(?:think|believe|say|tell|sure))?(?: (?:whether|if|that))?"
+    r" (?:it|this|that|there)(?:'s| is| was)\s*(?:(?:an?|the)\s+)?\Z",
+    re.I,
+)
 _CLAUSE = re.compile(
     r"[.;!?\n,:\u3002\uff0c\uff1b\uff01\uff1f\u3001\u060c\u2014]|\u800c\u662f|\u4f46|"
     r"(?<!\w)(?:but|it['\u2019]s|it is|instead|however|so|therefore|sondern|aber|mais|sino|pero|ma|bensi|mas|"
@@ -147,7 +153,7 @@ def negated(text: str, start: int, end: int) -> bool:
     clauses = [found.end() for found in _CLAUSE.finditer(before)]
     clause = before[clauses[-1] if clauses else 0 :]
     clause = re.sub(r"\bless \w+ than\b", "", clause, flags=re.I)
-    if _NEGATION.search(clause) or _DENIED_AFTER.match(text, end):
+    if _NEGATION.search(clause) or _DENIED_AFTER.match(text, end) or _DOUBTED.search(before):
         return True
     listed = _DENIED_LIST.search(before)  # "rather than joy, fear, or sadness"
     return listed is not None and bool(listed["or"] or _LIST_GOES_ON.match(text, end))

@@ -19,12 +19,16 @@ _UNIT = (
     r"\u043c\u0441|\u0441\u0435\u043a(?:\u0443\u043d\u0434\w*)?|\u79d2|\ucd08)(?![a-z])"
 )
 _ONE, _OTHER = (
-    rf"(?P<{name}>{_NUMBER}|\b(?:{_WORDS})\b)(?:st|nd|rd|th)?\s*(?P<{name}_unit>{_UNIT})?"
+    rf"(?P<{name}>{_NUMBER}|\b(?:{_WORDS})\b)(?:st|nd|rd|th)?\s*-?(?P<{name}_unit>{_UNIT})?"
     for name in ("a", "b")
 )
 _GAP = rf"(?:{alternatives('until')})"
-_BEFORE = r"(?:(?:the|at|second|about|around|approximately|roughly)\s+)?"
-_RANGE = re.compile(rf"(?<![\d.:,-]){_ONE}\s*(?:mark\s*)?{_GAP}\s*{_BEFORE}{_OTHER}", re.I)
+_BEFORE = (
+    r"(?:(?:the|at|second|about|around|approximately|roughly|la|el|il|al|die|sekunde|seconde|segundo|secondo)"
+    r"\s+|\u7b2c){0,2}(?:t\s*=\s*)?"
+)
+_BEGINS = r"(?:mark\s*|\u5f00\u59cb[,\uff0c]?)?"
+_RANGE = re.compile(rf"(?<![\d.:,-]){_ONE}\s*{_BEGINS}{_GAP}\s*{_BEFORE}{_OTHER}", re.I)
 _PAIR = re.compile(
     rf"[\[(<{{|]+\s*({_NUMBER})\s*({_UNIT})?\s*[,;|>]+\s*<?\|?\s*({_NUMBER})\s*({_UNIT})?\s*[\])>}}|]", re.I
 )
@@ -34,6 +38,12 @@ _NAMED = re.compile(
     re.I,
 )
 _BOTH = re.compile(rf"<\|\s*({_NUMBER})\s*\|>.{{0,200}}?<\|\s*({_NUMBER})\s*\|>", re.S)
+_LABELS = re.compile(rf"^[ ]*({_NUMBER})[ ]*\t[ ]*({_NUMBER})[ ]*(?:\t|$)", re.M)  # Audacity's
+_FIRST = re.compile(rf"\b(?:the|its) first ({_NUMBER}|{_WORDS})\s*-?({_UNIT})", re.I)
+_MINUTES = re.compile(  # "1m02s", "1 minute 2 seconds": as a clock has it
+    r"(?<![\d.:])(\d{1,3})\s*m(?:in(?:ute)?s?)?\.?,?\s*(?:and\s*)?(\d{1,2}(?:\.\d{1,6})?)\s*s(?:ec(?:ond)?s?)?(?![a-z])",
+    re.I,
+)
 _DATE = re.compile(r"\b\d{4}-\d{1,2}(?:-\d{1,2})?\b")
 
 
@@ -41,14 +51,22 @@ def read_ranges(answer: str, label: str = "") -> list[Span]:
     """Every time range of an answer as (label, onset, offset) in seconds, in order of its place; the model's
     thinking is left aside, and so is a range that ends before it begins."""
     text = without_reasoning(answer) if "|" not in answer or "<|" not in answer else answer
-    text = _DATE.sub(" ", text[:LONGEST])
+    text = re.sub(r"\*+|`", "", text)
+    text = _MINUTES.sub(_clock, _DATE.sub(" ", text[:LONGEST]))
     found: list[tuple[int, float, float]] = []
     taken: list[tuple[int, int]] = []
     for start, end, onset, offset in _read(text):
         if offset > onset and not any(start < b and a < end for a, b in taken[-3:]):
             found.append((start, onset, offset))
             taken.append((start, end))
+    if not found and (first := _FIRST.search(text)):
+        return [(label, 0.0, _seconds(first[1], first[2]))]
     return [(label, onset, offset) for _, onset, offset in sorted(found)]
+
+
+def _clock(found: re.Match[str]) -> str:
+    minutes, seconds = found.groups()
+    return f"{minutes}:0{seconds}" if len(seconds.partition(".")[0]) < 2 else f"{minutes}:{seconds}"
 
 
 def _read(text: str) -> Iterator[tuple[int, int, float, float]]:
@@ -68,6 +86,8 @@ def _overlaps(hit: tuple[int, int, float, float], covered: list[tuple[int, int]]
 
 
 def _pairs(text: str) -> Iterator[tuple[int, int, float, float]]:
+    for found in _LABELS.finditer(text):
+        yield *found.span(), *_both(found[1], None, found[2], None)
     for found in _PAIR.finditer(text):
         yield *found.span(), *_both(found[1], found[2], found[3], found[4])
     for found in _BOTH.finditer(text):

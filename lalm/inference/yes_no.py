@@ -11,6 +11,10 @@ _SAID = re.compile(
     re.I,
 )
 _PLAIN = ("yes", "no")  # these count wherever they stand; other words only where an answer begins
+_ANYWHERE = (  # so do these
+    *("not", "n't", "never", "none", "aucun", "aucune", "ninguna", "nessun", "nessuna", "geen", "ingen"),
+    *("nein", "oui", "evet", "tidak"),
+)
 _CUE = re.compile(
     rf"(?:{alternatives('asked')})\s*"
     r"(?:is|would be|should be|ist|lautet|est|es|\u00e8|\u00e9|\u662f|\u306f|\uc740)?"
@@ -18,8 +22,16 @@ _CUE = re.compile(
     re.I,
 )
 _IDIOMS = re.compile(
-    r"\b(?:no|without (?:a |any )?)\s*doubt\b|\bno (?:problem|wonder)\b|\bnot only\b|\byes ?/ ?no\b|"
+    r"\b(?:no|without (?:a |any )?)\s*(?:doubt|question)(?: about it)?\b|\bno (?:problem|wonder)\b|"
+    r"\bnot only\b|\byes ?/ ?no\b|"
     r"\byes[ -/]+(?:or|and) no\b|\bnot sure\b|\bright (?:now|after|before|away)\b",
+    re.I,
+)
+_INITIAL = re.compile(r"\W*([yn])\W*", re.I)
+_DEAF = re.compile(  # of the model, not of the recording
+    r"\b(?:can(?:'t|not| not)|(?:un|not )able to|(?:don't|do not) have the ability to) (?:\w+ ){0,2}?"
+    r"(?:listen|process|access|analy[sz]e|open|play|hear)(?: to| back)? (?:(?:the|any|this|that|your) )?"
+    r"(?:audio|recordings?|files?|clips?)\b",
     re.I,
 )
 _AT_END = re.compile(r"[.!?:\n]\W*(?:[A-Z]\W+)?(yes|no)\W*\Z", re.I)  # a last sentence of one word
@@ -32,7 +44,9 @@ _SHORT = re.compile(  # "It is.", "There isn't": said without the word
 
 def read_yes_no(answer: str) -> str | None:
     """ "yes" or "no", or None when neither is said, or both without saying which in the end."""
-    said = _IDIOMS.sub(" ", plain(final_answer(answer))).strip()[-20_000:]
+    said = _DEAF.sub(" ", _IDIOMS.sub(" ", plain(final_answer(answer)))).strip()[-20_000:]
+    if initial := _INITIAL.fullmatch(said):
+        return "yes" if initial[1] in "yY" else "no"
     if not said:
         return None
     for cue in reversed(list(_CUE.finditer(said))):
@@ -60,4 +74,5 @@ def _side(found: re.Match[str]) -> str:
 
 def _tells(found: re.Match[str]) -> bool:
     """Whether the word answers wherever it stands: "I hear no dog", but not "on the right"."""
-    return found[0].lower() in (*_PLAIN, "not", "n't", "never", "none") or not found[0].isascii()
+    said = found[0].lower()
+    return said in (*_PLAIN, *_ANYWHERE) or said.startswith("kein") or not said.isascii()

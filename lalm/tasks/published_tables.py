@@ -36,7 +36,7 @@ def columns(source: Source) -> Iterator[Sample]:
         )
     number = 0
     for path in _files(source.path):
-        for row in _rows(path):
+        for row in rows_of(path, roles.above):
             row = {**row, "@folder": _task_folder(path, source.folder)}
             if _is_asked(row, roles):
                 yield _sample(row, roles, number, f"{path.name}:{number}", source)
@@ -68,7 +68,7 @@ def _value(row: Row, column: str) -> Any:
 
 def _first_rows(source: Source) -> Iterator[tuple[Path, Row]]:
     for path in _files(source.path):
-        for row in _rows(path):
+        for row in rows_of(path):
             yield path, row
             break
 
@@ -82,15 +82,16 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    """The rows of one file; numbers of a ClassLabel column become its names."""
+def rows_of(path: Path, above: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of one table; numbers of a ClassLabel column become its names. ``above``: what the names are
+    below which the rows of a JSON object stand, as ``Columns`` has it."""
     if path.suffix in (".csv", ".tsv"):
         yield from (row for _, row in table(path, [], "\t" if path.suffix == ".tsv" else ","))
     elif path.suffix == ".jsonl":
         for place, line in lines(path):
             yield _object(_loaded(line, place), place)
     elif path.suffix == ".json":
-        rows = read_json(path)
+        rows = list(_below(read_json(path), above, path.name)) if above else read_json(path)
         if isinstance(rows, dict) and all(isinstance(row, dict) for row in rows.values()):
             rows = [{"key": key, **row} for key, row in rows.items()]
         if not isinstance(rows, list):
@@ -98,6 +99,15 @@ def _rows(path: Path) -> Iterator[Row]:
         yield from (_object(row, f"{path.name}:{number}") for number, row in enumerate(rows))
     else:
         yield from _table_rows(path)
+
+
+def _below(value: Any, above: Sequence[str], place: str, names: tuple[str, ...] = ()) -> Iterator[Row]:
+    """The objects so many names deep in an object, with the names on the way and all of these as "@above"."""
+    if len(names) == len(above):
+        yield {"@above": "/".join(names), **dict(zip(above, names, strict=True)), **_object(value, place)}
+        return
+    for name, inner in _object(value, place).items():
+        yield from _below(inner, above, f"{place}: {name}", (*names, name))
 
 
 def _loaded(line: str, place: str) -> Any:
@@ -186,7 +196,7 @@ def _check(row: Row, roles: Columns, place: str) -> None:
     roled = {field.name: getattr(roles, field.name) for field in fields(roles) if field.name in ROLES}
     for role, column in roled.items():
         if isinstance(column, str) and column and column.partition(".")[0] not in row:
-            there = ", ".join(name for name in row if name != "@folder")
+            there = ", ".join(name for name in row if name[0] != "@")
             raise SourceError(f"{place}: there is no column '{column}' (for {role}); there are {there}")
 
 

@@ -33,7 +33,8 @@ class Columns:
     "question" where options stand as "(a) ... (b) ..." in the question. ``letters``: so many options that
     are only spoken, or are recordings. ``numbers``: answers may be numbers. ``skip``: answers of rows that
     are left out; ``only``: the values that the others have in a column, "*" for any. A role "a.b" is field b
-    of column a; the category "@folder" is the file's folder."""
+    of column a; the category "@folder" is the file's folder. ``above``: in a JSON file whose rows stand below
+    names in names, what these are, such as (voice, subset); each is a column then, and "@above" is all."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -54,6 +55,7 @@ class Columns:
     numbers: bool = False
     skip: tuple[str, ...] = ()
     only: Mapping[str, str] = field(default_factory=dict)
+    above: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lalm.corpus.questions import PRESENCE
 from lalm.data.english import words
 from lalm.data.readers import open_samples
 from lalm.data.sample import Event, Sample, ask, message_text, write_manifest
-from lalm.inference.naming import read_number
+from lalm.inference.counting import read_number
 
 LABELS = ["animal/dog", "animal/cow", "vehicle/train", "instrument/piano", "water/splash", "weather/rain"]
 LABELS += ["impact/glass", "speech/english", "fire/crackle", "footsteps/grass", "object/bell", "tool/saw"]

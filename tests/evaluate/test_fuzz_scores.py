@@ -90,6 +90,8 @@ def evaluated(folder: Path, parser: str, answers: dict[str, str], capsys, **more
 def limited(found: dict) -> None:
     for name, own in found.items():
         assert own["low"] is None or own["low"] <= own["mean"] + 1e-9 <= own["high"] + 2e-9, name
+        least, most = METRICS[name].bounds
+        assert own["low"] is None or (own["low"] >= least and own["high"] <= most), name
 
 
 def test_odd_answers_are_scored_by_every_metric(tmp_path, capsys):

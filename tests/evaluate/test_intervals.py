@@ -1,12 +1,15 @@
 """Intervals: they cover, they respect clusters, and paired differences see what unpaired ones hide."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import beta
 
 from lalm.data.sample import Sample, ask
-from lalm.evaluate.metrics import Answer, Resources
+from lalm.evaluate.metrics import METRICS, Answer, Resources
 from lalm.evaluate.metrics.intervals import (
+    UNBOUNDED,
     Measured,
     additive,
     bootstrap,
@@ -18,7 +21,7 @@ from lalm.evaluate.metrics.intervals import (
 )
 from lalm.evaluate.page import _of_runaways
 from lalm.evaluate.runaway import runaway
-from lalm.evaluate.scores import score
+from lalm.evaluate.scores import gap, groups, numbers, score
 from lalm.evaluate.task import Task
 
 
@@ -190,3 +193,42 @@ def test_transcripts_that_run_away_are_told_apart():
     assert found["others"]["mean"] == 1 / (37 * 4) and scored.measured["wer"].value > 0.5
     told = _of_runaways(found)
     assert told.startswith("3 of 40 answers have more wrong words") and "without them wer is 0.7 [" in told
+
+
+CAPTIONS = (  # most are nearly their references: bootstrap-t alone reaches beyond what there can be
+    ("a dog barks twice in a large hall", "a dog barks twice in a large hall", 1.0),
+    ("rain falls on a tin roof at night", "rain falls on a tin roof by night", 0.97),
+    ("a woman laughs and a door is shut", "a woman laughs and a door is closed", 0.96),
+    ("birds sing while a river is flowing", "birds sing while a river flows", 0.94),
+    ("a train passes and blows its whistle", "a train passes and blows a whistle", 0.98),
+    ("something is heard", "a man hammers a nail into wood", 0.1),
+)
+
+
+@pytest.mark.parametrize("name", ["rouge_l", "cider_d", "meteor", "content_f1", "cider_content", "judge"])
+def test_no_limit_lies_beyond_what_a_metric_can_be(name):
+    rows = enumerate(CAPTIONS)
+    samples = [Sample(ask([], "?").messages, id=str(i), references=(right,)) for i, (_, right, _) in rows]
+    both = list(zip(samples, CAPTIONS, strict=True))
+    good = [Answer(sample, said, said, judged=points) for sample, (said, _, points) in both]
+    bad = [Answer(sample, right[:9], None, judged=1 - points) for sample, (_, right, points) in both]
+    task = Task(name="t", about="x", metrics=(name,))
+    well, badly = (score(task, own, Resources(), judged=True) for own in (good, bad))
+    least, most = METRICS[name].bounds
+    for own in (well, badly):
+        found = numbers(own)["metrics"][name]
+        assert least <= found["low"] <= found["mean"] <= found["high"] <= most
+        (_, part), *_ = groups(own, ["all"] * 6)
+        assert least <= part.low <= part.high <= most
+    apart = gap(well, badly, name)
+    assert least - most <= apart.low <= apart.mean <= apart.high <= most - least
+    loose = interval(replace(well.measured[name], bounds=UNBOUNDED), names(6))
+    assert loose.low < least or name not in ("rouge_l", "judge")  # these are why the bounds are there
+
+
+def test_every_metric_of_ours_knows_its_bounds():
+    free = {name for name, metric in METRICS.items() if metric.bounds == UNBOUNDED}
+    assert free == {
+        *("wer", "wer_qwen2_audio", "per", "open_asr_wer", "audiobench_wer"),  # never below 0, with no end
+        *("count_error", "diversity"),
+    }

@@ -8,12 +8,15 @@ import pytest
 
 from lalm.data.labels import join_labels, list_choices
 from lalm.inference.choices import read_choice, read_labels
+from lalm.inference.counting import read_number
 from lalm.inference.final_answer import final_answer, without_reasoning
-from lalm.inference.naming import names_it, read_number
+from lalm.inference.naming import names_it
 from lalm.inference.times import read_ranges
 from lalm.inference.yes_no import read_yes_no
 
-STYLES = json.loads((Path(__file__).parent / "answer_styles.json").read_text(encoding="utf-8"))
+HERE = Path(__file__).parent
+STYLES = json.loads((HERE / "answer_styles.json").read_text(encoding="utf-8"))
+LATER = json.loads((HERE / "answer_styles_2026.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("kind", ["choices", "choices_kept_aside", "choices_of_published_runs"])
@@ -126,7 +129,7 @@ def test_a_thing_is_named_only_where_it_is_neither_denied_nor_guessed(answer, na
             ("\u4e09", "3"),
         ],
         *[("First at 1 s, then at 2 s: 2 in total", "2"), ("<think>5</think>4", "4"), ("\\boxed{7}", "7")],
-        *[("A total of 5 barks", "5"), ("none", None), ("9" * 6000, None), ("", None), ("at 440 Hz", None)],
+        *[("A total of 5 barks", "5"), ("none", "0"), ("9" * 6000, None), ("", None), ("at 440 Hz", None)],
     ],
 )
 def test_numbers_are_read(answer, number):
@@ -148,6 +151,25 @@ def test_labels_with_commas_are_read_as_one_and_the_longest_counts():
     assert names_it(labels[2].capitalize(), [labels[2]]) and not names_it("man speaking", [labels[1]])
 
 
+def test_later_styles_are_read():
+    """756 answers in the ways of assistants that tick, rank, hedge, grant and reason, in thirty languages,
+    written without a look at the reader. Of the first 456 it missed 79 and of the other 301, written after
+    these were mended, 29; all are read now, so none of them tells how many of new ones are."""
+    odd = [
+        (answer, row["chosen"], read)
+        for row in LATER["choices"]
+        for answer in row["answers"]
+        if (read := read_choice(answer, row["options"])) != row["chosen"]
+    ]
+    odd += [(a, r["says"]) for r in LATER["yes_no"] for a in r["answers"] if read_yes_no(a) != r["says"]]
+    odd += [(r, n) for r in LATER["counts"] if (n := read_number(r["answer"])) != r["number"]]
+    odd += [row for row in LATER["names"] if names_it(row["answer"], row["names"]) != row["right"]]
+    for row in LATER["times"]:
+        found = [[onset, offset] for _, onset, offset in read_ranges(row["answer"])]
+        odd += [(row, found)] if found != row["ranges"] else []
+    assert odd == []
+
+
 def test_counts_are_read():
     odd = [(row, read) for row in STYLES["counts"] if (read := read_number(row["answer"])) != row["number"]]
     assert odd == []
@@ -159,18 +181,24 @@ def test_names_are_read():
 
 
 def test_reading_takes_little_time_whatever_is_said():
-    began = time.process_time()
     options = ["one", "a dog", "rather than joy", "A"]
     for piece in (
         "not joy, fear, ",
         "a ",
         "the other options are ",
         "rather than ",
+        "though a dog, ",
+        "a dog > ",
+        "a dog 5 % ",
+        "maybe a dog and ",
+        "1, 2, ",
+        "1 m 2 s ",
         "no, or ",
         "1, 000",
         "<a>",
     ):
         said = piece * (10_000 // len(piece))
+        began = time.process_time()
         read_choice(said, options), read_yes_no(said), read_number(said), read_ranges(said)
         names_it(said, ["dog"])
-    assert time.process_time() - began < 10  # seconds of the processor
+        assert time.process_time() - began < 3, piece  # seconds of the processor

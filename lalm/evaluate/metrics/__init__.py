@@ -1,5 +1,6 @@
 """The metrics by name: each computes a ``Measured`` from a run's answers, from which intervals follow."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,7 +15,9 @@ from lalm.evaluate.metrics import instruction_following as following
 from lalm.evaluate.metrics.answers import Answer as Answer
 from lalm.evaluate.metrics.answers import Metric as Metric
 from lalm.evaluate.metrics.answers import Resources as Resources
+from lalm.evaluate.metrics.calls import joined
 from lalm.evaluate.metrics.intervals import (
+    SHARE,
     Array,
     Measured,
     additive,
@@ -28,7 +31,8 @@ from lalm.evaluate.metrics.official_scores import OFFICIAL
 from lalm.evaluate.metrics.spice import NEEDS, spice
 from lalm.evaluate.parsers import speaks
 from lalm.inference.choices import read_labels
-from lalm.inference.naming import names_it, read_number
+from lalm.inference.counting import read_number
+from lalm.inference.naming import names_it
 from lalm.inference.times import Span, read_ranges
 from lalm.systems import brought
 
@@ -37,11 +41,14 @@ def _texts(answers: Sequence[Answer]) -> tuple[list[str], list[Sequence[str]]]:
     return [a.text.replace("\n", " ") for a in answers], [a.sample.references for a in answers]
 
 
-def _on_texts(score: Callable[[list[str], list[Sequence[str]]], Measured]) -> Metric:
-    return Metric(lambda answers, _: score(*_texts(answers)))
+def _on_texts(
+    score: Callable[[list[str], list[Sequence[str]]], Measured], bounds: tuple[float, float] = SHARE
+) -> Metric:
+    return Metric(lambda answers, _: score(*_texts(answers)), bounds=bounds)
 
 
 def _wer(answers: Sequence[Answer], resources: Resources) -> Measured:
+    answers = joined(answers)
     return errors.word_errors(*_texts(answers), [a.sample.origin.get("language", "en") for a in answers])
 
 
@@ -112,7 +119,9 @@ def _says(answer: Answer) -> bool:
 
 def _on_each(score: Callable[[Answer], bool | float], *, compares: bool = False) -> Metric:
     return Metric(
-        lambda answers, _: proportion([float(score(answer)) for answer in answers]), compares=compares
+        lambda answers, _: proportion([float(score(answer)) for answer in answers]),
+        compares=compares,
+        bounds=SHARE,
     )
 
 
@@ -249,49 +258,53 @@ def _perplexity(answers: Sequence[Answer], resources: Resources) -> Measured:
     return additive(rows, lambda sums: np.exp(np.minimum(ratio(sums), 700.0)))
 
 
+CIDER = (0.0, 10.0)
+SPIDER = (0.0, 5.5)  # the mean of CIDEr-D and a share
+COSINE = (-1.0, 1.0)
+
 METRICS: dict[str, Metric] = {
     "wer": Metric(_wer, lower_is_better=True),
     "wer_qwen2_audio": Metric(_released_wer, lower_is_better=True),
     "per": Metric(lambda answers, _: errors.phone_errors(*_texts(answers)), lower_is_better=True),
-    "bleu": Metric(_bleu),
-    "caption_bleu": Metric(_caption_bleu),
+    "bleu": Metric(_bleu, bounds=SHARE),
+    "caption_bleu": Metric(_caption_bleu, bounds=SHARE),
     "rouge_l": _on_texts(captions.rouge_l),
-    "cider_d": _on_texts(captions.cider_d),
-    "meteor": Metric(_meteor),
+    "cider_d": _on_texts(captions.cider_d, CIDER),
+    "meteor": Metric(_meteor, bounds=SHARE),
     "content_f1": _on_texts(captions.content_f1),
-    "spice": Metric(_spice),
-    "spider": Metric(_spider),
-    "spider_fl": Metric(_spider_fl),
-    "cider_content": Metric(_cider_content),
-    "cider_content_fl": Metric(_cider_content_fl),
-    "similarity": Metric(_similarity),
-    "fense": Metric(_fense),
-    "accuracy": Metric(_accuracy),
+    "spice": Metric(_spice, bounds=SHARE),
+    "spider": Metric(_spider, bounds=SPIDER),
+    "spider_fl": Metric(_spider_fl, bounds=SPIDER),
+    "cider_content": Metric(_cider_content, bounds=SPIDER),
+    "cider_content_fl": Metric(_cider_content_fl, bounds=SPIDER),
+    "similarity": Metric(_similarity, bounds=COSINE),
+    "fense": Metric(_fense, bounds=COSINE),
+    "accuracy": Metric(_accuracy, bounds=SHARE),
     "names": _on_each(_names, compares=True),
     "says": _on_each(_says, compares=True),
-    "judge": Metric(_judged),
+    "judge": Metric(_judged, bounds=SHARE),
     "one_word": _on_each(lambda answer: len(words(answer.text)) == 1),
     "ten_words": _on_each(lambda answer: 9 <= len(words(answer.text)) <= 11),
     "says_yes_or_no": _on_each(lambda answer: words(answer.text) in (["yes"], ["no"])),
     "in_language": _on_each(lambda a: speaks(a.text, a.sample.origin.get("target_language", ""))),
     "exact": _on_each(_exact, compares=True),
-    "macro_f1": Metric(_macro_f1),
-    "map": Metric(_tagging),
-    "event_f1": Metric(lambda answers, _: events.event_f1(*_spans(answers))),
-    "segment_f1": Metric(lambda answers, _: events.segment_f1(*_spans(answers))),
-    "mean_iou": Metric(lambda answers, _: events.mean_iou(*_spans(answers))),
-    "recall_at_iou_3": Metric(lambda answers, _: events.recall_at_iou(*_spans(answers), 0.3)),
-    "recall_at_iou_5": Metric(lambda answers, _: events.recall_at_iou(*_spans(answers), 0.5)),
-    "recall_at_iou_7": Metric(lambda answers, _: events.recall_at_iou(*_spans(answers), 0.7)),
+    "macro_f1": Metric(_macro_f1, bounds=SHARE),
+    "map": Metric(_tagging, bounds=SHARE),
+    "event_f1": Metric(lambda answers, _: events.event_f1(*_spans(answers)), bounds=SHARE),
+    "segment_f1": Metric(lambda answers, _: events.segment_f1(*_spans(answers)), bounds=SHARE),
+    "mean_iou": Metric(lambda answers, _: events.mean_iou(*_spans(answers)), bounds=SHARE),
+    "recall_at_iou_3": Metric(lambda answers, _: events.recall_at_iou(*_spans(answers), 0.3), bounds=SHARE),
+    "recall_at_iou_5": Metric(lambda answers, _: events.recall_at_iou(*_spans(answers), 0.5), bounds=SHARE),
+    "recall_at_iou_7": Metric(lambda answers, _: events.recall_at_iou(*_spans(answers), 0.7), bounds=SHARE),
     "count_error": Metric(
         lambda answers, _: mean_of([_count_error(answer) for answer in answers], proportion=False),
         lower_is_better=True,
         percent=False,
     ),
-    "keywords": Metric(_keywords),
-    "perplexity": Metric(_perplexity, lower_is_better=True, percent=False),
-    "following": Metric(_question_following, compares=False),
-    "judge_following": Metric(_tried, compares=False),
+    "keywords": Metric(_keywords, bounds=SHARE),
+    "perplexity": Metric(_perplexity, lower_is_better=True, percent=False, bounds=(1.0, math.inf)),
+    "following": Metric(_question_following, compares=False, bounds=SHARE),
+    "judge_following": Metric(_tried, compares=False, bounds=SHARE),
     "story_following": _on_each(lambda answer: following.follows_story(answer.text)),
     "diversity": Metric(
         lambda answers, _: following.diversity([a.text for a in answers]), percent=False, compares=False
@@ -300,6 +313,7 @@ METRICS: dict[str, Metric] = {
         lambda answers, _: following.repeat_rate([a.text for a in answers]),
         lower_is_better=True,
         compares=False,
+        bounds=SHARE,
     ),
     **OFFICIAL,
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lalm.data.sample import Sample
 from lalm.evaluate.lacking import Lacking
-from lalm.evaluate.metrics.intervals import Measured
+from lalm.evaluate.metrics.intervals import UNBOUNDED, Measured
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,10 @@ class Resources:
 @dataclass(frozen=True)
 class Metric:
     """``measure`` takes a run's answers; ``percent`` says that the number is shown times 100, ``compares``
-    that answers are compared with references."""
+    that answers are compared with references. ``bounds``: what it can be at least and at most."""
 
     measure: Callable[[Sequence[Answer], Resources], Measured]
     lower_is_better: bool = False
     percent: bool = True
     compares: bool = True
+    bounds: tuple[float, float] = UNBOUNDED

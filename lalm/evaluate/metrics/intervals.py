@@ -20,6 +20,8 @@ Array: TypeAlias = np.ndarray[Any, Any]
 
 BLOCK = 256  # items scored one by one at a time
 ALPHA = 0.05
+UNBOUNDED = (-math.inf, math.inf)
+SHARE = (0.0, 1.0)
 FEWEST = 6  # recordings that allow a p-value: of five, not even all on one side make one below 0.05
 
 
@@ -51,13 +53,15 @@ class Measured:
 
     ``of_items`` gives an item's own score, (items,), where the metric of one item says nothing. ``shares``,
     (items, 2), are what a mean or rate divides: scores and ones, errors and words. ``proportion``: it is the
-    share of items that have something, so that each item's score is 0 or 1."""
+    share of items that have something, so that each item's score is 0 or 1. ``bounds``: the lowest and the
+    highest value that there can be; no limit lies beyond."""
 
     num_items: int
     of_counts: Callable[[Array], Array]
     of_items: Callable[[], Array] | None = None
     shares: Array | None = None
     proportion: bool = False
+    bounds: tuple[float, float] = UNBOUNDED
 
     @property
     def value(self) -> float:
@@ -73,7 +77,9 @@ def additive(shares: Sequence[Sequence[float]] | Array, finish: Callable[[Array]
 
 def rate(shares: Sequence[Sequence[float]] | Array) -> Measured:
     """The sum of ``shares``' first column over that of the second, such as errors a word."""
-    return replace(additive(shares, ratio), shares=np.asarray(shares, dtype=float).reshape(-1, 2))
+    table = np.asarray(shares, dtype=float).reshape(-1, 2)
+    least = 0.0 if (table >= 0).all() else -math.inf
+    return replace(additive(table, ratio), shares=table, bounds=(least, math.inf))
 
 
 def mean_of(values: Sequence[float] | Array, *, proportion: bool | None = None) -> Measured:
@@ -88,6 +94,12 @@ def mean_of(values: Sequence[float] | Array, *, proportion: bool | None = None) 
 def proportion(values: Sequence[float] | Array) -> Measured:
     """The share of items whose value is 1; the others' is 0."""
     return mean_of(values, proportion=True)
+
+
+def bounded(measured: Measured, bounds: tuple[float, float]) -> Measured:
+    """The same metric, of which it is known what it can be at least and at most."""
+    least, most = measured.bounds
+    return replace(measured, bounds=(max(least, bounds[0]), min(most, bounds[1])))
 
 
 def ratio(sums: Array) -> Array:
@@ -113,6 +125,7 @@ def interval(measured: Measured, recordings: Sequence[str], *, seed: int = 0) ->
             low, high = limits(ALPHA)
         elif tables and not tables[0][:, 0].any() and not (tables[0][:, 1] == np.bincount(which)).all():
             low, high = 0.0, 1 - (ALPHA / 2) ** (1 / groups)  # no error: others may be wrong throughout
+    low, high = _within(low, high, measured.bounds)
     return Interval(measured.value, low, high, measured.num_items, groups)
 
 
@@ -131,8 +144,16 @@ def difference(mine: Measured, other: Measured, recordings: Sequence[str], *, se
         limits = resampled_limits(lambda c: mine.of_counts(c) - other.of_counts(c), which, tables, seed=seed)
         if limits:
             (low, high), p_value = limits(ALPHA), significance(limits)
+    (least, most), (lowest, highest) = mine.bounds, other.bounds
+    low, high = _within(low, high, (least - highest, most - lowest))
     p_value = p_value if groups >= FEWEST else None
     return Difference(mine.value - other.value, low, high, mine.num_items, groups, p_value)
+
+
+def _within(low: float, high: float, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Limits that end where the metric does; infinite ones stay, for nothing is known."""
+    low = max(low, bounds[0]) if math.isfinite(low) else low
+    return low, min(high, bounds[1]) if math.isfinite(high) else high
 
 
 def bootstrap(values: Sequence[float], recordings: Sequence[str], *, seed: int = 0) -> Interval:

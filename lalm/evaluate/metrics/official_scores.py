@@ -10,8 +10,9 @@ import numpy as np
 from lalm.evaluate.lacking import Lacking
 from lalm.evaluate.metrics.answers import Answer, Metric, Resources
 from lalm.evaluate.metrics.bleu import flores_bleu
+from lalm.evaluate.metrics.calls import joined
 from lalm.evaluate.metrics.error_rates import edits
-from lalm.evaluate.metrics.intervals import Array, Measured, additive, mean_of, proportion, rate
+from lalm.evaluate.metrics.intervals import SHARE, Array, Measured, additive, mean_of, proportion, rate
 from lalm.evaluate.official import audio_following, ifeval, letters, voicebench
 from lalm.evaluate.official.audiobench import spoken_words
 from lalm.evaluate.official.helm import begins_with
@@ -98,7 +99,7 @@ def _open_asr_wer(answers: Sequence[Answer], resources: Resources) -> Measured:
     """Of the first reference, over texts as the Open ASR leaderboard compares them."""
     clean = normaliser(resources.folder("open_asr", "open_asr_wer"))
     resources.used["open_asr_wer"] = "the leaderboard's normaliser with your copy of its lists, kaldialign"
-    return rate([word_edits(clean(a.text), clean(a.sample.references[0])) for a in answers])
+    return rate([word_edits(clean(a.text), clean(a.sample.references[0])) for a in joined(answers)])
 
 
 def _flores_bleu(answers: Sequence[Answer], resources: Resources) -> Measured:
@@ -116,23 +117,32 @@ def _begins(answer: Answer) -> bool:
     return any(begins_with(answer.text.strip(), right) for right in answer.sample.references)
 
 
+def _helm_letter(answer: Answer) -> bool:
+    """HELM's exact match of a question with options: nothing but the letter of the right one."""
+    options = {chr(ord("A") + place): text for place, text in enumerate(answer.sample.choices)}
+    return options.get(answer.text.strip(), "") in answer.sample.references
+
+
 def _each(score: Callable[[Answer], bool], *, compares: bool = True) -> Metric:
-    return Metric(lambda answers, _: proportion([float(score(a)) for a in answers]), compares=compares)
+    return Metric(
+        lambda answers, _: proportion([float(score(a)) for a in answers]), compares=compares, bounds=SHARE
+    )
 
 
 OFFICIAL: Mapping[str, Metric] = {
     "string_match": _each(_string_match),
-    "mmsu_accuracy": Metric(lambda answers, _: _letters(answers, empty_counts=True)),
-    "airbench_accuracy": Metric(lambda answers, _: _letters(answers, empty_counts=False)),
+    "mmsu_accuracy": Metric(lambda answers, _: _letters(answers, empty_counts=True), bounds=SHARE),
+    "airbench_accuracy": Metric(lambda answers, _: _letters(answers, empty_counts=False), bounds=SHARE),
     "voicebench_choice": Metric(
-        lambda answers, _: mean_of([_spoken_choice(a) for a in answers], proportion=False)
+        lambda answers, _: mean_of([_spoken_choice(a) for a in answers], proportion=False), bounds=SHARE
     ),
-    "voicebench_bbh": Metric(_bbh),
+    "voicebench_bbh": Metric(_bbh, bounds=SHARE),
     "voicebench_refusal": _each(lambda answer: voicebench.refuses(answer.text), compares=False),
-    "ifeval": Metric(_ifeval, compares=False),
+    "ifeval": Metric(_ifeval, compares=False, bounds=SHARE),
     "helm_prefix_match": _each(_begins),
+    "helm_letter": _each(_helm_letter),
     "mmau_pro_following": _each(_following, compares=False),
     "open_asr_wer": Metric(_open_asr_wer, lower_is_better=True),
-    "bleu_flores101": Metric(_flores_bleu),
+    "bleu_flores101": Metric(_flores_bleu, bounds=SHARE),
     "audiobench_wer": Metric(_audiobench_wer, lower_is_better=True),
 }

@@ -72,7 +72,7 @@ def _wider(draws: Array, groups: int, studentised: tuple[float, float, Array] | 
         value, error, distances = studentised
         near, far = np.quantile(distances, [alpha / 2, 1 - alpha / 2])
         below, above = float(value - far * error), float(value - near * error)
-        return (max(min(low, below), 0.0) if draws[0] >= 0 else min(low, below)), max(high, above)
+        return min(low, below), max(high, above)
 
     return limits
 

@@ -17,8 +17,9 @@ from lalm.data.english import words
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.inference.choices import read_choice
+from lalm.inference.counting import read_number
 from lalm.inference.final_answer import final_answer
-from lalm.inference.naming import held_words, names_it, read_number
+from lalm.inference.naming import held_words, names_it
 from lalm.inference.times import read_ranges
 from lalm.inference.yes_no import read_yes_no
 from lalm.synthesis.judging import known
