@@ -131,6 +131,7 @@ def _by_number(statement: str, options: Sequence[str]) -> int | None:
 
 
 def bare_number(option: str) -> bool:
+    """Whether an option is one word, "times" aside, as a number is."""
     words: Iterable[str] = (word for word in re.findall(r"\w+", option.casefold()))
     return sum(word not in _TIMES or word in ("once", "twice", "thrice") for word in words) == 1
 
