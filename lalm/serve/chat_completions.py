@@ -206,8 +206,10 @@ async def _events(
     written = [ToolAnswer(reply.use) for _ in reply.answers]
 
     def said(number: int, piece: Piece) -> str:
-        scores = _logprobs(reply, piece.scores)
-        return "".join(chunk(number, delta, logprobs=scores) for delta in written[number].add(piece.text))
+        scores = _logprobs(reply, piece.scores) if piece.scores else None
+        deltas = list(written[number].add(piece.text)) or ([{"content": ""}] if scores else [])
+        told = [scores, *[None] * len(deltas)]  # once, whatever the text became
+        return "".join(chunk(number, delta, logprobs=own) for delta, own in zip(deltas, told, strict=False))
 
     try:
         for number in range(len(reply.answers)):

@@ -256,7 +256,7 @@ class Scheduler:
             return True
         if answer.ended_by_token and row.scores:
             row.scores.pop()  # the end token is not part of the text
-        if answer.fresh:
+        if answer.fresh or (answer.reason is not None and row.scores):  # the last ones may have no text
             job.notify(Piece(answer.fresh, tuple(row.scores)))
             row.scores.clear()
         if answer.reason is not None:
