@@ -185,6 +185,7 @@ def evaluate(
     from lalm.evaluate.controls import CONTROLS, RECOGNISED, RELIANCE, UNSEEN
     from lalm.evaluate.items import open_task
     from lalm.evaluate.metrics import Resources
+    from lalm.evaluate.recorded import Recorded
     from lalm.evaluate.run import Job, run
     from lalm.evaluate.task import AbsentData
     from lalm.models import SMALL
@@ -226,6 +227,8 @@ def evaluate(
         result = run(job, answerer, Resources(folders), judging, progress=progress, share=share)
     if result is None:  # the first process prints what was found
         return
+    if isinstance(answerer, Recorded) and (odd := answerer.unasked()) and not samples:
+        print(f"{len(odd)} answers belong to no item that was asked, '{odd[0]}' for one", file=sys.stderr)
     if as_json:
         print(json.dumps(result.card, ensure_ascii=False))
         return

@@ -31,7 +31,7 @@ def open_answerer(asked: Asked) -> "tuple[Answerer, Path | None]":
     from lalm.evaluate.answering import Local
     from lalm.evaluate.recorded import Recorded
 
-    own = (asked.vision, asked.url) == (None, None) and not str(asked.model).endswith(".jsonl")
+    own = (asked.vision, asked.url) == (None, None) and not str(asked.model).endswith((".jsonl", ".json"))
     if asked.transcript is not None and not own:
         raise ValueError("--transcript and --no-transcript are for local models")
     if asked.vision is not None:

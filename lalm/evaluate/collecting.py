@@ -50,12 +50,13 @@ def collect(
     progress: Callable[[int, int], None] | None = None,
     share: Share | None = None,
 ) -> dict[Key, Said]:
-    """Answers to all of ``wanted``: those in the folder's logs, and new ones, which its own log gets."""
+    """Answers to all of ``wanted``: those in the folder's logs, and new ones, which its own log gets. What
+    failed is asked again."""
     share = share or Share()
     log = folder / (f"predictions.{share.rank}.jsonl" if share.rank else "predictions.jsonl")
     whole_lines(log)
     share.wait()
-    said = _read(folder)
+    said = {key: answer for key, answer in _read(folder).items() if not answer.failed}
     share.wait()  # nobody writes before all have read
     missing = _dealt(in_order([item for item in wanted if item.key not in said]), share)
     done, total = 0, len(missing)

@@ -32,7 +32,7 @@ def evaluate_model(
     where it stopped. ``model``: None is the embedded small one. ``limit``: items of a task, 0 for all.
     ``controls`` are names of ``lalm.evaluate.controls``; None asks those of the audio reliance table, of at
     most 100 items a task.
-    Example: ``lalm.evaluate_model(None, ["manifest=samples/questions.jsonl"], "eval/small")``.
+    Example: ``lalm.evaluate_model(None, ["manifest=questions.jsonl"], "eval/small")``.
     Raises TaskError, RunError, and what the model refuses.
     """
     opened = [asked for spec in tasks for asked in open_task(spec, Path(data), limit=limit, seed=seed)]

@@ -34,6 +34,7 @@ class Recorded:
     def __init__(self, path: Path) -> None:
         self.name = path.stem
         self._said: dict[tuple[str, str, str], Said] = {}
+        self._used: set[tuple[str, str, str]] = set()
         for place, row in _rows(path):
             ours = "control" in row or isinstance(
                 row.get("text"), str
@@ -59,8 +60,13 @@ class Recorded:
         for name in names:
             for task in (key.task, ""):
                 if (found := self._said.get((task, key.control, name))) is not None:
+                    self._used.add((task, key.control, name))
                     return found
         return None
+
+    def unasked(self) -> list[str]:
+        """The ids of answers to items that were not asked for: of another set, or misspelled."""
+        return [key[2] for key in self._said if key not in self._used and key[1] == "audio"]
 
 
 def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """LLM completions of many chats: by a local model in large batches, or an OpenAI-compatible endpoint."""
 
 import hashlib
+import logging
 import re
 import threading
 import time
@@ -27,10 +28,13 @@ Chat: TypeAlias = Sequence[dict[str, Any]]
 
 BARE_TOKENS = 20  # more than any template's markers around one letter; a system text takes more
 LONGEST_PAUSE_S = 60.0
+TOLD_S = 8.0  # a pause so long is told
 _AGAIN = (408, 409, 425, 429)  # refusals that may pass; so may every 5xx
 _OF_ONE = (400, 413, 415, 422)  # refusals of one request, which say nothing of the others
 _MARKUP = re.compile(r"<[^<>\s]*>|\[/?[A-Z_]+\]")  # role markers that some tokenizers keep as plain text
 _ROLES = {"system", "user", "assistant", "model", "human"}
+
+log = logging.getLogger("lalm.endpoint")
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,7 @@ class EndpointWriter:
         self._client = httpx.Client(headers=headers, timeout=self.timeout_s, limits=limits)
         self._lock = threading.Lock()
         self._next_start = 0.0  # time.monotonic() before which no request starts
+        self._told_until = 0.0  # time.monotonic() until which it is known that it does not answer
         self._probed = self._answered = False
 
     def complete(
@@ -310,6 +315,7 @@ class EndpointWriter:
         }
         reason, pause_s, number = "", 0.0, 0
         while number < max(self.tries, self.patient_tries if self._answered else 0):
+            self._tell(pause_s, reason)
             self._wait(pause_s)
             pause_s = min(self.pause_s * 2**number, LONGEST_PAUSE_S)
             number += 1
@@ -332,7 +338,17 @@ class EndpointWriter:
             asked = answer.headers.get("Retry-After", "")
             if asked.isdigit():  # it may also be a date, which the growing pause serves as well
                 pause_s = min(max(pause_s, float(asked)), LONGEST_PAUSE_S)
-        raise CompletionError(f"{self.url} does not answer: {reason} (is the address right?)")
+        hint = f"{number} tries" if self._answered else "is the address right?"
+        raise CompletionError(f"{self.url} does not answer: {reason} ({hint})")
+
+    def _tell(self, pause_s: float, reason: str) -> None:
+        """Say of a long pause, once for all requests that wait, that and why it is waited."""
+        with self._lock:
+            known = time.monotonic() < self._told_until
+            if pause_s < TOLD_S or known:
+                return
+            self._told_until = time.monotonic() + pause_s
+        log.warning("%s does not answer (%s): it is asked again in %.0f s", self.url, reason, pause_s)
 
     def _wait(self, pause_s: float) -> None:
         """Sleep ``pause_s``, then until it is this request's turn under the rate limit."""

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from lalm.audio.load import AudioError
@@ -20,7 +21,8 @@ from lalm.evaluate.recorded import Recorded
 from lalm.evaluate.run import Job, run
 from lalm.evaluate.said import Said, rows_of
 from lalm.inference.engine import Engine, TooLongError
-from lalm.synthesis.completions import EndpointWriter
+from lalm.synthesis import completions
+from lalm.synthesis.completions import CompletionError, EndpointWriter
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 NAMES = ("bird", "horse", "train", "water")
@@ -114,6 +116,11 @@ def test_failed_items_are_asked_again_and_the_rest_is_not(tmp_path):
     again = Yes()
     run(Job(tasks, tmp_path / "out", ("silent",)), again)
     assert first.asked == ["bird", "bird", "broken"] and again.asked == []
+    failing = [json.loads(line) for line in log.read_text().splitlines()]
+    failing[0] |= {"text": "", "failed": "HTTP 400: not now"}
+    log.write_text("".join(json.dumps(row) + "\n" for row in failing))
+    card = run(Job(tasks, tmp_path / "out", ("silent",)), again).card
+    assert again.asked == [failing[0]["id"]] and "failed_items" not in card["tasks"]["t"]
 
 
 class Picky(BaseHTTPRequestHandler):
@@ -149,6 +156,20 @@ def test_a_refused_request_is_one_item_and_tokens_are_counted(tmp_path):
         prices("cheap")
 
 
+def test_an_endpoint_that_stops_answering_is_told_and_named(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(completions.time, "sleep", lambda seconds: None)
+    writer = EndpointWriter("http://x", "m", tries=2, patient_tries=8, concurrency=1, bare=False)
+    good = {"choices": [{"message": {"content": "Yes."}, "finish_reason": "stop"}]}
+    replies = [httpx.Response(200, json=good), *[httpx.Response(503, text="busy") for _ in range(8)]]
+    monkeypatch.setattr(writer._client, "post", lambda *_, **__: replies.pop(0))
+    with pytest.raises(CompletionError, match=r"does not answer: HTTP 503: busy \(8 tries\)"):
+        run(Job(manifest(tmp_path, *NAMES[:2]), tmp_path / "out"), Endpoint(writer))
+    told = [record.message for record in caplog.records if "asked again in" in record.message]
+    assert told and "HTTP 503: busy" in told[0]
+    kept = [row for _, row in rows_of(tmp_path / "out" / "predictions.jsonl")]
+    assert [row["text"] for row in kept] == ["Yes."]
+
+
 def test_partial_files_are_counted_official_ids_taken_and_second_answers_refused(tmp_path, capsys):
     manifest(tmp_path, *NAMES)
     theirs = [{"id": name, "model_output": "Yes.", "task": "sound"} for name in NAMES[:3]]
@@ -163,6 +184,9 @@ def test_partial_files_are_counted_official_ids_taken_and_second_answers_refused
     assert "t: 1 items have no answer in the file and are left out" in capsys.readouterr().out
     entry = json.loads((tmp_path / "out" / "card.json").read_text())["tasks"]["t"]
     assert entry["unanswered"] == 1 and entry["metrics"]["accuracy"]["num_items"] == 3
+    (tmp_path / "theirs.json").write_text(json.dumps([*theirs[1:], {"id": "brid", "response": "Yes."}]))
+    assert lalm([*words, "--out", str(tmp_path / "odd")]) == 0
+    assert "1 answers belong to no item that was asked, 'brid' for one" in capsys.readouterr().err
     (tmp_path / "twice.json").write_text(json.dumps([*theirs, theirs[0]]))
     with pytest.raises(ValueError, match=r"twice\.json:3: a second answer to 'bird'"):
         Recorded(tmp_path / "twice.json")
