@@ -66,6 +66,8 @@ def lettered(said: str, options: Sequence[str]) -> list[Mention]:
         rf"(?:(?<!{_LATIN})({upper})|(?:^|\n)\W*({lower})):(?!{_LATIN})",
         rf"(?<!{_LATIN})(?<!\.)({upper})\.(?=\s|$|[A-Z])",
         rf"(?<!\w)(?i:{_OPTION})\s*[:#]?\s*[(\[\"']?({lower})(?!{_LATIN})(?!\s+[a-z]{{3,}}\b(?<!is)(?<!was))",
+        rf"(?<!\w)(?i:{_OPTION})(?:\s+(?:is|would be)|'s|\s*=)\s*:?\s*[(\[\"']?({lower})"
+        r"(?=[\s)\]\"']*(?:$|[.,;!\n]))",
         rf"(?<!{_LATIN})((?![AI](?!{_LATIN})){upper})(?!{_LATIN}|[#\u266f\u266d])",
         rf"(?<!{_LATIN})(A)(?=\s*(?:$|[,;!?\u3002\uff0c\u3001/\n]|(?:or|and|oder|und|ou|o)\s+\W?[A-H]\b|is\b|because|since|as\b|seems|would|fits|matches|ist\b|est\b|es\b))",
         rf"(?:\u662f|\u9009|\u9078|\u62e9|\u4e3a|\u70ba|\u306f|\uc740|\ub294)\s*:?\s*({lower})(?![A-Za-z0-9])",

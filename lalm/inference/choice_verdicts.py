@@ -6,19 +6,39 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Protocol
 
+NEARBY = 30  # signs before an option within which it is weighed
 NEAR = 8  # signs before an option within which a tick is its own
 SENTENCE = 400  # signs of a sentence that are looked back over
 _TICK = "[\u2705\u2713\u2714\u2611]"
 _CROSS = "[\u274c\u2717\u2718\u2716\u2612\u274e]"
 _JOIN = r"[\s.)\]:;,*\"'|=\u2013\u2014-]*"  # what stands between an option and its verdict, on one line
 _BEFORE = re.compile(rf"(?:(?P<no>{_CROSS})|{_TICK})[^\w\n]*(?:\w[^\w\n]+)?\Z")
-_NO_WORD = r"no|false|incorrect|wrong|not [^\n,;.]{1,40}"
+_NO_WORD = (
+    r"no|false|incorrect|wrong|not [^\n,;.]{1,40}|impossible|excluded|eliminated|no match|ruled out|"
+    r"(?:very |highly |quite |most )?(?:unlikely|implausible|improbable)"
+)
+_YES_WORD = r"yes|true|correct|right|(?:(?:very|most|highly|quite) )?(?:likely|plausible|probable)|best match"
 _AFTER = re.compile(
     rf"[^\S\n]*[^\w\n]*(?:(?P<no>{_CROSS})|{_TICK}|\u2190|<-+)|"
-    rf"[^\w\n]*(?P<word>(?:{_NO_WORD})|yes|true|correct|right)\b(?=\W*(?:[\n;,.(]|\Z))",
+    rf"[^\w\n]*(?P<word>(?:{_NO_WORD})|{_YES_WORD})\b(?=\W*(?:[\n;,.(]|\Z))",
     re.I,
 )
-_YES = re.compile(r"(?:yes|true|correct|right)\Z", re.I)
+_YES = re.compile(rf"(?:{_YES_WORD})\Z", re.I)
+_ALL_BUT = re.compile(  # "everything except B can be ruled out"
+    r"\b(?:all|everything|every(?: \w+)?|each|none|nothing|any)(?: of (?:the|them))?"
+    r"(?: (?:\w+ )?(?:options?|choices|others?|answers))? "
+    r"(?:but|except(?: for)?|save(?: for)?|other than|apart from|besides) "
+    r"(?:(?:the|an?|option|choice|for) )*[\"'(\[]*\Z",
+    re.I,
+)
+_ASKED = re.compile(r"[\s\"')\]*]{0,3}\?")
+_MAYBE = re.compile(
+    r"\b(?:(?:could|may|might)(?: also| well| just)? be|maybe|perhaps|possibly)"
+    r"(?: (?:an?|the|option))?[\s\"'(\[]*\Z",
+    re.I,
+)
+_SAID_OF = re.compile(r"[\s\"')]*(?:is|are|was|fits|seems|sounds|matches|would|makes)\b", re.I)
+_OR_ELSE = re.compile(r"[\s,/\"')]*(?:or|and|oder|ou|o)?[\s,/\"'(]*(?:(?:an?|the|option) )?[\"'(]*", re.I)
 _OVER = r"(?:\bover\b|\bahead of\b)[\s\"'(\[]*(?:(?:the|an?|option) )?[\"'(\[]*"
 _PREFERRED = re.compile(rf"{_JOIN}(?:{_OVER}|[>\u227b][^\n.]{{0,9}})", re.I)
 _RANKING = re.compile(
@@ -73,6 +93,10 @@ def verdicts(said: str, mentions: Sequence[Placed]) -> list[bool | None]:
         before = _BEFORE.search(said, max(start, line, mention.start - NEAR), mention.start)
         after = _AFTER.match(said, mention.end, end)
         word = after["word"] if after else None
+        if _ALL_BUT.search(said, max(0, mention.start - 60), mention.start):
+            found.append(True)
+            words.append(None)
+            continue
         signed = before if before and not after else after if after and not word else None
         found.append(None if signed is None else not signed["no"])
         words.append(None if word is None else _YES.match(word) is not None)
@@ -99,6 +123,22 @@ def outranked(said: str, mentions: Sequence[Placed]) -> set[int]:
         if after and len({mentions[at].index for at in after}) > 1:
             found |= {at for at in after if mentions[at].index != mentions[after[0]].index}
     return found
+
+
+def tentative(said: str, mentions: Sequence[Placed]) -> set[int]:
+    """The numbers of the mentions that are only asked or weighed, "B?", "it could be B", where another one is
+    stated; of all where several are weighed and none is stated."""
+    weighed = set[int]()
+    for at, mention in enumerate(mentions):
+        asked = _ASKED.match(said, mention.end)
+        maybe = _MAYBE.search(said, max(0, mention.start - NEARBY), mention.start)
+        if not maybe and at - 1 in weighed and not _SAID_OF.match(said, mention.end):
+            maybe = _OR_ELSE.fullmatch(said, mentions[at - 1].end, mention.start)
+        if asked or maybe:
+            weighed.add(at)
+    stated = {mention.index for at, mention in enumerate(mentions) if at not in weighed}
+    several = len({mentions[at].index for at in weighed}) > 1
+    return weighed if stated or several else set()
 
 
 def _share(said: str, mention: Placed) -> float | None:

@@ -5,6 +5,7 @@ second fear" for "first speaker shows joy, second fear", "3" for "Three times". 
 the end is compared, and only where one option alone fits.
 """
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -12,11 +13,12 @@ from functools import cache
 
 from lalm.data.english import stem
 from lalm.inference.answer_words import alternatives
-from lalm.inference.counting import counting, read_number
+from lalm.inference.counting import counting, in_digits, read_number
 from lalm.inference.final_answer import denies, negated
 
 LONGEST = 40  # words of a statement that are compared
 SHORTEST_FIT = 12  # words of a statement that may be a part of an option
+ALIKE = 5  # first letters of two words of one stem at least
 NEAR = 400  # signs from the end within which "the answer is" tells what an answer states
 _CUE = re.compile(alternatives("says"), re.I)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+|(?<=[\u3002\uff01\uff1f])")
@@ -59,7 +61,7 @@ def by_words(said: str, options: Sequence[str], *, offered: bool = False) -> int
     else:
         rules += [lambda words: _within(words, every), lambda words: _in_turn(words, every), only]
         if sure and len(told) <= SHORTEST_FIT:
-            rules += [lambda words: set(every) <= set(words), mostly]
+            rules += [lambda words: set(every) <= set(words), mostly, lambda words: _akin(words, every)]
     for fits in rules:
         found = [place for place, words in enumerate(own) if words and fits(words)]
         longest = [p for p in found if not any(set(own[p]) < set(own[q]) for q in found)]
@@ -108,6 +110,14 @@ def _within(inner: Sequence[str], outer: Sequence[str]) -> bool:
     return n > 0 and any(tuple(outer[i : i + n]) == tuple(inner) for i in range(len(outer) - n + 1))
 
 
+def _akin(words: Sequence[str], every: Sequence[str]) -> bool:
+    """Whether an option of one word and a word that is said begin alike: "sarcastic" and "sarcasm"."""
+    if len(words) != 1 or len(words[0]) < ALIKE:
+        return False
+    least = max(ALIKE, math.ceil(0.6 * len(words[0])))
+    return any(said[:least] == words[0][:least] for said in every)
+
+
 def _in_turn(words: Sequence[str], every: Sequence[str]) -> bool:
     """Whether an option about what comes after what has its words in the order in which they are said."""
     if not {"first", "then"} & set(words) or {"after", "before", "last"} & set(every):
@@ -137,4 +147,4 @@ def bare_number(option: str) -> bool:
 
 
 def _decimals(text: str) -> list[str]:
-    return re.findall(r"\d+(?:\.\d+)?", text)
+    return re.findall(r"\d+(?:\.\d+)?", in_digits(text))

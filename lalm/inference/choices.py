@@ -11,12 +11,13 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import TypeAlias
 
 from lalm.inference.answer_words import alternatives
 from lalm.inference.choice_letters import Mention, called_letter, letter_alone, lettered
-from lalm.inference.choice_verdicts import conceded, outranked, verdicts
+from lalm.inference.choice_verdicts import conceded, outranked, tentative, verdicts
 from lalm.inference.choice_words import bare_number, by_words, folded
 from lalm.inference.counting import without_counting_aloud
 from lalm.inference.final_answer import final_answer, negated, plain
@@ -38,7 +39,13 @@ _JOINER = re.compile(
 _BETWEEN = re.compile(rf"(?:[\s.)(\[\]:\"'-]|{_OR}|\b(?:an?|the)\b|[A-Za-z0-9](?=[).:]))*", re.I)
 _IDIOMS = re.compile(
     r"\b(?:no|without (?:a |any )?|beyond (?:a |any )?)\s*(?:doubt|question)(?: about it)?\b|"
-    r"\b(?:happy|glad) to \w+",
+    r"\b(?:sans (?:aucun )?doute|sin (?:ninguna |lugar a )?dudas?|senza (?:alcun )?dubbio|sem d\u00favida|"
+    r"ohne zweifel|zonder twijfel)\b|\b(?:happy|glad) to \w+",
+    re.I,
+)
+_OFFER = re.compile(  # what an assistant offers at the end
+    r"(?:\A|(?<=[.!?\n])\s*)(?:would you like|do you want|shall i|should i|let me know|"
+    r"if you (?:need|want|have|would))\b[^\n]*\Z",
     re.I,
 )
 _OTHERS = re.compile(
@@ -49,6 +56,7 @@ _ARTICLE = re.compile(
 )
 _KEY = re.compile(r"(?:major|minor|maj|min|flat|sharp|dur|moll|\d)", re.I)
 _ANY_ONE = re.compile(r"(?:.*\s)?(?:least|no|any|each|every|this|that|which|only) one\b|.*\bone of$", re.I)
+Signs: TypeAlias = Mapping[Mention, bool | None]  # what is said of each beside naming it
 LONGEST = 20_000  # signs of an answer that are looked at, from its end
 
 
@@ -69,11 +77,24 @@ def read_choice(answer: str, choices: Sequence[str], *, letters: bool = True) ->
         said = without_counting_aloud(said)
     mentions = _mentions(said, options, letters)
     mentions = _without_echo(said, mentions, options)
-    standing = _standing(said, mentions)
-    chosen = _chosen(said, mentions, standing)
+    signs = dict(zip(mentions, verdicts(said, mentions), strict=True))
+    standing = _standing(said, mentions, signs)
+    chosen = _chosen(said, mentions, standing, signs)
+    if chosen is None and not standing:
+        chosen = _opposite(mentions, options)
     if chosen is None:
         chosen = by_words(said if standing else _without(said, mentions), options, offered=bool(standing))
     return None if chosen is None else choices[chosen]
+
+
+def _opposite(mentions: Sequence[Mention], options: Sequence[str]) -> int | None:
+    """The option "not angry" where "angry" alone is named, and denied."""
+    named = {folded(_bare(options[mention.index])) for mention in mentions}
+    if len(named) != 1:
+        return None
+    (denied,) = named
+    others = [at for at, own in enumerate(options) if folded(_bare(own)) in (f"not {denied}", f"no {denied}")]
+    return others[0] if len(others) == 1 else None
 
 
 def _without(said: str, mentions: Sequence[Mention]) -> str:
@@ -91,12 +112,15 @@ def read_labels(answer: str, labels: Sequence[str]) -> set[str]:
     bare = [_bare(_spaced(plain(label))) for label in labels]
     held = [label for label, own in zip(labels, bare, strict=True) if own in flat]  # few of 527 are
     options = [_spaced(plain(label)).strip() for label in held]
-    return {held[mention.index] for mention in _standing(said, _mentions(said, options, letters=False))}
+    mentions = _mentions(said, options, letters=False)
+    signs = dict(zip(mentions, verdicts(said, mentions), strict=True))
+    return {held[mention.index] for mention in _standing(said, mentions, signs)}
 
 
 def _said(answer: str) -> str:
     """What an answer says in the end, its last signs, in one form of writing."""
     said = _IDIOMS.sub("", plain(final_answer(answer))).strip()[-LONGEST:]
+    said = _OFFER.sub("", said) or said
     said = re.sub(r"(?i)\b(least (?:likely|probable|plausible)[^\n:]{0,20}):", r"\1 ", said)
     return _spaced(re.sub(r"\\\\?(?=['\"])", "", said))
 
@@ -238,7 +262,7 @@ def _list_gap(text: str) -> bool:
     return len(text) < 30 and _BETWEEN.fullmatch(text) is not None
 
 
-def _standing(said: str, mentions: Sequence[Mention]) -> list[Mention]:
+def _standing(said: str, mentions: Sequence[Mention], signs: Signs) -> list[Mention]:
     """The mentions that are not denied; "not A, B or D" denies all three."""
     denied = [negated(said, mention.start, mention.end) for mention in mentions]
     denied = _others_denied(said, mentions, denied)
@@ -255,10 +279,11 @@ def _standing(said: str, mentions: Sequence[Mention]) -> list[Mention]:
         ):
             for at in chain:
                 denied[at] = True
-    told = verdicts(said, mentions)
+    told = [signs[mention] for mention in mentions]
     denied = [no if sign is None else not sign for no, sign in zip(denied, told, strict=True)]
     kept = [mention for mention, no in zip(mentions, denied, strict=True) if not no]
     behind = outranked(said, kept) | conceded(said, kept)
+    behind |= {at for at in tentative(said, kept) if not signs[kept[at]]}
     return [mention for at, mention in enumerate(kept) if at not in behind]
 
 
@@ -287,26 +312,25 @@ def _chains(gaps: Sequence[str]) -> list[list[int]]:
     return chains
 
 
-def _chosen(said: str, mentions: Sequence[Mention], standing: Sequence[Mention]) -> int | None:
+def _chosen(said: str, mentions: Sequence[Mention], standing: Sequence[Mention], signs: Signs) -> int | None:
     """The option that is stated last."""
     if not standing:
         return None
-    if stated := _stated(said, standing, _STRONG):
+    if stated := _stated(said, standing, _STRONG, signs):
         return _single(said, standing, stated[-1])
     head = re.match(r"[^\n.]*[\n.]\s", said)  # "B. Because ...": said at once, then explained
     first = standing[0]
     at_once = first == mentions[0] and not said[: first.start].strip(" \"'([")
     if head and at_once and first.end >= head.end() - 3:
         return first.index
-    if stated := _stated(said, standing, _WEAK):
+    if stated := _stated(said, standing, _WEAK, {}):
         return _single(said, standing, stated[-1])
     return _single(said, standing, standing[-1])
 
 
-def _stated(said: str, standing: Sequence[Mention], cue: re.Pattern[str]) -> list[Mention]:
+def _stated(said: str, standing: Sequence[Mention], cue: re.Pattern[str], signs: Signs) -> list[Mention]:
     """Mentions that follow a "the answer is" or precede an "is correct", in order."""
-    signs = verdicts(said, standing) if cue is _STRONG else [None] * len(standing)
-    found = [m for m, sign in zip(standing, signs, strict=True) if sign or _RIGHT.match(said, m.end)]
+    found = [m for m in standing if signs.get(m) or _RIGHT.match(said, m.end)]
     for hit in cue.finditer(said):
         after = [m for m in standing if m.start >= hit.end() - 2 and m.start - hit.end() < 160]
         if after and not re.search(r"\n\s*\n|[.!?]\s+[A-Z].*[.!?]\s", said[hit.end() : after[0].start]):

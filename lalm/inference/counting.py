@@ -6,14 +6,14 @@ from lalm.inference.answer_words import spoken_numbers
 from lalm.inference.final_answer import final_answer, negated, plain
 
 _NUMBER = re.compile(
-    r"(?<![A-Za-z0-9_.\u00c0-\u024f])(\d{1,3}(?:,\d{3})+|\d{1,9})(?:\.0+)?(?![\w]*\d)|[a-z\u00c0-\u024f]+|[\u0400-\u04ff]+|[\uac00-\ud7a3]+|[\u96f6\u3007\u4e00\u4e8c\u4e24\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]+",
+    r"(?<![A-Za-z0-9_.\u00c0-\u024f])(\d{1,3}(?:,\d{3})+|\d{1,9})(?:\.0+)?(?![\w]*\d|(?:st|nd|rd|th)\b)|[a-z\u00c0-\u024f]+|[\u0400-\u04ff]+|[\uac00-\ud7a3]+|[\u96f6\u3007\u4e00\u4e8c\u4e24\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]+",
     re.I,
 )
 _UNITS = re.compile(
     r"\s*-?\s*(?:s|secs?|seconds?|ms|minutes?|mins?|hours?|hz|khz|db|bpm|%|percent|:\d|\.\d)(?![a-z])", re.I
 )
 _CUE = re.compile(
-    r"(?:answer|total|count|result|number of times|altogether|in all)\s*"
+    r"(?:answer|total|count|result|number of times|altogether|in all|\u2192|=>|\u21d2)\s*"
     r"(?:number|count|is|are|of|would be|:|=|-)*\s*(?:is|are|:|=)?\s*",
     re.I,
 )
@@ -29,6 +29,7 @@ _CONCLUSION = re.compile(
     re.I,
 )
 _SPOKEN = {word: value for value, row in enumerate(spoken_numbers()) for word in row.split()}
+_ENGLISH = {row.split()[0]: value for value, row in enumerate(spoken_numbers()) if value}
 _ONES = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 _ARTICLES = ("un", "une", "uno", "una", "um", "uma", "ein", "eine", "een", "bir")  # these count alone only
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
@@ -50,6 +51,10 @@ _NOTHING = re.compile(  # said of things counted: there are none
     r"\W*(?:none|nothing|no \w+|zero)(?: at all| of them| (?:is|are|can be|was|were) \w+)?\W*|"
     rf".*\bthere (?:are|is|were|was|'s) no (?!{_UNKNOWN})\w+.*|"
     r".*\b(?:not (?:even )?once|never)\b.*|"
+    rf".*\b(?:i|we) (?:can )?(?:hear|heard|detect|count|counted|find|found) no (?!{_UNKNOWN})\w+.*|"
+    r"\W*(?:keine?r?|nichts|ninguna?|ning\u00fan|aucune?|nessun[ao]?|nenhuma?|geen|ingen|brak|hi\u00e7|"
+    r"\u6ca1\u6709|\u6c92\u6709|\u306a\u3044|\u3042\u308a\u307e\u305b\u3093|\uc5c6\uc2b5\ub2c8\ub2e4|"
+    r"\u043d\u0438 \u0440\u0430\u0437\u0443|\u043d\u0435\u0442)\W*|"
     r".*\b(?:i|we) (?:do|did|can|could)(?:n't| not|not) (?:hear|detect|find|identify) any\b.*",
     re.I | re.S,
 )
@@ -63,6 +68,12 @@ def counting(text: str) -> str:
 def without_counting_aloud(text: str) -> str:
     """The text without a run as "1, 2, 3" before what was counted."""
     return _ALOUD.sub(_blank, text)
+
+
+def in_digits(text: str) -> str:
+    """The text with English numbers from one to ninety-nine in digits."""
+    said = _TENS_ONES.sub(_tens, text)
+    return re.sub(r"[A-Za-z]+", lambda hit: str(_ENGLISH.get(hit[0].lower(), hit[0])), said)
 
 
 def _blank(found: re.Match[str]) -> str:

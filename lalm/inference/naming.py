@@ -11,6 +11,7 @@ GUESSES = 3  # so many entries of which one is right are guesses, not an answer
 _QUESTION = re.compile(
     r"(?:(?<=[.!?\n])|\A)\s*(?:is|are|was|were|could|does|do|did|can|might)\b[^.!?\n]*\?", re.I
 )
+_MIGHT = re.compile(r"\b(?:might|could|may)(?: also| well)? be\b", re.I)
 _LIST = re.compile(r"\s*(?:,|;|\n|/|\||\u3001|\bor\b|\band\b)\s*", re.I)
 _OR = re.compile(r"\bor\b|\beither\b|(?<=\w)/(?=\w)|\boder\b|\u6216", re.I)
 
@@ -26,9 +27,11 @@ def names_it(answer: str, references: Sequence[str]) -> bool:
         return False
     entries = [entry for entry in _LIST.split(said) if words(entry)]
     bare = len(entries) >= GUESSES and not any(_clause(entry) for entry in entries)
+    every = set().union(*accepted)
+    if len(weighed := _MIGHT.split(said)[1:]) > 1:  # "it might be a dog; it might be a fox"
+        return all(stems(part) & every for part in weighed)
     if not bare and not _OR.search(said):
         return True
-    every = set().union(*accepted)
     if bare:
         return all(stems(entry) & every for entry in entries if stems(entry))
     sentence = next(s for s in re.split(r"[.!?\n]+", said) if _OR.search(s))

@@ -19,15 +19,15 @@ _UNIT = (
     r"\u043c\u0441|\u0441\u0435\u043a(?:\u0443\u043d\u0434\w*)?|\u79d2|\ucd08)(?![a-z])"
 )
 _ONE, _OTHER = (
-    rf"(?P<{name}>{_NUMBER}|\b(?:{_WORDS})\b)(?:st|nd|rd|th)?\s*-?(?P<{name}_unit>{_UNIT})?"
+    rf"(?P<{name}>{_NUMBER}|\b(?:{_WORDS})\b)(?:st|nd|rd|th)?\s*-?(?P<{name}_unit>{_UNIT})?\.?"
     for name in ("a", "b")
 )
 _GAP = rf"(?:{alternatives('until')})"
 _BEFORE = (
-    r"(?:(?:the|at|second|about|around|approximately|roughly|la|el|il|al|die|sekunde|seconde|segundo|secondo)"
+    r"(?:(?:the|at|second|about|around|approximately|roughly|la|el|il|al|die|os|as|les|los|las|den|de|alle|sekunde|seconde|segundo|secondo)"
     r"\s+|\u7b2c){0,2}(?:t\s*=\s*)?"
 )
-_BEGINS = r"(?:mark\s*|\u5f00\u59cb[,\uff0c]?)?"
+_BEGINS = r"(?:mark\s*|in,?\s*|\u5f00\u59cb[,\uff0c]?)?"
 _RANGE = re.compile(rf"(?<![\d.:,-]){_ONE}\s*{_BEGINS}{_GAP}\s*{_BEFORE}{_OTHER}", re.I)
 _PAIR = re.compile(
     rf"[\[(<{{|]+\s*({_NUMBER})\s*({_UNIT})?\s*[,;|>]+\s*<?\|?\s*({_NUMBER})\s*({_UNIT})?\s*[\])>}}|]", re.I
@@ -51,7 +51,8 @@ def read_ranges(answer: str, label: str = "") -> list[Span]:
     """Every time range of an answer as (label, onset, offset) in seconds, in order of its place; the model's
     thinking is left aside, and so is a range that ends before it begins."""
     text = without_reasoning(answer) if "|" not in answer or "<|" not in answer else answer
-    text = re.sub(r"\*+|`", "", text)
+    text = re.sub(r"\*+|`|</\w+>", "", text)
+    text = re.sub(r"(?i)<(start|onset|begin|end|offset|stop)\w*>", r"\1: ", text)
     text = _MINUTES.sub(_clock, _DATE.sub(" ", text[:LONGEST]))
     found: list[tuple[int, float, float]] = []
     taken: list[tuple[int, int]] = []

@@ -12,8 +12,8 @@ _SAID = re.compile(
 )
 _PLAIN = ("yes", "no")  # these count wherever they stand; other words only where an answer begins
 _ANYWHERE = (  # so do these
-    *("not", "n't", "never", "none", "aucun", "aucune", "ninguna", "nessun", "nessuna", "geen", "ingen"),
-    *("nein", "oui", "evet", "tidak"),
+    *("not", "n't", "never", "none", "absent", "aucun", "aucune", "ninguna", "nessun", "nessuna", "geen"),
+    *("ingen", "nein", "oui", "evet", "tidak"),
 )
 _CUE = re.compile(
     rf"(?:{alternatives('asked')})\s*"
@@ -27,6 +27,14 @@ _IDIOMS = re.compile(
     r"\byes[ -/]+(?:or|and) no\b|\bnot sure\b|\bright (?:now|after|before|away)\b",
     re.I,
 )
+_UNKNOWN = re.compile(  # said of what is not known
+    r"\b(?:no (?:idea|clue)|(?:do|does|did)(?: not|n't) know|may or may not|wei\u00df (?:es |ich )?nicht|"
+    r"(?:ne|n') ?sais pas|no (?:lo )?s\u00e9|non (?:lo )?so|n\u00e3o sei|niet zeker|weet (?:het )?niet)\b|"
+    r"\u4e0d\u786e\u5b9a|\u4e0d\u78ba\u5b9a|\u4e0d\u77e5\u9053|"
+    r"\u043d\u0435 \u0437\u043d\u0430\u044e|\ubaa8\ub974",
+    re.I,
+)
+_SENTENCE = re.compile(r"[^.!?\n\u3002]+[.!?\n\u3002]*")
 _INITIAL = re.compile(r"\W*([yn])\W*", re.I)
 _DEAF = re.compile(  # of the model, not of the recording
     r"\b(?:can(?:'t|not| not)|(?:un|not )able to|(?:don't|do not) have the ability to) (?:\w+ ){0,2}?"
@@ -36,7 +44,8 @@ _DEAF = re.compile(  # of the model, not of the recording
 )
 _AT_END = re.compile(r"[.!?:\n]\W*(?:[A-Z]\W+)?(yes|no)\W*\Z", re.I)  # a last sentence of one word
 _SHORT = re.compile(  # "It is.", "There isn't": said without the word
-    r"(?:it|there|they|he|she|i|this|that)\s+(?:is|are|does|do|was|were|can|has|have|will)(?P<no>\s*n't|\s+not)?"
+    r"(?:it|there|they|he|she|i|this|that)\s+(?:sure |certainly |definitely |really )?"
+    r"(?:is|are|does|do|was|were|can|has|have|will)(?P<no>\s*n't|\s+not)?"
     r"(?:\s+(?:one|some|any|so|hear it|the case))?\W*",
     re.I,
 )
@@ -45,6 +54,7 @@ _SHORT = re.compile(  # "It is.", "There isn't": said without the word
 def read_yes_no(answer: str) -> str | None:
     """ "yes" or "no", or None when neither is said, or both without saying which in the end."""
     said = _DEAF.sub(" ", _IDIOMS.sub(" ", plain(final_answer(answer)))).strip()[-20_000:]
+    said = _SENTENCE.sub(lambda found: " " if _UNKNOWN.search(found[0]) else found[0], said).strip()
     if initial := _INITIAL.fullmatch(said):
         return "yes" if initial[1] in "yY" else "no"
     if not said:

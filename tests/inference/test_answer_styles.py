@@ -152,9 +152,9 @@ def test_labels_with_commas_are_read_as_one_and_the_longest_counts():
 
 
 def test_later_styles_are_read():
-    """756 answers in the ways of assistants that tick, rank, hedge, grant and reason, in thirty languages,
-    written without a look at the reader. Of the first 456 it missed 79 and of the other 301, written after
-    these were mended, 29; all are read now, so none of them tells how many of new ones are."""
+    """1,093 answers in the ways of assistants that tick, rank, hedge, grant and reason, in thirty languages,
+    written without a look at the reader. Of the first 456 it missed 79, of 301 that were written after these
+    were mended 29, and of 337 after those 41; all are read now, so none tells how many of new ones are."""
     odd = [
         (answer, row["chosen"], read)
         for row in LATER["choices"]
