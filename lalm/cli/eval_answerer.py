@@ -47,6 +47,10 @@ def open_answerer(asked: Asked) -> "tuple[Answerer, Path | None]":
         if asked.lora_scale is not None:
             raise ValueError("--lora-scale is for local models, and these answers are given already")
         return Recorded(path), None
+    if asked.model is not None and asked.model.endswith((".csv", ".tsv", ".txt", ".parquet")):
+        raise ValueError(
+            f"'{asked.model}': answers made elsewhere are JSON lines (.jsonl) or a JSON list (.json)"
+        )
     from lalm.cli.protocol import open_under
     from lalm.inference.speech.clip_transcripts import ClipTranscripts, kept_on_disk
     from lalm.inference.speech.recogniser import shared

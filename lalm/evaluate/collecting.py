@@ -165,10 +165,12 @@ def _answer_together(
 
 
 def _read(folder: Path) -> dict[Key, Said]:
-    """The answers in a run's logs, of whichever process."""
+    """The answers in a run's logs, of whichever process; an answer stands before a failure."""
     said = {}
     for log in sorted(folder.glob("predictions*.jsonl")):
         for _, row in rows_of(log):
             key = Key(str(row.get("task")), str(row.get("control")), str(row.get("id")))
-            said[key] = said_of(row)
+            found = said_of(row)
+            if not (found.failed and key in said and not said[key].failed):
+                said[key] = found
     return said

@@ -130,6 +130,7 @@ def test_several_tasks_go_on_past_one_whose_data_is_not_there(manifest, tmp_path
         (["eval", "m", "--task", "manifest=MANIFEST", "--url", "localhost"], "--url must begin with http"),
         (["eval", "m", "--task", "manifest=MANIFEST"], "there is no model folder 'm'"),
         (["eval", "gone.jsonl", "--task", "manifest=MANIFEST"], "there is no file of answers 'gone.jsonl'"),
+        (["eval", "said.csv", "--task", "manifest=MANIFEST"], "answers made elsewhere are JSON lines"),
         (["eval", "--task", "manifest=MANIFEST", "--resource", "x"], "--resource takes NAME=FOLDER"),
         (["eval", "--task", "manifest=MANIFEST", "--judge-url", "http://x"], "need --judge"),
         (["eval", "--samples", "-1", "--task", "presence"], "Invalid value for '--samples'"),
