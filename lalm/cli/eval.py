@@ -51,8 +51,8 @@ def evaluate(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Model folder (default: the embedded small model), with --url an endpoint's model, or a "
-            "JSONL or JSON file of answers.",
+            help="Model folder or Hub id (default: the embedded small model), with --url an endpoint's "
+            "model, or a JSONL or JSON file of answers.",
         ),
     ] = None,
     task: Annotated[
@@ -155,6 +155,12 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a model on tasks, with an interval on every number.
+
+    Examples:
+
+    lalm eval runs/mine --task manifest=held_out.csv --prompt "What do you hear?"
+
+    lalm eval runs/mine --task clotho_aqa --data ~/data --controls
 
     Predictions, a card (card.json) and a page (report.html) are written to a folder.
     An endpoint's key is read from OPENAI_API_KEY.
