@@ -90,13 +90,20 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
-    """Long names in the cells of tables may be broken behind an underscore, a slash or a dot."""
+    """Where lines may break: names in tables behind an underscore, a slash or a dot, options nowhere."""
 
     def broken(found: re.Match[str]) -> str:
         return re.sub(r"(?<=\w)([_/.])(?=\w)", r"\1<wbr>", found[0])
 
+    def whole(found: re.Match[str]) -> str:
+        pieces = re.split(r"(<[^>]+>)", found[0])
+        option = re.compile(r"(?<![\w-])--?[a-z][\w-]*")
+        kept = (option.sub(r'<span class="option">\g<0></span>', piece) for piece in pieces[::2])
+        return "".join(text + tag for text, tag in zip(kept, [*pieces[1::2], ""], strict=True))
+
     cells = re.compile(r"<td.*?</td>", re.S)
-    return cells.sub(lambda cell: re.sub(r"<code>[^<]*</code>", broken, cell[0]), html)
+    html = cells.sub(lambda cell: re.sub(r"<code>[^<]*</code>", broken, cell[0]), html)
+    return re.sub(r"<code.*?</code>", whole, html, flags=re.S)
 
 
 def cli_page() -> str:
