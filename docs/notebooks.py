@@ -22,9 +22,7 @@ def execute(path: Path) -> Any:
 
     book = nbformat.read(path, as_version=4)
     client = NotebookClient(book, timeout=None, resources={"metadata": {"path": str(path.parent)}})
-    client.create_kernel_manager()
-    client.km.kernel_cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    client.execute(reset_kc=True)
+    client.execute()
     for cell in book.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
