@@ -97,7 +97,7 @@ def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
 
     def whole(found: re.Match[str]) -> str:
         pieces = re.split(r"(<[^>]+>)", found[0])
-        option = re.compile(r"(?<![\w-])--?[a-z][\w-]*")
+        option = re.compile(r"(?<![\w-])--?[a-zA-Z][\w-]*")
         kept = (option.sub(r'<span class="option">\g<0></span>', piece) for piece in pieces[::2])
         return "".join(text + tag for text, tag in zip(kept, [*pieces[1::2], ""], strict=True))
 
