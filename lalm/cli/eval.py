@@ -156,12 +156,6 @@ def evaluate(
 ) -> None:
     """Score a model on tasks, with an interval on every number.
 
-    Examples:
-
-    lalm eval runs/mine --task manifest=held_out.csv --prompt "What do you hear?"
-
-    lalm eval runs/mine --task clotho_aqa --data ~/data --controls
-
     Predictions, a card (card.json) and a page (report.html) are written to a folder.
     An endpoint's key is read from OPENAI_API_KEY.
     """

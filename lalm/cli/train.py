@@ -17,16 +17,7 @@ def train(
         bool, typer.Option(help="Go on from the newest checkpoint in the recipe's out.")
     ] = True,
 ) -> None:
-    """Train as a recipe says; run it again to resume.
-
-    Examples:
-
-    lalm recipes copy modular/own mine.yaml
-
-    lalm train mine.yaml --set out=runs/mine
-
-    Every key of a recipe: docs/train.md.
-    """
+    """Train as a recipe says; run it again to resume."""
     from lalm.cli.weights import fetch_for_recipe
     from lalm.training import recipe as recipes
 
