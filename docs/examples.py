@@ -3,6 +3,9 @@
 ``docs/examples.txt`` has lines that begin with ``$ ``, each followed by what it printed. They are run in
 their order in a folder with ``samples/`` and what ``prepare`` writes; what they print replaces what is there.
 Times and paths differ from run to run; a line that progress wrote over is shown as it was left.
+
+A page shows what an example printed in a block of text below ``<!-- example: COMMAND LINE -->``. They are
+written after the examples, or alone by ``python docs/examples.py --pages``.
 """
 
 import os
@@ -15,6 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FILE = HERE / "examples.txt"
+SHOWN = re.compile(r"(<!-- example: ([^\n]+?) -->\n```text\n).*?(^```$)", re.M | re.S)
 
 
 def sessions(text: str) -> list[tuple[str, str]]:
@@ -27,13 +31,14 @@ def run(line: str, folder: Path) -> str:
     """What a command line prints, standard error below standard output."""
     call = f'lalm() {{ "{sys.executable}" -m lalm "$@"; }}\n{line}'
     environment = os.environ | {"PYTHONPATH": str(HERE.parent), "COLUMNS": "96", "PYTHONWARNINGS": "ignore"}
+    environment |= {"OMP_NUM_THREADS": "1"}  # lalm then says nothing of the threads that it chose
     done = subprocess.run(
         ["bash", "-c", call],
         **{"cwd": folder, "env": environment, "stdin": subprocess.DEVNULL},
         **{"capture_output": True, "text": True},
     )
     said = done.stdout.rstrip() + "\n" + re.sub(r"^.*\r", "", done.stderr, flags=re.M).rstrip()
-    return said.strip("\n").replace(str(folder), ".")
+    return said.strip("\n").replace(str(folder), ".").replace(str(Path.home()), "~")
 
 
 def prepare(folder: Path) -> None:
@@ -92,11 +97,24 @@ def prepare(folder: Path) -> None:
         (folder / f"{judge}.jsonl").write_text(text)
 
 
+def page(text: str) -> str:
+    """A page with its examples as the file has them. Raises KeyError for one that the file does not have."""
+    said = dict(sessions(FILE.read_text(encoding="utf-8")))
+    return SHOWN.sub(lambda found: found[1] + said[found[2]] + "\n" + found[3], text)
+
+
+def write_pages() -> None:
+    """All pages of docs/ anew."""
+    for file in HERE.rglob("*.md"):
+        file.write_text(page(file.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def main(wanted: str = "") -> None:
     """Run all examples, or those of one command, and write the file."""
     shown = sessions(FILE.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as made:
         prepare(Path(made))
+        run('lalm ask samples/bell.flac "What is it?"', Path(made))  # what is fetched once is no example
         for number, (line, _) in enumerate(shown):
             if wanted in line:
                 shown[number] = (line, run(line, Path(made)))
@@ -108,4 +126,6 @@ def main(wanted: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1:] != ["--pages"]:
+        main(*sys.argv[1:])
+    write_pages()

@@ -21,7 +21,14 @@ MADE = {  # file of the repository -> page of the site
     "SECURITY.md": "security.md",
     "lalm/models/small/README.md": "model-card.md",
 }
-WIDE = ("papers.md", "paper-index.md", "zoo.md", "any-part.md")  # whose tables want the room
+WIDE = (  # pages whose tables and commands want the room
+    "index.md",
+    "papers.md",
+    "paper-index.md",
+    "zoo.md",
+    "any-part.md",
+    "model-card.md",
+)
 GROUPS = ("lalm weights", "lalm recipes", "lalm cache", "lalm data", "lalm corpus", "lalm build")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^(```.*?^```$)", re.M | re.S)
@@ -77,9 +84,26 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """A page of docs/ with its links; made pages have theirs already."""
     source = page.file.src_uri
-    if source in WIDE:
+    if source in WIDE or source.endswith("_small/table.md"):
         page.meta["hide"] = ["toc"]
     return relinked(markdown, f"docs/{source}", source) if (ROOT / "docs" / source).is_file() else markdown
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Where lines may break: names in tables behind an underscore, a slash or a dot, options nowhere."""
+
+    def broken(found: re.Match[str]) -> str:
+        return re.sub(r"(?<=\w)([_/.])(?=\w)", r"\1<wbr>", found[0])
+
+    def whole(found: re.Match[str]) -> str:
+        pieces = re.split(r"(<[^>]+>)", found[0])
+        option = re.compile(r"(?<![\w-])--?[a-zA-Z][\w-]*")
+        kept = (option.sub(r'<span class="option">\g<0></span>', piece) for piece in pieces[::2])
+        return "".join(text + tag for text, tag in zip(kept, [*pieces[1::2], ""], strict=True))
+
+    cells = re.compile(r"<td.*?</td>", re.S)
+    html = cells.sub(lambda cell: re.sub(r"<code>[^<]*</code>", broken, cell[0]), html)
+    return re.sub(r"<code.*?</code>", whole, html, flags=re.S)
 
 
 def cli_page() -> str:

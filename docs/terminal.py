@@ -6,6 +6,7 @@ python docs/terminal.py
 import io
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +25,8 @@ def main() -> None:
     """Run the commands one after the other and draw them."""
     console = Console(record=True, width=96, file=io.StringIO())
     for command in COMMANDS:
-        done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=300)
+        call = [sys.executable, "-m", *shlex.split(command)]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=600)
         console.print(Text.assemble(("$ ", "green"), (command, "bold")))
         console.print(Text((done.stdout + done.stderr).strip()))
         console.print()

@@ -6,6 +6,8 @@ import json
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +208,68 @@ def test_every_pointer_of_the_paper_index_lives():
             dead.append(pointer)
     assert min(counted.values()) > 30 and not dead, (counted, dead)
     assert all(row.count("|") == 7 for row in rows), "a row has six cells"
+
+
+def test_every_pointer_of_the_papers_page_lives():
+    """``models/lora.py: add_lora`` names a file and what is in it, ``test_apt.py::test_x`` a test in it."""
+    page = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    rows = "\n".join(line for line in page.splitlines() if line.startswith("| "))
+    tests = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    dead, counted = [], 0
+    for pointer in re.findall(r"`([^`]+)`", rows):
+        file, sign, name = re.split(r"(::|: )", pointer, maxsplit=1) if ":" in pointer else (pointer, "", "")
+        if sign == "::":
+            texts = [tests.get(Path(file).name, "")] if file else list(tests.values())
+            alive = any(f"def {name}(" in text for text in texts)
+        elif re.fullmatch(r"[\w/]+\.(py|yaml|jinja|tsv)", file):
+            place = next((p for p in (ROOT / "lalm" / file, ROOT / file) if p.is_file()), None)
+            found = place is not None and (not name or re.search(rf"\b{name.rstrip('*')}", place.read_text()))
+            alive = bool(found) or file in tests
+        else:
+            continue
+        counted += 1
+        if not alive:
+            dead.append(pointer)
+    assert counted > 130 and not dead, (counted, dead)
+
+
+def test_files_that_the_docs_name_are_there():
+    named = re.compile(r"`((?:lalm|tests|benchmarks|docs|deploy|results|samples)/[\w./-]+\.\w+)")
+    found = [(page.name, path) for page in PAGES for path in named.findall(page.read_text(encoding="utf-8"))]
+    gone = [one for one in found if "SIZE" not in one[1] and not (ROOT / one[1]).exists()]
+    assert len(found) > 100 and not gone, gone
+
+
+def test_python_of_a_page_defines_what_it_uses():
+    """From its first block to its last; ``given`` are recordings that the reader has."""
+    given = "samples = pcm = None\n"
+    for page in PAGES:
+        python = re.compile(r"(from|import) \w")
+        code = [text for kind, text in blocks(page) if kind == "python" or python.match(text)]
+        call = [sys.executable, "-m", "ruff", "check", "--isolated", "-q", "--select", "F821", "-"]
+        done = subprocess.run(call, input=given + "\n".join(code), capture_output=True, text=True)
+        assert not code or done.returncode == 0, f"{page.name}: {done.stdout}"
+
+
+def test_pages_show_what_the_examples_printed():
+    made = runpy.run_path(str(ROOT / "docs" / "examples.py"))
+    shown = 0
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        shown += len(made["SHOWN"].findall(text))
+        assert made["page"](text) == text, f"{page.name}: run python docs/examples.py --pages"
+    assert shown >= 5
+
+
+def test_lists_of_commands_are_not_cut_short():
+    """What stands beside a command in the help of its group is a whole sentence."""
+    cut = []
+    for name, group in [("lalm", ROOT_COMMAND), *ROOT_COMMAND.commands.items()]:
+        for inner, command in getattr(group, "commands", {}).items():
+            line = command.get_short_help_str(62 if name == "lalm" else 56)
+            if line.endswith(("...", "?.")):
+                cut.append(f"{name} {inner}: {line}")
+    assert not cut, cut
 
 
 def test_the_diagrams_are_those_of_their_script():

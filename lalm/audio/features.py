@@ -76,7 +76,7 @@ def log_mel(
 
 
 def log_mel_frames(num_samples: int) -> int:
-    """Frames :func:`log_mel` gives a clip of ``num_samples``: even, since Whisper's encoder halves them."""
+    """Frames ``log_mel`` gives a clip of ``num_samples``: even, since Whisper's encoder halves them."""
     return 2 * -(-num_samples // (2 * HOP))
 
 
@@ -112,7 +112,7 @@ def fbank(
 
 
 def fbank_frames(num_samples: int) -> int:
-    """Frames :func:`fbank` gives a clip of ``num_samples``: none below one window."""
+    """Frames ``fbank`` gives a clip of ``num_samples``: none below one window."""
     return max(0, num_samples - WINDOW + HOP) // HOP
 
 

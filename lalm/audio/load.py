@@ -2,7 +2,7 @@
 
 Decoding is soundfile's, and PyAV's for what libsndfile cannot read exactly (mp3, m4a, webm, mp4, ...). A
 source is read, mixed down and resampled block by block, so a long recording never exists at its own rate,
-and no buffer is sized by what a file header claims. Every unusable input raises :class:`AudioError`, whose
+and no buffer is sized by what a file header claims. Every unusable input raises ``AudioError``, whose
 text is one sentence naming the source; nothing is cut short or replaced by silence without being told.
 """
 
@@ -100,12 +100,13 @@ def load_audio(
     """Read ``source`` as (N,) float32 mono 16 kHz, values as decoded (normally in [-1, 1]).
 
     ``source`` is a path (``x.tar/a.flac`` is inside a tar), ``-`` (standard input), a ``data:`` URL,
-    encoded bytes, a recording, or an array of shape
-    (N,) or (N, C): floats are taken as they are, integers scaled by their full range. ``rate`` in Hz is
-    the array's (16 000 when absent) and only for arrays. ``offset_s`` and ``duration_s`` select a part,
-    which may end earlier than asked if the recording does. ``max_s`` refuses what is longer than this
-    many seconds after selection. ``channel`` and ``track`` (from 0) hear one channel, or another track than
-    the default. ``lenient`` hears what can be heard of a damaged file instead of refusing it.
+    encoded bytes, a recording, or an array of shape (N,) or (N, C): floats are taken as they are, integers
+    scaled by their full range. ``rate`` in Hz is the array's (16 000 when absent) and only for arrays.
+    ``offset_s`` and ``duration_s`` select a part, which may end earlier than asked if the recording does.
+    ``max_s`` refuses what is longer than this many seconds after selection. ``channel`` and ``track`` (from
+    0) hear one channel, or another track than the default. ``lenient`` hears what can be heard of a damaged
+    file instead of refusing it.
+    Raises AudioError in one sentence for what is missing, damaged, too long, or no audio.
     Example: ``load_audio("samples/horse.ogg", max_s=30)``.
     """
     return read_recording(
@@ -131,7 +132,7 @@ def read_recording(
     track: int | None = None,
     lenient: bool = False,
 ) -> Recording:
-    """The same as :func:`load_audio`, with the account of what was read, left out and wrong.
+    """The same as ``load_audio``, with the account of what was read, left out and wrong.
 
     Example: ``read_recording("call.wav", channel=1).account.channels``.
     """

@@ -1,8 +1,8 @@
 """A recording's spectrogram as a PNG, with time ranges marked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,20 +12,23 @@ from lalm.audio.features import fbank
 from lalm.audio.load import SAMPLE_RATE
 
 Array = np.ndarray[Any, Any]
+Spans: TypeAlias = Sequence[tuple[float, float]]  # (onset, offset) in seconds
 
 COLUMN_S = 0.5  # of a long recording's spectrogram
 WIDTH, HEIGHT = 960, 256  # of the spectrogram, pixels
 LEFT, TOP, BOTTOM, RIGHT = 56, 40, 36, 16  # margins
 RANGE_DB = 70.0  # below the loudest point nothing is shown
 COLOURS = ((0, 0, 0), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
-MARK = (56, 189, 120)
+MARKS = ((56, 189, 120), (64, 156, 255), (255, 170, 30), (230, 100, 200), (110, 210, 230), (190, 190, 60))
+ROW = 22  # height of the line of one sound, where there are several
 BACK, INK = (255, 255, 255), (40, 40, 40)
 
 
-def draw(audio: Array, spans: Sequence[tuple[float, float]], title: str, path: Path) -> None:
-    """audio: (N,) float32 16 kHz; ``spans``: (onset, offset) in seconds. Writes ``path``, a PNG.
+def draw(audio: Array, spans: Spans | Mapping[str, Spans], title: str, path: Path) -> None:
+    """audio: (N,) float32 16 kHz; ``spans``: (onset, offset) in seconds, or those of each sound by its name.
 
-    Raises ValueError for a recording too short to have a spectrogram.
+    Writes ``path``, a PNG. Several sounds get a line and a colour each. Raises ValueError for a recording
+    too short to have a spectrogram.
     """
     if len(audio) < SAMPLE_RATE // 20:
         raise ValueError("a recording under 0.05 s has no spectrogram to draw")
@@ -52,7 +55,7 @@ class LongSpectrogram:
             self._columns.append(_mel(self._left[:size]).max(axis=0))
             self._left = self._left[size:]
 
-    def draw(self, spans: Sequence[tuple[float, float]], title: str, path: Path) -> None:
+    def draw(self, spans: Spans | Mapping[str, Spans], title: str, path: Path) -> None:
         """Write the picture as ``draw`` does. Raises ValueError for a recording too short to have one."""
         columns = list(self._columns)
         if len(self._left) >= SAMPLE_RATE // 20:
@@ -62,25 +65,37 @@ class LongSpectrogram:
         _draw(np.stack(columns), self._count / SAMPLE_RATE, spans, title, path)
 
 
-def _draw(mel: Array, seconds: float, spans: Sequence[tuple[float, float]], title: str, path: Path) -> None:
+def _draw(mel: Array, seconds: float, spans: Spans | Mapping[str, Spans], title: str, path: Path) -> None:
     """mel: (T, 128), natural logarithm."""
-    page = Image.new("RGB", (LEFT + WIDTH + RIGHT, TOP + HEIGHT + BOTTOM), BACK)
-    page.paste(_picture(mel).resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR), (LEFT, TOP))
+    sounds = spans if isinstance(spans, Mapping) else {"": spans}
+    top = TOP + (ROW * len(sounds) if len(sounds) > 1 else 0)
+    page = Image.new("RGB", (LEFT + WIDTH + RIGHT, top + HEIGHT + BOTTOM), BACK)
+    page.paste(_picture(mel).resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR), (LEFT, top))
     pen, font = ImageDraw.Draw(page, "RGBA"), ImageFont.load_default(14)
     pen.text((LEFT, 10), title[:120], INK, font)
-    for onset_s, offset_s in spans:
-        start, stop = (LEFT + WIDTH * min(t, seconds) / seconds for t in (onset_s, offset_s))
-        pen.rectangle((start, TOP, stop, TOP + HEIGHT), fill=(*MARK, 70), outline=MARK, width=2)
-        pen.rectangle((start, TOP - 8, stop, TOP - 2), fill=MARK)
+    for number, (name, found) in enumerate(sounds.items()):
+        colour = MARKS[number % len(MARKS)]
+        line = (TOP + number * ROW - 2, TOP + (number + 1) * ROW - 6) if top > TOP else (TOP - 8, TOP - 2)
+        for onset_s, offset_s in found:
+            start, stop = (LEFT + WIDTH * min(t, seconds) / seconds for t in (onset_s, offset_s))
+            fill = (*colour, 70 if top == TOP else 24)
+            pen.rectangle((start, top, stop, top + HEIGHT), fill=fill, outline=colour, width=2)
+            pen.rectangle((start, line[0], stop, line[1]), fill=colour)
+        if top > TOP:
+            pen.text((LEFT + 4, line[0]), name[:60], INK, font)
+    _axes(pen, font, seconds, top)
+    page.save(path, "PNG")
+
+
+def _axes(pen: ImageDraw.ImageDraw, font: Any, seconds: float, top: int) -> None:
     step = next((s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600) if seconds / s <= 12), 1800)
     for number in range(int(seconds / step + 1e-9) + 1):
         across = LEFT + WIDTH * number * step / seconds
-        pen.line((across, TOP + HEIGHT, across, TOP + HEIGHT + 5), INK)
-        pen.text((across - 8, TOP + HEIGHT + 8), f"{number * step:g}", INK, font)
-    pen.text((4, TOP + HEIGHT + 8), "s", INK, font)
-    pen.text((4, TOP), "8 kHz", INK, font)
-    pen.text((4, TOP + HEIGHT - 18), "0 (mel)", INK, font)
-    page.save(path, "PNG")
+        pen.line((across, top + HEIGHT, across, top + HEIGHT + 5), INK)
+        pen.text((across - 8, top + HEIGHT + 8), f"{number * step:g}", INK, font)
+    pen.text((4, top + HEIGHT + 8), "s", INK, font)
+    pen.text((4, top), "8 kHz", INK, font)
+    pen.text((4, top + HEIGHT - 18), "0 (mel)", INK, font)
 
 
 def _mel(audio: Array) -> Array:

@@ -96,7 +96,16 @@ def ask(
     device: Device = None,
     engine: EngineName = "lalm",
 ) -> None:
-    """Ask about recordings; with --vision about images and videos."""
+    """Ask about recordings; with --vision about images and videos.
+
+    Examples:
+
+    lalm ask dog.wav "What do you hear?"
+
+    lalm ask a.wav b.mp3 "Which of the two is louder?"
+
+    lalm ask calls/ "What is it about?" --out answers.csv
+    """
     pieces = read_words(words or [], pictures=vision is not None, unasked=prompt is not None)
     followed = _protocol(
         protocol, prompts, prompt, unusual=out is not None or vision is not None or orders > 1

@@ -18,7 +18,8 @@ def batch(
         Path, typer.Argument(help="File of the answers; goes on where it stopped.", show_default=False)
     ],
     model: Annotated[
-        str | None, typer.Option(help="Model folder (default: the embedded small model).", show_default=False)
+        str | None,
+        typer.Option(help="Model folder or Hub id (default: the embedded small model).", show_default=False),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers written at a time.")] = 16,
     device: Device = None,

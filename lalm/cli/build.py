@@ -28,7 +28,7 @@ TASKS = {
     "emotion": "speech -> the emotion",
     "music_caption": "music -> a description",
     "overlap": "two speakers at once -> the words of both",
-    "speaker": "two utterances -> one speaker or two?",
+    "speaker": "two utterances -> whether one speaker says both",
     "gender": "speech -> man or woman",
     "spoken_question": "a spoken question -> its answer",
     "keywords": "speech -> keywords of what is said",
@@ -128,7 +128,10 @@ def corpus(
         bool, typer.Option("--every-question", help="Counting, order and choices are learned, too.")
     ] = False,
 ) -> None:
-    """Every task of a `lalm corpus build` folder, a manifest each."""
+    """A corpus of ours -> a manifest for each task.
+
+    Of a folder that `lalm corpus build` wrote.
+    """
     from lalm.tasks import recordings
 
     counts = recordings.build(source, out, seed=seed, languages=language or [], every_question=every_question)

@@ -62,7 +62,9 @@ def preferences(
     audio: AudioFolder = None,
     device: Device = None,
 ) -> None:
-    """Pairs of a better and a worse reply to a manifest's prompts, to learn preferences (DPO) from.
+    """Prompts -> pairs of a better and a worse reply.
+
+    The model's own replies are judged; `dpo` in a recipe learns from the pairs.
 
     The same command again goes on where it stopped. Keys of servers are read from OPENAI_API_KEY.
     """

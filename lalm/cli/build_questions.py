@@ -39,7 +39,10 @@ def qa(
     columns: Columns = None,
     audio: AudioFolder = None,
 ) -> None:
-    """Questions with answers that an LLM writes about a manifest's transcripts or captions."""
+    """Captions or transcripts -> questions, by an LLM.
+
+    Each has its answer. What is checked: docs/questions.md.
+    """
     from lalm.cli.opening import open_writer, progress_bar
     from lalm.synthesis.completions import Sampling
     from lalm.tasks.checked_questions import write_checked_questions
@@ -92,7 +95,10 @@ def nlar(
     url: Url = None,
     columns: Columns = None,
 ) -> None:
-    """Questions about pairs of recordings that an LLM writes and the recordings' events check."""
+    """Two recordings -> questions, by an LLM.
+
+    A question stays if the recordings' events bear its answer out (APT's NLAR).
+    """
     from lalm.cli.opening import open_writer
     from lalm.data.sample import write_manifest
     from lalm.tasks import Source
@@ -131,7 +137,10 @@ def spoken(
     columns: Columns = None,
     audio: AudioFolder = None,
 ) -> None:
-    """Typed questions about one recording each, spoken after it instead (needs flite or espeak-ng)."""
+    """Typed questions -> the same, spoken.
+
+    Of typed questions about one recording each: the voice follows the recording. Needs flite or espeak-ng.
+    """
     from lalm.tasks.spoken_questions import write_spoken
 
     reading = reading_of(columns, audio=audio)
@@ -149,7 +158,10 @@ def sac(
     columns: Columns = None,
     audio: AudioFolder = None,
 ) -> None:
-    """Spoken questions about the sounds behind them, over captioned sounds (needs flite or espeak-ng)."""
+    """Captioned sounds -> questions spoken over them.
+
+    What is asked is about the sound behind the voice (SALMONN's SAC). Needs flite or espeak-ng.
+    """
     from lalm.tasks.background_questions import write_background_questions
 
     counts = write_background_questions(

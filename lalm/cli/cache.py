@@ -17,7 +17,7 @@ Folder = Annotated[Path, typer.Argument(help="The recipe's cache folder.", show_
 
 @app.command()
 def info(folder: Folder, as_json: Json = False) -> None:
-    """How many clips are there for which encoder, how large, when last used."""
+    """What is in it: clips, size and last use, by encoder."""
     from lalm.data import frame_cache as cache
 
     rows = cache.contents(folder)

@@ -86,6 +86,12 @@ def chat(
 ) -> int:
     """Talk in turns of recordings, text or both.
 
+    Examples:
+
+    lalm chat dog.wav "What is it?"
+
+    lalm chat --voice
+
     Each line of standard input is a turn; /help lists the commands. With --voice, - is 16-bit mono PCM at
     16 kHz or a WAV stream. A turn that fails is told, and the next one is answered; the exit code is then
     that of the first failure.

@@ -18,7 +18,10 @@ def build(
         Path | None, typer.Option(help="Folder of .deb files to use; the others are fetched into the cache.")
     ] = None,
 ) -> None:
-    """Fetch, unpack, split and compose a corpus; what is done already is not done again."""
+    """Fetch, unpack, split and compose a corpus.
+
+    What is done already is not done again.
+    """
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
@@ -56,7 +59,10 @@ def lessons(
         bool, typer.Option("--said", help="Transcripts beside the audio, and questions about what is said.")
     ] = False,
 ) -> None:
-    """Questions and answers of every kind about a corpus's recordings, from their events."""
+    """Write questions and answers about a corpus's recordings.
+
+    They are of sixteen kinds and made from the recordings' events (docs/corpus.md).
+    """
     from lalm.corpus.lessons import write_lessons
 
     print(f"{out}: {write_lessons(manifest, out, count, seed, said=said)} conversations")

@@ -44,7 +44,9 @@ def validate(
     audio: AudioFolder = None,
     as_json: Json = False,
 ) -> int:
-    """Check every line, decode every recording, name each bad line; exit code 1 when there is one.
+    """Check every line and recording; name what is bad.
+
+    The exit code is 1 when a line is bad, or its recording cannot be heard to its end.
 
     Recordings that are heard but odd (damaged and lenient, silent, longer than their header says) are told
     on standard error.
@@ -88,7 +90,10 @@ def stats(
     audio: AudioFolder = None,
     as_json: Json = False,
 ) -> None:
-    """Hours, durations, tokens, languages and tasks, from the manifest and the files' headers."""
+    """Hours, durations, tokens, languages and tasks.
+
+    They are read from the manifest and from the headers of the files.
+    """
     if picture is not None and picture.suffix != ".svg":
         raise ValueError(f"--picture writes an SVG: name it {picture.stem}.svg")
     reading = reading_of(columns, audio=audio)
@@ -156,7 +161,10 @@ def preview(
     prompt_seed: PromptDraw = 0,
     audio: AudioFolder = None,
 ) -> None:
-    """Show samples as the model gets them; what the loss learns stands in [[ ]]."""
+    """Show samples as the model gets them.
+
+    What the loss learns stands in [[ ]].
+    """
     from lalm.data.readers import open_samples
 
     samples = open_samples(source, reading_of(columns, prompt, prompt_seed, audio))
@@ -207,7 +215,10 @@ def join(
     most: Annotated[int | None, typer.Option(min=1, help="Draw so many of the samples.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
 ) -> None:
-    """Write several manifests as one, or some samples as a new one; recordings stay where they are."""
+    """Write several manifests as one, or a part of one.
+
+    Recordings stay where they are.
+    """
     from lalm.data.mixture import join_manifests
 
     if any(source.exists() and out.resolve() == source.resolve() for source in sources):

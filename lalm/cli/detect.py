@@ -109,7 +109,7 @@ def _found(
         found = detection.detect(engine, recording, sounds)
         if by == "times" or any(not one.said_none for one in found):
             if picture:
-                spans = [span for one in found for span in one.spans]
+                spans = {one.sound: one.spans for one in found}
                 spectrogram.draw(recording.audio, spans, f"{name}: {join_labels(sounds)}", picture)
             return found
         print(f"lalm: '{engine.name}' wrote no times for {name}", file=sys.stderr)

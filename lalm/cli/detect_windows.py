@@ -68,7 +68,7 @@ def in_windows(
         why = "" if spans else f"likeliest near {at_s:.0f} s, with {best:.1f} (--threshold {threshold:g})"
         found.append(Found(sound, spans, why, scores.seconds, not spans))
     if picture:
-        marked = [span for one in found for span in one.spans]
+        marked = {one.sound: one.spans for one in found}
         drawn.draw(marked, f"{Path(name).name}: {join_labels(sounds)}", picture)
     print("lalm: windows of it were asked: the times are exact to about 2 s", file=sys.stderr)
     return found

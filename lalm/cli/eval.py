@@ -51,8 +51,8 @@ def evaluate(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Model folder (default: the embedded small model), with --url an endpoint's model, or a "
-            "JSONL or JSON file of answers.",
+            help="Model folder or Hub id (default: the embedded small model), with --url an endpoint's "
+            "model, or a JSONL or JSON file of answers.",
         ),
     ] = None,
     task: Annotated[

@@ -39,7 +39,10 @@ def copy(
     name: Name,
     file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
 ) -> None:
-    """Copy a recipe to a file of your own; an existing file is kept."""
+    """Copy a recipe to a file of your own.
+
+    An existing file is kept.
+    """
     from lalm.training.recipe import RecipeError
 
     recipe = _text(name)

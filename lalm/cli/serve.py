@@ -36,7 +36,9 @@ def serve(
     context: typer.Context,
     model: Annotated[
         str | None,
-        typer.Argument(help="Model folder (default: the embedded small model).", show_default=False),
+        typer.Argument(
+            help="Model folder or Hub id (default: the embedded small model).", show_default=False
+        ),
     ] = None,
     others: Annotated[
         list[str] | None,
@@ -81,7 +83,14 @@ def serve(
     dtype: Dtype = None,
     device: Device = None,
 ) -> None:
-    """Serve a model behind OpenAI's API."""
+    """Serve a model behind OpenAI's API.
+
+    Examples:
+
+    lalm serve runs/mine --port 9000
+
+    There is a page at the same address. Needs pip install 'lalm[serve]'; more: docs/serve.md.
+    """
     if bool(tls_certificate) != bool(tls_key):
         raise ValueError("--tls-certificate and --tls-key go together")
     from lalm.serve.settings import Settings

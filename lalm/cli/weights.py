@@ -20,7 +20,7 @@ app = typer.Typer(help="Pretrained parts: list them, fetch them, find their fold
 
 @app.command("list")
 def list_all(as_json: Json = False) -> None:
-    """The pinned pretrained parts, their licences, and which are here."""
+    """The pinned parts, their licences, and which are here."""
     from lalm.weights import fetch as weights
 
     rows = [
@@ -51,7 +51,7 @@ def fetch(
         typer.Argument(help="Pinned names (default: the embedded model's).", show_default=False),
     ] = None,
 ) -> None:
-    """Fetch pretrained parts now, so that nothing later needs a network."""
+    """Fetch parts now, so that nothing later needs a network."""
     from lalm.weights import fetch as weights
 
     wanted = names or parts_of(SMALL)

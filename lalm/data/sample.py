@@ -1,6 +1,6 @@
 """A sample: one conversation with audio, and its metadata; one manifest line each.
 
-The conversation is in the chat format of :mod:`lalm.data.messages`, so the chat template, the JSONL manifest
+The conversation is in the chat format of ``lalm.data.messages``, so the chat template, the JSONL manifest
 and the server share one shape. A manifest line::
 
     {"messages": [{"role": "user", "content": [{"type": "audio", "audio": "dog.ogg"},
@@ -67,6 +67,9 @@ class Event(TypedDict):
 class Sample:
     """A conversation and what is known about it. Treat it as immutable: the methods return new ones.
 
+    ``messages`` are the turns in chat format (``lalm.data.messages``), the last one the answer to learn, if
+    there is one; ``id`` names the sample, ``task`` is a name of ``lalm tasks``, ``split`` that of its corpus.
+
     ``references`` are accepted answers, ``choices`` the options of a multiple-choice question,
     ``chosen`` and ``rejected`` a preference pair, ``events`` the sounds of the (first) clip, ``origin``
     where the audio came from (package, path, licence, attribution). ``truncated`` marks a target that a
@@ -125,7 +128,7 @@ class Sample:
         """A JSON object with empty fields left out; audio paths as given, or relative to ``folder``.
 
         With ``folder``, a path outside it becomes absolute. Bytes become a data URL; arrays cannot be
-        written and raise :class:`SampleError`.
+        written and raise SampleError.
         """
         written: dict[str, Any] = {
             "messages": [message_to_json(message, folder) for message in self.messages]
@@ -138,7 +141,10 @@ class Sample:
 
     @classmethod
     def from_json(cls, obj: object, *, place: str, folder: Path | None = None) -> "Sample":
-        """Check and build one sample; ``place`` opens every error, relative paths resolve to ``folder``."""
+        """Check and build one sample; ``place`` opens every error, relative paths resolve to ``folder``.
+
+        Raises SampleError for a key, a type or a part that a sample does not have.
+        """
         try:
             return _sample_from_json(native(obj), folder)
         except SampleError as error:
@@ -162,6 +168,9 @@ def ask(audios: Sequence[AudioSource], question: str | None = None, *, system: s
 
     Without ``question`` texts may stand between the audios: ``ask(["a.wav", "This is a bell.", "b.wav", "This
     is a"])``. A string is then audio where ``lalm.audio.load.is_recording`` says so; a Path always is.
+
+    An array is (N,) or (N, C) at 16 kHz, as for ``load_audio``. Nothing is opened yet: what cannot be heard
+    is refused when the sample is answered.
     """
     content: list[Part] = []
     for source in audios:
@@ -176,7 +185,10 @@ def ask(audios: Sequence[AudioSource], question: str | None = None, *, system: s
 
 
 def write_manifest(path: str | Path, samples: Iterable[Sample]) -> int:
-    """Write samples as JSONL, all or nothing, with paths relative to the manifest; returns their number."""
+    """Write samples as JSONL, all or nothing, with paths relative to the manifest; returns their number.
+
+    Raises SampleError for a sample whose audio is an array, which has no place in JSON.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")

@@ -199,7 +199,8 @@ class Engine:
 
         With beams the answer comes as one piece, because no token is certain before the last.
         ``prefix_cache`` holds what the LLM read of this conversation in earlier calls (see
-        ``lalm.inference.conversation``).
+        ``lalm.inference.conversation``). Raises what ``reply`` raises, at the first piece.
+        Example: ``for piece in engine.stream(ask(["a.wav"], "What is it?")): print(piece, end="")``.
         """
         return Stream(self._pieces(sample, options or Options(), prefix_cache))
 
@@ -236,7 +237,10 @@ class Engine:
         return answers[0].reason or "stop"
 
     def heard(self, sample: Sample) -> tuple[Heard, ...]:
-        """Seconds given and heard of each clip of ``sample``, without answering it."""
+        """Seconds given and heard of each clip of ``sample``, without answering it.
+
+        Raises AudioError for audio that cannot be used.
+        """
         return self.heard_of(self.clips(sample))
 
     def clips(self, sample: Sample) -> list[Clip]:

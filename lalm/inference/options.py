@@ -14,6 +14,7 @@ class Options:
 
     Each answer has a generator of its own with that seed, so it is the same alone and in any batch.
 
+    - ``max_new_tokens``: the longest answer, in tokens. ``beams``: width of the beam search; 1 is none.
     - ``top_k``, ``top_p``, ``min_p``: which tokens are drawn from: so many of the likeliest (0 or -1: all),
       those that make up so much of the probability, those at least ``min_p`` times as likely as the first.
     - ``repetition_penalty`` above 1 makes tokens that stand in prompt or answer less likely;
@@ -24,6 +25,8 @@ class Options:
       and then answers, with ``max_new_tokens`` for the answer alone (``lalm.inference.thinking``).
     - ``loop_guard`` ends an answer that says the same over and over (``lalm.inference.answer``).
     - ``lora_scale`` (None: as trained) turns LoRA up or down, see ``lalm.models.lora.set_lora_scale``.
+
+    Raises ValueError that names the option and its bounds.
     """
 
     max_new_tokens: int = 128

@@ -12,8 +12,10 @@ from lalm.inference.options import FinishReason
 class Heard:
     """One clip of a question: its length, how much of it reached the LLM, and how it was read.
 
-    ``transcript`` is the text that stood beside its audio tokens ("" where nobody speaks); None: there was
-    none, the audio tokens stood alone.
+    ``seconds_given`` is the clip's length as it was given, ``seconds_heard`` how much of it became audio
+    tokens: they are equal unless a protocol cuts. ``account`` tells what the file promised and what was
+    decoded (docs/audio.md); None for a clip that came without one. ``transcript`` is the text that stood
+    beside its audio tokens ("" where nobody speaks); None: there was none, the audio tokens stood alone.
     """
 
     name: str
@@ -36,12 +38,13 @@ class Heard:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer. Times run from the start of its batch, decoding of the audio included.
+    """An answer: its ``text``, what was ``heard`` of each clip in reading order, and how long it took.
 
-    ``tokens_per_s`` counts this answer's tokens after the first over the time they took. ``finish_reason``:
-    "stop" for an answer that ended by itself or at a stop text, "length" for one that the token limit cut
-    off, "repetition" for one that was ended because it repeated itself. ``thinking_cut``: the budget for its
-    thinking was spent, and it was made to answer.
+    ``first_token_s`` and ``total_s`` are seconds from the start of its batch, decoding of the audio
+    included; ``num_tokens`` counts the answer's tokens. ``tokens_per_s`` counts this answer's tokens after
+    the first over the time they took. ``finish_reason``: "stop" for an answer that ended by itself or at a
+    stop text, "length" for one that the token limit cut off, "repetition" for one that was ended because it
+    repeated itself. ``thinking_cut``: the budget for its thinking was spent, and it was made to answer.
     """
 
     text: str

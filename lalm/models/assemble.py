@@ -38,7 +38,12 @@ def build_model(
     ``aligner`` is the BERT with whose tokenizer and weights a connector that hears instructions starts.
     ``options`` are the system config's own fields, and the encoders' under "encoder" and "encoder_2";
     ``lora`` is {"rank", "alpha", "dropout", "targets"}.
-    ``dtype`` is that of the frozen parts; the connector and LoRA are float32.
+    ``dtype`` is that of the frozen parts; the connector and LoRA are float32. The connector is new: with
+    weights drawn at random.
+
+    Raises ValueError for an unknown system or option and for parts that do not fit, WeightsError for parts
+    that are neither here nor to be fetched.
+    Example: ``build_model("modular", encoder="whisper-base", llm="smollm2-135m-instruct")``.
     """
     classes = classes_of(system)
     named = {"encoder": encoder, "encoder_2": encoder_2, "aligner": aligner, "llm": llm}

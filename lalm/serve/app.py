@@ -68,6 +68,9 @@ def create_app(
 
     ``others`` open further models by name when a request asks for one. ``engine`` itself is closed to make
     place for one only if its name is among them. ``whisper`` opens what transcribes for models that do not.
+    ``settings``: limits in seconds, bytes and requests, keys and origins; errors of requests are answered in
+    OpenAI's form (docs/serve.md).
+    Example: ``uvicorn.run(create_app(Engine.load()))``.
     """
     settings = settings or Settings()
     models = ModelPool(engine, others or {}, settings, whisper)

@@ -67,6 +67,17 @@ def test_the_picture_marks_the_spans_and_shows_the_sound(tmp_path):
         spectrogram.draw(audio[:100], [], "", paths[0])
 
 
+def test_several_sounds_have_a_line_and_a_colour_each(tmp_path):
+    path = tmp_path / "two.png"
+    spans = {"rain": [(0.0, 1.0)], "a dog": [(1.5, 2.0)]}
+    spectrogram.draw(np.zeros(32_000, np.float32), spans, "two", path)
+    page = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert page.shape[0] == 40 + 2 * 22 + 256 + 36
+    for number, (first, last) in enumerate(((56, 56 + 480), (56 + 720, 56 + 960))):
+        across = np.flatnonzero((page[52 + number * 22] == spectrogram.MARKS[number]).all(1))
+        assert abs(across.min() - first) <= 12 and abs(across.max() - last) <= 2
+
+
 def test_the_command_writes_all_it_is_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Engine, "load", classmethod(lambda cls, *_: Parrot("0.2s-0.4s.", 1.0)))
     monkeypatch.setattr("lalm.cli.weights.fetch_for", lambda model: None)

@@ -86,7 +86,13 @@ def open_samples(path: str | Path, reading: Reading | None = None) -> Samples:
 
 
 def read_manifest(path: str | Path, reading: Reading | None = None) -> Iterator[Sample]:
-    """The samples of a SOURCE one after the other; see ``open_samples``. Errors name file and line."""
+    """The samples of a SOURCE (a manifest, table, folder: docs/data.md) one after the other.
+
+    ``reading`` says which column holds what, and what is asked where a row has no question. Raises
+    ReaderError where nothing known lies there, and SampleError or ReaderError, with file and line, at a bad
+    row.
+    Example: ``list(read_manifest("clips.csv"))``; with its length and places: ``open_samples``.
+    """
     return iter(open_samples(path, reading))
 
 

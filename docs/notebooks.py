@@ -1,0 +1,53 @@
+"""Run the notebooks again: python docs/notebooks.py [NAME]  (pip install nbclient ipykernel matplotlib)
+
+Each is executed from its first cell to its last with the Python that runs this, and written with what its
+cells print; the curves of ``train_and_evaluate`` become ``docs/pictures/training.png``. The repository's
+own path is shown as ``~/lalm``, and what goes to standard error (progress) is left out.
+"""
+
+import base64
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+FOLDER = HERE / "notebooks"
+CURVES = ("train_and_evaluate", HERE / "pictures" / "training.png")
+
+
+def execute(path: Path) -> Any:
+    """The notebook with its outputs. Raises CellExecutionError for a cell that fails."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    book = nbformat.read(path, as_version=4)
+    client = NotebookClient(book, timeout=None, resources={"metadata": {"path": str(path.parent)}})
+    client.execute()
+    for cell in book.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+            for out in cell.outputs:
+                out.update({"text": out["text"].replace(str(HERE.parent), "~/lalm")} if "text" in out else {})
+    return book
+
+
+def pictures(book: Any) -> list[bytes]:
+    """The PNG pictures that a notebook's cells show."""
+    shown = [out.get("data", {}) for cell in book.cells for out in cell.get("outputs", ())]
+    return [base64.b64decode(data["image/png"]) for data in shown if "image/png" in data]
+
+
+def main(wanted: str = "") -> None:
+    """Execute all notebooks, or the one of that name."""
+    import nbformat
+
+    for path in sorted(FOLDER.glob(f"{wanted or '*'}.ipynb")):
+        book = execute(path)
+        nbformat.write(book, path)
+        if path.stem == CURVES[0]:
+            CURVES[1].write_bytes(pictures(book)[-1])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
