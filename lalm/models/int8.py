@@ -19,8 +19,8 @@ from lalm.errors import LalmError
 STEPS = 127  # of an int8 on either side of zero
 FINE_STEPS = STEPS * 256  # of an input value on either side of zero: both of its bytes stay inside 1 to 255
 MIDDLE = 128  # what a byte that stands for 0 is
-FEW_ROWS = 16  # up to here torch._int_mm is faster row by row
 HEAD = "lm_head"
+FEW_ROWS = 16  # up to here torch._int_mm is faster row by row
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers that read the same rows
 
 Weights = Callable[[str, nn.Linear], tuple[Tensor, Tensor]]
