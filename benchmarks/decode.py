@@ -3,7 +3,7 @@
     python benchmarks/decode.py --out results/decode.json               # and results/decode.svg, ~8 minutes
     python benchmarks/decode.py --gguf qwen2.5-coder-0.5b-instruct-q4_k_m.gguf ...    # pip install xllamacpp
     python benchmarks/decode.py --sides "transformers float32" "lalm float32" --busy 0 --out ...
-    python benchmarks/decode.py --quality --manifests corpus/questions_unseen.jsonl --gguf all --out ...
+    python benchmarks/decode.py --quality --manifests corpus/questions_unseen.jsonl ... --rows 80 --out ...
 
 Every side is a process that opened its model once; they answer one after the other, round after round, first
 alone on the machine, then beside one and two programs that keep a CPU busy. Tokens a second count what comes
@@ -171,18 +171,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--no-batch", dest="batch", action="store_false", help="leave out eight rows at once")
     parser.add_argument("--sides", nargs="+", choices=SIDES, help="default: those of bfloat16 and int8")
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="programs beside it")
-    parser.add_argument("--gguf", help="the LLM's GGUF, for llama.cpp; of --quality: anything, ours are made")
+    parser.add_argument("--gguf", help="the LLM's GGUF, for llama.cpp")
     parser.add_argument("--quality", action="store_true", help="measure what fewer bits cost instead")
     parser.add_argument("--questions", type=int, default=15, help="of --quality, about each sample")
     parser.add_argument("--manifests", type=Path, nargs="*", default=[], help="of --quality: more questions")
     parser.add_argument("--rows", type=int, default=80, help="of each manifest")
+    parser.add_argument("--formats", nargs="+", default=["bfloat16", "float32", "int8"], help="of --quality")
     options = parser.parse_args(arguments)
     if options.quality:
-        from decode_quality import LLAMA
         from decode_quality import measure as quality
 
-        formats = ["bfloat16", "float32", "int8", *(LLAMA if options.gguf else ())]
-        found = quality(options.questions, options.manifests, options.rows, formats)
+        found = quality(options.questions, options.manifests, options.rows, options.formats)
     else:
         found = measure(options)
         if options.out and set(options.busy) == {0, 1, 2}:
