@@ -195,12 +195,13 @@ def make_int8(model: Any, weights: Weights | None = None) -> None:
         if type(layer) is nn.Linear and "lora_" not in name
     }
     packing = ThreadPoolExecutor(1, "lalm-packing")
+    # The largest first: while it is packed there are two copies of it, and of the others not yet one.
+    (model.lm_head,) = _joined([(HEAD, model.lm_head)], weights, rounded, packing)
     for names in reading_together(list(layers)):
         group = [(name, layers.pop(name)) for name in names]
         for name, made in zip(names, _joined(group, weights, rounded, packing), strict=True):
             parent, _, child = name.rpartition(".")
             setattr(body.get_submodule(parent), child, made)
-    (model.lm_head,) = _joined([(HEAD, model.lm_head)], weights, rounded, packing)
     packing.shutdown(wait=False)
     table = body.get_input_embeddings()
     if type(table) is nn.Embedding:
