@@ -192,7 +192,7 @@ def _read_in_pieces(
     body: Any, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any
 ) -> Any:
     """A long prompt piece after piece: what lies within the layers takes the memory of one piece."""
-    known, found = 0 if cache is None else cache.get_seq_length(), []
+    known, found = 0 if cache is None else cache.get_seq_length(), list[Tensor]()
     for piece in embeds.split(AT_ONCE, 1):
         start = sum(hidden.shape[1] for hidden in found)
         end = start + piece.shape[1]
