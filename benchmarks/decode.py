@@ -1,8 +1,9 @@
 """How fast answers come: transformers' ``generate``, lalm in bfloat16 and int8, and llama.cpp, in turns.
 
     python benchmarks/decode.py --out results/decode.json               # and results/decode.svg, ~8 minutes
-    python benchmarks/decode.py --quality --out results/decode_quality.json    # what int8 costs, ~8 minutes
-    pip install xllamacpp && python benchmarks/decode.py --gguf qwen2.5-coder-0.5b-instruct-q4_k_m.gguf ...
+    python benchmarks/decode.py --gguf qwen2.5-coder-0.5b-instruct-q4_k_m.gguf ...    # pip install xllamacpp
+    python benchmarks/decode.py --sides "transformers float32" "lalm float32" --busy 0 --out ...
+    python benchmarks/decode.py --quality --manifests corpus/questions_unseen.jsonl ... --rows 80 --out ...
 
 Every side is a process that opened its model once; they answer one after the other, round after round, first
 alone on the machine, then beside one and two programs that keep a CPU busy. Tokens a second count what comes
@@ -23,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from decode_sides import GGUF_SIDE, SIDES, Side
+from decode_sides import GGUF_SIDE, SIDES, USUAL, Side
 
 ROWS = 8
 
@@ -70,12 +71,12 @@ def bytes_a_token() -> dict[str, int]:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All rounds of all sides under all conditions."""
-    names = [*SIDES, *([GGUF_SIDE] if options.gguf else [])]
+    names = options.sides or [*USUAL, *([GGUF_SIDE] if options.gguf else [])]
     sides = [Side(name, options.gguf) for name in names]
     for side in sides:
         side.answer(4)
     rounds: list[dict[str, Any]] = []
-    for busy in (0, 1, 2):
+    for busy in options.busy:
         with neighbours(busy):
             for number in range(options.rounds):
                 for side in sides:
@@ -168,17 +169,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--no-batch", dest="batch", action="store_false", help="leave out eight rows at once")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, help="default: those of bfloat16 and int8")
+    parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="programs beside it")
     parser.add_argument("--gguf", help="the LLM's GGUF, for llama.cpp")
-    parser.add_argument("--quality", action="store_true", help="measure what int8 costs instead")
-    parser.add_argument("--questions", type=int, default=15, help="of --quality, about each recording")
+    parser.add_argument("--quality", action="store_true", help="measure what fewer bits cost instead")
+    parser.add_argument("--questions", type=int, default=15, help="of --quality, about each sample")
+    parser.add_argument("--manifests", type=Path, nargs="*", default=[], help="of --quality: more questions")
+    parser.add_argument("--rows", type=int, default=80, help="of each manifest")
+    parser.add_argument("--formats", nargs="+", default=["bfloat16", "float32", "int8"], help="of --quality")
     options = parser.parse_args(arguments)
     if options.quality:
         from decode_quality import measure as quality
 
-        found = quality(options.questions)
+        found = quality(options.questions, options.manifests, options.rows, options.formats)
     else:
         found = measure(options)
-        if options.out:
+        if options.out and set(options.busy) == {0, 1, 2}:
             draw(found, options.out.with_suffix(".svg"))
     print(json.dumps({key: value for key, value in found.items() if key != "rounds"}, indent=1))
     if options.out:

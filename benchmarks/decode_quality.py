@@ -1,12 +1,15 @@
-"""What int8 costs: the next token's distribution under float32, bfloat16 and int8, on answers of our own.
+"""What fewer bits cost: the next token's distribution under each number format, on answers of our own.
 
-For ``decode.py --quality``. The model answers questions about the recordings in samples/ (in int8, which is
-fast); then every number format reads the same prompts and answers, and the distributions at each position of
-the answers are compared. KL is in nats, from the first to the second; the interval is a bootstrap's over
-prompts, since positions of one answer are alike.
+For ``decode.py --quality``. The model answers questions about the recordings in samples/ and those of
+manifests (in int8, which is fast); then every number format reads the same prompts and answers, llama.cpp's
+too, and the distributions at each position of the answers are compared. KL is in nats, from the first to the
+second; the interval is a bootstrap's over prompts, since positions of one answer are alike.
 """
 
 import random
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,35 +17,78 @@ from lone_answers import QUESTIONS, SAMPLES
 from torch import Tensor
 
 from lalm import Engine, Options, ask
+from lalm.data.readers import read_manifest
 from lalm.data.sample import Sample
 from lalm.models.modeling import IGNORE_INDEX
 
-PAIRS = (("bfloat16", "int8"), ("float32", "int8"), ("float32", "bfloat16"))
+REFERENCES = ("bfloat16", "float32")
+LLAMA = {"llama.cpp Q8_0": "int8", "llama.cpp Q4_K_M": "int4"}
 
 
-def measure(questions: int) -> dict[str, Any]:
-    """Mean KL and share of equal likeliest tokens of each pair of formats."""
+def measure(questions: int, manifests: Sequence[Path], rows: int, formats: Sequence[str]) -> dict[str, Any]:
+    """Mean KL and share of equal likeliest tokens of each format against bfloat16, and float32 where it is
+    among ``formats``; ``rows`` of each manifest, evenly taken."""
     asked = [ask([path], text) for path in SAMPLES for text in QUESTIONS[:questions]]
+    for manifest in manifests:
+        found = [sample.prompt() for sample in read_manifest(manifest)]
+        asked += [found[i * len(found) // rows] for i in range(rows)]
     engine = Engine.load(device="cpu", dtype="int8")
     replies = engine.reply(asked, Options(max_new_tokens=40))
-    told = [one.with_target(reply.text) for one, reply in zip(asked, replies, strict=True)]
-    read = {"int8": [log_probabilities(engine, sample) for sample in told]}
-    for kind in ("bfloat16", "float32"):
-        engine = Engine.load(device="cpu", dtype=kind)
-        read[kind] = [log_probabilities(engine, sample) for sample in told]
-    positions = sum(len(row) for row in read["int8"])
-    pairs = {f"{one} to {other}": compared(read[one], read[other]) for one, other in PAIRS}
+    told = [one.with_target(reply.text) for one, reply in zip(asked, replies, strict=True) if reply.text]
+    read: dict[str, list[Tensor]] = {}
+    pairs: dict[str, Any] = {}
+    for kind in formats:
+        read[kind] = [*map(reader(kind, engine), told)]
+        for reference in REFERENCES:
+            if reference in read and reference != kind:
+                pairs[f"{reference} to {kind}"] = compared(read[reference], read[kind])
+                print(
+                    f"{reference} to {kind}: {pairs[f'{reference} to {kind}']}", file=sys.stderr, flush=True
+                )
+        if kind not in REFERENCES:
+            del read[kind]
+    positions = sum(len(row) for row in read[next(iter(read))])
     return {"prompts": len(told), "positions": positions, "pairs": pairs}
+
+
+def reader(kind: str, int8: Engine) -> Callable[[Sample], Tensor]:
+    """What reads a prompt and its answer in that format."""
+    if kind in LLAMA:
+        from lalm.inference.llamacpp.engine import LlamaCppEngine
+
+        llama = LlamaCppEngine.open(dtype=LLAMA[kind])
+        return lambda sample: read_by_llama(llama, sample)
+    engine = int8 if kind == "int8" else Engine.load(device="cpu", dtype=kind)  # type: ignore[arg-type]
+    return lambda sample: log_probabilities(engine, sample)
+
+
+def places_of(batch: Any) -> Tensor:
+    """The positions (P,) whose next token is one of the answer, its end included."""
+    found: Tensor = (batch["labels"][0] != IGNORE_INDEX).nonzero()[:, 0] - 1
+    return found
 
 
 @torch.inference_mode()
 def log_probabilities(engine: Engine, sample: Sample) -> Tensor:
-    """(P, V) float16 at the positions of the answer, its end included."""
+    """(P, V) float16 at the positions of the answer."""
     batch = engine.processor.batch([sample], labels=True)
-    labels = batch.pop("labels")[0]
-    places = (labels != IGNORE_INDEX).nonzero()[:, 0] - 1
+    places = places_of(batch)
+    batch.pop("labels")
     logits = engine.model(**batch, logits_to_keep=places).logits[0]
     return logits.log_softmax(-1).half()
+
+
+@torch.inference_mode()
+def read_by_llama(engine: Any, sample: Sample) -> Tensor:
+    """The same by llama.cpp: the prompt as its engine gives it, then the answer token by token."""
+    batch = engine.processor.batch([sample], labels=True)
+    places, ids = places_of(batch), batch["input_ids"][0]
+    first = int(places[0]) + 1
+    logits = [engine._read(engine._pieces_of(ids[:first], engine._heard(batch)))]
+    for token in ids[first : int(places[-1]) + 1].tolist():
+        logits.append(engine.llama.read([token]))
+    engine._known = []
+    return torch.stack([torch.from_numpy(row) for row in logits]).log_softmax(-1).half()
 
 
 def compared(one: list[Tensor], other: list[Tensor]) -> dict[str, Any]:

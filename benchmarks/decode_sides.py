@@ -20,7 +20,10 @@ SIDES = {
     "lalm int8": {"GOMP_SPINCOUNT": "10000"},
     "lalm int8, 1 thread": {"OMP_NUM_THREADS": "1"},
     "lalm int8, 2 threads": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "10000"},
+    "transformers float32": {},
+    "lalm float32": {"GOMP_SPINCOUNT": "10000"},
 }
+USUAL = [name for name in SIDES if "float32" not in name]
 GGUF_SIDE = "llama.cpp Q4_K_M"
 
 
@@ -150,7 +153,7 @@ class LlamaCpp:
 def work(side: str, gguf: str | None) -> None:
     """One side: opens its model, then answers as often as a line comes in."""
     began = time.perf_counter()
-    dtype = "int8" if "int8" in side else "bfloat16"
+    dtype = next(kind for kind in ("int8", "float32", "bfloat16") if kind in f"{side} bfloat16")
     made: Any = LlamaCpp(str(gguf)) if side == GGUF_SIDE else None
     made = made or (Lalm(dtype) if side.startswith("lalm") else Transformers(dtype))
     said = {"load_s": time.perf_counter() - began}

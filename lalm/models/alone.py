@@ -3,7 +3,8 @@
 The same row gives logits that differ in their last bits with the rows it is read beside: products of other
 shapes are summed in another order, and padding moves positions. That matters only where two tokens are nearly
 as likely as each other. There the row's logits are computed again from nothing but the row, without padding:
-one pass over its prompt and one over what it has said. An answer that is given alone is settled alike.
+one pass over its prompt and one over what it has said. An answer that is given alone is settled alike. Where
+each row's bits are its own already (``NextPosition.fixed``, int8) there is nothing to settle.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence

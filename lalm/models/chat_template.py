@@ -17,17 +17,23 @@ OTHER_END = "<|endoftext|>"  # what a template ends answers with that names it; 
 VICUNA = "ASSISTANT:"  # in a chat template: the family that talks as USER and ASSISTANT
 
 
+def has_token(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
+    """Whether the vocabulary has a token; listing a whole one takes a tenth of a second."""
+    number = tokenizer.convert_tokens_to_ids(token)
+    return number is not None and tokenizer.convert_ids_to_tokens(number) == token
+
+
 def bare_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """A chat template that adds role markers and nothing else (AC/DC section 2.2, "no instruction").
 
     Vicuna's tokenizer comes without a template, or with one that inserts a system text.
     """
-    vocabulary = tokenizer.get_vocab()
     for marker, name in (("<|im_start|>", "chatml"), ("<|start_header_id|>", "llama3")):
-        if marker in vocabulary:
+        if has_token(tokenizer, marker):
             return (resources.files("lalm.models") / "templates" / f"{name}.jinja").read_text()
     template = str(tokenizer.chat_template or "")
-    if VICUNA in template or (not template and {"<s>", "</s>", "<0x0A>"} <= set(vocabulary)):
+    its_tokens = (has_token(tokenizer, token) for token in ("<s>", "</s>", "<0x0A>"))
+    if VICUNA in template or (not template and all(its_tokens)):
         return (resources.files("lalm.models") / "templates" / "vicuna.jinja").read_text()
     if not template:
         raise ValueError(
@@ -42,12 +48,12 @@ def new_template(
 ) -> tuple[str, bool]:
     """A new model's chat template, and whether it writes audio parts itself; its keys leave ``prompt``."""
     own = {name: prompt.pop(name, "") for name in ("template", "plain", "marks")}
-    template, vocabulary = own["template" if markers else "plain"], tokenizer.get_vocab()
+    template = own["template" if markers else "plain"]
     for mark in own["marks"].split():
-        template = template if mark in vocabulary else template.replace(mark, "")
-    if OTHER_END not in vocabulary:
+        template = template if has_token(tokenizer, mark) else template.replace(mark, "")
+    if not has_token(tokenizer, OTHER_END):
         template = template.replace(f'"{OTHER_END}"', "eos_token")
-    if template and ("<|im_start|>" in vocabulary or not markers):
+    if template and (not markers or has_token(tokenizer, "<|im_start|>")):
         return template, True
     if markers:
         return bare_template(tokenizer), False

@@ -15,7 +15,7 @@ from lalm.models.alone import NearTies
 from lalm.models.finite import check_finite
 from lalm.models.llm_body import keeps_every_position, read
 from lalm.models.next_position import NextPosition
-from lalm.models.prefill import preallocated_cache, read_in_groups
+from lalm.models.prefill import preallocated_cache, read_apart, read_in_groups
 from lalm.models.sampling import RowDraws
 
 MANY_ENDED = 0.5  # where at most this share of the rows goes on, the others are no longer read
@@ -59,18 +59,23 @@ def decode(
     """
     known = cache.get_seq_length() if cache is not None else 0
     embeds = model.model.embed(ids[:, known:], *audio)  # (B, L - known, D)
+    step = NextPosition(model.model.language_model)
     drawn = any(isinstance(processor, RowDraws) for processor in logits_processor)
     choosing: Sequence[LogitsProcessor]
-    if drawn or known:
+    if drawn or known or step.fixed:
         choosing = [_NoSlot(model.config.audio_token_id), *logits_processor]
     else:
         choosing = [NearTies(model, embeds, mask, logits_processor, generation_config)]
-    hidden, cache = _read_prompts(model.model.language_model, embeds, mask, cache)
-    return _answer(model, hidden, mask, cache, generation_config, choosing, stopping_criteria)
+    hidden, cache = _read_prompts(step, embeds, mask, cache)
+    return _answer(model, step, hidden, mask, cache, generation_config, choosing, stopping_criteria)
 
 
-def _read_prompts(body: Any, embeds: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
+def _read_prompts(step: NextPosition, embeds: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
     """embeds: (B, L, D) of the positions that ``cache`` lacks -> the last position's output (B, D), cache."""
+    body = step.body
+    if cache is None and step.fixed:
+        cache = read_apart(body, embeds, mask)
+        return step(embeds[:, -1], mask, cache), cache
     if cache is None:
         cache = read_in_groups(body, embeds, mask) or preallocated_cache()
         embeds = embeds[:, cache.get_seq_length() :]
@@ -87,6 +92,7 @@ def _read_prompts(body: Any, embeds: Tensor, mask: Tensor, cache: Any) -> tuple[
 
 def _answer(
     model: Any,
+    step: NextPosition,
     hidden: Tensor,
     mask: Tensor,
     cache: Any,
@@ -95,13 +101,13 @@ def _answer(
     stopping: Sequence[StoppingCriteria],
 ) -> Tensor:
     """hidden: (B, D) the last position's output; mask: (B, L) -> ids (B, new)."""
-    step, table = NextPosition(model.model.language_model), model.get_input_embeddings()
+    table = model.get_input_embeddings()
     ends = torch.tensor(settings.eos_token_id or [], dtype=torch.long, device=mask.device)
     going = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
     rows = torch.arange(len(mask), device=mask.device)  # those that are still read
     ids = mask.new_empty(len(mask), 0)
     while True:
-        logits = model.logits(hidden)  # (rows, V)
+        logits = step.blocks(model.logits, hidden)  # (rows, V)
         check_finite(logits, model)
         logits = _of_all(logits, rows, len(ids))  # (B, V)
         for processor in choosing:

@@ -19,8 +19,8 @@ from lalm.errors import LalmError
 STEPS = 127  # of an int8 on either side of zero
 FINE_STEPS = STEPS * 256  # of an input value on either side of zero: both of its bytes stay inside 1 to 255
 MIDDLE = 128  # what a byte that stands for 0 is
-FEW_ROWS = 16  # up to here torch._int_mm is faster row by row
 HEAD = "lm_head"
+FEW_ROWS = 16  # up to here torch._int_mm is faster row by row
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers that read the same rows
 
 Weights = Callable[[str, nn.Linear], tuple[Tensor, Tensor]]
@@ -195,12 +195,13 @@ def make_int8(model: Any, weights: Weights | None = None) -> None:
         if type(layer) is nn.Linear and "lora_" not in name
     }
     packing = ThreadPoolExecutor(1, "lalm-packing")
+    # The largest first: while it is packed there are two copies of it, and of the others not yet one.
+    (model.lm_head,) = _joined([(HEAD, model.lm_head)], weights, rounded, packing)
     for names in reading_together(list(layers)):
         group = [(name, layers.pop(name)) for name in names]
         for name, made in zip(names, _joined(group, weights, rounded, packing), strict=True):
             parent, _, child = name.rpartition(".")
             setattr(body.get_submodule(parent), child, made)
-    (model.lm_head,) = _joined([(HEAD, model.lm_head)], weights, rounded, packing)
     packing.shutdown(wait=False)
     table = body.get_input_embeddings()
     if type(table) is nn.Embedding:

@@ -4,7 +4,6 @@ The file holds what a quantised LLM needs: the linear layers' int8 weights and s
 it was. It is mapped, not read: a table of embeddings costs the memory of the rows that are looked up.
 """
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig
 
+from lalm.models.hollow_llm import hollow_llm
 from lalm.models.int8 import HEAD, Weights, quantise
 from lalm.models.next_position import FAMILIES
 from lalm.weights.fetch import cache_root
@@ -53,7 +53,8 @@ def waiting_llm(folder: Path, told: Callable[[str], None] | None = None) -> tupl
             names = _make(folder, path)
         except OSError:  # no room, or a cache that may not be written
             return None
-    llm = _hollow(folder, config, path, names)
+    with safe_open(path, "pt") as file:
+        llm = hollow_llm(folder, config, lambda name: file.get_tensor(name) if name in names else None)
     return None if llm is None else (llm, _weights(path))
 
 
@@ -89,29 +90,3 @@ def _weights(path: Path) -> Weights:
             return file.get_tensor(f"{plain}.int8"), file.get_tensor(f"{plain}.scale")
 
     return of
-
-
-def _hollow(folder: Path, config: Any, path: Path, names: set[str]) -> Any:
-    """The LLM with all but the weights of its linear layers; None where something else is missing."""
-    with torch.device("meta"):
-        llm: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    body, head = llm.get_decoder(), llm.get_output_embeddings()
-    with safe_open(path, "pt") as file:
-        for name, module in [*body.named_modules(), (HEAD, head)]:
-            for own, parameter in list(module.named_parameters(recurse=False)):
-                full = f"{name}.{own}" if name else own
-                if type(module) is nn.Linear and own == "weight":
-                    # One number that stands for all: LoRA wants to know the shape.
-                    value = torch.zeros(1, dtype=torch.bfloat16).expand(parameter.shape)
-                elif full in names:
-                    value = file.get_tensor(full)
-                else:
-                    return None
-                setattr(module, own, nn.Parameter(value, requires_grad=False))
-    body.rotary_emb = type(body.rotary_emb)(config)
-    if any(tensor.is_meta for tensor in (*llm.parameters(), *llm.buffers())):
-        return None
-    settings = folder / "generation_config.json"
-    if settings.is_file():
-        llm.generation_config = GenerationConfig.from_dict(json.loads(settings.read_text()))
-    return llm.eval()

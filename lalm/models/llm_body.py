@@ -23,6 +23,7 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 STATES = ("cache_params", "state")  # what bodies without past_key_values call what they keep
+AT_ONCE = 1024  # positions of a prompt that are read in one pass, where the rest can follow
 UNLIMITED = 10**9  # positions of an LLM whose config names no limit: ALiBi, recurrent ones
 
 
@@ -170,6 +171,9 @@ def read(
         gaps = attention_mask.long().argmax(1)  # (B,) padding on the left, which a state would take for input
         if inputs_embeds is not None and bool(gaps.any()):
             return _read_shifted(body, inputs_embeds, attention_mask, gaps, kwargs)
+    is_prompt = kwargs == {"use_cache": True} and not torch.is_grad_enabled() and keeps_every_position(body)
+    if is_prompt and inputs_embeds is not None and inputs_embeds.shape[1] > AT_ONCE:
+        return _read_in_pieces(body, inputs_embeds, attention_mask, position_ids, past_key_values)
     takes = _takes(body.__class__)
     given = {
         "attention_mask": attention_mask,
@@ -182,6 +186,28 @@ def read(
     if inputs_embeds is not None:
         given["inputs_embeds"] = inputs_embeds.clone()  # CTRL scales them in place
     return body(**{name: value for name, value in given.items() if value is not None})
+
+
+def _read_in_pieces(
+    body: Any, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any
+) -> Any:
+    """A long prompt piece after piece: what lies within the layers takes the memory of one piece."""
+    known, found = 0 if cache is None else cache.get_seq_length(), list[Tensor]()
+    for piece in embeds.split(AT_ONCE, 1):
+        start = sum(hidden.shape[1] for hidden in found)
+        end = start + piece.shape[1]
+        output = read(
+            body,
+            inputs_embeds=piece,
+            attention_mask=None if mask is None else mask[:, : known + end],
+            position_ids=None if positions is None else positions[:, start:end],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache = output.past_key_values
+        found.append(output.last_hidden_state)
+    output.last_hidden_state = torch.cat(found, 1)
+    return output
 
 
 def _read_shifted(body: Any, embeds: Tensor, mask: Tensor, gaps: Tensor, kwargs: dict[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from lalm.models.answer_end import settle_ends
 from lalm.models.assemble import ENCODER_OPTIONS, build_processor, load_tower
 from lalm.models.classes import ModelError, ReleasedFormat, classes_of
 from lalm.models.config import AudioLMConfig
+from lalm.models.hollow_llm import hollow_of_folder
 from lalm.models.int8 import make_int8
 from lalm.models.int8_weights import waiting_llm
 from lalm.models.llm_sketch import embedding_sketch
@@ -41,6 +42,7 @@ def load_model(
     device: str | torch.device | None = None,
     options: Mapping[str, Any] | None = None,
     told: Callable[[str], None] | None = None,
+    hollow: bool = False,
 ) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
     """Open a whole, slim or released checkpoint folder, a PEFT adapter, or a Hub id with one of them.
 
@@ -48,6 +50,7 @@ def load_model(
     ``role_markers`` can be changed in any: a base model becomes one that is asked in a chat, or back;
     ``transcript`` too (``lalm.models.transcript``). With "int8" the LLM's layers are ``lalm.models.int8``'s
     and all else is bfloat16; ``told`` gets a sentence if the weights are rounded for the first time.
+    ``hollow``: an LLM that is a part by itself is not read where it need not be, for who has another copy.
     Raises ModelError naming what is wrong with the folder.
     """
     name, folder, options = str(folder), model_folder(folder), dict(options or {})
@@ -55,7 +58,9 @@ def load_model(
     if dtype == "int8":
         model, processor = _open_int8(folder, options, told)
     else:
-        model, processor = _open(folder, dtype, options)
+        llm = _hollow_part(folder) if hollow else None
+        opened = _load_slim(folder, dtype, options, llm) if llm else _open(folder, dtype, options)
+        model, processor = opened
     if markers is not None and markers != model.config.role_markers:
         model.config.role_markers = markers
         processor = _asked_otherwise(model.config, processor)
@@ -83,6 +88,14 @@ def _open_int8(
     model, processor = _load_slim(folder, torch.bfloat16, options, llm)
     make_int8(model, kept)
     return model, processor
+
+
+def _hollow_part(folder: Path) -> Any:
+    """The LLM that a slim model names, without its linear layers' weights; None where that cannot be."""
+    if is_adapter(folder) or not _read_config(folder)[1].get("lalm_slim"):
+        return None
+    parts = read_config(folder)[1].parts
+    return hollow_of_folder(weights.resolve(parts["llm"])) if "llm" in parts else None
 
 
 def keeps_int8(model: str | Path) -> bool:

@@ -1,7 +1,9 @@
 """LoRA in the LLM: put in, turned up or down, merged into the weights."""
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from lalm.models.modeling import AudioLMForConditionalGeneration
 
 QUERIES_AND_VALUES = ("q_proj", "v_proj")  # LoRA, arXiv 2106.09685, section 7.1
 PATTERNS = ("rank_pattern", "alpha_pattern")  # PEFT's names
+COMPILER_OFF = "TORCHDYNAMO_DISABLE"
 MIXED = ("query_key_value", "c_attn", "qkv_proj", "Wqkv", "in_proj")  # one layer for all of them
 
 
@@ -23,7 +26,8 @@ def add_lora(model: AudioLMForConditionalGeneration, lora: Mapping[str, Any]) ->
     PEFT's: a regular expression for the end of a layer's name -> the rank or alpha of those layers. Raises
     ModelError for a target that no layer is called, and for a pattern that fits no target.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    with _compiling_nothing():
+        from peft import LoraConfig, inject_adapter_in_model
 
     body = model.model.language_model
     targets = lora.get("targets") or usual_targets(body)
@@ -50,6 +54,18 @@ def add_lora(model: AudioLMForConditionalGeneration, lora: Mapping[str, Any]) ->
             parameter.data = parameter.data.float()
     model.config.lora = {**lora, "targets": list(targets)}
     model.config.lora |= {name: found for name, found in patterns.items() if found}
+
+
+@contextmanager
+def _compiling_nothing() -> Iterator[None]:
+    """bitsandbytes, which PEFT imports where it is installed, has torch's compiler started for functions that
+    nobody calls here: a second. It keeps them as they are where that is off."""
+    given = os.environ.get(COMPILER_OFF)
+    os.environ[COMPILER_OFF] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(COMPILER_OFF) if given is None else os.environ.update({COMPILER_OFF: given})
 
 
 def usual_targets(body: Any) -> list[str]:

@@ -4,16 +4,17 @@ For bodies of Llama's kind (``FAMILIES``): root mean square norms, rotary positi
 gated feed-forward layers, and keys and values of every position. Others go on with ``read``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lalm.models.int8 import Int8Linear
+from lalm.models.joint_layers import joint
 from lalm.models.llm_body import keeps_every_position, read
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+ROWS = 8  # rows of a half precision product on a CPU, always: so many cost hardly more than one
 
 
 def general_because(body: Any) -> str:
@@ -34,18 +35,27 @@ def general_because(body: Any) -> str:
 class NextPosition:
     """Reads the next position of every row; what it needs of the body is looked up once.
 
-    Adding or merging LoRA changes the body: make a new one afterwards.
+    ``fixed``: every row gets the same bits beside any others, as alone. Products of half precision on a CPU
+    round differently with the number of rows, so they are always of ``ROWS`` rows, and each row attends by
+    itself. Adding, training or merging LoRA changes the body: make a new one afterwards.
     """
 
     def __init__(self, body: Any) -> None:
         self.body = body
         self.general = general_because(body)
         self._layers = [] if self.general else [_Layer(layer) for layer in body.layers]
+        self.fixed = not self.general and _is_half_on_cpu(body.norm.weight)
+
+    def blocks(self, work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """rows: (B, n) -> what ``work`` makes of them, (B, m), block by block where ``fixed``."""
+        if not self.fixed:
+            return work(rows)
+        return torch.cat([work(block) for block in self._cut(rows)])[: len(rows)]
 
     @torch.no_grad()
     def __call__(self, embeds: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        """embeds: (B, D) of the next position; mask: (B, T), which of all positions so far are no padding,
-        the next one included -> the body's output (B, D). ``cache`` grows by a position."""
+        """embeds: (B, D) of the next position; mask: (B, T), which of all positions so far are no padding (on
+        the left), the next one included -> the body's output (B, D). ``cache`` grows by a position."""
         positions = mask.sum(1, keepdim=True) - 1  # (B, 1)
         if self.general:
             output = read(
@@ -58,17 +68,44 @@ class NextPosition:
             )
             hidden: Tensor = output.last_hidden_state[:, -1]
             return hidden
-        cos, sin = self.body.rotary_emb(embeds, positions)  # (B, 1, rotary)
-        half = sin.shape[-1] // 2
-        turns = cos, torch.cat([-sin[..., :half], sin[..., half:]], -1)
         while len(cache.layers) < len(
             self._layers
         ):  # nothing was read before: layers come with their first keys
             cache.layers.append(cache.layer_class_to_replicate())
-        seen = None if bool(mask.all()) else mask.bool()[:, None, None]  # (B, 1, 1, T)
+        seen: Tensor | list[int] | None
+        if self.fixed:
+            seen = (mask.shape[1] - 1 - positions[:, 0]).tolist()
+        else:
+            seen = None if bool(mask.all()) else mask.bool()[:, None, None]  # (B, 1, 1, T)
+        blocks = self._cut(embeds)
+        turns = [self._turns(*both) for both in zip(blocks, self._cut(positions), strict=True)]
         for layer, kept in zip(self._layers, cache.layers, strict=True):
-            embeds = layer(embeds, turns, seen, kept)
-        return self.body.norm(embeds)
+            blocks = layer(blocks, turns, seen, kept, len(embeds))
+        return _whole([self.body.norm(block) for block in blocks], len(embeds))
+
+    def _cut(self, rows: Tensor) -> Sequence[Tensor]:
+        """rows: (B, n) -> blocks of ``ROWS`` rows, the last filled with zeros; one if not ``fixed``."""
+        return _padded(rows).split(ROWS) if self.fixed else [rows]
+
+    def _turns(self, embeds: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions: (B, 1) -> cosine and signed sine (B, 1, rotary)."""
+        cos, sin = self.body.rotary_emb(embeds, positions)
+        half = sin.shape[-1] // 2
+        return cos, torch.cat([-sin[..., :half], sin[..., half:]], -1)
+
+
+def _is_half_on_cpu(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype in (torch.bfloat16, torch.float16)
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """rows: (B, n) -> (a multiple of ``ROWS``, n), zeros last."""
+    return nn.functional.pad(rows, (0, 0, 0, -len(rows) % ROWS))
+
+
+def _whole(blocks: Sequence[Tensor], count: int) -> Tensor:
+    """The first ``count`` rows of all blocks."""
+    return (torch.cat(list(blocks)) if len(blocks) > 1 else blocks[0])[:count]
 
 
 class _Layer:
@@ -79,42 +116,59 @@ class _Layer:
         self._attention = attention
         self._size, self._group = attention.head_dim, attention.num_key_value_groups
         self._norm, self._norm_2 = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
-        self._mix = _joint(attention.q_proj, attention.k_proj, attention.v_proj)
-        self._out, self._down, self._act = attention.o_proj, feed_forward.down_proj, feed_forward.act_fn
-        self._gate_up = _joint(feed_forward.gate_proj, feed_forward.up_proj)
+        self._mix = joint(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._out, self._down = joint(attention.o_proj), joint(feed_forward.down_proj)
+        self._act = feed_forward.act_fn
+        self._gate_up = joint(feed_forward.gate_proj, feed_forward.up_proj)
         self._head_norms = (attention.q_norm, attention.k_norm) if _normed(attention) else None
         self._turned = bool(vars(attention).get("use_rope", True))
 
     def __call__(
-        self, hidden: Tensor, turns: tuple[Tensor, Tensor], seen: Tensor | None, kept: Any
-    ) -> Tensor:
-        """hidden: (B, D) -> (B, D); turns: cosine and signed sine (B, 1, rotary)."""
-        rows = len(hidden)
-        mixed = self._mix(self._norm(hidden)).view(rows, -1, self._size)  # (B, H + 2 G, d)
-        pairs = mixed.shape[1] // (self._group + 2)  # G heads of keys and of values
-        heads, values = mixed[:, :-pairs], mixed[:, -pairs:]
-        if self._head_norms:
-            heads = torch.cat(
-                [
-                    norm(part)
-                    for norm, part in zip(
-                        self._head_norms, heads.split([heads.shape[1] - pairs, pairs], 1), strict=True
-                    )
-                ],
-                1,
-            )
-        if self._turned:
-            cos, sin = turns
-            heads = torch.addcmul(heads * cos, heads.roll(self._size // 2, -1), sin)
+        self,
+        blocks: Sequence[Tensor],
+        turns: Sequence[tuple[Tensor, Tensor]],
+        seen: Tensor | list[int] | None,
+        kept: Any,
+        count: int,
+    ) -> list[Tensor]:
+        """blocks: (b, D) each, ``count`` rows and padding -> the same; turns: those of each block. ``seen``:
+        the mask of keys (B, 1, 1, T), or the first of each row, which then attends by itself."""
+        asked = [self._heads(block, *own) for block, own in zip(blocks, turns, strict=True)]
+        heads, values = (_whole(parts, count) for parts in zip(*asked, strict=True))
+        pairs = values.shape[1]  # G heads of keys and of values
         keys, values = kept.update(heads[:, -pairs:, None], values[:, :, None])  # (B, G, T, d)
         # The queries that share keys are asked like queries of several positions.
-        queries = heads[:, :-pairs].reshape(rows, pairs, self._group, self._size)
-        found = nn.functional.scaled_dot_product_attention(
-            queries, keys, values, seen, scale=self._attention.scaling
-        )
-        hidden = hidden + self._out(found.reshape(rows, -1))
+        queries = heads[:, :-pairs].reshape(count, pairs, self._group, self._size)
+        found = _attended(queries, keys, values, seen, self._attention.scaling).reshape(count, -1)
+        parts = [found] if len(found) == len(blocks[0]) else _padded(found).split(len(blocks[0]))
+        return [self._rest(block, part) for block, part in zip(blocks, parts, strict=True)]
+
+    def _heads(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden: (b, D) -> queries and keys (b, H + G, d), turned, and values (b, G, d)."""
+        mixed = self._mix(self._norm(hidden)).view(len(hidden), -1, self._size)  # (b, H + 2 G, d)
+        pairs = mixed.shape[1] // (self._group + 2)
+        heads, values = mixed[:, :-pairs], mixed[:, -pairs:]
+        if self._head_norms:
+            split = heads.split([heads.shape[1] - pairs, pairs], 1)
+            heads = torch.cat([norm(part) for norm, part in zip(self._head_norms, split, strict=True)], 1)
+        if self._turned:
+            heads = torch.addcmul(heads * cos, heads.roll(self._size // 2, -1), sin)
+        return heads, values
+
+    def _rest(self, hidden: Tensor, found: Tensor) -> Tensor:
+        """hidden: (b, D); found: (b, H d) by attention -> (b, D)."""
+        hidden = hidden + self._out(found)
         gate, up = self._gate_up(self._norm_2(hidden)).chunk(2, -1)
         return hidden + self._down(self._act(gate) * up)
+
+
+def _attended(queries: Tensor, keys: Tensor, values: Tensor, seen: Any, scale: float) -> Tensor:
+    """queries: (B, G, n, d); keys, values: (B, G, T, d); seen as ``_Layer`` takes it -> (B, G, n, d)."""
+    attend = nn.functional.scaled_dot_product_attention
+    if not isinstance(seen, list):
+        return attend(queries, keys, values, seen, scale=scale)
+    each = zip(queries.split(1), keys.split(1), values.split(1), seen, strict=True)
+    return torch.cat([attend(q, k[:, :, first:], v[:, :, first:], scale=scale) for q, k, v, first in each])
 
 
 def _normed(attention: nn.Module) -> bool:
@@ -127,13 +181,3 @@ def _norm(norm: Any) -> Callable[[Tensor], Tensor]:
     if weight.dtype != torch.float32:
         return norm  # rounds between its steps
     return lambda hidden: nn.functional.rms_norm(hidden, shape, weight, small)
-
-
-def _joint(*layers: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Layers that read the same rows: their results side by side, (B, D) -> (B, N)."""
-    first = layers[0]
-    if isinstance(first, Int8Linear) and all(
-        isinstance(layer, Int8Linear) and layer.product is first.product for layer in layers
-    ):
-        return first.product
-    return lambda rows: torch.cat([layer(rows) for layer in layers], -1)

@@ -91,12 +91,22 @@ def read_in_groups(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> Dy
     left_padded = bool(attention_mask[:, -1].all())
     if not left_padded or sum(lengths) > FULL_ENOUGH * embeds.shape[0] * embeds.shape[1]:
         return None
-    if not keeps_every_position(llm):
-        return None
-    total = embeds.shape[1] - 1
+    return _joined(llm, embeds, attention_mask, length_groups(lengths)) if keeps_every_position(llm) else None
+
+
+def read_apart(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> DynamicCache:
+    """The same cache, each row read by itself: its keys and values do not depend on the others."""
+    return _joined(llm, embeds, attention_mask, [[row] for row in range(len(embeds))])
+
+
+def _joined(
+    llm: nn.Module, embeds: Tensor, attention_mask: Tensor, groups: Sequence[Sequence[int]]
+) -> DynamicCache:
+    """A cache of all but the last position; the rows of a group, longest first, are read together."""
+    lengths, total = attention_mask.sum(1).tolist(), embeds.shape[1] - 1
     joined: list[tuple[Tensor, Tensor]] = []
-    for rows in length_groups(lengths):
-        size = lengths[rows[0]]
+    for group in groups:
+        rows, size = list(group), lengths[group[0]]
         if size == 1:  # nothing before the last position
             continue
         mask = attention_mask[rows, -size:-1]

@@ -26,7 +26,7 @@ from lalm.audio.load import SAMPLE_RATE
 from lalm.data.audio_inputs import CachedFrames, Clip, padded_waves
 from lalm.data.messages import part_recording
 from lalm.data.sample import Sample
-from lalm.models.chat_template import VICUNA, bare_parts, bare_template, new_template
+from lalm.models.chat_template import VICUNA, bare_parts, bare_template, has_token, new_template
 from lalm.models.conditioning import instructions, tokenised, told_in
 from lalm.models.config import AudioLMConfig
 from lalm.models.modeling import IGNORE_INDEX
@@ -102,7 +102,7 @@ class AudioLMProcessor(ProcessorMixin):
             config.role_markers = False
         audio_token = prompt.pop("audio_token", AUDIO_TOKEN)
         template, parts = new_template(tokenizer, prompt, markers=config.role_markers)
-        if audio_token not in tokenizer.get_vocab():
+        if not has_token(tokenizer, audio_token):
             tokenizer.add_tokens([audio_token], special_tokens=True)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token

@@ -89,7 +89,9 @@ class RunningBatch:
     def add(self, rows: Sequence[BatchRow]) -> None:
         """Prefill the prompts of ``rows``, all but their last position, and add them to the batch."""
         fresh = [row for row in rows if row.job.prefix_cache is None]
-        for numbers in length_groups([len(row.embeds) for row in fresh]):
+        apart = [[number] for number in range(len(fresh))]
+        groups = apart if self._read_next.fixed else length_groups([len(row.embeds) for row in fresh])
+        for numbers in groups:
             self._prefill([fresh[i] for i in numbers])
         for row in rows:
             if row.job.prefix_cache is not None:
@@ -138,13 +140,16 @@ class RunningBatch:
         """Decode one more token for every row; the tokens."""
         self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
         hidden = self._read_next(self._next, self._mask, self._cache)  # (B, D)
-        logits = self._finite(self.model.logits(hidden))  # (B, V)
+        logits = self._finite(self._read_next.blocks(self.model.logits, hidden))  # (B, V)
         greedy = [
             number
             for number, row in enumerate(self.rows)
             if row.job.options.temperature <= 0 and row.job.prefix_cache is None
         ]
-        logits = settled(logits, self._allowed, self._alone, greedy, tolerance_of(self._next.dtype))
+        if self._read_next.fixed:
+            logits = self._allowed(logits)
+        else:
+            logits = settled(logits, self._allowed, self._alone, greedy, tolerance_of(self._next.dtype))
         tokens = self._sample(logits)
         for row, token, scores in zip(self.rows, tokens.tolist(), logits, strict=True):
             row.answer.add(token)

@@ -22,6 +22,7 @@ from lalm.inference.llamacpp.language_model import write_llm
 from lalm.inference.llamacpp.projector import MARKS, check_encoder, projector_of, write_projector
 from lalm.inference.llamacpp.prompt import template_for
 from lalm.inference.llamacpp.running import Llama, Projection
+from lalm.models import load
 from lalm.models.assemble import build_model
 from lalm.models.load import load_model
 from lalm.models.lora import add_lora, merge_lora
@@ -232,6 +233,9 @@ def test_the_engine_answers_alike_with_llama_cpp_as_its_llm(folder, tmp_path, mo
     assert "".join(engine.stream(asked[0], options)) == wanted[0] != wanted[1]
     (kept,) = (tmp_path / "cache" / "gguf").glob("*.gguf")
     made = kept.stat().st_mtime_ns
+    monkeypatch.setattr(load, "load_causal_lm", None)  # the LLM's own weights are not read again
+    again = LlamaCppEngine.open(model, "float32")
+    assert [reply.text for reply in again.reply(asked, options)] == wanted
     words = ["ask", *clips[:1], "What?", "--model", model, "--engine", "llamacpp", "--dtype", "float32"]
     assert run([*words, "--max-new-tokens", "24", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["answer"]

@@ -10,7 +10,8 @@ from lalm.data.sample import ask
 from lalm.inference.engine import Engine
 from lalm.inference.generation import Progress, processors_of, settings_of
 from lalm.inference.options import Options
-from lalm.models import modeling
+from lalm.models import llm_body, modeling, next_position
+from lalm.models.alone import TOLERANCE
 from lalm.models.assemble import build_model
 from lalm.models.decode_loop import generate_because
 from lalm.models.int8 import Int8Linear, make_int8
@@ -129,3 +130,65 @@ def test_who_goes_through_generate_is_said(tiny_folders, tmp_path):
     assert generate_because(body, {"max_new_tokens": 3}) == "options of transformers' own"
     replies = Engine(model, processor, "windows").reply(ROWS, OPTIONS[0])
     assert all(reply.num_tokens > 3 for reply in replies)
+
+
+@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_a_row_has_the_same_bits_beside_others(
+    kind, dtype, tiny_folders, tmp_path, monkeypatch
+):
+    model, processor = model_of(kind, OWN[kind], tiny_folders, tmp_path)
+    model.model.language_model.to(dtype)
+    model.lm_head.to(dtype)
+    add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj", "down_proj"]})
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    engine, seen, logits = Engine(model, processor, kind), [], model.logits
+    monkeypatch.setattr(model, "logits", lambda hidden: seen.append(logits(hidden)) or seen[-1])
+    steps = Options(max_new_tokens=8, min_tokens=8, loop_guard=False)
+
+    def read(rows):
+        """The logits of each step, (B, V)."""
+        seen.clear()
+        engine.reply(rows, steps)
+        each = len(seen) // steps.max_new_tokens
+        return [torch.cat(seen[i : i + each])[: len(rows)] for i in range(0, len(seen), each)]
+
+    def alike(rows):
+        together = read(rows)
+        assert len(together) == steps.max_new_tokens
+        return [
+            torch.equal(beside[number], own[0])
+            for number, row in enumerate(rows)
+            for beside, own in zip(together, read([row]), strict=True)
+        ]
+
+    many = [ask([], "?" * (90 - 8 * i)) for i in range(11)]  # longest first, as the engine sorts them
+    assert all(alike(many))
+    monkeypatch.setattr(next_position, "_is_half_on_cpu", lambda weight: False)  # products of other shapes
+    monkeypatch.setitem(TOLERANCE, dtype, 0.0)
+    assert not all(alike(many))
+
+
+def test_a_long_prompt_is_read_in_pieces(tiny_folders, tmp_path, monkeypatch):
+    model, processor = model_of("qwen2", {}, tiny_folders, tmp_path)
+    engine, body = Engine(model, processor, "tiny"), model.model.language_model
+    whole = [reply.text for reply in engine.reply(ROWS, OPTIONS[0])]
+    sizes, forward = [], body.forward
+    monkeypatch.setattr(
+        body, "forward", lambda *a, **k: sizes.append(k["inputs_embeds"].shape[1]) or forward(*a, **k)
+    )
+    monkeypatch.setattr(llm_body, "AT_ONCE", 7)
+    assert [reply.text for reply in engine.reply(ROWS, OPTIONS[0])] == whole
+    assert max(sizes) == 7 and len(set(whole)) > 1
+    embeds, mask = torch.randn(2, 30, 32), torch.ones(2, 30, dtype=torch.long)
+    mask[0, :16] = 0  # two pieces of nothing but padding
+    given = {"inputs_embeds": embeds, "attention_mask": mask, "use_cache": True}
+    with torch.no_grad():
+        pieces = llm_body.read(body, **given)
+        monkeypatch.setattr(llm_body, "AT_ONCE", 100)
+        once = llm_body.read(body, **given)
+    for row, first in ((0, 16), (1, 0)):
+        torch.testing.assert_close(pieces.last_hidden_state[row, first:], once.last_hidden_state[row, first:])
+    assert pieces.past_key_values.get_seq_length() == 30

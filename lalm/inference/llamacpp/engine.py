@@ -75,12 +75,13 @@ class LlamaCppEngine(Engine):
         dtype = None if dtype == "auto" else dtype
         precision = getattr(torch, dtype) if dtype in FLOATS else pick_dtype(torch.device("cpu"))
         options = {} if transcript is None else {"transcript": transcript}
-        opened, processor = load_model(given, dtype=precision, options=options)
-        check_llm(opened.config.text_config, str(given))
         kind = KINDS.get(dtype or "", dtype or str(precision).removeprefix("torch."))
         file = _kept(given, kind)
         with FileLock(f"{file}.lock"):
-            if not file.is_file():
+            known = file.is_file()
+            opened, processor = load_model(given, dtype=precision, options=options, hollow=known)
+            check_llm(opened.config.text_config, str(given))
+            if not known:
                 _make(opened, processor, file, kind, given)
         return cls(opened, processor, model_name(given), file, exact=kind == "float32")
 
