@@ -54,7 +54,7 @@ def _with_picture(one: Mapping[str, Any], size: str, folder: Path) -> dict[str, 
 def markdown(
     own: Experiment, result: Mapping[str, Any], before: Sequence[Mapping[str, str]], reserved: str = ""
 ) -> str:
-    """The page in Markdown: verdict, what is ``reserved`` about it, contrasts, cells, tasks, and how to repeat it."""
+    """The page in Markdown: verdict, what is ``reserved``, contrasts, cells, tasks, how to repeat it."""
     link = f" ([arXiv {own.arxiv}](https://arxiv.org/abs/{own.arxiv}))" if own.arxiv else ""
     lines = [f"# {own.title}{link}: {result['verdict']}", "", f"**Claim.** {own.claim.strip()}", ""]
     lines += [f"**In the paper.** {own.in_paper.strip()}", ""]

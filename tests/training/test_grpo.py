@@ -80,7 +80,9 @@ def test_form_and_length_and_functions_of_ones_own(tmp_path):
     with pytest.raises(RewardError, match=r"'.*bad\.py' cannot be run: ModuleNotFoundError"):
         rewards.reward_of(Reward(name=f"{tmp_path}/bad.py:x"))
     (tmp_path / "odd.py").write_text(
-        "def bare(answer): return 1\ndef breaks(sample, answer): return 1 / 0\ndef text(*both): return 'good'\n"
+        "def bare(answer): return 1\n"
+        "def breaks(sample, answer): return 1 / 0\n"
+        "def text(sample, answer): return 'good'\n"
     )
     for function, said in (
         ("bare", "failed on the answer 'a dog': TypeError: bare\\(\\) takes 1"),

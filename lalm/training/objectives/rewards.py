@@ -278,8 +278,8 @@ def _own(name: str) -> OfAnswer:
         try:
             said = found(sample, answer)
         except Exception as error:
-            what = f"{type(error).__name__}: {error}"
-            raise RewardError(f"grpo.rewards: '{name}' failed on the answer {answer[:60]!r}: {what}") from error
+            what = f"{answer[:60]!r}: {type(error).__name__}: {error}"
+            raise RewardError(f"grpo.rewards: '{name}' failed on the answer {what}") from error
         try:
             return float(said)
         except (TypeError, ValueError):
