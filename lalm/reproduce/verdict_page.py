@@ -14,6 +14,7 @@ from lalm.reproduce.experiment import SIZES, Experiment, Plan, load, names
 from lalm.reproduce.findings import NOT_RUN
 
 EARLIER = "earlier.json"  # measured before there was this command: what, when, by which commit
+RESERVATION = "reservation.md"  # SIZE.reservation.md: what a reader must know of how this run came about
 RULE = (
     "**Rule**, in the experiment's file before the run: a contrast is *confirmed* when its 95 % interval "
     "lies above 0, *not confirmed* when it lies below 0 or below what would matter (`worth`), else *cannot "
@@ -31,11 +32,12 @@ def write(plan: Plan, found: Mapping[str, Any], about: Mapping[str, Any], folder
     found = {**found, "beside": [_with_picture(one, plan.size, folder) for one in found["beside"]]}
     head = {"paper": own.title, "arxiv": own.arxiv, "claim": own.claim, "in_paper": own.in_paper}
     result = {**head, "size": plan.size, "settings": dict(plan.settings), **about, **found}
-    text = json.dumps(result, indent=1, ensure_ascii=False)
-    (folder / f"{plan.size}.json").write_text(text + "\n", encoding="utf-8")
+    numbers = json.dumps(result, indent=1, ensure_ascii=False)
+    (folder / f"{plan.size}.json").write_text(numbers + "\n", encoding="utf-8")
     (folder / f"{plan.size}.svg").write_text(figure(found["contrasts"], found["cells"]), encoding="utf-8")
     page = folder / f"{plan.size}.md"
-    page.write_text(markdown(own, result, earlier(folder)), encoding="utf-8")
+    text = markdown(own, result, earlier(folder), reservation(folder, plan.size))
+    page.write_text(text, encoding="utf-8")
     return page
 
 
@@ -49,11 +51,14 @@ def _with_picture(one: Mapping[str, Any], size: str, folder: Path) -> dict[str, 
     return {**one, "picture": name}
 
 
-def markdown(own: Experiment, result: Mapping[str, Any], before: Sequence[Mapping[str, str]]) -> str:
-    """The page in Markdown: verdict, contrasts, cells, tasks, and how to repeat it."""
+def markdown(
+    own: Experiment, result: Mapping[str, Any], before: Sequence[Mapping[str, str]], reserved: str = ""
+) -> str:
+    """The page in Markdown: verdict, what is ``reserved``, contrasts, cells, tasks, how to repeat it."""
     link = f" ([arXiv {own.arxiv}](https://arxiv.org/abs/{own.arxiv}))" if own.arxiv else ""
     lines = [f"# {own.title}{link}: {result['verdict']}", "", f"**Claim.** {own.claim.strip()}", ""]
     lines += [f"**In the paper.** {own.in_paper.strip()}", ""]
+    lines += [f"**With a reservation.** {reserved}", ""] if reserved else []
     lines += [
         f"**Here.** Size `{result['size']}`, {result['date']}, commit {result['commit']}, "
         f"{result['minutes']:.0f} minutes by the clock{_of_processor(result)} on {result['machine']}. "
@@ -241,6 +246,12 @@ def earlier(folder: Path) -> list[dict[str, str]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
+def reservation(folder: Path, size: str) -> str:
+    """What must be known of how a size's run came about, from the folder's ``SIZE.reservation.md``; or ""."""
+    path = folder / f"{size}.{RESERVATION}"
+    return " ".join(path.read_text(encoding="utf-8").split()) if path.is_file() else ""
+
+
 def newest(folder: Path) -> dict[str, Any] | None:
     """The result of the largest size that was run."""
     for size in reversed(SIZES):
@@ -272,6 +283,7 @@ def papers_table(results: Path) -> str:
             why = ", ".join(f"{count} {told}" for told, count in counts.items())
             size = found["size"]
             verdict = f"**[{found['verdict']}]({results.name}/{name}/{size}.md)** at size {size}: {why}"
+            verdict += "; with a reservation, on that page" if reservation(folder, size) else ""
             command += "" if size == "small" else f" --{size}"
         if before:
             told = before[0]

@@ -121,7 +121,7 @@ class Contrast(Section):
     """
 
     temperature: float = Field(0.1, gt=0)
-    layers: list[int] | None = None
+    layers: list[int] | None = Field(None, min_length=1)
 
 
 class Reward(Section):
@@ -150,6 +150,8 @@ class Reward(Section):
             raise ValueError("'pattern' is the regular expression of the reward 'format'")
         if (self.name == "length") != (self.between is not None):
             raise ValueError("'between' is the fewest and the most words of the reward 'length'")
+        if self.between is not None and self.between[0] > self.between[1]:
+            raise ValueError(f"'between' is [fewest, most] words, not {list(self.between)}")
         if self.schema_ is not None and self.name != "json":
             raise ValueError("'schema' is the JSON schema of the reward 'json'")
         if (self.name == "judge") != (self.llm is not None) or (self.url is not None and self.llm is None):

@@ -264,9 +264,11 @@ def test_a_finding_from_answers_to_the_page(tmp_path, capsys, monkeypatch):
     _judge_half(work / "eval" / "A-0-yesno" / "predictions.jsonl")
     (work / "c.png").write_bytes(b"png")
     (work / "c.json").write_text(json.dumps([{"step": 1, "score": 0.12345, "more": 0}]))
+    (tmp_path / "out" / "small.reservation.md").write_text("The size was\nchosen late.\n")
     assert command(["reproduce", "answers.yaml", "--work", "work", "--out", "out"]) == 0
     text = (tmp_path / "out" / "small.md").read_text()
     assert "| yesno |" in text and "| accuracy | 0.50 | -0.03 [" in text  # by chance
+    assert "**With a reservation.** The size was chosen late.\n" in text
     assert "![curve](small-curve.png)" in text and "| 1 | 0.1235 |" in text and "(figure 2)" in text
     assert (tmp_path / "out" / "small-curve.png").read_bytes() == b"png"
 

@@ -9,7 +9,7 @@ from tiny_runs import lines, settings, training_world
 from lalm.data.readers import read_manifest
 from lalm.data.sample import write_manifest
 from lalm.training import run as train
-from lalm.training.objectives.contrast import contrastive_loss, mean_states
+from lalm.training.objectives.contrast import ContrastError, contrastive_loss, mean_states
 
 
 def test_the_loss_is_its_definition():
@@ -45,6 +45,8 @@ def test_clips_find_their_captions(tmp_path):
     made = settings(world, tmp_path / "out", lora=None, contrast={}, **fields)
     losses = list(lines(train.run(made)).values())
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    with pytest.raises(ContrastError, match=r"there is no layer 99: the LLM has 0 to \d"):
+        train.run(settings(world, tmp_path / "odd", lora=None, contrast={"layers": [0, 99]}, **fields))
     assert lines(tmp_path / "out", "recall") and lines(tmp_path / "out", "valid_loss")
     write_manifest(world / "train.jsonl", [replace(s, origin={}) for s in samples])
     with pytest.raises(ValueError, match="no training sample says what is heard"):

@@ -79,6 +79,20 @@ def test_form_and_length_and_functions_of_ones_own(tmp_path):
     (tmp_path / "bad.py").write_text("import nothing_like_that\n")
     with pytest.raises(RewardError, match=r"'.*bad\.py' cannot be run: ModuleNotFoundError"):
         rewards.reward_of(Reward(name=f"{tmp_path}/bad.py:x"))
+    (tmp_path / "odd.py").write_text(
+        "def bare(answer): return 1\n"
+        "def breaks(sample, answer): return 1 / 0\n"
+        "def text(sample, answer): return 'good'\n"
+    )
+    for function, said in (
+        ("bare", "failed on the answer 'a dog': TypeError: bare\\(\\) takes 1"),
+        ("breaks", "failed on the answer 'a dog': ZeroDivisionError: division by zero"),
+        ("text", "gave 'good' instead of a number"),
+    ):
+        with pytest.raises(RewardError, match=f"odd.py:{function}' {said}"):
+            rewards.reward_of(Reward(name=f"{tmp_path}/odd.py:{function}"))(ASKED, ["a dog"])
+    with pytest.raises(ValueError, match=r"'between' is \[fewest, most\] words, not \[5, 2\]"):
+        Reward(name="length", between=(5, 2))
     with pytest.raises(ValueError, match="there is no reward 'best'"):
         Reward(name="best")
     for name in REWARDS:

@@ -19,6 +19,7 @@ from transformers import BatchFeature
 
 from lalm.data.audio_inputs import Audios
 from lalm.data.sample import Sample, SampleError
+from lalm.errors import LalmError
 from lalm.models.processing import AudioLMProcessor
 from lalm.training.batches import Collator
 from lalm.training.objectives.distil import heard_text
@@ -26,6 +27,10 @@ from lalm.training.sections import Contrast
 from lalm.training.trainer import Read, RecipeTrainer
 
 SAME = -1e4  # logit between a clip and the same caption of another clip: neither right nor wrong
+
+
+class ContrastError(LalmError, ValueError):
+    """A contrast that the LLM does not allow; the text says why."""
 
 
 def contrastive_loss(audio: Tensor, text: Tensor, same: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -52,6 +57,9 @@ class ContrastTrainer(RecipeTrainer):
         super().__init__(**others)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over clips
         self._contrast = settings
+        most = self.model.config.text_config.num_hidden_layers
+        if odd := [layer for layer in settings.layers or () if not -most - 1 <= layer <= most]:
+            raise ContrastError(f"contrast.layers: there is no layer {odd[0]}: the LLM has 0 to {most}")
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -274,4 +274,16 @@ def _own(name: str) -> OfAnswer:
     found = getattr(module, function, None)
     if not callable(found):
         raise RewardError(f"grpo.rewards: '{file}' has no function '{function}'")
-    return found
+
+    def reward(sample: Sample, answer: str) -> float:
+        try:
+            said = found(sample, answer)
+        except Exception as error:
+            what = f"{answer[:60]!r}: {type(error).__name__}: {error}"
+            raise RewardError(f"grpo.rewards: '{name}' failed on the answer {what}") from error
+        try:
+            return float(said)
+        except (TypeError, ValueError):
+            raise RewardError(f"grpo.rewards: '{name}' gave {said!r} instead of a number") from None
+
+    return reward
