@@ -31,7 +31,10 @@ _FOREIGN = (  # how other containers begin, which may hold MPEG frames too
 
 def file_blocks(file: BinaryIO, asked: Asked) -> Blocks:
     """(rate, (n, C) float32) blocks of the asked part of an encoded file."""
-    start, size = leftovers.id3v2_end(file), size_of(file)
+    size = size_of(file)
+    if not size:
+        raise AudioError(f"{asked.place} is empty (0 bytes)")
+    start = leftovers.id3v2_end(file)
     head = read_at(file, start, 12)
     if start and (head[:4] in (b"fLaC", b"OggS", b"RIFF", b"FORM")):
         file = window(file, start, size)

@@ -26,7 +26,15 @@ COMPRESSED = (
     b"\xff\xf3",
     b"\xff\xf1",
     b"\xff\xf9",
+    b"FORM",  # AIFF
+    b"caff",
+    b".snd",
+    b"RF64",
+    b"#!AMR",
+    b"0&\xb2u",  # WMA
+    b"FLV",
 )
+BARE = ("", ".pcm", ".raw", ".s16", ".s16le", ".sw", ".sln")  # suffixes of files of bare 16-bit PCM
 
 
 class Growing(io.RawIOBase):
@@ -54,15 +62,21 @@ class Growing(io.RawIOBase):
             waited += POLL_S
 
 
-def incoming_blocks(stream: BinaryIO, place: str) -> Iterator[Array]:
+def incoming_blocks(stream: BinaryIO, place: str, *, bare: bool = True) -> Iterator[Array]:
     """Blocks (N,) float32 at 16 kHz of a stream that cannot be wound back.
 
-    ``place`` names it in errors. Raises AudioError for what is no audio.
+    ``place`` names it in errors. What begins like nothing known is 16-bit PCM if it may be ``bare``. Raises
+    AudioError for what is no audio.
     """
-    start = _exactly(stream, 4)
+    start = _exactly(stream, 12)
     if not start:
         raise AudioError(f"{place} is empty: nothing came in")
-    if start == b"RIFF" or not start.startswith(COMPRESSED):
+    if start[4:8] == b"ftyp":
+        raise AudioError(
+            f"{place} is an MP4, whose index comes last, so it cannot be read as it comes: when it is whole, "
+            "lalm transcribe reads it"
+        )
+    if start.startswith(b"RIFF") or (bare and not start.startswith(COMPRESSED)):
         yield from pcm_blocks(cast(BinaryIO, _Joined(start, stream, exact=True)))
         return
     joined = _Joined(start, stream, exact=False)

@@ -20,7 +20,6 @@ from lalm.audio.blocks import BLOCK_FRAMES, Array, Blocks, as_float, larger, nar
 from lalm.audio.decoding import file_blocks
 from lalm.audio.mixing import SAMPLE_RATE, SILENT, CancelledError, Mixed, mixed, set_right
 from lalm.audio.sources import is_data_url, opened, shortened
-from lalm.audio.windows import size_of
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -149,8 +148,6 @@ def read_recording(
         array_rate = SAMPLE_RATE if rate is None else rate
         return _recording(lambda a: _array_blocks(source, array_rate, a), asked, name)
     with opened(source, asked.place) as file:
-        if size_of(file) == 0:
-            raise AudioError(f"{asked.place} is empty (0 bytes)")
         return _recording(lambda a: file_blocks(file, a), asked, name)
 
 

@@ -23,6 +23,8 @@ Detector: TypeAlias = Callable[[torch.Tensor], dict[str, Any] | None]
 FRAME = 512  # samples, 32 ms: what silero-vad looks at
 BLOCK = 4096  # bytes read from a stream at a time, 128 ms of 16-bit audio at 16 kHz
 HEADER_LIMIT = 1 << 20  # bytes before a WAV's samples
+PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # kinds of WAV
+WAVES = {(PCM, 8), (PCM, 16), (PCM, 24), (PCM, 32), (FLOAT, 32), (FLOAT, 64)}  # kind, bits
 
 
 class VoiceError(LalmError, ValueError):
@@ -100,22 +102,35 @@ def frames(blocks: Iterable[Array]) -> Iterator[Array]:
 def pcm_blocks(stream: BinaryIO) -> Iterator[Array]:
     """Blocks of a stream of 16-bit PCM, mono at 16 kHz, or of a WAV file that says otherwise about itself."""
     start = stream.read(4)
-    rate, channels = (SAMPLE_RATE, 1) if start != b"RIFF" else _wav_header(stream)
+    rate, channels, form = (SAMPLE_RATE, 1, (PCM, 16)) if start != b"RIFF" else _wav_header(stream)
     held = b"" if start == b"RIFF" else start
     resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32") if rate != SAMPLE_RATE else None
-    size = 2 * channels
+    size = form[1] // 8 * channels
     while data := stream.read(BLOCK):
         held += data
         whole = len(held) // size * size
-        samples = np.frombuffer(held[:whole], "<i2").reshape(-1, channels).mean(1, dtype=np.float32) / 32768
+        samples = _samples(held[:whole], *form).reshape(-1, channels).mean(1, dtype=np.float32)
         held = held[whole:]
         yield samples if resampler is None else resampler.resample_chunk(samples)
     if resampler is not None:
         yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def _wav_header(stream: BinaryIO) -> tuple[int, int]:
-    """Rate and channels of a WAV stream after its first four bytes; the samples come next."""
+def _samples(data: bytes, kind: int, bits: int) -> Array:
+    """The float32 samples in bytes of a WAV of that kind; NaN and infinity are silence."""
+    if kind == FLOAT:
+        return np.nan_to_num(np.frombuffer(data, f"<f{bits // 8}").astype(np.float32), posinf=0, neginf=0)
+    if bits == 8:  # without a sign
+        return np.frombuffer(data, np.uint8).astype(np.float32) / 128 - 1
+    if bits == 24:
+        padded = np.zeros((len(data) // 3, 4), np.uint8)
+        padded[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+        return padded.view("<i4")[:, 0].astype(np.float32) / 2**31
+    return np.frombuffer(data, f"<i{bits // 8}").astype(np.float32) / 2 ** (bits - 1)
+
+
+def _wav_header(stream: BinaryIO) -> tuple[int, int, tuple[int, int]]:
+    """Rate, channels, and (kind, bits) of a WAV stream after its first four bytes; samples come next."""
     read, shape = 0, None
     if stream.read(8)[4:] != b"WAVE":
         raise AudioError(
@@ -132,14 +147,14 @@ def _wav_header(stream: BinaryIO) -> tuple[int, int]:
         read += len(head) + len(body)
         if name == b"fmt " and len(body) >= 16:
             kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", body[:16])
-            if (
-                kind not in (1, 0xFFFE)
-                or bits != 16
-                or not 1 <= channels <= 64
-                or not 1000 <= rate <= 384_000
-            ):
-                raise AudioError(f"a WAV stream must be 16-bit PCM, not {bits}-bit of kind {kind}")
-            shape = (rate, channels)
+            if kind == EXTENSIBLE:
+                kind = int.from_bytes(body[24:26], "little") or PCM
+            if (kind, bits) not in WAVES or not 1 <= channels <= 64 or not 1000 <= rate <= 384_000:
+                raise AudioError(
+                    f"a WAV stream must be PCM or float of 1 to 64 channels, not {channels} of {bits} bits, "
+                    f"kind {kind}, at {rate} Hz: ffmpeg -i FILE -f s16le -ac 1 -ar 16000 - gives what is read"
+                )
+            shape = (rate, channels, (kind, bits))
     raise AudioError("the WAV stream has no samples")
 
 

@@ -185,6 +185,8 @@ def run(arguments: Sequence[str]) -> int:
             print(error.format_message())
             return 0
         said = str(error.format_message()).replace("Value error, ", "")  # pydantic's, in typer's sentence
+        if type(error).__name__ == "MissingParameter":
+            said = f"{said.rstrip('.')}{_way_out(error)}"
         return refuse(said, 2) if said else 2
     except typer.Abort:
         return refuse("stopped", 1)
@@ -195,6 +197,15 @@ def run(arguments: Sequence[str]) -> int:
     if code == 130:  # typer's own answer to Ctrl-C
         return refuse("stopped", 1)
     return code if isinstance(code, int) else 0
+
+
+def _way_out(error: Any) -> str:
+    """How the command that lacks an argument is called: the first example in its help, or where that is."""
+    if error.ctx is None:
+        return ""
+    lines = (line.strip() for line in (error.ctx.command.help or "").splitlines())
+    shown = next((line for line in lines if line.startswith("lalm ")), "")
+    return f", as in: {shown}" if shown else f"; {error.ctx.command_path} --help tells what it takes"
 
 
 def _quiet(debug: bool) -> None:

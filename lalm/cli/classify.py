@@ -51,6 +51,10 @@ def classify(
 ) -> None:
     """Name recordings after a few labelled ones, without training.
 
+    Examples:
+
+    lalm classify --support labelled query.wav    # labelled/LABEL/*.wav
+
     With --out also folders and patterns of recordings: a row each, an error is a row, a second run goes on.
     """
     choice = heard_choice(channel, track, lenient)

@@ -20,16 +20,25 @@ def explain(error: BaseException) -> int:
         return refuse(f"there is no file{_at(error)}", 2)
     if isinstance(error, OSError) and error.filename is not None:
         return refuse(f"{error.strerror}{_at(error)}", 2)
+    from lalm.errors import LalmError
+
+    own = "" if isinstance(error, LalmError) else _own(error)
     if isinstance(error, ValueError):
         from lalm.weights.pins import FetchError
 
-        return refuse(str(error), 1 if isinstance(error, FetchError) else 2)
-    from lalm.errors import LalmError
-
+        return refuse(f"{error}{own}", 1 if isinstance(error, FetchError) else 2)
     if isinstance(error, LalmError):
         return refuse(str(error), 1)
     what = (str(error).strip().splitlines() or ["no message"])[0]
-    return refuse(f"unexpected {type(error).__name__}: {what} (--debug shows the traceback)", 1)
+    return refuse(f"unexpected {type(error).__name__}: {what}{own} (--debug shows the traceback)", 1)
+
+
+def _own(error: BaseException) -> str:
+    """The line of the user's own code that an error comes from, in brackets."""
+    from lalm.systems import own_place
+
+    place = own_place(error)
+    return f" ({place})" if place else ""
 
 
 def _at(error: OSError) -> str:

@@ -156,6 +156,12 @@ def evaluate(
 ) -> None:
     """Score a model on tasks, with an interval on every number.
 
+    Examples:
+
+    lalm eval runs/mine --task clotho_aqa --data ~/data --controls
+
+    lalm eval runs/mine --task manifest=test.csv
+
     Predictions, a card (card.json) and a page (report.html) are written to a folder.
     An endpoint's key is read from OPENAI_API_KEY.
     """

@@ -37,6 +37,10 @@ def export(
 ) -> None:
     """Write a model for other programs, and check it there.
 
+    Examples:
+
+    lalm export runs/mine --to qwen2-audio --out exported
+
     For transformers, PEFT, vLLM, SGLang, llama.cpp and others: docs/export.md.
 
     The result is opened in a fresh process, by the other program's classes: another sound must move what is

@@ -1,6 +1,7 @@
 """``lalm listen``: live captions of a microphone, a pipe or a file that is still being written."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from lalm.cli.options import Device
 if TYPE_CHECKING:
     from lalm.audio.vad import Array
     from lalm.inference.speech.live import Caption
+
+
+MOST_S = 600.0  # of a file are decoded ahead; what a microphone or a pipe gives is all taken at once
 
 
 def listen(
@@ -51,7 +55,7 @@ def listen(
     ffmpeg -i rtsp://camera/1 -f s16le -ac 1 -ar 16000 - | lalm listen -
 
     On a terminal the line of an unfinished utterance is written again as it goes on. Standard input is
-    16-bit mono PCM at 16 kHz, a WAV stream, or mp3, ogg, flac, aac or webm. Ctrl-C ends it.
+    16-bit mono PCM at 16 kHz, a WAV stream, or mp3, ogg, flac, aac, aiff or webm. Ctrl-C ends it.
     """
     blocks = _blocks(source, idle)
     from lalm.cli.opening import open_whisper
@@ -65,7 +69,9 @@ def listen(
     if out == "vtt":
         print("WEBVTT\n", flush=True)
     try:
-        for caption in captions(blocks, whisper, language, partial=live or out == "json"):
+        waits = source is not None and Path(source).is_file()
+        most_s = MOST_S if waits else math.inf
+        for caption in captions(blocks, whisper, language, partial=live or out == "json", most_s=most_s):
             furthest = max(furthest, caption.behind_s)
             number += caption.final
             _print(caption, out, number)
@@ -79,7 +85,7 @@ def listen(
 
 def _blocks(source: str | None, idle: float) -> "Iterator[Array]":
     """The audio as it comes in. Raises VoiceError, AudioError where there is none."""
-    from lalm.audio.growing import Growing, incoming_blocks
+    from lalm.audio.growing import BARE, Growing, incoming_blocks
     from lalm.audio.vad import microphone
 
     if source is None:
@@ -93,7 +99,8 @@ def _blocks(source: str | None, idle: float) -> "Iterator[Array]":
         raise ValueError(f"there is no file {source}")
     if path.is_fifo():
         return incoming_blocks(path.open("rb", buffering=0), source)
-    return incoming_blocks(cast(BinaryIO, Growing(path, idle or None)), source)
+    growing = cast(BinaryIO, Growing(path, idle or None))
+    return incoming_blocks(growing, source, bare=path.suffix.lower() in BARE)
 
 
 def _print(caption: "Caption", out: str, number: int) -> None:

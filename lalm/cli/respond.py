@@ -58,6 +58,10 @@ def respond(
 ) -> None:
     """Turn captions into training targets: the LLM's own replies.
 
+    Examples:
+
+    lalm respond clips.csv train.jsonl
+
     An endpoint's key is read from OPENAI_API_KEY.
     """
     reading = reading_of(columns, audio=audio)

@@ -27,6 +27,10 @@ def sweep(
 ) -> None:
     """Train under several settings; a table with intervals.
 
+    Examples:
+
+    lalm sweep mine.yaml --set optim.seed=1,2,3 --set optim.learning_rate=1e-3,1e-4
+
     The same command again goes on where it stopped. The table is in OUT/table.md.
     """
     from lalm.cli.weights import fetch_for_recipe

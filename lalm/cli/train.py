@@ -17,7 +17,16 @@ def train(
         bool, typer.Option(help="Go on from the newest checkpoint in the recipe's out.")
     ] = True,
 ) -> None:
-    """Train as a recipe says; run it again to resume."""
+    """Train as a recipe says; run it again to resume.
+
+    Examples:
+
+    lalm train mine.yaml
+
+    lalm train mine.yaml --set optim.learning_rate=1e-4 --set out=runs/second
+
+    lalm recipes copy modular/own mine.yaml    # a recipe to begin with
+    """
     from lalm.cli.weights import fetch_for_recipe
     from lalm.training import recipe as recipes
 

@@ -71,6 +71,12 @@ def native(row: Any) -> Any:
         if _is_qwen2_audio(row):
             return _qwen2_audio(row)
         return _cut(row) if _is_cut(row) else row
+    clips = next((key for key in OF_CLIP if key in row), None)
+    if clips is not None and "audios" not in row:  # as with conversations
+        held = row[clips]
+        row = {k: v for k, v in row.items() if k != clips} | {
+            "audios": [held] if isinstance(held, str) else held
+        }
     if any(key in row for key in ("audios", "rejected_response", "rejected_messages", "rejected_audios")):
         return _ms_swift(row)
     return {**row, "messages": _openai(row["messages"])}

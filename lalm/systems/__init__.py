@@ -13,12 +13,13 @@ point of the group ``lalm.systems``. Files run only when a recipe that is being 
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from traceback import walk_tb
 from types import ModuleType
 from typing import Any
 
@@ -148,8 +149,36 @@ def use_code(files: Iterable[str | Path]) -> None:
 def brought(kind: str) -> list[Any]:
     """What all files and installed packages bring under one name: "SYSTEMS", "CONNECTORS", "ENCODERS",
     "METRICS"."""
-    files = [_run(path) for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
-    return [getattr(module, kind) for module in (*files, *_installed()) if hasattr(module, kind)]
+    files = [_run(path) for path in _own_files()]
+    found = []
+    for module in (*files, *_installed()):
+        if hasattr(module, kind):
+            found.append(getattr(module, kind))
+            _check(found[-1], kind, module)
+    return found
+
+
+def own_place(error: BaseException, files: Iterable[str] = ()) -> str:
+    """Where in one's own files an error comes from, "own.py, line 3"; "" for one from elsewhere."""
+    mine = {*files, *_own_files()}
+    frames = ((frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__))
+    lines = [f"{Path(file).name}, line {line}" for file, line in frames if file in mine]
+    return lines[-1] if lines else ""
+
+
+def _own_files() -> list[str]:
+    return [path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
+
+
+def _check(value: Any, kind: str, module: ModuleType) -> None:
+    """Raise OwnCodeError unless a name of a module holds what it is for."""
+    if kind == "SYSTEMS":
+        good = isinstance(value, list | tuple) and all(isinstance(row, System) for row in value)
+    else:
+        good = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+    if not good:
+        wanted = "a list of System" if kind == "SYSTEMS" else "a dictionary of names"
+        raise OwnCodeError(f"{kind} in '{module.__file__}' must be {wanted}, not {value!r:.80}")
 
 
 @cache
@@ -164,9 +193,11 @@ def _run(path: str) -> ModuleType:
     sys.modules[name] = module
     try:
         found.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise OwnCodeError(f"'{path}' cannot be run: {type(error).__name__}: {error}") from error
+        place = own_place(error, [path])
+        why = f"{type(error).__name__}: {error}" + (f" ({place})" if place else "")
+        raise OwnCodeError(f"'{path}' cannot be run: {why}") from error
     return module
 
 

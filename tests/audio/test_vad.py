@@ -87,6 +87,22 @@ def test_wav_and_pcm_streams_are_the_same_sound(rate, channels):
     assert np.abs(np.concatenate(list(voice.pcm_blocks(raw))) - wanted).max() < 1e-3
 
 
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("form", ["WAV", "WAVEX"])
+def test_wav_streams_of_other_samples(subtype, form):
+    sound = 0.3 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+    file = io.BytesIO()
+    soundfile.write(file, np.stack([sound, sound], 1), 16_000, format=form, subtype=subtype)
+    file.seek(0)
+    found = np.concatenate(list(voice.pcm_blocks(file)))
+    assert np.abs(found[:16_000] - sound).max() < 0.01 and np.abs(found[16_000:]).max(initial=0) <= 1
+
+
+def test_a_wav_stream_with_a_nan_is_silent_there():
+    data = wav(3, 1, 16_000, 32)[:-2] + np.array([0.5, np.nan, np.inf, -0.5], "<f4").tobytes()
+    assert np.concatenate(list(voice.pcm_blocks(io.BytesIO(data)))).tolist() == [0.5, 0, 0, -0.5]
+
+
 def wav(kind: int, channels: int, rate: int, bits: int) -> bytes:
     form = struct.pack("<HHIIHH", kind, channels, rate, 0, 0, bits)
     return b"RIFF\0\0\0\0WAVEfmt " + struct.pack("<I", len(form)) + form + b"data\xff\xff\xff\xff\0\0"
@@ -96,8 +112,8 @@ def wav(kind: int, channels: int, rate: int, bits: int) -> bytes:
     "data, text",
     [
         (b"RIFF\0\0\0\0AVI ", "begins like a WAV file and is none"),
-        (wav(3, 1, 16_000, 32), "must be 16-bit PCM, not 32-bit"),
-        (wav(1, 0, 16_000, 16), "must be 16-bit PCM"),
+        (wav(6, 1, 16_000, 8), "must be PCM or float of 1 to 64 channels, not 1 of 8 bits, kind 6"),
+        (wav(1, 0, 16_000, 16), "of 1 to 64 channels, not 0 of 16 bits"),
         (b"RIFF\0\0\0\0WAVEfmt ", "no samples"),
         (b"RIFF\0\0\0\0WAVE" + b"LIST\xff\xff\xff\xff" + b"x" * 100, "no samples"),
     ],

@@ -232,13 +232,13 @@ def test_shards_by_the_keys_of_their_json(clips: Path) -> None:
     with tarfile.open(clips / "s.tar", "w") as tar:
         for i in range(2):
             (clips / f"{i}.json").write_text(
-                json.dumps({"label": f"sound {i}", "ask": "Which?", "lang": "en"})
+                json.dumps({"kind": f"sound {i}", "ask": "Which?", "lang": "en"})
             )
             tar.add(clips / f"{i}.json", f"{i}.json")
             tar.add(clips / "clips" / f"{i}.wav", f"{i}.wav")
     with pytest.raises(SampleError, match=r"s.tar/0 has no text.*--columns answer=KEY names another key"):
         open_samples(clips / "s.tar")[0]
-    samples = open_samples(clips / "s.tar", Reading({"answer": "label", "question": "ask"}))
+    samples = open_samples(clips / "s.tar", Reading({"answer": "kind", "question": "ask"}))
     assert [sample.target for sample in samples] == ["sound 0", "sound 1"] and len(
         heard(samples[1])
     ) == 32_000

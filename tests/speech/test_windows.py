@@ -13,7 +13,7 @@ from lalm.audio.asked import AudioError
 from lalm.audio.growing import Growing, incoming_blocks
 from lalm.audio.load import load_audio
 from lalm.audio.stream import AudioStream
-from lalm.inference.speech.live import captions
+from lalm.inference.speech.live import Incoming, captions
 from lalm.inference.speech.speech_windows import Cutting, speech_windows
 
 RATE = 16_000
@@ -130,6 +130,10 @@ def test_a_stream_hears_one_of_two_channels_that_cancel(tmp_path):
     soundfile.write(tmp_path / "empty.wav", np.zeros((0, 1)), RATE)
     with pytest.raises(AudioError, match="no audio"):
         list(AudioStream(str(tmp_path / "empty.wav")))
+    for name in ("none.wav", "none.flac", "none.mp3"):  # the decoders say other things
+        (tmp_path / name).touch()
+        with pytest.raises(AudioError, match=rf"{name} is empty \(0 bytes\)$"):
+            list(AudioStream(str(tmp_path / name)))
 
 
 @pytest.mark.parametrize(("suffix", "subtype"), [("wav", "PCM_16"), ("ogg", "VORBIS")])
@@ -149,3 +153,35 @@ def test_a_file_is_heard_while_it_is_written(tmp_path, suffix, subtype):
     threading.Thread(target=write).start()
     heard = np.concatenate(list(incoming_blocks(Growing(path, 0.4), "grows")))
     assert abs(len(heard) - len(tone)) < 1600 and np.abs(heard).max() > 0.2
+
+
+def test_a_file_of_another_kind_is_not_taken_for_bare_samples(tmp_path):
+    """``lalm listen notes.txt`` or a whole .m4a would else be noise."""
+    tone = (0.3 * np.sin(np.arange(RATE) * 0.2)).astype(np.float32)
+    soundfile.write(tmp_path / "x.aiff", tone, RATE)
+    heard = np.concatenate(list(incoming_blocks(Growing(tmp_path / "x.aiff", 0.1), "x", bare=False)))
+    assert abs(len(heard) - RATE) < 200 and np.abs(heard).max() < 0.4
+    for data, said in (
+        (b"these are notes, not sounds\n" * 99, "not audio that can be read as it comes"),
+        (b"\0\0\0\x20ftypM4A " + bytes(999), "an MP4, whose index comes last"),
+    ):
+        (tmp_path / "x").write_bytes(data)
+        with pytest.raises(AudioError, match=said):
+            list(incoming_blocks(Growing(tmp_path / "x", 0.1), "x", bare=False))
+    (tmp_path / "x.pcm").write_bytes((tone * 32767).astype("<i2").tobytes())
+    assert len(np.concatenate(list(incoming_blocks(Growing(tmp_path / "x.pcm", 0.1), "x")))) == RATE
+
+
+def test_a_long_file_is_not_decoded_far_ahead_of_what_is_heard():
+    taken = 0
+
+    def blocks():
+        nonlocal taken
+        for _ in range(100):
+            taken += 1
+            yield np.zeros(RATE, np.float32)
+
+    incoming = Incoming(blocks(), most_s=3)
+    time.sleep(0.3)
+    assert taken <= 5
+    assert sum(len(block) for block in incoming) == 100 * RATE and taken == 100

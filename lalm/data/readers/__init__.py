@@ -9,6 +9,7 @@ import codecs
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from lalm.audio.load import AUDIO_SUFFIXES, is_named_like_recording
@@ -16,6 +17,7 @@ from lalm.data.formats import known_form
 from lalm.data.readers.clip_folders import ClipFolder, clips_below
 from lalm.data.readers.columns import SEEN_ROWS, ColumnMap, Reading
 from lalm.data.readers.delimited import Delimited
+from lalm.data.readers.fairseq import Fairseq, is_fairseq
 from lalm.data.readers.json_lines import JsonLines, JsonList, json_rows
 from lalm.data.readers.kaldi import Kaldi
 from lalm.data.readers.lhotse_pairs import LhotsePair, pairs_in
@@ -127,6 +129,8 @@ def _opened(path: Path, reading: Reading) -> Samples:
     for suffixes, way in CONVERTED.items():
         if name.endswith(suffixes):
             raise ReaderError(f"'{path}' is of a kind that lalm does not read: {way.format(name=path.name)}")
+    if name.endswith(".tsv") and is_fairseq(path):
+        return Fairseq(path)
     if plain.endswith(TABLE_SUFFIXES):
         return Delimited(path, reading)
     if not plain.endswith(JSON_SUFFIXES):
@@ -154,12 +158,10 @@ def _json(path: Path, reading: Reading) -> Samples:
 
 
 def _first_rows(rows: JsonLines | JsonList) -> Iterator[object]:
-    """The first rows, up to one that is not JSON, which is named when it is read."""
+    """The first rows but for those that are not JSON, which are named when they are read."""
     for number in range(min(len(rows), SEEN_ROWS)):
-        try:
+        with suppress(ReaderError):
             yield rows.row(number)
-        except ReaderError:
-            return
 
 
 def _unnamed(path: Path, reading: Reading) -> Samples:
@@ -219,7 +221,11 @@ def _folder(path: Path, reading: Reading) -> Samples:
     if next(path.rglob("*.trans.txt"), None) is not None:
         raise ReaderError(f"'{path}' is laid out like LibriSpeech: lalm build asr {path} --out asr.jsonl")
     if clips:
-        return ClipFolder(path, reading)
+        made = ClipFolder(path, reading)
+        deeper = [] if made.has_texts or reading.columns else _split_tables(path)
+        if deeper:
+            raise ReaderError(f"'{path}' holds tables further down: name one, such as {deeper[0]}")
+        return made
     raise ReaderError(
         f"'{path}' is a folder with none of wav.scp (Kaldi), cuts.*.jsonl.gz (Lhotse Shar), *.tar "
         "(WebDataset), dataset_info.json or *.parquet (Hugging Face), metadata.csv (audiofolder), and no "
@@ -231,6 +237,12 @@ def _tables(folder: Path) -> list[Path]:
     """The tables and JSON files in a folder, by name."""
     suffixes = (*TABLE_SUFFIXES, *JSON_SUFFIXES)
     return [p for p in sorted(folder.iterdir()) if p.name.lower().removesuffix(".gz").endswith(suffixes)]
+
+
+def _split_tables(folder: Path) -> list[Path]:
+    """Tables anywhere below a folder that are called as splits are, by name."""
+    found = (file for suffix in TABLE_SUFFIXES for file in folder.rglob(f"*{suffix}"))
+    return sorted(file for file in found if file.stem in SPLIT_TABLES)
 
 
 def _marked(path: Path, reading: Reading) -> Samples | None:

@@ -35,6 +35,7 @@ class ClipFolder(Samples):
             _beside(clip, s).is_file() for clip in self._clips for s in (*TEXTS, ".json")
         ):
             raise ReaderError(f"'{first}' has no text file beside it ({', '.join(TEXTS)} or .json)")
+        self.has_texts = bool(self._suffix)
         row = self.row(0)
         given = {"audio": "audio", **reading.columns}
         self.columns = ColumnMap(list(row), [row], given, f"'{folder}'", folder)

@@ -7,6 +7,7 @@ A row of a table, or an object of a JSON file without ``messages``, becomes a ma
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -56,7 +57,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "end": (),
     "channel": (),
 }
-OPTIONS_EACH = "choice_[a-z]"  # a column for each choice, as AIR-Bench has them
+OPTIONS_EACH = re.compile(r"(choice|option)_?([a-z]|\d)")  # a column for each, as AIR-Bench has them
 STRETCHES = (("start", "end"), ("start_time", "end_time"), ("start_s", "end_s"), ("onset", "offset"))
 NEMO = "audio_filepath"  # the key that NeMo's manifests have; their question is "context"
 SEEN_ROWS = 20  # are looked at to find the audio and to guess the columns
@@ -116,7 +117,8 @@ class ColumnMap:
                 f"{source}: none of its columns ({_listed(names)}) has a usual name for audio: "
                 "say which is which with --columns audio=COLUMN,answer=COLUMN"
             )
-        cells = [cell for row in rows for cell in _cells(row.get(self.columns["audio"][0]))]
+        audios = [row.get(self.columns["audio"][0]) for row in rows]
+        cells = [cell for audio in audios if not holds_audio(audio) for cell in _cells(audio)]
         self._placing = Placing(folder, Path(source).stem, [cell for cell in cells if isinstance(cell, str)])
         if self._placing.lost:
             raise ReaderError(
@@ -151,7 +153,7 @@ class ColumnMap:
                 told = [name for name in found if not all(_is_number(row.get(name)) for row in rows)]
                 found = (told or found)[:1] or several
             if role == "choices" and not found:
-                found = [name for name in names if fnmatchcase(_plain(name), OPTIONS_EACH)]
+                found = [name for name in names if OPTIONS_EACH.fullmatch(_plain(name))]
             if role == "audio":
                 named = [name for name in names if rows and all(_is_audio(row.get(name)) for row in rows)]
                 found = [n for n in found if _plain(n) != "name" or n in named]  # else people's
@@ -177,7 +179,12 @@ class ColumnMap:
         cells = {role: [row.get(name) for name in columns] for role, columns in self.columns.items()}
         audios = [cell for value in cells.pop("audio") for cell in _cells(value)]
         if not audios or any(not isinstance(cell, str) or not cell.strip() for cell in audios):
-            raise ReaderError(f"{place}: '{self.columns['audio'][0]}' names no audio")
+            why = "names no audio"
+            if any(
+                isinstance(row.get(name), dict) and "array" in row[name] for name in self.columns["audio"]
+            ):
+                why = "holds samples as numbers: write them to files, or as the bytes of files"
+            raise ReaderError(f"{place}: '{self.columns['audio'][0]}' {why}")
         answers = [text for value in cells.pop("answer", []) for text in _texts(value, place)]
         said = {role: _text(values[0], place) for role, values in cells.items()}
         stretch = self._stretch({role: said.pop(role, "") for role in ("offset", "duration", "end")}, place)
@@ -237,7 +244,15 @@ def _listed(names: Sequence[str]) -> str:
     return f"{shown}, ..." if len(names) > 12 else shown
 
 
+def holds_audio(value: Any) -> bool:
+    """Whether a cell is the bytes of a recording, as they are or as Hugging Face keeps them."""
+    held = value.get("bytes") if isinstance(value, dict) else value
+    return isinstance(held, bytes)
+
+
 def _is_audio(value: Any) -> bool:
+    if holds_audio(value):
+        return True
     cell = next(iter(_cells(value)), None)
     return isinstance(cell, str) and is_named_like_recording(cell.strip())
 

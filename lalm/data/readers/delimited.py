@@ -5,6 +5,7 @@ quotes are text, but for those around a whole field. Without a header (LJSpeech'
 are called 1, 2, 3, ...
 """
 
+import ast
 import csv
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +19,16 @@ from lalm.data.readers.samples import ReaderError
 DELIMITERS = "\t|;,"  # a tie goes to the first
 LONGEST_NAME = 200  # of a file; longer cells are texts
 
+csv.field_size_limit(1 << 30)  # a cell may hold a recording as a data: URL
+
 
 class Delimited(Lines):
     """Rows of a table, by its columns."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         self._marked, self._delimiter = _delimiter(path)
-        super().__init__(path, quoted=self._delimiter in ",;")
+        between = self._delimiter
+        super().__init__(path, quoted=between if between in ",;" else "", empty=f'{between}"')
         self.folder = reading.audio or path.parent
         if not len(self):
             raise ReaderError(f"{path.name} is empty")
@@ -54,16 +58,23 @@ class Delimited(Lines):
         return super().place(number + getattr(self, "_header", 0))
 
     def row(self, number: int) -> Any:
-        fields = self._fields(number + self._header)
+        fields = self._cells(number)
         if len(fields) != len(self._names):
-            advice = "; put a text with a comma in double quotes" if self._delimiter == "," else ""
-            raise ReaderError(
-                f"{self.place(number)}: the row has {len(fields)} fields, not {len(self._names)}{advice}"
-            )
-        return dict(zip(self._names, fields, strict=True))
+            more = self._delimiter == "," and len(fields) > len(self._names)
+            advice = "; put a text with a comma in double quotes" if more else ""
+            held = f"{len(fields)} field{'s' * (len(fields) != 1)}"
+            raise ReaderError(f"{self.place(number)}: the row has {held}, not {len(self._names)}{advice}")
+        return {name: _listed(field) for name, field in zip(self._names, fields, strict=True)}
 
     def _whole(self, number: int) -> bool:
-        return len(self._fields(number + self._header)) == len(self._names)
+        return len(self._cells(number)) == len(self._names)
+
+    def _cells(self, number: int) -> list[str]:
+        """The fields of a row, without empty ones behind the last column."""
+        fields = self._fields(number + self._header)
+        while len(fields) > len(self._names) and not fields[-1].strip():
+            fields.pop()
+        return fields
 
     def _fields(self, number: int) -> list[str]:
         text = self.record(number).rstrip("\r\n")
@@ -106,6 +117,17 @@ def _delimiter(path: Path) -> tuple[bool, str]:
     if path.name.lower().removesuffix(".gz").endswith(".tsv"):
         return False, "\t"
     return False, max(DELIMITERS, key=line.count)
+
+
+def _listed(field: str) -> str | list[str]:
+    """A list of texts that JSON, Python or pandas wrote into a cell; any other cell as it is."""
+    if not (field.startswith("[") and field.endswith("]")):
+        return field
+    try:
+        texts = ast.literal_eval(field)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return field
+    return texts if texts and all(isinstance(text, str) for text in texts) else field
 
 
 def _bare(field: str) -> str:

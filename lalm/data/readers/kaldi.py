@@ -111,8 +111,8 @@ def _table(path: Path) -> dict[str, str]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        key, _, rest = line.strip().partition(" ") if " " in line.strip() else line.strip().partition("\t")
+        key, *rest = line.strip().split(maxsplit=1)  # between them spaces or tabs
         if key in found:
             raise ReaderError(f"{path}:{number}: {key} stands there twice")
-        found[key] = rest.strip()
+        found[key] = "".join(rest)
     return found

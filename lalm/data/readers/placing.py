@@ -34,7 +34,7 @@ class Placing:
         """``folder``: what relative paths start from, None where the audio lies in the rows themselves."""
         self._cut = self._before = self._after = self.told = self.lost = ""
         self._names: dict[str, str] = {}  # name, and name without suffix -> path; "" for several
-        local = [cell for cell in map(plain, cells) if cell and "://" not in cell]
+        local = [cell for cell in map(plain, cells) if cell and "://" not in cell and cell[:5] != "data:"]
         if folder is None or not local:
             return
         for cut in range(max(cell.count("/") for cell in local) + 1):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lalm.data.readers.columns import SEEN_ROWS, ColumnMap, Reading
+from lalm.data.readers.columns import SEEN_ROWS, ColumnMap, Reading, holds_audio
 from lalm.data.readers.row_groups import REMOTE, RowGroups, local_files, remote_files
 from lalm.data.readers.samples import ReaderError, Samples
 from lalm.data.sample import Sample
@@ -65,8 +65,7 @@ class Table(Samples):
         row = self._named(self._data[number])
         if self.columns is None:
             return {key: value for key, value in row.items() if value is not None and key != "audio"}
-        held = row[self._audio]
-        if isinstance(held, bytes) or (isinstance(held, dict) and held.get("bytes") is not None):
+        if holds_audio(row[self._audio]):
             row = {**row, self._audio: {"path": HELD}}
         return row
 

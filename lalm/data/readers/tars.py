@@ -1,7 +1,8 @@
 """Reads WebDataset tars: ``0001.flac`` with ``0001.txt`` or ``0001.json`` makes one sample.
 
 The JSON may be a whole manifest row whose audio is the member's name, or an object with the text under one
-of ``TEXT_KEYS``, or where the columns of a ``Reading`` say. Audio stays in the tar and is read from there.
+of ``TEXT_KEYS``, or where the columns of a ``Reading`` say, or else under another usual name, which is told.
+Audio stays in the tar and is read from there.
 """
 
 import json
@@ -11,10 +12,11 @@ from typing import Any
 
 from lalm.audio import archives
 from lalm.audio.load import AUDIO_SUFFIXES
-from lalm.data.readers.columns import SEEN_ROWS, ColumnMap, Reading
+from lalm.data.readers.columns import ROLES, SEEN_ROWS, ColumnMap, Reading
 from lalm.data.readers.samples import ReaderError, Samples, spoken
 
 TEXT = "text"  # what the .txt is called among the columns
+TEXTS = ("txt", "cls", "caption", "lab")  # suffixes of members that are the text
 TEXT_KEYS = ("text", "caption", "transcript", "transcription", "sentence")
 
 
@@ -28,13 +30,21 @@ class Tars(Samples):
             groups: dict[str, list[str]] = {}
             for member in archives.members(path):
                 name, suffix = _split(member)
-                groups.setdefault(name, []).append(suffix)
+                if not PurePosixPath(member).name.startswith("."):  # "._0001.wav" of a Mac
+                    groups.setdefault(name, []).append(suffix)
             self._samples += [(path, name, tuple(found)) for name, found in groups.items()]
-        if reading.columns:
+        tables = [f"{name}.{s}" for _, name, found in self._samples for s in found if s in ("csv", "tsv")]
+        if tables and not any(len(found) > 1 for *_, found in self._samples):
+            raise ReaderError(
+                f"'{paths[0]}' holds the table {tables[0]} and clips, and no shards: unpack it (tar -xf "
+                f"{paths[0].name}) and name the table"
+            )
+        if reading.columns or self._needs_columns():
             seen = self._seen()
             names = list(dict.fromkeys(name for row in seen for name in row))
             given = {"audio": "audio", "id": "id", **reading.columns}
             self.columns = ColumnMap(names, seen, given, paths[0].name, None)
+            self.told = self.columns.told
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -51,7 +61,7 @@ class Tars(Samples):
         row = self._columns_of(number, fields)
         if self.columns is not None:
             return row
-        text = row.get(TEXT) if "txt" in suffixes else None
+        text = row.get(TEXT) if set(TEXTS) & set(suffixes) else None
         text = text if text is not None else next((t for key in TEXT_KEYS if (t := fields.get(key))), None)
         if not isinstance(text, str):
             raise ReaderError(
@@ -82,12 +92,25 @@ class Tars(Samples):
         if audio is None:
             raise ReaderError(f"{self.place(number)} has no audio ({', '.join(AUDIO_SUFFIXES)})")
         row = {"id": name, **fields, "audio": f"{tar.name}/{name}.{audio}"}
-        if "txt" in suffixes:
+        if suffix := next((s for s in TEXTS if s in suffixes), ""):
             try:
-                row[TEXT] = archives.read(tar, f"{name}.txt").decode("utf-8-sig").strip()
+                row[TEXT] = archives.read(tar, f"{name}.{suffix}").decode("utf-8-sig").strip()
             except UnicodeDecodeError:
-                raise ReaderError(f"{self.place(number)}.txt is not UTF-8 text: save it as such") from None
+                raise ReaderError(
+                    f"{self.place(number)}.{suffix} is not UTF-8 text: save it as such"
+                ) from None
         return row
+
+    def _needs_columns(self) -> bool:
+        """Whether the first sample has an object with other keys than ``TEXT_KEYS``, and no text."""
+        if not self._samples or set(TEXTS) & set(self._samples[0][2]):
+            return False
+        try:
+            fields = self._fields(0)
+        except ReaderError:
+            return False
+        usual = set(ROLES["answer"]) & set(fields)
+        return bool(usual) and not {"messages", "conversations", *TEXT_KEYS} & set(fields)
 
     def _seen(self) -> list[dict[str, Any]]:
         """The first samples as rows, but for those that cannot be read."""

@@ -5,6 +5,7 @@ manages; when they pause it is transcribed for good. Nothing that comes in is lo
 where much waits utterances are transcribed several at a time, which takes Whisper no longer than one.
 """
 
+import math
 import queue
 import threading
 import time
@@ -24,6 +25,7 @@ BEFORE_S = 0.3  # heard before speech was found
 FIRST_S = 0.8  # of speech before it is first transcribed
 BEHIND_S = 2.0  # of audio that waits: from here on several utterances at a time
 TOGETHER_S, GAP_S = 28.0, 2.0  # how much at a time then, and the pause that ends it all the same
+POLL_S = 0.05
 LEAST_S = 0.2  # less speech is none
 SPEECH, STILL = 0.5, 0.35  # probability from which a frame is speech, and down to which it goes on
 
@@ -43,9 +45,13 @@ class Caption:
 
 
 class Incoming:
-    """Blocks of audio, taken in by a thread as they come, so that a slow reader loses none."""
+    """Blocks of audio, taken in by a thread as they come, so that a slow reader loses none.
 
-    def __init__(self, blocks: Iterable[Array]) -> None:
+    No more than ``most_s`` seconds are taken ahead, for a source that can wait.
+    """
+
+    def __init__(self, blocks: Iterable[Array], most_s: float = math.inf) -> None:
+        self._most_s = most_s
         self._queue: queue.SimpleQueue[Array | BaseException | None] = queue.SimpleQueue()
         self._taken, self._given = 0, 0
         self.ended = False
@@ -56,6 +62,8 @@ class Incoming:
             for block in blocks:
                 self._taken += len(block)
                 self._queue.put(block)
+                while self.behind_s > self._most_s:
+                    time.sleep(POLL_S)
             self._queue.put(None)
         except BaseException as error:  # raised where the blocks are read
             self._queue.put(error)
@@ -81,13 +89,14 @@ def captions(
     *,
     partial: bool = True,
     probability: Probability | None = None,
+    most_s: float = math.inf,
 ) -> Iterator[Caption]:
     """Captions of audio that comes in, blocks (N,) float32 at 16 kHz; none where nobody speaks.
 
     With ``partial`` captions of unfinished utterances come between. The language is found out for every
-    utterance unless it is given.
+    utterance unless it is given. Of blocks that can wait no more than ``most_s`` seconds are taken ahead.
     """
-    incoming = Incoming(blocks)
+    incoming = Incoming(blocks, most_s)
     utterance = _Utterance(probability or load_probability())
     next_partial_s = FIRST_S
     for frame in frames(incoming):
