@@ -233,8 +233,8 @@ def evaluate(
         result = run(job, answerer, Resources(folders), judging, progress=progress, share=share)
     if result is None:  # the first process prints what was found
         return
-    if isinstance(answerer, Recorded) and (odd := answerer.unasked()) and not samples:
-        print(f"{len(odd)} answers belong to no item that was asked, '{odd[0]}' for one", file=sys.stderr)
+    if isinstance(answerer, Recorded) and (others := answerer.unasked()) and not samples:
+        print(f"{len(others)} answers belong to no item that was asked, '{others[0]}' for one", file=sys.stderr)
     if as_json:
         print(json.dumps(result.card, ensure_ascii=False))
         return

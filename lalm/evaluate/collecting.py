@@ -166,7 +166,7 @@ def _answer_together(
 
 def _read(folder: Path) -> dict[Key, Said]:
     """The answers in a run's logs, of whichever process; an answer stands before a failure."""
-    said = {}
+    said: dict[Key, Said] = {}
     for log in sorted(folder.glob("predictions*.jsonl")):
         for _, row in rows_of(log):
             key = Key(str(row.get("task")), str(row.get("control")), str(row.get("id")))
