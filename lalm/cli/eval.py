@@ -234,7 +234,8 @@ def evaluate(
     if result is None:  # the first process prints what was found
         return
     if isinstance(answerer, Recorded) and (others := answerer.unasked()) and not samples:
-        print(f"{len(others)} answers belong to no item that was asked, '{others[0]}' for one", file=sys.stderr)
+        told = f"{len(others)} answers belong to no item that was asked, '{others[0]}' for one"
+        print(told, file=sys.stderr)
     if as_json:
         print(json.dumps(result.card, ensure_ascii=False))
         return
