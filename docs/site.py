@@ -84,7 +84,7 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """A page of docs/ with its links; made pages have theirs already."""
     source = page.file.src_uri
-    if source in WIDE or source.endswith("_small/table.md"):
+    if source in WIDE:
         page.meta["hide"] = ["toc"]
     return relinked(markdown, f"docs/{source}", source) if (ROOT / "docs" / source).is_file() else markdown
 
