@@ -43,6 +43,9 @@ def transcribe(
         Path | None,
         typer.Option(metavar="FOLDER", help="Write talk.srt for talk.mp3 into this folder, and so on."),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out recordings whose text is in the folder --to already.")
+    ] = False,
     language: Annotated[
         str, typer.Option(help="What is spoken, as a code such as en or fr (default: found out).")
     ] = "",
@@ -68,7 +71,7 @@ def transcribe(
 
     lalm transcribe talk.mp3
 
-    lalm transcribe --out srt --to subtitles *.mp4
+    lalm transcribe --out srt --to subtitles --resume *.mp4
 
     lalm transcribe --out json interview.wav | jq .segments
 
@@ -84,6 +87,10 @@ def transcribe(
         raise ValueError("there is nothing to transcribe: lalm transcribe talk.mp3")
     listed = recordings(files)
     _check(listed, out, to, words)
+    if resume:
+        listed = _missing(listed, out, to)
+        if not listed:
+            return 0
     from lalm.cli.opening import open_whisper
     from lalm.inference.speech.recogniser import Wish
 
@@ -112,6 +119,17 @@ def _check(files: list[str], out: Form, to: Path | None, words: bool) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"two of the recordings would be written to '{twice}'")
+
+
+def _missing(files: list[str], out: Form, to: Path | None) -> list[str]:
+    """The recordings whose text is not in the folder yet; how many are is told."""
+    if to is None:
+        raise ValueError("--resume goes with --to, a folder in which the texts are that were written already")
+    left = [name for name in files if not _file(to, name, out).is_file()]
+    if len(left) < len(files):
+        there = len(files) - len(left)
+        print(f"lalm: {there} of {len(files)} are in '{to}' already and are left out", file=sys.stderr)
+    return left
 
 
 def _transcript(

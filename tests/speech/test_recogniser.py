@@ -108,10 +108,30 @@ def test_what_cannot_be_transcribed_is_one_sentence(tmp_path, capsys):
         ([SPEECH, "--to", str(tmp_path / "gone")], "there is no folder"),
         ([SPEECH, "x/speech.mp3", "--to", str(tmp_path)], "would be written to"),
         ([SPEECH, "--model", str(tmp_path)], "no model.bin"),
+        ([SPEECH, "--resume"], "--resume goes with --to"),
     ):
         assert run(["transcribe", *given]) == 2, given
         error = capsys.readouterr().err
         assert said in error and len(error.splitlines()) == 1, error
+
+
+def test_a_second_run_leaves_out_what_is_written(tmp_path, capsys, monkeypatch):
+    bell = str(ROOT / "samples" / "bell.flac")
+    written = []
+
+    def transcript(whisper, name, *rest):
+        written.append(name)
+        yield "text"
+
+    monkeypatch.setattr(Whisper, "load", classmethod(lambda cls, *_: None))
+    monkeypatch.setattr("lalm.cli.transcribe._transcript", transcript)
+    monkeypatch.setattr("lalm.cli.opening.open_whisper", lambda *_: None)
+    (tmp_path / "bell.txt").write_text("before")
+    argv = ["transcribe", SPEECH, bell, "--to", str(tmp_path), "--resume"]
+    assert run(argv) == 0 and written == [SPEECH] and (tmp_path / "bell.txt").read_text() == "before"
+    assert "1 of 2 are in" in capsys.readouterr().err
+    assert run(argv) == 0 and written == [SPEECH]
+    assert run(argv[:-1]) == 0 and written == [SPEECH, SPEECH, bell]
 
 
 def test_an_absent_library_is_named(monkeypatch):
