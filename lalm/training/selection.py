@@ -5,6 +5,7 @@ holds: a resumed run knows it without a state of its own.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,9 +39,10 @@ def measures(history: Sequence[Mapping[str, Any]], measure: str) -> list[tuple[i
 
 
 def best_of(found: Sequence[tuple[int, float]], measure: str) -> tuple[int, float]:
-    """(step, value) of the first best validation."""
+    """(step, value) of the first best validation; one that gave no number is the worst."""
     falling = measure.removeprefix("valid_") in FALLING
-    return (min if falling else max)(found, key=lambda pair: pair[1])
+    numbers = [pair for pair in found if not math.isnan(pair[1])] or found
+    return (min if falling else max)(numbers, key=lambda pair: pair[1])
 
 
 def has_stopped(found: Sequence[tuple[int, float]], keep: Keep) -> bool:

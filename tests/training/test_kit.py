@@ -1,6 +1,7 @@
 """The experimenter's kit: optimizers, averages, the best model, stopping early, sweeps, trackers, the Hub."""
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -151,6 +152,9 @@ def test_measures_that_rise_and_fall_and_are_not_there() -> None:
     ]
     assert selection.best_of(selection.measures(log, "valid_loss"), "valid_loss") == (4, 1.0)
     assert selection.best_of(selection.measures(log, "valid_accuracy"), "valid_accuracy") == (6, 0.9)
+    broken = [(2, math.nan), (4, 2.0), (6, 1.0)]
+    assert selection.best_of(broken, "valid_loss") == (6, 1.0)
+    assert selection.best_of(broken, "valid_accuracy") == (4, 2.0)
     assert selection.has_stopped(selection.measures(log, "valid_loss"), Keep(best="valid_loss", patience=1))
     assert not selection.has_stopped(
         selection.measures(log, "valid_accuracy"), Keep(best="valid_accuracy", patience=1)
