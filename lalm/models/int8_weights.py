@@ -17,6 +17,7 @@ from transformers import AutoConfig
 
 from lalm.models.hollow_llm import hollow_llm
 from lalm.models.int8 import HEAD, Weights, quantise
+from lalm.models.llm_body import body_of
 from lalm.models.next_position import FAMILIES
 from lalm.weights.fetch import cache_root
 from lalm.weights.identity import identity
@@ -62,7 +63,7 @@ def _make(folder: Path, path: Path) -> set[str]:
     """Round the weights of the LLM in ``folder`` and write them; the names of the tensors."""
     llm: Any = load_causal_lm(str(folder), dtype=torch.bfloat16)
     tensors: dict[str, Tensor] = {}
-    body, head = llm.get_decoder(), llm.get_output_embeddings()
+    body, head = body_of(llm), llm.get_output_embeddings()
     layers = {name: layer for name, layer in body.named_modules() if type(layer) is nn.Linear}
     for name, layer in (layers | {HEAD: head}).items():
         tensors[f"{name}.int8"], tensors[f"{name}.scale"] = quantise(layer.weight.detach())

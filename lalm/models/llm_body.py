@@ -6,6 +6,7 @@ or nothing at all. ``read`` takes the arguments of the most common kind and give
 
 import copy
 import inspect
+import re
 from collections.abc import Hashable
 from functools import cache
 from typing import Any
@@ -14,17 +15,37 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
     AutoModel,
     AutoModelForCausalLM,
     DynamicCache,
     PreTrainedConfig,
+    PreTrainedModel,
 )
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from lalm.errors import LalmError
+
 STATES = ("cache_params", "state")  # what bodies without past_key_values call what they keep
 AT_ONCE = 1024  # positions of a prompt that are read in one pass, where the rest can follow
 UNLIMITED = 10**9  # positions of an LLM whose config names no limit: ALiBi, recurrent ones
+
+
+class UnfitLLMError(LalmError, ValueError):
+    """An LLM that is more than its input embeddings, one body and one linear head, or that sees what comes
+    later."""
+
+
+def body_of(llm: Any) -> Any:
+    """The body of a causal LM: what ``get_decoder`` gives, or, where that is its head or itself, the model in
+    it that has its table of embeddings."""
+    body = llm.get_decoder()
+    if body is not llm and isinstance(body, PreTrainedModel):
+        return body
+    table = llm.get_input_embeddings()
+    inner = (child for child in llm.children() if isinstance(child, PreTrainedModel))
+    return next((child for child in inner if child.get_input_embeddings() is table), body)
 
 
 def new_llm(text_config: PreTrainedConfig) -> tuple[nn.Module, Any]:
@@ -33,11 +54,16 @@ def new_llm(text_config: PreTrainedConfig) -> tuple[nn.Module, Any]:
     The text part of some multimodal models has no class with a head: for those the causal LM is None.
     """
     if type(text_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        if type(text_config) not in MODEL_MAPPING:
+            raise UnfitLLMError(
+                f"the text part of this model, a '{text_config.model_type}', is no model of its own in "
+                "transformers, so it cannot be taken out of it"
+            )
         return AutoModel.from_config(text_config), None
     if text_config.model_type == "rwkv":
         text_config.rescale_every = 0  # else it changes its weights in place, and they are saved changed
     llm: Any = AutoModelForCausalLM.from_config(text_config)
-    return llm.get_decoder(), llm
+    return body_of(llm), llm
 
 
 def new_head(text_config: PreTrainedConfig, llm: Any) -> Any:
@@ -60,13 +86,23 @@ class Tail:
         """``llm``: a causal LM, which stays as it is."""
         self._llm, self._head = copy.copy(llm), llm.get_output_embeddings()
         self._llm._modules = dict(llm._modules)
-        self._llm._modules[llm.base_model_prefix] = _Passing(llm._modules[llm.base_model_prefix])
+        body = body_of(llm)
+        name = next(name for name, child in llm.named_children() if body in child.modules())
+        self._llm._modules[name] = _Passing(llm._modules[name])
 
-    def logits(self, hidden: Tensor, head: nn.Module) -> Tensor:
-        """hidden: (..., D) -> (..., V)."""
+    def is_more_than(self, head: nn.Module) -> bool:
+        """Whether there are weights besides the head's between the body and the logits."""
+        self._take(head)
+        return any(weight.is_meta for weight in self._llm.parameters())
+
+    def _take(self, head: nn.Module) -> None:
         if self._head is not head:
             self._llm.set_output_embeddings(head)
             self._head = head
+
+    def logits(self, hidden: Tensor, head: nn.Module) -> Tensor:
+        """hidden: (..., D) -> (..., V)."""
+        self._take(head)
         logits: Tensor = self._llm(inputs_embeds=hidden.reshape(1, -1, hidden.shape[-1])).logits
         return logits.reshape(*hidden.shape[:-1], -1)
 
@@ -126,6 +162,19 @@ def _takes(body: Hashable) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters)
 
 
+def takes(body: Any) -> frozenset[str]:
+    """Names of the arguments that a body takes."""
+    return _takes(body.__class__)
+
+
+@cache
+def _has_own_cache(body: Hashable) -> bool:
+    """Whether a body's class takes no cache but one of its own kind, as MiniMax does, and makes it itself."""
+    kind: Any = body
+    said = str(inspect.signature(kind.forward).parameters["past_key_values"].annotation)
+    return "Cache" in said and re.search(r"\b(Dynamic|EncoderDecoder)?Cache\b", said) is None
+
+
 def keeps_every_position(body: Any) -> bool:
     """Whether the body keeps keys and values of every position, to be cut, padded and joined."""
     layers = _cache_layers(body)
@@ -135,7 +184,8 @@ def keeps_every_position(body: Any) -> bool:
 def reads_rows_together(body: Any) -> bool:
     """Whether rows padded on the left give what each gives alone: not with recurrent states."""
     layers = _cache_layers(body)
-    return layers is not None and set(layers) <= {DynamicLayer, DynamicSlidingWindowLayer}
+    counts = hasattr(body, "embed_positions") and "position_ids" not in _takes(body.__class__)  # BART's
+    return layers is not None and not counts and set(layers) <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 
 def new_memory(body: Any, num_rows: int = 1) -> Cache:
@@ -144,8 +194,8 @@ def new_memory(body: Any, num_rows: int = 1) -> Cache:
 
 
 def _cache_layers(body: Any) -> list[type] | None:
-    """The kinds of layers of the body's cache; None where it takes none."""
-    if "past_key_values" not in _takes(body.__class__):
+    """The kinds of layers of the body's cache; None where it takes none, or only one of its own kind."""
+    if "past_key_values" not in _takes(body.__class__) or _has_own_cache(body.__class__):
         return None
     return [type(layer) for layer in DynamicCache(config=body.config).layers]
 
@@ -239,12 +289,13 @@ def _read_row(body: Any, embeds: Tensor, kept: Any, known: int) -> tuple[Tensor,
     """embeds: (1, L, D) after ``known`` positions -> (1, L, D), and what is kept from now on."""
     takes = _takes(body.__class__)
     if "past_key_values" in takes:
-        kept = DynamicCache(config=body.config) if kept is None else kept
+        if kept is None and not _has_own_cache(body.__class__):
+            kept = DynamicCache(config=body.config)
         positions = torch.arange(known, known + embeds.shape[1], device=embeds.device)[None]
         output = read(
             body, inputs_embeds=embeds, position_ids=positions, past_key_values=kept, use_cache=True
         )
-        return output.last_hidden_state, kept
+        return output.last_hidden_state, output.past_key_values
     name = next((name for name in STATES if name in takes), None)
     if name is None:  # it keeps nothing: all is read again
         whole = embeds if kept is None else torch.cat([kept, embeds], 1)

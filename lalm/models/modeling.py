@@ -30,6 +30,7 @@ from lalm.models.finite import check_finite
 from lalm.models.generate import generate
 from lalm.models.llm_body import (
     Tail,
+    body_of,
     embedding_name,
     new_head,
     new_llm,
@@ -224,7 +225,7 @@ class AudioLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             model = cls(config)
         model.model.audio_tower = encoder
         whole: Any = llm
-        model.model.language_model = whole.get_decoder()
+        model.model.language_model = body_of(whole)
         model.lm_head = whole.get_output_embeddings()
         with torch.device("cpu"):
             model.model.connector = model.model.build_connector()

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from lalm.errors import LalmError
 from lalm.models.answer_end import answer_ends
 from lalm.models.chat_template import bare_template
-from lalm.models.llm_body import RowMemory, Tail, new_memory, read
+from lalm.models.llm_body import RowMemory, Tail, body_of, new_memory, read
 from lalm.models.sampling import draw
 from lalm.models.user_text import MarkerTokens
 from lalm.weights.llm import load_causal_lm, load_tokenizer
@@ -106,7 +106,7 @@ class LocalWriter:
         self._jinja = bare_template(self.tokenizer)
         self.template = hashlib.sha256(self._jinja.encode()).hexdigest()[:16]
         self.model: Any = load_causal_lm(str(folder), dtype=dtype).eval().to(self.device)
-        self._body, self._tail = self.model.get_decoder(), Tail(self.model)
+        self._body, self._tail = body_of(self.model), Tail(self.model)
         self.ends = answer_ends(self.tokenizer, self._jinja, self.model.generation_config)
 
     def render(self, chat: Chat) -> str:

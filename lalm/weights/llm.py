@@ -8,6 +8,7 @@ import torch
 from tokenizers import normalizers
 from transformers import (
     CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -58,7 +59,18 @@ def load_causal_lm(folder: str, *, dtype: torch.dtype | None = None) -> PreTrain
     if config.model_type == "rwkv":
         config = llm.config
         config.rescale_every = 0  # else it changes its weights in place, and they are saved changed
-    return llm
+    return _inner(llm)
+
+
+def _inner(llm: Any) -> PreTrainedModel:
+    """Of BLIP-2 and Llama 4, say, the causal LM in it, which has its own head; any other as it is."""
+    for inner in (llm.get_decoder(), getattr(llm, "language_model", None)):
+        if inner is not llm and isinstance(inner, PreTrainedModel):
+            kind = type(inner.config)
+            if kind in MODEL_FOR_CAUSAL_LM_MAPPING and MODEL_FOR_CAUSAL_LM_MAPPING[kind] is type(inner):
+                return inner
+    whole: PreTrainedModel = llm
+    return whole
 
 
 def _no_causal_lm(folder: str, config: Any) -> str:
