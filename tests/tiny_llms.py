@@ -53,6 +53,19 @@ class Family:
 LLMS = {
     "apertus": Family("xIELU activation"),
     "arcee": Family("ReLU squared"),
+    "aya_vision": Family(
+        "text part of a multimodal model that leaves out its scale of the logits",
+        {"logit_scale": 0.25, "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]},
+        text="cohere2",
+        vision={
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+    ),
     "bamba": Family(
         "Mamba-2 and attention",
         {
@@ -127,9 +140,13 @@ LLMS = {
     ),
     "lfm2": Family("convolutions and attention", {"layer_types": ["conv", "full_attention"]}),
     "llama": Family("untied head"),
+    "llama4_text": Family("experts, layers without positions"),
     "mamba": Family("no keys and values"),
     "mamba2": Family("no keys and values", {"num_heads": 8, "head_dim": 8, "n_groups": 1}),
     "minicpm3": Family("latent attention, hidden states scaled", MLA),
+    "minimax": Family(
+        "lightning attention, a cache of its own", {"layer_types": ["linear_attention", "full_attention"]}
+    ),
     "mistral": Family("sliding windows", {"sliding_window": 64}),
     "mixtral": Family("experts"),
     "mpt": Family("ALiBi"),

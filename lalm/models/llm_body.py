@@ -184,8 +184,13 @@ def keeps_every_position(body: Any) -> bool:
 def reads_rows_together(body: Any) -> bool:
     """Whether rows padded on the left give what each gives alone: not with recurrent states."""
     layers = _cache_layers(body)
-    counts = hasattr(body, "embed_positions") and "position_ids" not in _takes(body.__class__)  # BART's
-    return layers is not None and not counts and set(layers) <= {DynamicLayer, DynamicSlidingWindowLayer}
+    known = {DynamicLayer, DynamicSlidingWindowLayer}
+    return layers is not None and not _counts_for_itself(body) and set(layers) <= known
+
+
+def _counts_for_itself(body: Any) -> bool:
+    """Whether a body numbers the positions itself, padding too: the decoders of BART and its like."""
+    return hasattr(body, "embed_positions") and "position_ids" not in _takes(body.__class__)
 
 
 def new_memory(body: Any, num_rows: int = 1) -> Cache:
@@ -290,7 +295,8 @@ def _read_row(body: Any, embeds: Tensor, kept: Any, known: int) -> tuple[Tensor,
     takes = _takes(body.__class__)
     if "past_key_values" in takes:
         if kept is None and not _has_own_cache(body.__class__):
-            kept = DynamicCache(config=body.config)
+            # BART's config counts its encoder's layers
+            kept = DynamicCache() if _counts_for_itself(body) else DynamicCache(config=body.config)
         positions = torch.arange(known, known + embeds.shape[1], device=embeds.device)[None]
         output = read(
             body, inputs_embeds=embeds, position_ids=positions, past_key_values=kept, use_cache=True

@@ -21,7 +21,7 @@ from lalm.models.save import save_model
 PAGE = Path(__file__).parents[2] / "docs" / "any-part.md"
 SOME = (  # one of each kind: positions, ALiBi, narrow embeddings, scaled logits, recurrent, no cache, mixed
     *("gpt2", "bloom", "opt", "cohere", "mamba", "rwkv", "openai-gpt", "jamba", "gemma3", "qwen2"),
-    "deepseek_v3",
+    *("deepseek_v3", "minimax", "llama4_text", "aya_vision"),
 )
 OPTIONS = {"group_size": 5, "connector_width": 16, "remainder": "pad"}
 
@@ -46,6 +46,26 @@ def test_the_table_names_every_family():
 def test_the_table_is_right(kind, tiny_folders, tmp_path):
     told = try_llm(llm_folder(kind, tmp_path / "llm"), tiny_folders[0], tmp_path)
     assert list(told.values()) == rows_of(PAGE.read_text())[kind][1:] == ["yes"] * len(STEPS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "said"),
+    [
+        ("gemma4_text", {"hidden_size_per_layer_input": 8}, "does not read embeddings by themselves"),
+        ("modernbert-decoder", {"bos_token_id": 1}, "more than one linear layer between its body and its"),
+        ("cpmant", {}, "takes tokens alone"),
+    ],
+)
+def test_llms_that_read_more_than_embeddings_or_have_more_than_a_head(
+    kind, fields, said, tiny_folders, tmp_path
+):
+    tokenizer = byte_tokenizer()
+    config = config_of(kind, vocab_size=len(tokenizer) - 1, **fields)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=said) as refused:
+        build_model("acdc", encoder=str(tiny_folders[0]), llm=str(tmp_path), options=OPTIONS)
+    assert len(str(refused.value).splitlines()) == 1 and len(str(refused.value)) < 400
 
 
 @pytest.mark.parametrize("kind", ["rwkv", "jamba"])
