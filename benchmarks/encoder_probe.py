@@ -23,6 +23,7 @@ from lalm.encoders.pair import at_times_of
 from lalm.weights.fetch import resolve
 
 WIDTH = 512  # of each of Whisper-base's layers, and of aiSFX
+SAVED_EVERY = 400  # clips: killed, it goes on from there, and with the choices that are not in OUT yet
 GROUP, TOKENS, EPOCHS, BATCH = 4, 64, 10, 512
 CHOICES: dict[str, list[int]] = {
     "layer 6": [6],
@@ -36,22 +37,23 @@ CHOICES: dict[str, list[int]] = {
 
 def frames_of(corpus: Path, store: Path) -> list[tuple[str, str, Tensor]]:
     """Of each clip its split, its label, and the frames of all layers and aiSFX: (T, 8 x 512)."""
-    if store.exists():
-        found: list[tuple[str, str, Tensor]] = torch.load(store, weights_only=True)
-        return found
+    clips = gather(catalogue("large"), corpus)
+    rows: list[tuple[str, str, Tensor]] = torch.load(store, weights_only=True) if store.exists() else []
+    if len(rows) == len(clips):
+        return rows
     whisper = load_encoder(resolve("whisper-base"), {"layers": "all", "pool": 4}).eval()
     effects = load_encoder(resolve("aisfx")).eval()
-    rows = []
     with torch.inference_mode():
-        for clip in gather(catalogue("large"), corpus):
+        for clip in clips[len(rows) :]:
             audio = torch.from_numpy(read_flac(corpus / clip.path)[:160_000])[None]
             size = torch.tensor([audio.shape[1]])
             heard, _ = whisper(audio, size)
             beside, counts = effects(audio, size)
             ratio = effects.config.frames_per_second / whisper.config.frames_per_second
             beside = at_times_of(beside, counts, heard.shape[1], ratio)
-            rows.append((clip.split, clip.row.label, torch.cat([heard, beside], 2)[0].half()))
-    torch.save(rows, store)
+            rows.append((clip.split, clip.row.label, torch.cat([heard, beside], 2)[0].half().clone()))
+            if len(rows) % SAVED_EVERY == 0 or len(rows) == len(clips):
+                torch.save(rows, store)
     return rows
 
 
@@ -106,7 +108,10 @@ def main() -> None:
     kinds = sorted({name.split("/")[0] for name in names})
     kind_of = torch.tensor([kinds.index(name.split("/")[0]) for name in names])
     found: dict[str, Any] = {"classes": len(names), "train_clips": len(train)}
+    found |= json.loads(given.out.read_text()) if given.out.exists() else {}
     for choice, layers in CHOICES.items():
+        if choice in found:
+            continue
         columns = torch.cat([torch.arange(WIDTH * layer, WIDTH * (layer + 1)) for layer in layers])
         sample = torch.cat([row[2][::8][:, columns].float() for row in train])
         scale = (sample.mean(0), 1 / sample.std(0).clamp(min=1e-4))

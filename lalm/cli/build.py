@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lalm.cli.build_preferences import preferences
-from lalm.cli.build_questions import nlar, qa, sac, spoken
+from lalm.cli.build_questions import nlar, qa, sac, said, spoken
 from lalm.cli.opening import reading_of
 from lalm.cli.options import Columns, NewManifest, PromptSeed
 
@@ -88,7 +88,7 @@ def corpus_task(
     if task not in READERS:
         raise ValueError(
             f"there is no task '{task}' to build; "
-            f"there are corpus, qa, nlar, spoken, sac, {', '.join(READERS)}"
+            f"there are corpus, qa, nlar, spoken, said, sac, {', '.join(READERS)}"
         )
     if not source.exists() and not str(source).startswith("hf:"):
         raise ValueError(f"there is no '{source}'")
@@ -142,5 +142,5 @@ def corpus(
 
 for _name, _what in TASKS.items():
     app.command(_name, help=f"{_what[0].upper()}{_what[1:]}.")(corpus_task)
-for _command in (corpus, qa, nlar, spoken, sac, preferences):
+for _command in (corpus, qa, nlar, spoken, said, sac, preferences):
     app.command()(_command)

@@ -1,4 +1,4 @@
-"""``lalm build qa``, ``nlar``, ``spoken``, ``sac``: questions that an LLM writes, or that a voice speaks."""
+"""``lalm build qa``, ``nlar``, ``spoken``, ``said``, ``sac``: an LLM writes, or a voice speaks."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,6 +145,18 @@ def spoken(
 
     reading = reading_of(columns, audio=audio)
     print(f"{out}: {write_spoken(source, out, voice, seed=seed, reading=reading)} spoken questions")
+
+
+def said(
+    out: NewManifest,
+    voice: Voices,
+    count: Annotated[int, typer.Option(min=1, help="Sentences to speak.")] = 400,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sentences, questions and voices drawn.")] = 0,
+) -> None:
+    """Spoken sentences with their text, and questions about what is said (needs flite or espeak-ng)."""
+    from lalm.tasks.said_sentences import write_said
+
+    print(f"{out}: {write_said(out, voice, count, seed=seed)} spoken sentences")
 
 
 def sac(

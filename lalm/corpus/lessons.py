@@ -1,8 +1,9 @@
 """``lalm corpus lessons``: questions and answers of every kind about a corpus's recordings.
 
 Each line of the manifest is a conversation of one to three questions about one recording, made from its
-events. Yes and no, the places of choices and the order in which two sounds are named are drawn evenly, so
-that the question alone tells nothing; how often is asked where a sound comes one to four times equally often,
+events. Yes and no, the places of choices and the order in which two sounds are named are drawn evenly, and a
+sound is offered wrongly as often as it is right for its frequency, so that the question alone tells nothing;
+how often is asked where a sound comes one to four times equally often,
 and before any answer that would tell. Half of the wrong choices are sounds of the same group, the others are
 surely absent. Some questions have no right choice, ask about what is not there, or cannot be answered from
 sound; some recordings are silence or noise. Wordings: ``lessons.yaml``.
@@ -15,15 +16,18 @@ import numpy as np
 
 from lalm.corpus.catalogue import classes
 from lalm.corpus.empty import empty_recordings
-from lalm.corpus.lesson_questions import KINDS, Heard, Rng, kind_of, pick, transcript_of
+from lalm.corpus.lesson_balance import offers
+from lalm.corpus.lesson_kinds import KINDS
+from lalm.corpus.lesson_questions import Heard, Offers, Rng, kind_of, pick, transcript_of
 from lalm.data.readers import open_samples
 from lalm.data.sample import AudioPart, Message, Sample, write_manifest
 
 EMPTY_FILES = 60
 EMPTY_SHARE = 0.05  # of the lines are about them
 SPOKEN_SHARE = 0.2  # of the lines are about speech whose words are known, where they are asked for
-SINGLE_SHARE = 0.3  # of the lines are about one sound; the others about scenes
+SINGLE_SHARE = 0.4  # of the lines are about one sound; the others about scenes
 SCENE_SHARES = {"sequence": 0.45, "repetition": 0.4, "bed": 0.15}
+REPEATED_CHOICE = 0.5  # how often a choice is asked of a repetition, beside how often of a single sound
 TURNS = ((1, 2, 3), (0.4, 0.3, 0.3))
 FIRST = (
     "count",
@@ -49,12 +53,12 @@ def write_lessons(manifest: Path, out: Path, count: int, seed: int = 0, *, said:
             f"'{manifest}' has no recordings with events of the corpus; make it by 'lalm corpus build'"
         )
     empty = list(empty_recordings(out.with_suffix(".empty"), EMPTY_FILES, np.random.default_rng([seed, 1])))
-    present = sorted({e["label"] for s in rows for e in s.events})
     spoken = [s for s in rows if transcript_of(s)] if said else []
     rng = np.random.default_rng([seed, 0])
     rarity = _rarity(single)
+    offered = _offers(single, rarity, scenes)
     return write_manifest(
-        out, (_lesson(number, single, scenes, empty, spoken, present, rarity, rng) for number in range(count))
+        out, (_lesson(number, single, scenes, empty, spoken, offered, rarity, rng) for number in range(count))
     )
 
 
@@ -64,7 +68,7 @@ def _lesson(
     scenes: Mapping[str, Sequence[Sample]],
     empty: Sequence[Sample],
     spoken: Sequence[Sample],
-    present: Sequence[str],
+    offered: Offers,
     rarity: np.ndarray,
     rng: Rng,
 ) -> Sample:
@@ -79,7 +83,7 @@ def _lesson(
         shares = np.array([SCENE_SHARES[kind] for kind in scenes])
         kind = str(rng.choice(list(scenes), p=shares / shares.sum()))
         row = scenes[kind][int(rng.integers(len(scenes[kind])))]
-    heard = Heard(row, present, rng, said=bool(spoken))
+    heard = Heard(row, offered, rng, said=bool(spoken))
     kinds = [(kind, odds) for kind, (odds, _) in KINDS.items() if heard.can(kind)]
     odds = np.array([o for _, o in kinds])
     size = min(int(rng.choice(TURNS[0], p=TURNS[1])), len(kinds))
@@ -100,6 +104,24 @@ def _lesson(
         events=row.events,
         origin={**row.origin, "kind": kind_of(row)},
     )
+
+
+def _offers(single: Sequence[Sample], rarity: np.ndarray, scenes: Mapping[str, Sequence[Sample]]) -> Offers:
+    """Odds of wrong answers, from how often each label is heard in a lesson, and how often alone in one."""
+    heard: dict[str, float] = {}
+    alone: dict[str, float] = {}
+    drawn = [(SINGLE_SHARE, 1.0, list(zip(single, rarity, strict=True)))]
+    for kind, rows in scenes.items():
+        share = (1 - SINGLE_SHARE) * SCENE_SHARES[kind]
+        asked = REPEATED_CHOICE if kind == "repetition" else 0.0
+        drawn.append((share, asked, [(row, 1 / len(rows)) for row in rows]))
+    for share, asked, rows_of in drawn:
+        for row, odds in rows_of:
+            labels = {event["label"] for event in row.events}
+            for label in labels:
+                heard[label] = heard.get(label, 0.0) + share * float(odds) / len(labels)
+                alone[label] = alone.get(label, 1e-9) + asked * share * float(odds)
+    return Offers(offers(heard), offers(alone))
 
 
 def _rarity(single: Sequence[Sample]) -> np.ndarray:

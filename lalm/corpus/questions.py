@@ -46,7 +46,7 @@ def questions(recordings: Sequence[Recording], rng: Rng) -> list[Sample]:
         *presence(mixed, rng),
         *_which_of_two(mixed),
         *_what(_once_each(alone)),
-        *_what_choice(_once_each(alone), rng),
+        *_what_choice(_once_each(alone)),
         *_speech(order),
         *_how_many([r for r in order if r.kind == "repetition"]),
         *_order([r for r in order if r.kind == "sequence"]),
@@ -107,24 +107,33 @@ def _what(recordings: Sequence[Recording]) -> list[Sample]:
     return [item(r, "what", "What makes the sound?", r.clips[0].sound.words) for r in recordings[:PER_TASK]]
 
 
-def _what_choice(recordings: Sequence[Recording], rng: Rng) -> list[Sample]:
-    """Four choices of groups far from each other; wrong ones are right ones of other recordings."""
+def _what_choice(recordings: Sequence[Recording]) -> list[Sample]:
+    """Four recordings of groups far from each other are all asked the same question, whose right answer is
+    another one for each: whoever answers from the choices alone is right once in four."""
     items: list[Sample] = []
-    for recording in recordings[:PER_TASK]:
-        chosen = [recording.clips[0].sound]
-        for i in rng.permutation(len(recordings)):
-            other = recordings[i].clips[0].sound
-            if all(not close(other.group, sound.group) for sound in chosen):
-                chosen.append(other)
-            if len(chosen) == 4:
+    for four in _fours(recordings):
+        names = [recording.clips[0].sound.name for recording in four]
+        text = f"What do you hear: {', '.join(names[:-1])} or {names[-1]}?"
+        items += [item(r, "what_choice", text, [n], names) for r, n in zip(four, names, strict=True)]
+        if len(items) >= PER_TASK:
+            break
+    return items
+
+
+def _fours(recordings: Sequence[Recording]) -> Iterator[list[Recording]]:
+    """Recordings four by four, each of a single sound that is far from those of the other three."""
+    waiting: list[list[Recording]] = []
+    for recording in recordings:
+        group = recording.clips[0].sound.group
+        for four in waiting:
+            if all(not close(group, other.clips[0].sound.group) for other in four):
+                four.append(recording)
+                if len(four) == 4:
+                    waiting.remove(four)
+                    yield four
                 break
         else:
-            continue
-        names = [sound.name for sound in chosen[1:]]
-        names.insert(len(items) % 4, chosen[0].name)
-        text = f"What do you hear: {', '.join(names[:-1])} or {names[-1]}?"
-        items.append(item(recording, "what_choice", text, [chosen[0].name], names))
-    return items
+            waiting.append([recording])
 
 
 def _speech(recordings: Sequence[Recording]) -> list[Sample]:

@@ -1,10 +1,30 @@
 """Writes captions of scenes from the captions ("a dog barks") and names ("a dog barking") of their sounds."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from lalm.data.english import words
+
 Rng = np.random.Generator
+STARTS = (
+    "",
+    "here",
+    "I hear how",
+    "in this recording",
+    "one can hear that",
+    "in this short recording one hears that",
+)
+HEARD = ("", "I hear", "one hears", "there is the sound of", "what I hear is", "this is a recording of")
+ENDS = (
+    "",
+    "and nothing else",
+    ", and that is all",
+    "here",
+    "in this recording",
+    "and nothing else can be heard",
+)
 TIMES = {2: "twice", 3: "three times", 4: "four times"}
 
 
@@ -57,6 +77,33 @@ def over(bed: str, bed_name: str, front: str, rng: Rng) -> str:
 def sentence(caption: str) -> str:
     """A caption as a sentence: capital letter, full stop."""
     return f"{caption[0].upper()}{caption[1:]}."
+
+
+def does(caption: str) -> str:
+    """ "does the dog bark" of "a dog barks"; "" where the caption is no such plain sentence."""
+    found = re.fullmatch(r"an? ((?:[a-z]+ )*[a-z]*(?:[a-rt-z]|ss)) ([a-z]*[a-rt-z]s)", caption)
+    if not found or {"and", "as", "on", "over", "along"} & set(caption.split()):
+        return ""
+    verb = re.sub(r"(?<=ch|sh|ss|zz)es$|(?<=[xo])es$|s$", "", re.sub("ies$", "ys", found[2]))
+    return f"does the {found[1]} {verb}"
+
+
+def exactly(
+    captions: Sequence[str], names: Sequence[str], clause: str, num_words: range, rng: Rng
+) -> dict[int, str]:
+    """A sentence about the sounds for each number of words that one can be made of.
+
+    ``clause`` tells all of them ("a dog barks twice"); the names alone make shorter ones.
+    """
+    together = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    bodies = [(clause, STARTS), (together, HEARD), (" and ".join(captions), STARTS)]
+    made: dict[int, list[str]] = {}
+    for body, starts in bodies:
+        for start in starts:
+            for end in ENDS[:3] if "recording" in start else ENDS:
+                text = " ".join(filter(None, (start, body, end))).replace(" ,", ",")
+                made.setdefault(len(words(text)), []).append(sentence(text))
+    return {size: _one(rng, *made[size]) for size in num_words if size in made}
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -66,6 +66,16 @@ def turns(lessons: list[Sample], kind: str) -> list[tuple[Sample, str, str]]:
     return found
 
 
+def labels(sample: Sample) -> set[str]:
+    return {event["label"] for event in sample.events}
+
+
+def worded(question: str, kind: str) -> bool:
+    """Whether a question has one of the wordings of a kind."""
+    forms = (re.escape(w).replace(r"\{x\}", ".+").replace(r"\{y\}", ".+") for w in wordings()[kind])
+    return any(re.match(form, question) for form in forms)
+
+
 def names(sample: Sample) -> set[str]:
     return {classes()[event["label"]].name for event in sample.events}
 
@@ -79,7 +89,7 @@ def test_presence_is_true_and_balanced(lessons: list[Sample]) -> None:
             if re.search(rf"\b{re.escape(c.name)}\b", question)
             and (c.name in names(sample) or c.label in LABELS)
         )
-        negated = any(question.startswith(w.split("{x}")[0]) for w in wordings()["absent"])
+        negated = worded(question, "absent")
         assert (answer == "Yes.") == ((asked in names(sample)) != negated), (question, answer, names(sample))
         answers[answer] += 1
     assert 0.42 < answers["Yes."] / answers.total() < 0.58
@@ -93,12 +103,15 @@ def test_the_right_choice_is_offered_once_and_everywhere_equally(lessons: list[S
             continue
         options = [line[3:] for line in lines]
         assert len(set(options)) == len(options), question
+        if not sample.events and "none of these" not in options:
+            assert answer.startswith("None of these. "), (question, answer)
+            continue
         true = [o for o in options if o in names(sample)] or ["none of these"]
         assert len(true) == 1, question
         assert "ABCDE".index(answer[0]) == options.index(true[0]), (question, answer)
         if true != ["none of these"]:
             places[answer[0]] += 1
-    assert min(places[letter] for letter in "ABC") > 0.7 * max(places[letter] for letter in "ABC")
+    assert min(places[letter] for letter in "ABC") > 0.55 * max(places[letter] for letter in "ABC")
 
 
 def test_counts_are_even_and_asked_before_an_answer_that_tells(lessons: list[Sample]) -> None:
@@ -112,7 +125,8 @@ def test_counts_are_even_and_asked_before_an_answer_that_tells(lessons: list[Sam
 
 def test_counts_and_orders_are_those_of_the_events(lessons: list[Sample]) -> None:
     for sample, question, answer in turns(lessons, "count"):
-        asked = [e for e in sample.events if classes()[e["label"]].name in question]
+        about_it = question in wordings()["count_it"]
+        asked = [e for e in sample.events if classes()[e["label"]].name in question or about_it]
         if sample.origin["kind"] in ("repetition", "sequence") and asked:
             assert read_number(answer) == str(len(asked)), (question, answer)
         elif not asked:
@@ -120,7 +134,7 @@ def test_counts_and_orders_are_those_of_the_events(lessons: list[Sample]) -> Non
     for sample, question, answer in turns(lessons, "order"):
         order = [classes()[e["label"]].name for e in sample.events]
         both = sorted((n for n in set(order) if n in question), key=order.index)
-        later = any(question.startswith(w.split("{x}")[0]) for w in wordings()["second"])
+        later = worded(question, "second")
         assert answer.rstrip(".").lower() == both[1 if later else 0].lower(), (question, answer)
 
 
@@ -142,7 +156,7 @@ def test_what_is_said_is_the_transcript(tmp_path: Path) -> None:
     for sample, _, answer in turns(made, "said"):
         told = sample.audios[0].get("transcript")
         assert ("The train is late." in answer) == bool(told)
-        assert told or "speak" in answer or "no speech" in answer
+        assert told or answer in wordings()["nobody" if "speech/english" not in labels(sample) else "unheard"]
     for _, question, answer in turns(made, "word"):
         assert (answer == "Yes.") == (question.split('"')[1] in "The train is late.")
 

@@ -119,11 +119,13 @@ def test_every_place_and_number_is_right_equally_often(items: dict[str, list[Sam
 
 
 def test_no_sound_is_the_answer_by_its_name_alone(items: dict[str, list[Sample]]) -> None:
-    """Of two choices each is right once."""
-    pairs = defaultdict(list)
-    for item in items["which_of_two"]:
-        pairs[item.choices].append(item.references[0])
-    assert all(Counter(right)[names[0]] == Counter(right)[names[1]] for names, right in pairs.items())
+    """Of two or four choices each is right equally often."""
+    for task in ("which_of_two", "what_choice"):
+        asked = defaultdict(list)
+        for item in items[task]:
+            asked[item.choices].append(item.references[0])
+        for names, right in asked.items():
+            assert len({Counter(right)[name] for name in names}) == 1, names
 
 
 def test_far_sounds_share_no_group(recordings: list[Recording]) -> None:
