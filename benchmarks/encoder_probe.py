@@ -23,7 +23,7 @@ from lalm.encoders.pair import at_times_of
 from lalm.weights.fetch import resolve
 
 WIDTH = 512  # of each of Whisper-base's layers, and of aiSFX
-SAVED_EVERY = 400  # clips: killed, it goes on from there, and with the choices that are not in OUT yet
+SAVED_EVERY = 100  # clips: killed, it goes on from there, and with the choices that are not in OUT yet
 GROUP, TOKENS, EPOCHS, BATCH = 4, 64, 10, 512
 CHOICES: dict[str, list[int]] = {
     "layer 6": [6],
