@@ -55,7 +55,7 @@ MAY_BE_IMPORTED_BY = {
     "peft": ["models*", "training*", "doctor.outside"],
     "yaml": [
         *("training.recipe", "evaluate.task", "inference.answer_words", "inference.protocols"),
-        *("tasks.sound_labels", "corpus.lesson_questions"),
+        *("tasks.sound_labels", "tasks.said_sentences", "corpus.lesson_questions"),
         *("evaluate.official.standing", "reproduce.experiment"),
     ],
     "pydantic": [
