@@ -97,7 +97,7 @@ def reads(name: str) -> list[str]:
     """Every path that a recipe reads."""
     own = recipe.load(name)
     held_out = [entry if isinstance(entry, str) else entry.path for entry in own.data.valid]
-    begun = [recipe.load("modular/small_3").out if own.init.from_ == "small" else own.init.from_]
+    begun = [recipe.load("modular/small_2").out if own.init.from_ == "small" else own.init.from_]
     found = [*(source.path for source in own.data.train), *held_out, *(begun if own.init.from_ else [])]
     return [path for path in found if path not in USERS_OWN]
 
@@ -256,8 +256,8 @@ def train(name: str, folders: dict[str, Path]) -> None:
     parts = {key: getattr(own.init, key) for key in ("encoder", "encoder_2", "aligner", "llm")}
     changes = [f"init.{key}={folders[PART_OF[part]]}" for key, part in parts.items() if part]
     changes += SMALLER[own.system] if own.init.from_ is None else []
-    if own.init.from_ == "small":  # the embedded model is the one that modular/small_3 makes
-        changes.append(f"init.from={recipe.load('modular/small_3').out}")
+    if own.init.from_ == "small":  # the embedded model is the one that modular/small_2 makes
+        changes.append(f"init.from={recipe.load('modular/small_2').out}")
     changes += ["optim.max_steps=2", "optim.epochs=null", "optim.warmup_steps=1", "optim.batch_size=2"]
     changes += [f"optim.accumulation={min(2, own.optim.accumulation)}", "every.log=1", "every.save=100"]
     if own.data.valid and own.every.valid:
