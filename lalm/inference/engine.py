@@ -40,6 +40,7 @@ from lalm.models.answer_end import answer_ends
 from lalm.models.load import load_model, model_name
 from lalm.models.lora import set_lora_scale
 from lalm.models.modeling import AudioLMForConditionalGeneration
+from lalm.models.packed_half import pack_half
 from lalm.models.prefill import PrefixCache, content_ids
 from lalm.models.processing import AudioLMProcessor
 
@@ -99,6 +100,7 @@ class Engine:
         options = {} if transcript is None else {"transcript": transcript}
         precision = pick_precision(given, place, dtype)
         opened, processor = load_model(given, dtype=precision, device=place, options=options, told=told)
+        pack_half(opened)
         return cls(opened, processor, model_name(given))
 
     @overload

@@ -7,10 +7,12 @@ model's own products are timed with few and with many threads, and again when st
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from math import ceil
 from pathlib import Path
 from statistics import median
@@ -20,14 +22,17 @@ import torch
 from torch import nn
 
 from lalm.models.int8 import Int8Product
+from lalm.models.packed_half import ROWS, PackedLinear
 
 ROUNDS = 4  # of the measurement, each with every number of threads in turn
 ROUND_S = 0.004  # of products in a round: as long as a scheduler lets a program run
+WARM_S = 0.03  # of products with several threads before they are timed
 GAIN = 0.9  # fewer threads are taken where they need less than this share of the time
 SLOW = 1.6  # steps that take so many times as long as before are a reason to measure again
 WINDOW = 8  # steps whose median is compared
 PAUSE_S = 2.0  # between two measurements at least, while an answer is made
 KEPT_S = 30.0  # so long a measurement holds for the answers that begin
+KEPT_FEWER_S = 5.0  # where it speaks for fewer threads than there may be: who was busy then may be done
 
 log = logging.getLogger("lalm.threads")
 
@@ -90,7 +95,7 @@ class Threads:
         """While a model answers: its number of threads, measured before."""
         before = torch.get_num_threads()
         if self._free:
-            self.measure(KEPT_S)
+            self.measure(KEPT_S if self.number == self.limit else KEPT_FEWER_S)
         try:
             if before != self.number:
                 torch.set_num_threads(self.number)
@@ -141,9 +146,12 @@ class Threads:
 def seconds_of(work: Callable[[], Any], choices: Sequence[int]) -> dict[int, float]:
     """Mean seconds of the work with each number of threads, taken in turns."""
     spent, done = dict.fromkeys(choices, 0.0), dict.fromkeys(choices, 0)
-    for number in choices:  # threads are started, memory is touched
+    for number in choices:  # threads are started and find their CPUs, which takes the scheduler some ticks
         torch.set_num_threads(number)
+        began = time.perf_counter()
         work()
+        while number > 1 and time.perf_counter() - began < WARM_S:
+            work()
     for _ in range(ROUNDS):
         for number in choices:
             torch.set_num_threads(number)
@@ -164,20 +172,34 @@ def usual_numbers() -> set[int | None]:
 
 
 def products_of(model: Any) -> Callable[[], Any]:
-    """Some of the products of one decoding step of a model of ours: those in the middle of its LLM."""
-    body = model.model.language_model
-    layers = [module for module in body.modules() if isinstance(module, nn.Linear | Int8Product)]
-    middle = layers[len(layers) // 2 :][:4]
-    rows = [
-        torch.zeros(1, layer.shape[1])
-        if isinstance(layer, Int8Product)
-        else torch.zeros(1, layer.in_features, dtype=layer.weight.dtype)
-        for layer in middle
-    ]
+    """The products of one layer of a model's LLM after the other, a layer a call: what a step of decoding
+    does, with weights that come from memory, as then. LoRA's, which are small, are left out."""
+    kinds = nn.Linear | PackedLinear | Int8Product
+    named: dict[str, Any] = {
+        name: layer
+        for name, layer in model.model.language_model.named_modules()
+        if isinstance(layer, kinds) and "lora_" not in name
+    }
+    layers = [(layer, _row_for(layer)) for layer in named.values()]
+    size = len({re.sub(r"\d+", "", name) for name in named})  # products of a layer
+    places = cycle(range(0, max(1, len(layers) - size + 1), max(1, size)))
+    unpacked = [layer for layer in named.values() if isinstance(layer, Int8Product)]
 
     @torch.inference_mode()
     def work() -> None:
-        for layer, row in zip(middle, rows, strict=True):
+        while unpacked:  # packing keeps a CPU busy, which would speak for one thread too
+            unpacked.pop().wait()
+        first = next(places)
+        for layer, row in layers[first : first + size]:
             layer(row)
 
     return work
+
+
+def _row_for(layer: Any) -> torch.Tensor:
+    """What a product of a decoding step is of."""
+    if isinstance(layer, PackedLinear):
+        return torch.zeros(ROWS, layer.in_features, dtype=layer.dtype)
+    if isinstance(layer, Int8Product):
+        return torch.zeros(1, layer.shape[1])
+    return torch.zeros(1, layer.in_features, dtype=layer.weight.dtype)

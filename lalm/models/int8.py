@@ -123,6 +123,11 @@ class Int8Product(nn.Module):
         found = found.mul_(step) if self.bias is None else torch.addcmul(self.bias, found, step)
         return found.view(*inputs.shape[:-1], -1)
 
+    def wait(self) -> None:
+        """Until its weights are packed."""
+        if self._packed is not None:
+            self._packed.result()
+
     def part(self, inputs: Tensor, columns: slice) -> Tensor:
         """Some columns (..., n) of ``forward``, which is computed once for all layers that share it."""
         if self._found is None or inputs is not self._inputs:

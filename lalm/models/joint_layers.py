@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lalm.models.int8 import Int8Linear
+from lalm.models.packed_half import PackedLinear
 
 Product = Callable[[Tensor], Tensor]
 
@@ -38,7 +39,7 @@ def _is_plain_lora(layer: Any) -> bool:
     """Whether a layer is a linear one with one LoRA beside it, neither merged nor off, nor one of LoRA's
     relatives: others are read by PEFT's own forward."""
     parts = layer._modules
-    if "lora_A" not in parts or not isinstance(parts["base_layer"], nn.Linear | Int8Linear):
+    if "lora_A" not in parts or not isinstance(parts["base_layer"], nn.Linear | Int8Linear | PackedLinear):
         return False
     if layer.merged or layer.disable_adapters or layer.lora_variant or len(layer.active_adapters) != 1:
         return False

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lalm.models.joint_layers import joint
 from lalm.models.llm_body import keeps_every_position, read
+from lalm.models.packed_half import HALF, ROWS
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
-ROWS = 8  # rows of a half precision product on a CPU, always: so many cost hardly more than one
 
 
 def general_because(body: Any) -> str:
@@ -95,7 +95,7 @@ class NextPosition:
 
 
 def _is_half_on_cpu(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype in (torch.bfloat16, torch.float16)
+    return weight.device.type == "cpu" and weight.dtype in HALF
 
 
 def _padded(rows: Tensor) -> Tensor:

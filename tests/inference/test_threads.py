@@ -9,6 +9,9 @@ from lalm.data.sample import ask
 from lalm.inference import threads
 from lalm.inference.engine import Engine, Options
 from lalm.inference.threads import Threads, available, candidates, cgroup_quota, products_of
+from lalm.models.int8 import Int8Product, make_int8
+from lalm.models.lora import add_lora
+from lalm.models.packed_half import PackedLinear, pack_half
 
 
 @pytest.fixture
@@ -49,7 +52,9 @@ def test_busy_neighbours_make_it_choose_fewer_threads_and_it_says_so_once(clock,
     with chosen.set():
         assert clock["threads"] == 1
     clock["seconds"] = {1: 0.002, 2: 0.001}
-    clock["now"] += 100
+    with chosen.set():
+        assert clock["threads"] == 1  # measured just now
+    clock["now"] += threads.KEPT_FEWER_S
     with chosen.set():
         assert clock["threads"] == 2
     said = [record.getMessage() for record in caplog.records]
@@ -95,3 +100,28 @@ def test_an_engine_is_measured_by_its_own_products(tiny, monkeypatch):
     before = torch.get_num_threads()
     engine.reply([ask([], "?")], Options(max_new_tokens=3))
     assert len(calls) > 2 * threads.ROUNDS and torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, "int8"])
+def test_the_products_are_those_of_one_layer_after_the_other_without_lora(tiny, dtype):
+    model, _ = tiny("acdc")
+    body = model.model.language_model
+    add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj"]})
+    if dtype == "int8":
+        make_int8(model)
+    else:
+        body.to(dtype)
+        pack_half(model)
+    seen = []
+    for number, layer in enumerate(body.layers):
+        for module in layer.modules():
+            if isinstance(module, Int8Product | PackedLinear | torch.nn.Linear):
+                note = lambda m, inputs, out, number=number: seen.append((number, m, inputs[0]))  # noqa: E731
+                module.register_forward_hook(note)
+    work, layers = products_of(model), len(body.layers)
+    for number in (*range(layers), 0):
+        seen.clear()
+        work()
+        assert {place for place, _, _ in seen} == {number}
+        assert len(seen) == (4 if dtype == "int8" else 7)
+        assert {len(row) for _, _, row in seen} == {8 if isinstance(seen[0][1], PackedLinear) else 1}

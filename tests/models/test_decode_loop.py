@@ -17,6 +17,7 @@ from lalm.models.decode_loop import generate_because
 from lalm.models.int8 import Int8Linear, make_int8
 from lalm.models.lora import add_lora
 from lalm.models.next_position import NextPosition
+from lalm.models.packed_half import PackedLinear, pack_half, packs_half
 
 OWN = {  # families that the short step reads, and what is special about each
     "llama": {"attention_bias": True, "num_key_value_heads": 4},
@@ -133,9 +134,9 @@ def test_who_goes_through_generate_is_said(tiny_folders, tmp_path):
 
 
 @pytest.mark.parametrize("kind", OWN)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("dtype", "packed"), [(torch.bfloat16, 0), (torch.bfloat16, 1), (torch.float16, 0)])
 def test_in_half_precision_a_row_has_the_same_bits_beside_others(
-    kind, dtype, tiny_folders, tmp_path, monkeypatch
+    kind, dtype, packed, tiny_folders, tmp_path, monkeypatch
 ):
     model, processor = model_of(kind, OWN[kind], tiny_folders, tmp_path)
     model.model.language_model.to(dtype)
@@ -144,6 +145,13 @@ def test_in_half_precision_a_row_has_the_same_bits_beside_others(
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
+    if packed:
+        plain = model.lm_head
+        pack_half(model)
+        if packs_half(plain.weight):
+            hidden = torch.randn(8, 32).to(dtype)
+            torch.testing.assert_close(model.lm_head(hidden), plain(hidden))
+            assert isinstance(model.lm_head, PackedLinear)
     engine, seen, logits = Engine(model, processor, kind), [], model.logits
     monkeypatch.setattr(model, "logits", lambda hidden: seen.append(logits(hidden)) or seen[-1])
     steps = Options(max_new_tokens=8, min_tokens=8, loop_guard=False)
