@@ -74,6 +74,7 @@ class Engine:
         self.threads = Threads(products_of(model)) if model.device.type == "cpu" else None
         self.encodes_ahead: int | None = None  # in so many threads; None: where there is room, 0: never
         self._lock = threading.Lock()
+        self._packed = False
         template = str(processor.chat_template)
         self._ends = answer_ends(processor.tokenizer, template, model.generation_config)
 
@@ -100,7 +101,6 @@ class Engine:
         options = {} if transcript is None else {"transcript": transcript}
         precision = pick_precision(given, place, dtype)
         opened, processor = load_model(given, dtype=precision, device=place, options=options, told=told)
-        pack_half(opened)
         return cls(opened, processor, model_name(given))
 
     @overload
@@ -193,6 +193,13 @@ class Engine:
             if not kept or len(batch) == 1:
                 return {i: _kept(error, kept) for i, _ in batch}
         return {i: r for item in batch for i, r in self._answer_or_fail([item], options, kept).items()}
+
+    def pack(self) -> None:
+        """Lay half precision's weights out for answering, before the first answer; what reads them as they
+        are (a doctor, a protocol with another number format, models that share them) comes before."""
+        if not self._packed:
+            self._packed = True
+            pack_half(self.model)
 
     def stream(
         self, sample: Sample, options: Options | None = None, prefix_cache: PrefixCache | None = None
@@ -323,6 +330,7 @@ class Engine:
         for question, length in zip(questions, lengths, strict=True):
             self.check_length(question.clips, length, options)
         progress = Progress(len(questions), options, self.ends(), self.processor.tokenizer, hear)
+        self.pack()
         with self._lock, torch.random.fork_rng(self._gpus()), self._computing(), self._threaded():
             set_lora_scale(self.model, options.lora_scale)
             torch.manual_seed(options.seed)

@@ -174,26 +174,34 @@ def usual_numbers() -> set[int | None]:
 def products_of(model: Any) -> Callable[[], Any]:
     """The products of one layer of a model's LLM after the other, a layer a call: what a step of decoding
     does, with weights that come from memory, as then. LoRA's, which are small, are left out."""
-    kinds = nn.Linear | PackedLinear | Int8Product
-    named: dict[str, Any] = {
-        name: layer
-        for name, layer in model.model.language_model.named_modules()
-        if isinstance(layer, kinds) and "lora_" not in name
-    }
-    layers = [(layer, _row_for(layer)) for layer in named.values()]
-    size = len({re.sub(r"\d+", "", name) for name in named})  # products of a layer
-    places = cycle(range(0, max(1, len(layers) - size + 1), max(1, size)))
-    unpacked = [layer for layer in named.values() if isinstance(layer, Int8Product)]
+    found: list[
+        Iterator[list[tuple[Any, torch.Tensor]]]
+    ] = []  # looked up late: until then they may be packed
 
     @torch.inference_mode()
     def work() -> None:
-        while unpacked:  # packing keeps a CPU busy, which would speak for one thread too
-            unpacked.pop().wait()
-        first = next(places)
-        for layer, row in layers[first : first + size]:
-            layer(row)
+        if not found:
+            found.append(cycle(_layers(model)))
+        for product, row in next(found[0]):
+            product(row)
 
     return work
+
+
+def _layers(model: Any) -> list[list[tuple[Any, torch.Tensor]]]:
+    """Each layer's products and what they are of; the weights are packed, which would keep a CPU busy."""
+    kinds = nn.Linear | PackedLinear | Int8Product
+    named: dict[str, Any] = {
+        name: product
+        for name, product in model.model.language_model.named_modules()
+        if isinstance(product, kinds) and "lora_" not in name
+    }
+    for product in named.values():
+        if isinstance(product, Int8Product):
+            product.wait()
+    pairs = [(product, _row_for(product)) for product in named.values()]
+    size = len({re.sub(r"\d+", "", name) for name in named}) or 1  # products of a layer
+    return [pairs[first : first + size] for first in range(0, max(1, len(pairs) - size + 1), size)]
 
 
 def _row_for(layer: Any) -> torch.Tensor:

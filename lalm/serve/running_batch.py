@@ -70,6 +70,7 @@ class RunningBatch:
     """The rows of one engine that are decoded together. Not thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
+        engine.pack()
         self.model: Any = engine.model
         self.body: Any = engine.model.model.language_model
         self.rows: list[BatchRow] = []
