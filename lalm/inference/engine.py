@@ -74,7 +74,7 @@ class Engine:
         self.threads = Threads(products_of(model)) if model.device.type == "cpu" else None
         self.encodes_ahead: int | None = None  # in so many threads; None: where there is room, 0: never
         self._lock = threading.Lock()
-        self._packed = False
+        self._packed = True  # a model that is given stays as it is
         template = str(processor.chat_template)
         self._ends = answer_ends(processor.tokenizer, template, model.generation_config)
 
@@ -101,7 +101,9 @@ class Engine:
         options = {} if transcript is None else {"transcript": transcript}
         precision = pick_precision(given, place, dtype)
         opened, processor = load_model(given, dtype=precision, device=place, options=options, told=told)
-        return cls(opened, processor, model_name(given))
+        engine = cls(opened, processor, model_name(given))
+        engine._packed = False
+        return engine
 
     @overload
     def reply(self, samples: Sequence[Sample], options: Options | None = None) -> list[Reply]: ...
