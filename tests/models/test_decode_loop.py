@@ -15,9 +15,11 @@ from lalm.models.alone import TOLERANCE
 from lalm.models.assemble import build_model
 from lalm.models.decode_loop import generate_because
 from lalm.models.int8 import Int8Linear, make_int8
+from lalm.models.load import load_model
 from lalm.models.lora import add_lora
 from lalm.models.next_position import NextPosition
 from lalm.models.packed_half import PackedLinear, pack_half, packs_half
+from lalm.models.save import save_model
 
 OWN = {  # families that the short step reads, and what is special about each
     "llama": {"attention_bias": True, "num_key_value_heads": 4},
@@ -200,3 +202,16 @@ def test_a_long_prompt_is_read_in_pieces(tiny_folders, tmp_path, monkeypatch):
     for row, first in ((0, 16), (1, 0)):
         torch.testing.assert_close(pieces.last_hidden_state[row, first:], once.last_hidden_state[row, first:])
     assert pieces.past_key_values.get_seq_length() == 30
+
+
+def test_an_opened_model_is_packed_before_its_first_answer(tiny_folders, tmp_path):
+    save_model(*model_of("qwen2", {}, tiny_folders, tmp_path), tmp_path / "saved", slim=True)
+    model, processor = load_model(tmp_path / "saved", dtype=torch.bfloat16)
+    packs = packs_half(model.lm_head.weight)
+    given = Engine(model, processor, "given")
+    opened = Engine.load(str(tmp_path / "saved"), "cpu", torch.bfloat16)
+    assert not isinstance(opened.model.lm_head, PackedLinear)
+    for engine in (given, opened):
+        assert all(reply.num_tokens > 3 for reply in engine.reply(ROWS, OPTIONS[0]))
+    assert isinstance(opened.model.lm_head, PackedLinear) == packs
+    assert not isinstance(given.model.lm_head, PackedLinear)
