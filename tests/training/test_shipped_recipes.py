@@ -220,6 +220,8 @@ def execute(command: Command) -> None:
         few = ["--steps", "2"] if words[0] == "activate" else []
         if words[:2] == ["corpus", "lessons"]:
             few = ["--count", "60"]
+        if "--shard" in words:  # the third of 56 parts of a small corpus has no row
+            few = ["--shard", "1/1"]
         assert run([*words, *few]) == 0, command.words
 
 
