@@ -111,7 +111,7 @@ OTHER_NAMES: Mapping[str, Sequence[str]] = {
 def is_manifest(path: Path, layout: str) -> bool:
     """Whether a path is a manifest or a table, which works for every task, and not a corpus as it is."""
     if layout != "columns":
-        return is_source(path) and layout not in ("slurp", "aishell2")
+        return is_source(path) and layout not in ("slurp", "aishell2", "chunked_calls")
     if path.suffix != ".jsonl" or not path.is_file():
         return False
     with path.open("rb") as file:

@@ -63,7 +63,7 @@ def test_a_run_shows_how_much_it_owes_to_the_llm(tmp_path):
         name = "vague"
 
         def answer(self, keys, samples, decoding):
-            return [Said("Yes." if key.id == "0" else "Certainly it does.") for key in keys]
+            return [Said("Yes." if key.id == "0" else "As one would expect of a dog.") for key in keys]
 
     opened = open_task(f"{tmp_path / 't.yaml'}={tmp_path / 'rows.jsonl'}", tmp_path)
     plain = run(Job(opened, tmp_path / "plain"), Vague()).card["tasks"]["t"]
