@@ -45,7 +45,7 @@ def test_parade_is_read_below_its_names(tmp_path):
     said = [" C\n", "nurse", "C", "(C)", "C", "b", "C", "B"]
     answers = [Answer(s, text, None) for s, text in zip(opened.samples, said, strict=True)]
     scored = score(opened.task, answers, Resources(), judged=False)
-    assert scored.measured["helm_letter"].value == 4 / 8  # the bare letter of the right option, nothing else
+    assert scored.measured["helm_letter"].value == 5 / 8  # the bare letter of the right option, nothing else
     entry = parts(scored)
     assert set(entry["category"]) == {"occupation", "status"} and set(entry["group"]) == {"onyx", "nova"}
 
