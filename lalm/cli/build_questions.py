@@ -153,7 +153,10 @@ def said(
     count: Annotated[int, typer.Option(min=1, help="Sentences to speak.")] = 400,
     seed: Annotated[int, typer.Option(min=0, help="Of the sentences, questions and voices drawn.")] = 0,
 ) -> None:
-    """Spoken sentences and questions about them (needs flite or espeak-ng)."""
+    """Spoken sentences and questions about them.
+
+    Needs flite or espeak-ng.
+    """
     from lalm.tasks.said_sentences import write_said
 
     print(f"{out}: {write_said(out, voice, count, seed=seed)} spoken sentences")
