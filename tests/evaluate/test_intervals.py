@@ -58,6 +58,7 @@ def test_recordings_that_are_all_alike_do_not_make_certain():
 def test_one_recording_has_no_interval():
     found = bootstrap([1.0, 0.0], ["a", "a"])
     assert found.mean == 0.5 and np.isinf(found.low) and np.isinf(found.high)
+    assert str(found) == "0.500 [?, ?] (n=2)"
 
 
 def test_a_ratio_of_sums_is_not_a_mean_of_ratios():

@@ -36,7 +36,8 @@ class Interval:
     num_recordings: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] (n={self.num_items})"
+        low, high = (f"{end:.3f}" if math.isfinite(end) else "?" for end in (self.low, self.high))
+        return f"{self.mean:.3f} [{low}, {high}] (n={self.num_items})"
 
 
 @dataclass(frozen=True)
