@@ -43,7 +43,8 @@ def compare(
     from lalm.cli.tables import grouped
     from lalm.evaluate.compare import compare as compare_runs
     from lalm.evaluate.metrics import Resources
-    from lalm.evaluate.page import shown_number, shown_p
+    from lalm.evaluate.page import shown_number
+    from lalm.evaluate.reliance import shown_p
     from lalm.evaluate.scores import plain
 
     rows = compare_runs(Path(a), Path(b), Resources(resource_folders(resource or [])))

@@ -22,7 +22,7 @@ from lalm.evaluate.controls import AUDIO
 from lalm.evaluate.items import question_of
 from lalm.evaluate.metrics import METRICS
 from lalm.evaluate.metrics.intervals import Array, Interval, each
-from lalm.evaluate.reliance import label_of, lines, sentences
+from lalm.evaluate.reliance import label_of, lines, sentences, shown_p
 from lalm.evaluate.said import Key, Said
 from lalm.evaluate.scores import Scored, categories, confusion, groups
 
@@ -61,11 +61,6 @@ def shown_number(value: float | None, metric: str) -> str:
     if value is None:
         return "?"
     return f"{100 * value:.1f}" if METRICS[metric].percent else f"{value:.2f}"
-
-
-def shown_p(value: float | None) -> str:
-    """A p-value as people read it; "-" where there are too few recordings for one."""
-    return "-" if value is None else f"{value:.3f}"
 
 
 def notes(name: str, entry: Mapping[str, Any]) -> list[str]:

@@ -141,6 +141,11 @@ def _most_chosen(scored: Mapping[str, Scored]) -> dict[str, Any]:
     return found
 
 
+def shown_p(value: float | None) -> str:
+    """A p-value as people read it, never as 0; "-" where there are too few recordings for one."""
+    return "-" if value is None else "<.001" if value < 0.0005 else f"{value:.3f}"
+
+
 def lines(found: Mapping[str, Any], shown: Callable[[float | None, str], str]) -> Sequence[tuple[str, ...]]:
     """The table's rows as people read them: condition, value, interval, heard minus it, interval, p."""
     metric, rows = found["metric"], []
@@ -152,9 +157,7 @@ def lines(found: Mapping[str, Any], shown: Callable[[float | None, str], str]) -
             rows.append((*told, "", ""))
             continue
         mean, down, up = (shown(minus[key], metric) for key in ("mean", "low", "high"))
-        rows.append(
-            (*told, f"{mean} [{down}, {up}]", "-" if minus["p_value"] is None else f"{minus['p_value']:.3f}")
-        )
+        rows.append((*told, f"{mean} [{down}, {up}]", shown_p(minus["p_value"])))
     return rows
 
 

@@ -10,7 +10,7 @@ from lalm.data.sample import Sample, ask, write_manifest
 from lalm.evaluate.controls import CONTROLS, RELIANCE, Impossible, asked, expanded
 from lalm.evaluate.items import Asked, open_task
 from lalm.evaluate.page import shown_number
-from lalm.evaluate.reliance import label_of, lines, sentences
+from lalm.evaluate.reliance import label_of, lines, sentences, shown_p
 from lalm.evaluate.run import Job, read_card, run
 from lalm.evaluate.said import Said
 from lalm.evaluate.task import read_tasks
@@ -153,3 +153,9 @@ def test_a_task_whose_answers_are_judged_or_not_compared_is_not_asked_twice_unle
     spoken = Asked(one.task.model_copy(update={"metrics": ("wer",)}), one.samples, "")
     assert job.controls_of(one) and not any(map(job.controls_of, (judged, free, spoken)))
     assert Job([one], tmp_path, RELIANCE).controls_of(judged)
+
+
+def test_a_p_value_is_never_shown_as_nought():
+    assert [shown_p(value) for value in (None, 1e-9, 0.00049, 0.0005, 0.0312, 1.0)] == [
+        *("-", "<.001", "<.001", "0.001", "0.031", "1.000")
+    ]
