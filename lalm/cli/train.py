@@ -44,3 +44,7 @@ def train(
     fetch_for_recipe(read)
 
     run(read, resume=resume)
+    from torch import distributed
+
+    if distributed.is_initialized():  # its threads, left to the end of the process, may abort it
+        distributed.destroy_process_group()

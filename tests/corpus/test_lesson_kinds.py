@@ -13,7 +13,7 @@ from lalm.corpus.lesson_questions import wordings
 from lalm.corpus.wording import does, exactly
 from lalm.data.english import words
 from lalm.data.sample import Sample
-from lalm.inference.naming import read_number
+from lalm.inference.counting import read_number
 
 __all__ = ["lessons"]  # a fixture of the other file
 
