@@ -32,6 +32,8 @@ def run(line: str, folder: Path) -> str:
     call = f'lalm() {{ "{sys.executable}" -m lalm "$@"; }}\n{line}'
     environment = os.environ | {"PYTHONPATH": str(HERE.parent), "COLUMNS": "96", "PYTHONWARNINGS": "ignore"}
     environment |= {"OMP_NUM_THREADS": "1"}  # lalm then says nothing of the threads that it chose
+    scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # for `timeout 120 lalm`
+    environment |= {"PATH": scripts}
     done = subprocess.run(
         ["bash", "-c", call],
         **{"cwd": folder, "env": environment, "stdin": subprocess.DEVNULL},
