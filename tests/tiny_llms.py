@@ -50,6 +50,14 @@ class Family:
     vision: dict[str, Any] = field(default_factory=dict)
 
 
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 LLMS = {
     "apertus": Family("xIELU activation"),
     "arcee": Family("ReLU squared"),
@@ -57,14 +65,7 @@ LLMS = {
         "text part of a multimodal model that leaves out its scale of the logits",
         {"logit_scale": 0.25, "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]},
         text="cohere2",
-        vision={
-            "hidden_size": 16,
-            "intermediate_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 14,
-        },
+        vision=VISION,
     ),
     "bamba": Family(
         "Mamba-2 and attention",
@@ -106,14 +107,7 @@ LLMS = {
     "gemma3": Family(
         "text part of a multimodal model",
         text="gemma3_text",
-        vision={
-            "hidden_size": 16,
-            "intermediate_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 14,
-        },
+        vision=VISION,
     ),
     "gemma3_text": Family("sliding windows", {"sliding_window": 64}),
     "glm4": Family("sandwich norms"),
