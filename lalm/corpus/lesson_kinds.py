@@ -1,8 +1,10 @@
 """More questions about one recording, and how often each kind is drawn (``lalm corpus lessons``)."""
 
+import re
 from collections.abc import Callable, Mapping
 
 from lalm.corpus.catalogue import classes
+from lalm.corpus.lesson_languages import french, german, spanish
 from lalm.corpus.lesson_questions import Heard, Turn, one_of, pick, wordings
 from lalm.corpus.questions import close
 from lalm.corpus.wording import exactly, in_order, over, repeated, sentence
@@ -31,20 +33,22 @@ ELSE_SHARE = 0.7  # of questions whose answer would be that there is none, somet
 
 def exact(heard: Heard) -> Turn:
     """A sentence of exactly so many words."""
-    names = [classes()[e["label"]].name for e in heard.front]
-    captions = [e["caption"] for e in heard.front]
+    told = [*heard.front, *heard.events[:1]] if heard.kind == "bed" else heard.front
+    names = [classes()[e["label"]].name for e in told]
+    captions = [e["caption"] for e in told]
     if heard.kind == "repetition":
-        made = exactly(
-            captions[:1], names[:1], repeated(captions[0], len(captions), heard.rng), SIZES, heard.rng
-        )
+        names, captions = names[:1], captions[:1]
+        clause = repeated(captions[0], len(told), heard.rng)
+    elif heard.kind == "bed":
+        clause = in_order(captions[:-1], names[:-1], heard.rng)
+        clause = over(captions[-1], names[-1], clause, heard.rng)
     else:
         clause = in_order(captions, names, heard.rng)
-        if heard.kind == "bed":
-            clause = over(heard.events[0]["caption"], heard.sounds[0].name, clause, heard.rng)
-        made = exactly(captions, names, clause, SIZES, heard.rng)
+    made = exactly(captions, names, clause, SIZES, heard.rng)
     size = 10 if 10 in made and heard.rng.random() < TEN_SHARE else pick(heard.rng, *made)
     number = pick(heard.rng, str(size), NUMBER_WORDS[size], NUMBER_WORDS[size])
     question = one_of(heard.rng, "exact").format(n=number)
+    question = re.sub(r"\ba (?=8|11|eight|eleven)", "an ", question)
     return question[0].upper() + question[1:], made[size]
 
 
@@ -123,16 +127,16 @@ def which_instrument(heard: Heard) -> Turn:
 
 # How often each kind is drawn where it can be, and what draws it.
 KINDS: Mapping[str, tuple[float, Callable[[Heard], Turn]]] = {
-    "what": (7.0, Heard.what),
+    "what": (9.0, Heard.what),
     "describe": (3.0, Heard.describe),
     "list": (1.0, Heard.listed),
     "json": (0.7, Heard.as_json),
-    "one_word": (1.5, Heard.one_word),
-    "exact": (4.0, exact),
+    "one_word": (2.0, Heard.one_word),
+    "exact": (1.45, exact),
     "presence": (5.0, Heard.presence),
     "either": (3.0, Heard.either),
-    "choice": (5.0, Heard.choice),
-    "count": (20.0, Heard.count),  # of repetitions alone, which nothing else asks much about
+    "choice": (6.0, Heard.choice),
+    "count": (24.0, Heard.count),  # of repetitions alone, which nothing else asks much about
     "order": (10.0, Heard.order),
     "before": (2.0, before),
     "sequence": (1.5, in_sequence),
@@ -149,5 +153,8 @@ KINDS: Mapping[str, tuple[float, Callable[[Heard], Turn]]] = {
     "which_instrument": (1.5, which_instrument),
     "unknowable": (0.5, Heard.unknowable),
     "said": (1.5, Heard.said),
-    "word": (1.0, Heard.word),
+    "word": (1.4, Heard.word),
+    "spanish": (1.0, spanish),
+    "french": (1.0, french),
+    "german": (1.0, german),
 }

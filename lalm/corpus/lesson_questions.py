@@ -30,7 +30,11 @@ EMPTY = [
     "music",
     "which_instrument",
     "group",
+    "spanish",
+    "french",
+    "german",
 ]
+ABSENT_COUNTS = 0.05  # of the counts of what is there ask about a sound that is not
 Rng = np.random.Generator
 Turn = tuple[str, str]  # question and answer
 
@@ -197,9 +201,10 @@ class Heard:
     def count(self) -> Turn:
         """How often; 0 where it is not there."""
         question = one_of(self.rng, "count")
-        if not self.front or self.rng.random() < 0.1:
+        if not self.front or self.rng.random() < ABSENT_COUNTS:
             name = self.absent().name
-            return question.format(x=name), one_of(self.rng, "not_there").format(x=name)
+            answer = one_of(self.rng, "not_there").format(x=name)
+            return question.format(x=name), answer[0].upper() + answer[1:]
         label = self.front[int(self.rng.integers(len(self.front)))]["label"]
         times = sum(e["label"] == label for e in self.front)
         answer = {1: "Once", 2: "Twice"}.get(times, f"{NUMBERS[times].capitalize()} times")

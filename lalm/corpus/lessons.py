@@ -24,6 +24,7 @@ from lalm.data.sample import AudioPart, Message, Sample, write_manifest
 
 EMPTY_FILES = 60
 EMPTY_SHARE = 0.05  # of the lines are about them
+EMPTY_COUNT = 1.0  # odds of counting what is not there in them
 SPOKEN_SHARE = 0.2  # of the lines are about speech whose words are known, where they are asked for
 SINGLE_SHARE = 0.4  # of the lines are about one sound; the others about scenes
 SCENE_SHARES = {"sequence": 0.45, "repetition": 0.4, "bed": 0.15}
@@ -85,6 +86,8 @@ def _lesson(
         row = scenes[kind][int(rng.integers(len(scenes[kind])))]
     heard = Heard(row, offered, rng, said=bool(spoken))
     kinds = [(kind, odds) for kind, (odds, _) in KINDS.items() if heard.can(kind)]
+    if not heard.sounds:
+        kinds = [(kind, EMPTY_COUNT if kind == "count" else odds) for kind, odds in kinds]
     odds = np.array([o for _, o in kinds])
     size = min(int(rng.choice(TURNS[0], p=TURNS[1])), len(kinds))
     chosen = [kinds[i][0] for i in rng.choice(len(kinds), size, replace=False, p=odds / odds.sum())]

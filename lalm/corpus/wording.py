@@ -1,30 +1,75 @@
 """Writes captions of scenes from the captions ("a dog barks") and names ("a dog barking") of their sounds."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 
 from lalm.data.english import words
 
 Rng = np.random.Generator
-STARTS = (
+STARTS = (  # before a clause; none of them claims anything
+    "here",
+    "listen:",
+    "in this recording,",
+    "in this clip,",
+    "in the recording,",
+    "in these few seconds,",
+    "as one can hear,",
+    "in short,",
+    "it seems that",
+    "what happens is this:",
+    "one can hear that",
+    "you can hear that",
+    "one notices how",
+    "it sounds as if",
+)
+HEARD = (  # before names
+    "I hear",
+    "one hears",
+    "we hear",
+    "you can hear",
+    "one notices",
+    "we notice",
+    "the recording has",
+    "the clip holds",
+    "what one hears is",
+    "there is the sound of",
+    "this is a recording of",
+    "this short recording is of",
+)
+PLACES = (
     "",
     "here",
-    "I hear how",
-    "in this recording",
-    "one can hear that",
-    "in this short recording one hears that",
+    "right here",
+    "in this clip",
+    "in the recording",
+    "in this short recording",
+    "in these few seconds",
+    "in this recording of some seconds",
 )
-HEARD = ("", "I hear", "one hears", "there is the sound of", "what I hear is", "this is a recording of")
 ENDS = (
     "",
+    ", it seems",
     "and nothing else",
     ", and that is all",
-    "here",
-    "in this recording",
+    "and that is everything",
+    ", as one can hear",
+    ", and no other sound",
+    ", and I hear nothing else",
+    ", which is all one hears",
+    ", as far as I can tell",
     "and nothing else can be heard",
+    ", as far as one can hear",
 )
+ONCE = (
+    r"recording|clip|seconds",
+    r"\bhears?\b|heard|sounds?",
+    r"\bhere\b",
+    r"seem|as if",
+)  # not twice in a sentence
+ITSELF = 0.6  # of the counted sentences begin with the sound itself
 TIMES = {2: "twice", 3: "three times", 4: "four times"}
 
 
@@ -96,14 +141,36 @@ def exactly(
     ``clause`` tells all of them ("a dog barks twice"); the names alone make shorter ones.
     """
     together = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    bodies = [(clause, STARTS), (together, HEARD), (" and ".join(captions), STARTS)]
-    made: dict[int, list[str]] = {}
+    bodies = [(clause, STARTS), (" and ".join(captions), STARTS), (together, HEARD)]
+    bodies.append((f"{together} can be heard", ()))
+    made: dict[int, dict[str, list[str]]] = {}
     for body, starts in bodies:
-        for start in starts:
-            for end in ENDS[:3] if "recording" in start else ENDS:
-                text = " ".join(filter(None, (start, body, end))).replace(" ,", ",")
-                made.setdefault(len(words(text)), []).append(sentence(text))
-    return {size: _one(rng, *made[size]) for size in num_words if size in made}
+        for start, rest, length in _frames(starts, heard="heard" in body):
+            texts = made.setdefault(len(words(body)) + length, {}).setdefault(start, [])
+            texts.append(f"{start} {body}{rest}".strip())
+    return {size: sentence(_opened(rng, made[size])) for size in num_words if size in made}
+
+
+@cache
+def _frames(starts: Sequence[str], *, heard: bool) -> list[tuple[str, str, int]]:
+    """What may stand before and after a body, with its number of words; no word stands in it twice."""
+    found = []
+    for start in ("", *starts):
+        for place in PLACES:
+            for end in ENDS:
+                rest = " ".join(filter(None, ("", place, end))).replace(" ,", ",")
+                rest = rest if rest.startswith((" ", ",")) or not rest else f" {rest}"
+                text = f"{start}{rest}" + heard * " heard"
+                if all(len(re.findall(word, text)) < 2 for word in ONCE):
+                    found.append((start, rest, len(words(f"{start}{rest}"))))
+    return found
+
+
+def _opened(rng: Rng, by_start: Mapping[str, Sequence[str]]) -> str:
+    """One of the texts: mostly one that begins with the sound, else any opening as often as another."""
+    starts = [start for start in by_start if start]
+    itself = "" in by_start and (rng.random() < ITSELF or not starts)
+    return _one(rng, *by_start["" if itself else _one(rng, *starts)])
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -4,18 +4,18 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from test_lessons import labels, lessons, names, turns, worded
+from test_lessons import labels, names, turns, worded
 
 from lalm.corpus.catalogue import classes
 from lalm.corpus.lesson_balance import is_far, is_near, offers
 from lalm.corpus.lesson_kinds import NUMBER_WORDS
 from lalm.corpus.lesson_questions import wordings
-from lalm.corpus.wording import does, exactly
+from lalm.corpus.wording import HEARD, STARTS, does, exactly
 from lalm.data.english import words
 from lalm.data.sample import Sample
 from lalm.inference.counting import read_number
 
-__all__ = ["lessons"]  # a fixture of the other file
+OPENINGS = {" ".join(words(f"{start} a")[:2]) for start in (*HEARD, *STARTS)}
 
 
 def in_order(sample: Sample) -> list[str]:
@@ -32,6 +32,25 @@ def test_a_description_has_exactly_as_many_words_as_were_asked_for(lessons: list
         sizes[size] += 1
         assert any(stem in answer.lower() for stem in telling(sample)), (answer, telling(sample))
     assert set(range(5, 13)) <= set(sizes) and sizes[10] == max(sizes.values())
+
+
+def test_no_opening_wins_among_the_counted_sentences(lessons: list[Sample]) -> None:
+    answers = [words(answer) for _, _, answer in turns(lessons, "exact")]
+    rows = sum("exact" in sample.task.split("+") for sample in lessons)
+    assert 0.03 < rows / len(lessons) < 0.09
+    frames = Counter(" ".join(w[:2]) for w in answers if " ".join(w[:2]) in OPENINGS)
+    assert len(frames) >= 8 and max(frames.values()) < 0.12 * len(answers), frames
+    assert 1 - frames.total() / len(answers) > 0.4
+
+
+def test_a_counted_sentence_does_not_say_a_thing_twice() -> None:
+    for seed in range(40):
+        made = exactly(
+            ["a dog barks"], ["a dog barking"], "a dog barks", range(3, 15), np.random.default_rng(seed)
+        )
+        for text in made.values():
+            assert sum(word in words(text) for word in ("recording", "clip", "seconds")) < 2, text
+            assert sum(word in ("hear", "hears", "heard") for word in words(text)) < 2, text
 
 
 def is_size(word: str) -> bool:
