@@ -11,10 +11,8 @@ from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
 
-import yaml
-
 from lalm.corpus.catalogue import classes
-from lalm.corpus.lesson_questions import Heard, Turn, one_of, pick
+from lalm.corpus.lesson_questions import Heard, Turn, one_of, pick, wordings
 
 ODDS = {
     "what": 5.0,
@@ -51,13 +49,9 @@ def names() -> Mapping[str, Mapping[str, Name]]:
     }
 
 
-@cache
 def tongues() -> dict[str, Any]:
     """The wordings of each language, by its English name, and those of English questions that ask for it."""
-    found: dict[str, Any] = yaml.safe_load(
-        (resources.files("lalm.corpus") / "lesson_languages.yaml").read_text("utf-8")
-    )
-    return found
+    return wordings("lesson_languages.yaml")
 
 
 def spanish(heard: Heard) -> Turn:

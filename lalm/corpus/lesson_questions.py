@@ -307,11 +307,9 @@ class Heard:
 
 
 @cache
-def wordings() -> dict[str, list[Any]]:
+def wordings(file: str = "lessons.yaml") -> dict[str, Any]:
     """The wordings of each kind of question, and of fixed answers."""
-    read: dict[str, list[Any]] = yaml.safe_load(
-        (resources.files("lalm.corpus") / "lessons.yaml").read_text("utf-8")
-    )
+    read: dict[str, Any] = yaml.safe_load((resources.files("lalm.corpus") / file).read_text("utf-8"))
     return read
 
 
