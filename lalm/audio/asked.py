@@ -135,7 +135,7 @@ class Asked:
         if at_s >= self.end_s or (lost_s is not None and at_s + lost_s <= self.offset_s):
             return
         if not self.lenient:
-            raise AudioError(f"{self.place} {refusal}; to hear what is there, say lenient")
+            raise AudioError(f"{self.place} {refusal}; lenient (--lenient) hears what is there")
         hole = Hole(self.start_s + at_s, lost_s, what)
         if hole not in self.found.holes and len(self.found.holes) < _MOST_HOLES:
             self.found.holes.append(hole)

@@ -47,7 +47,8 @@ def activate(
     clips: Annotated[Path, typer.Option(help="Manifest of clips to write about.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the activated model.", show_default=False)],
     lora_scale: Annotated[
-        float | None, typer.Option(min=0.0, help="While writing (default: half of the trained one).")
+        float | None,
+        typer.Option(min=0.0, help="LoRA scale while it writes (default: half of the trained one)."),
     ] = None,
     way: Annotated[
         Way,
@@ -61,7 +62,9 @@ def activate(
     ] = None,
     per_task: Annotated[int, typer.Option(min=1, help="Samples of each task measured.")] = 50,
     steps: Annotated[int, typer.Option(min=1, help="Training steps, one story each.")] = 12,
-    learning_rate: Annotated[float, typer.Option(help="Of the steps (the paper does not say).")] = 3e-5,
+    learning_rate: Annotated[
+        float, typer.Option(help="Learning rate of the steps (the paper gives none).")
+    ] = 3e-5,
     temperature: Temperature = 0.7,
     each_step: Annotated[
         bool, typer.Option("--each-step", help="Measure after every step, and draw what changes (2 figures).")
@@ -97,7 +100,7 @@ def activate(
     if (each_step or earlier) and not measured:
         raise ValueError("--each-step and --earlier need --measure, what is to be measured")
     if earlier and not each_step:
-        raise ValueError("--earlier is drawn with --each-step")
+        raise ValueError("--earlier needs --each-step, whose figures show it")
     if each_step:
         curves.check_plots()
     if out.resolve() == model.resolve():

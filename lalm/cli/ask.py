@@ -71,7 +71,7 @@ def ask(
     stop: Stop = None,
     min_tokens: MinTokens = 0,
     loop_guard: LoopGuard = True,
-    system: Annotated[str, typer.Option(help="System text.")] = "",
+    system: Annotated[str, typer.Option(help="Text of the system turn, before the question.")] = "",
     seed: Seed = 0,
     lora_scale: LoraScale = None,
     orders: Annotated[
@@ -152,9 +152,9 @@ def ask(
     if columns:
         raise ValueError("--columns is for the tables that --out asks about")
     if vision is not None and dtype:
-        raise ValueError("--dtype is for models that hear: it goes with no --vision")
+        raise ValueError("--dtype is for models that hear: leave it out with --vision")
     if vision is not None and transcript:
-        raise ValueError("--transcript is for models that hear: it goes with no --vision")
+        raise ValueError("--transcript is for models that hear: leave it out with --vision")
     if vision is not None and (orders > 1 or lora_scale is not None or system or Piece("-", True) in pieces):
         raise ValueError("--vision takes files, and no --orders, --lora-scale or --system")
     sample = _about_pictures(pieces, choice) if vision is not None else _about(pieces, system, orders, choice)
@@ -261,9 +261,9 @@ def _about(
 
     count = sum(piece.is_file for piece in pieces)
     if orders > 1 and count < 2:
-        raise ValueError("several orders need at least two recordings")
+        raise ValueError("--orders needs at least two recordings")
     if orders > 1 and any(piece.is_file for piece in pieces[count:]):
-        raise ValueError("several orders need the recordings beside one another, then the question")
+        raise ValueError("--orders needs the recordings beside one another, then the question")
     for word, is_file in pieces:
         if is_file:
             check_one(word)

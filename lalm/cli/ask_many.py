@@ -217,7 +217,10 @@ def _written(table: Table) -> list[Row]:
             last = len(whole) if text.endswith("\n") else len(whole) - 1
             rows = [{k: v for k, v in row.items() if v} for row in whole[: max(0, last)]]
     if any("audio" not in row for row in rows):
-        raise ValueError(f"'{table.out}' is not a table of this command: it has no column audio")
+        raise ValueError(
+            f"'{table.out}' is not a table of this command: it has no column 'audio'; "
+            "name another file with --out"
+        )
     for row in rows:
         if row.get("asked", "") != table.asked:
             raise ValueError(
@@ -233,7 +236,9 @@ def _json_row(line: str, out: Path) -> Row:
     except ValueError:
         row = None
     if not isinstance(row, dict):
-        raise ValueError(f"'{out}' is not a table of this command: a line is no JSON object")
+        raise ValueError(
+            f"'{out}' is not a table of this command: a line is no JSON object; name another file with --out"
+        )
     return row
 
 

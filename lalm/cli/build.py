@@ -91,7 +91,7 @@ def corpus_task(
             f"there are corpus, qa, nlar, spoken, said, sac, {', '.join(READERS)}"
         )
     if not source.exists() and not str(source).startswith("hf:"):
-        raise ValueError(f"there is no '{source}'")
+        raise ValueError(f"there is no file or folder '{source}'")
     built = build(
         task,
         Source(

@@ -49,12 +49,12 @@ def preferences(
     margin: Annotated[
         float, typer.Option(min=0.0, help="Pairs are more than this apart, in the judge's measure.")
     ] = 0.0,
-    temperature: Annotated[float, typer.Option(min=0.01, help="Of the replies.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Temperature of the replies.")] = 1.0,
     top_p: Annotated[
         float, typer.Option(min=0.01, max=1.0, help="Draw from this share of the probability.")
     ] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 128,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts at a time.")] = 16,
     columns: Columns = None,
     prompt: Prompt = None,

@@ -32,7 +32,7 @@ def qa(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="detailed, choice: the LLM answers what it wrote.")
     ] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
     long: Annotated[bool, typer.Option("--long", help="short: long answers.")] = False,
     llm: Llm = WRITER,
     url: Url = None,
@@ -116,7 +116,10 @@ def nlar(
     for why, count in dropped.most_common():
         print(f"{count} questions dropped: {why}")
     if not samples:
-        raise ValueError(f"'{llm}' wrote no question about '{source}' that the events bear out")
+        raise ValueError(
+            f"'{llm}' wrote no question about '{source}' that the events bear out: take a larger one"
+            " with --llm or --url"
+        )
     count = write_manifest(out, instruct(samples, seed=seed))
     print(f"{out}: {count} samples, each question in both orders")
 
@@ -133,7 +136,7 @@ def spoken(
     source: Manifest,
     out: NewManifest,
     voice: Voices,
-    seed: Annotated[int, typer.Option(min=0, help="Of the voices drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the voices drawn.")] = 0,
     columns: Columns = None,
     audio: AudioFolder = None,
 ) -> None:
@@ -151,7 +154,7 @@ def said(
     out: NewManifest,
     voice: Voices,
     count: Annotated[int, typer.Option(min=1, help="Sentences to speak.")] = 400,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sentences, questions and voices drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sentences, questions and voices drawn.")] = 0,
 ) -> None:
     """Spoken sentences and questions about them.
 
@@ -169,7 +172,7 @@ def sac(
     items: Annotated[
         int, typer.Option(min=0, help="At most so many, of all kinds of sounds; 0: one a sound.")
     ] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sounds, questions and voices drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sounds, questions and voices drawn.")] = 0,
     columns: Columns = None,
     audio: AudioFolder = None,
 ) -> None:

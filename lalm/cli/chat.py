@@ -59,7 +59,7 @@ def chat(
         bool, typer.Option("--voice", help="Listen: every utterance is a turn (default: the microphone).")
     ] = False,
     pause: Annotated[float, typer.Option(min=0.1, help="Seconds of silence that end an utterance.")] = 0.7,
-    system: Annotated[str, typer.Option(help="System text.")] = "",
+    system: Annotated[str, typer.Option(help="Text of the system turn, before the first turn.")] = "",
     max_new_tokens: Longest = 128,
     beams: Annotated[int, typer.Option(help="Width of the beam search; 1 is greedy.")] = 1,
     temperature: Temperature = 0.0,

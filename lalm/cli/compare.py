@@ -14,7 +14,9 @@ def compare(
     a: Annotated[
         str, typer.Argument(help="A recording, or the folder of a run of `lalm eval`.", show_default=False)
     ],
-    b: Annotated[str, typer.Argument(help="Another one.", show_default=False)],
+    b: Annotated[
+        str, typer.Argument(help="The one to compare it with, of the same kind.", show_default=False)
+    ],
     resource: Resource = None,
     model: Model = None,
     device: Device = None,

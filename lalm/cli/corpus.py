@@ -12,7 +12,7 @@ app = typer.Typer(help="Build captioned corpora of real recordings.", no_args_is
 def build(
     tier: Annotated[str, typer.Argument(help="small, medium or large.")] = "small",
     out: Annotated[Path | None, typer.Option(help="Folder of the corpus (default: corpus/TIER).")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the composed scenes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the composed scenes.")] = 0,
     scenes: Annotated[int, typer.Option(min=0, help="Composed training scenes.")] = 5000,
     packages: Annotated[
         Path | None, typer.Option(help="Folder of .deb files to use; the others are fetched into the cache.")
@@ -54,7 +54,7 @@ def lessons(
     manifest: Annotated[Path, typer.Argument(help="train.jsonl of a corpus.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Manifest to write.", show_default=False)],
     count: Annotated[int, typer.Option(min=1, help="Conversations to write.")] = 20_000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
     said: Annotated[
         bool, typer.Option("--said", help="Transcripts beside the audio, and questions about what is said.")
     ] = False,

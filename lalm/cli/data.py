@@ -154,7 +154,7 @@ def _print_lines(found: "ManifestReport") -> None:
 def preview(
     source: Source,
     model: Model = None,
-    rows: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
+    rows: Annotated[int, typer.Option(min=1, help="How many samples to show.")] = 3,
     seed: Annotated[int | None, typer.Option(min=0, help="Draw them at random (default: the first).")] = None,
     columns: Columns = None,
     prompt: Prompt = None,
@@ -202,7 +202,10 @@ def preview(
 
 @app.command()
 def join(
-    sources: Annotated[list[Path], typer.Argument(help="Manifests, or any SOURCES.", show_default=False)],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="Manifests, tables or folders of data (docs/data.md).", show_default=False),
+    ],
     out: NewManifest,
     only: Annotated[
         list[str] | None,
@@ -212,8 +215,8 @@ def join(
         str,
         typer.Option(metavar="TEXT", help="Ask this in place of each sample's own text; {task} is its task."),
     ] = "",
-    most: Annotated[int | None, typer.Option(min=1, help="Draw so many of the samples.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    most: Annotated[int | None, typer.Option(min=1, help="At most so many samples, drawn.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
 ) -> None:
     """Write several manifests as one, or a part of one.
 

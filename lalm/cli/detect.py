@@ -38,7 +38,8 @@ def detect(
         ),
     ] = "auto",
     threshold: Annotated[
-        float, typer.Option(help="Of windows: how much likelier yes is than in silence, as a logarithm.")
+        float,
+        typer.Option(help="For windows: how much likelier yes must be than in silence, as a logarithm."),
     ] = 5.0,
     as_json: Json = False,
     labels: Annotated[Path | None, typer.Option(help="Write an Audacity label track.")] = None,

@@ -75,9 +75,10 @@ def evaluate(
         bool | None,
         typer.Option(
             "--controls/--no-controls",
-            help="Ask again silent, in noise, with another's audio, without any, with half of it, with its "
-            "text, with options in other places: how much is owed to the audio. By default a local model is "
-            f"asked so of {CONTROL_ITEMS} items a task; --controls: anyone of all, and in other wordings.",
+            help="Ask again with silence, noise, another's audio, no audio, half of it, its text, the "
+            "options in other places: how much of the score is owed to the audio. By default a local model "
+            f"is asked so about {CONTROL_ITEMS} items a task; --controls: about all items, in other wordings "
+            "too, and endpoints as well.",
         ),
     ] = None,
     control: Annotated[
@@ -85,7 +86,7 @@ def evaluate(
         typer.Option(metavar="NAME", help="One control alone, of all items; may be repeated."),
     ] = None,
     samples: Annotated[int, typer.Option(min=0, help="At most so many items a task, drawn; 0: all.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of what is drawn.")] = 0,
     lora_scale: LoraScale = None,
     protocol: ProtocolName = None,
     prompts: Prompts = None,
@@ -101,13 +102,24 @@ def evaluate(
             help="Tokens of thinking aloud (<think>) at most, before and beside those of the answer."
         ),
     ] = None,
-    beams: Annotated[int | None, typer.Option(help="Width of the beam search.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0: greedy; above: drawn.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="As for lalm ask.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="As for lalm ask.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="As for lalm ask.")] = None,
-    repetition_penalty: Annotated[float | None, typer.Option(help="As for lalm ask.")] = None,
-    no_repeat_ngram_size: Annotated[int | None, typer.Option(help="As for lalm ask.")] = None,
+    beams: Annotated[int | None, typer.Option(help="Width of the beam search; 1 is greedy.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0: the likeliest answer; above: drawn at random.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the likeliest tokens that have this probability together.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from this many of the likeliest tokens.")] = None,
+    min_p: Annotated[
+        float | None,
+        typer.Option(help="Draw from tokens with at least this share of the likeliest one's probability."),
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1: tokens that were written before become less likely.")
+    ] = None,
+    no_repeat_ngram_size: Annotated[
+        int | None, typer.Option(help="No run of this many tokens comes twice.")
+    ] = None,
     dtype: Dtype = None,
     url: Url = None,
     judge: Annotated[
@@ -131,7 +143,7 @@ def evaluate(
     ] = 1,
     judge_temperature: Annotated[
         float | None,
-        typer.Option(min=0, help="Of these judgments (default: 0 for one, 0.5 for several)."),
+        typer.Option(min=0, help="Temperature of these judgments (default: 0 for one, 0.5 for several)."),
     ] = None,
     judge_url: Annotated[str | None, typer.Option(help="The judge's endpoint.")] = None,
     judge_cache: Annotated[
@@ -139,7 +151,10 @@ def evaluate(
     ] = None,
     price: Annotated[
         str | None,
-        typer.Option(metavar="IN,OUT", help="An endpoint's dollars a million tokens: the card has the cost."),
+        typer.Option(
+            metavar="IN,OUT",
+            help="An endpoint's price in dollars a million tokens, read and written; the card has the cost.",
+        ),
     ] = None,
     extract: Annotated[
         bool,
@@ -170,7 +185,9 @@ def evaluate(
     if not specs:
         raise ValueError("there is nothing to ask: say --task NAME (`lalm tasks` lists them)")
     if judge is None and (judge_url or judge_cache or judge_prompt or extract):
-        raise ValueError("--judge-url, -cache, -prompt and --extract need --judge, the judge's name")
+        raise ValueError(
+            "--judge-url, --judge-cache, --judge-prompt and --extract need --judge, the judge's name"
+        )
     words = judge_words(judge_prompt, judge_system, judge_draws, judge_temperature)
     followed = chosen(protocol, prompts)
     decoding = {
@@ -280,7 +297,10 @@ def _whisper_is_here() -> bool:
 
     here = weights.where(PART) is not None
     if not here:
-        print(f"no row of Whisper's transcripts: lalm weights fetch {PART}", file=sys.stderr)
+        print(
+            f"the control with Whisper's transcripts is left out: lalm weights fetch {PART} brings it",
+            file=sys.stderr,
+        )
     return here
 
 

@@ -21,7 +21,8 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of what is written (not of LoRA).")
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(help="Number format of what is written (not of LoRA)."),
     ] = "bfloat16",
     no_transcript: Annotated[
         bool, typer.Option("--no-transcript", help="Leave out that the model reads transcripts beside audio.")
@@ -109,7 +110,7 @@ def _as_salmonn(name: str, out: Path) -> Path:
     try:
         tensors = load_file(weights)
     except FileNotFoundError:
-        raise ValueError(f"'{model}' has no model.safetensors") from None
+        raise ValueError(f"'{model}' has no model.safetensors: the copy is not whole") from None
     except SafetensorError as error:
         raise ValueError(f"'{weights}' is damaged or cut short ({error})") from None
     out.mkdir(parents=True, exist_ok=True)

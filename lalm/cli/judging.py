@@ -30,7 +30,7 @@ def judge_words(
     if prompt is None:
         if system or draws > 1 or temperature is not None:
             raise ValueError(
-                "--judge-system, -draws and -temperature go with --judge-prompt, the judge's words"
+                "--judge-system, --judge-draws and --judge-temperature need --judge-prompt, the judge's words"
             )
         return None
     return read_prompt(prompt, system, draws, temperature)

@@ -12,7 +12,8 @@ def lr_find(
         str, typer.Argument(help="Recipe file, trained folder or shipped name.", show_default=False)
     ],
     changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe; may be repeated."),
     ] = None,
     lowest: Annotated[float, typer.Option("--from", help="Rate of the first step.")] = 1e-6,
     highest: Annotated[float, typer.Option("--to", help="Rate of the last step.")] = 1.0,

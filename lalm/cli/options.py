@@ -13,29 +13,35 @@ Model = Annotated[
 ]
 Longest = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(help="0: the likeliest answer; above: drawn at random.")]
-TopP = Annotated[float, typer.Option(help="Draw from tokens that make up so much of the probability.")]
-TopK = Annotated[int, typer.Option(help="Draw from so many of the likeliest tokens; 0: from all.")]
-MinP = Annotated[float, typer.Option(help="Draw from tokens at least so many times as likely as the first.")]
-RepetitionPenalty = Annotated[float, typer.Option(help="Above 1: what was said becomes less likely.")]
+TopP = Annotated[
+    float, typer.Option(help="Draw from the likeliest tokens that have this probability together.")
+]
+TopK = Annotated[int, typer.Option(help="Draw from this many of the likeliest tokens; 0: from all.")]
+MinP = Annotated[
+    float, typer.Option(help="Draw from tokens with at least this share of the likeliest one's probability.")
+]
+RepetitionPenalty = Annotated[
+    float, typer.Option(help="Above 1: tokens that were written before become less likely.")
+]
 NoRepeatNgram = Annotated[
-    int, typer.Option("--no-repeat-ngram-size", help="So many tokens in a row never come twice; 0: they may.")
+    int, typer.Option("--no-repeat-ngram-size", help="No run of this many tokens comes twice; 0: it may.")
 ]
 Stop = Annotated[
     list[str] | None,
-    typer.Option(
-        "--stop", metavar="TEXT", help="End before this text; may be given again.", show_default=False
-    ),
+    typer.Option("--stop", metavar="TEXT", help="End before this text; may be repeated.", show_default=False),
 ]
 MinTokens = Annotated[int, typer.Option(help="Do not end before so many tokens.")]
 LoopGuard = Annotated[
     bool, typer.Option("--loop-guard/--no-loop-guard", help="End an answer that repeats itself.")
 ]
-Seed = Annotated[int, typer.Option(help="Of the draw.")]
+Seed = Annotated[int, typer.Option(help="Seed of what is drawn at random.")]
 LoraScale = Annotated[
     float | None,
     typer.Option(help="How strongly LoRA acts; 0: the LLM alone (default: as trained, SALMONN 4.0)."),
 ]
-Llm = Annotated[str, typer.Option(help="Pinned name, folder, Hub id; with --url the endpoint's model.")]
+Llm = Annotated[
+    str, typer.Option(help="The LLM: a pinned name, folder or Hub id; with --url the endpoint's model.")
+]
 Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, such as http://host:8000/v1.")]
 Channel = Annotated[
     int | None,
@@ -51,7 +57,7 @@ Lenient = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="A row for each file, folder's file or pattern's file in this .csv or .jsonl."),
+    typer.Option(help="Write a table (.csv or .jsonl) with a row for each recording."),
 ]
 Transcript = Annotated[
     bool | None,
@@ -65,7 +71,8 @@ Transcript = Annotated[
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"] | None,
     typer.Option(
-        help="Of the weights (default: auto, the fastest here); int8: the LLM's in 8 bits, on a CPU.",
+        help="Number format of the weights (default: auto, the fastest here); int8: the LLM's in 8 bits, on "
+        "a CPU; int4: with --engine llamacpp alone.",
         show_default=False,
     ),
 ]
@@ -81,7 +88,7 @@ Columns = Annotated[
     typer.Option(
         "--columns",
         metavar="ROLE=COLUMN,...",
-        help="What is in which column of a table: audio=path,answer=caption,question=... (docs/data.md).",
+        help="Which column of a table holds what: audio=path,answer=caption,question=... (docs/data.md).",
         show_default=False,
     ),
 ]
@@ -90,22 +97,22 @@ Prompt = Annotated[
     typer.Option(
         "--prompt",
         metavar="TEXT",
-        help="Ask this about recordings that come without a question; given again, one is drawn for each.",
+        help="Ask this about recordings that come without a question; of several, one is drawn for each.",
         show_default=False,
     ),
 ]
-PromptDraw = Annotated[int, typer.Option("--prompt-seed", min=0, help="Of the prompts drawn.")]
+PromptDraw = Annotated[int, typer.Option("--prompt-seed", min=0, help="Seed of the prompts drawn.")]
 AudioFolder = Annotated[
     Path | None, typer.Option("--audio", help="Folder that relative audio paths start from.")
 ]
 NewManifest = Annotated[Path, typer.Option(help="Manifest to write.", show_default=False)]
-PromptSeed = Annotated[int, typer.Option(min=0, help="Of the prompts, pairs and mixtures drawn.")]
+PromptSeed = Annotated[int, typer.Option(min=0, help="Seed of the prompts, pairs and mixtures drawn.")]
 Resource = Annotated[
     list[str] | None,
     typer.Option(
         "--resource",
         metavar="NAME=FOLDER",
-        help="What a metric needs: meteor, spice, sentences, fluency, aligner.",
+        help="Folder of what a metric needs: meteor, spice, sentences, fluency, aligner.",
     ),
 ]
 Vision = Annotated[

@@ -14,9 +14,11 @@ KEPT = (
 
 def push(
     model: Annotated[Path, typer.Argument(help="Model folder.", show_default=False)],
-    repository: Annotated[str, typer.Argument(metavar="USER/NAME", help="On the Hub.", show_default=False)],
-    private: Annotated[bool, typer.Option("--private", help="For you alone.")] = False,
-    message: Annotated[str, typer.Option(help="Of the commit.")] = "A model of lalm",
+    repository: Annotated[
+        str, typer.Argument(metavar="USER/NAME", help="Repository on the Hub.", show_default=False)
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Only you can see it.")] = False,
+    message: Annotated[str, typer.Option(help="Message of the commit.")] = "A model of lalm",
 ) -> None:
     """Put a model folder on the Hugging Face Hub.
 

@@ -28,7 +28,7 @@ def respond(
         float, typer.Option(min=0.0, max=1.0, help="Draw from this share of the probability.")
     ] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     shard: Annotated[str, typer.Option(help="Do only part I of N, as I/N.")] = "1/1",
     system: Annotated[str, typer.Option(help="System text shown to the LLM (the paper has none).")] = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 64,

@@ -75,7 +75,7 @@ def serve(
     tls_certificate: Annotated[
         str, typer.Option(help="Certificate (PEM), to be asked by https.", show_default=False)
     ] = "",
-    tls_key: Annotated[str, typer.Option(help="Its key (PEM).", show_default=False)] = "",
+    tls_key: Annotated[str, typer.Option(help="The certificate's key (PEM).", show_default=False)] = "",
     access_log: Annotated[
         str, typer.Option(help="File for one line a request; -: stderr.", show_default=False)
     ] = "",

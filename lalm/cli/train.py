@@ -11,7 +11,8 @@ def train(
         str, typer.Argument(help="Recipe file, trained folder or shipped name.", show_default=False)
     ],
     changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe; may be repeated."),
     ] = None,
     resume: Annotated[
         bool, typer.Option(help="Go on from the newest checkpoint in the recipe's out.")

@@ -291,7 +291,9 @@ def _rubric(answer: Answer) -> list[tuple[str, int]]:
         rows = json.loads(answer.sample.origin.get("rubric", "[]"))
         return [(f"{row['name']}: {row['scoring_point']}", max(row["choices"])) for row in rows]
     except (ValueError, KeyError, TypeError):
-        raise JudgeError(f"the rubric of '{answer.sample.id}' cannot be read") from None
+        raise JudgeError(
+            f"origin.rubric of '{answer.sample.id}' is no JSON list of name, scoring_point and choices"
+        ) from None
 
 
 def _rubric_prompts(answer: Answer) -> list[str]:

@@ -116,7 +116,9 @@ def run(
             write_page(job.out / "report.html", card, scored, said, _answered(scored, shown))
             _write_json(job.out / "card.json", card)  # last: a run whose page failed is not finished
     except Timeout:
-        raise RunError(f"another run is writing {job.out}") from None
+        raise RunError(
+            f"another run is writing '{job.out}': wait until it is done, or name another folder with --out"
+        ) from None
     return Result(card, scored)
 
 
@@ -160,19 +162,24 @@ def _begin(job: Job, answerer: Answerer, judge: Judge | None) -> dict[str, Any]:
 def _check_same(out: Path, card: dict[str, Any]) -> None:
     """Raises RunError unless the answers in ``out`` are of the run that ``card`` tells of."""
     if not (out / "card.json").exists():
-        raise RunError(f"'{out}' holds predictions without a card.json: say --out")
+        raise RunError(f"'{out}' holds predictions without a card.json: name another folder with --out")
     before = read_card(out)
     for key in ("model", "seed", "limit"):
         if before.get(key) != card[key]:
             raise RunError(
-                f"'{out}' holds a run of {before['model'].get('name')} with another {key}: say --out"
+                f"'{out}' holds a run of {before['model'].get('name')} with another {key}: "
+                "name another folder with --out"
             )
     for name in set(before["tasks"]) ^ set(card["tasks"]):
-        raise RunError(f"'{out}' holds a run of other tasks ({name} is in one only): say --out")
+        raise RunError(
+            f"'{out}' holds a run of other tasks ({name} is in one only): name another folder with --out"
+        )
     for name, task in card["tasks"].items():
         keys = ("data", "prompts", "max_new_tokens", *cards.PROTOCOL)
         if odd := cards.differing(task, before["tasks"][name], keys):
-            raise RunError(f"'{out}' holds a run of {name} with another {odd[0]}: say --out")
+            raise RunError(
+                f"'{out}' holds a run of {name} with another {odd[0]}: name another folder with --out"
+            )
 
 
 def _shown(job: Job) -> tuple[dict[Cell, Put], dict[Cell, str]]:

@@ -220,7 +220,7 @@ class Engine:
     ) -> Generator[str, None, FinishReason]:
         question = self._prepare(sample)
         if prefix_cache is not None and options.beams > 1:
-            raise ValueError("a conversation that is remembered is answered without beams")
+            raise ValueError("a conversation that is remembered is answered without beams: leave them out")
         if options.beams > 1:
             (reply,) = self._answer([question], options)
             yield reply.text

@@ -230,7 +230,8 @@ class AudioLMProcessor(ProcessorMixin):
         if len(ids) > window:
             raise ValueError(
                 f"{sample.id or 'sample'}: {len(clips)} audios in {sum(counts)} tokens and the text make "
-                f"{len(ids)} tokens, more than the {window} that the LLM takes (data.filters.duration_s)"
+                f"{len(ids)} tokens, more than the {window} that the LLM takes: "
+                "data.filters.duration_s leaves out long recordings"
             )
         spans = [(shifted(a, shifts), shifted(b, shifts)) for a, b in text[1]]
         targets = [

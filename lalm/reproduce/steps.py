@@ -108,7 +108,9 @@ def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> tuple[fl
                 )
                 tell(f"{head}: {seconds / 60:.1f} min")
     except Timeout:
-        raise ReproduceError(f"another run is working in '{work}'") from None
+        raise ReproduceError(
+            f"another run is working in '{work}': wait until it is done, or name another folder with --work"
+        ) from None
     found = states(plan, work)
     return sum(one.seconds for one in found), sum(one.cpu_seconds for one in found)
 

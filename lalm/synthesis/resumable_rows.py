@@ -72,7 +72,9 @@ def write_rows(
             _check_settings(out, settings)
             return _write(requests, out, make_replies, make_row, batch_size, tries, progress)
     except Timeout:
-        raise RowsError(f"another run is writing {out}") from None
+        raise RowsError(
+            f"another run is writing '{out}': wait until it is done, or name another file"
+        ) from None
 
 
 def _write(

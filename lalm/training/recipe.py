@@ -125,20 +125,22 @@ class Recipe(Section):
             others = [*own, *(["align"] if self.align else [])]
             raise ValueError(f"a run has one objective: take out all but one of {', '.join(others)}")
         if own and own != ["dpo"] and self.shard is not None:
-            raise ValueError(f"'shard' goes with no '{own[0]}'")
+            raise ValueError(f"'shard' cannot be combined with '{own[0]}': take one of them out")
         if self.contrast is not None and self.optim.packing:
-            raise ValueError("'contrast' compares clips, and goes with no 'optim.packing'")
+            raise ValueError("'contrast' compares clips of a batch: take out 'optim.packing'")
         if self.grpo is not None and (self.optim.packing or self.augment is not None):
-            raise ValueError("'grpo' draws its answers itself, and goes with no 'optim.packing' or 'augment'")
+            raise ValueError("'grpo' draws its answers itself: take out 'optim.packing' and 'augment'")
         if self.shard is not None and self.optim.dtype in ("int8", "nf4"):
-            raise ValueError(f"'shard' goes with no weights in {self.optim.dtype}")
+            raise ValueError(f"'shard' cannot divide weights in {self.optim.dtype}: take another optim.dtype")
         if self.shard is not None and self.dpo is not None:
             raise ValueError(
-                "'shard' goes with no 'dpo', whose reference would be a second model in one piece: train "
-                "LoRA with dpo.reference 'adapter' in several processes instead"
+                "'shard' cannot be combined with 'dpo', whose reference would be a second model in one "
+                "piece: train LoRA with dpo.reference 'adapter' in several processes instead"
             )
         if self.shard is not None and (self.align or self.warm_start is not None):
-            raise ValueError("'shard' goes with no 'align' or 'warm_start': a connector needs no dividing")
+            raise ValueError(
+                "'shard' is not for 'align' or 'warm_start', where a connector trains alone: take it out"
+            )
         if self.shard is not None and (self.optim.optimizer != "adamw" or self.optim.average):
             raise ValueError("'shard' divides AdamW's states alone: take out 'optim.optimizer' and 'average'")
         if self.dpo is not None and self.dpo.loss == "kto" and self.optim.batch_size < 2:
@@ -146,7 +148,7 @@ class Recipe(Section):
         if self.keep is not None and self.keep.best and not (self.data.valid and self.every.valid):
             raise ValueError("'keep.best' needs validations: give 'data.valid' and 'every.valid'")
         if self.optim.packing and self.align:
-            raise ValueError("'optim.packing' is for answers, and goes with no 'align'")
+            raise ValueError("'optim.packing' packs answers, and 'align' has none: take it out")
         if self.grpo is not None and self.grpo.updates > 1 and self.lora is not None and self.lora.dropout:
             raise ValueError("'grpo.updates' above 1 compares with what was drawn: set 'lora.dropout' to 0")
         if self.grpo is not None and self.grpo.rollouts and self.optim.dtype in ("int8", "nf4"):
@@ -163,11 +165,11 @@ class Recipe(Section):
         if self.warm_start is not None and self.cache is None:
             raise ValueError("'warm_start' reads encoder frames from the frame cache: give 'cache'")
         if self.augment is not None and self.align:
-            raise ValueError("'augment' changes waveforms, and goes with no 'align'")
+            raise ValueError("'augment' is not applied in 'align': take it out")
         if self.augment is not None and self.dpo is not None and self.dpo.reference == "precomputed":
             raise ValueError(
-                "'augment' goes with no 'dpo.reference: precomputed', whose numbers are of the sound as it "
-                "is: say copy or adapter"
+                "'augment' cannot be combined with 'dpo.reference: precomputed', whose numbers are of the "
+                "sound as it is: say copy or adapter"
             )
         return self
 

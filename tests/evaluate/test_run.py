@@ -205,7 +205,9 @@ def test_another_run_into_the_same_folder_is_refused(manifest, tmp_path):
     run(job(manifest, tmp_path), Parrot())
     other = Parrot()
     other.name = "jackdaw"
-    with pytest.raises(RunError, match="holds a run of parrot with another model: say --out"):
+    with pytest.raises(
+        RunError, match="holds a run of parrot with another model: name another folder with --out"
+    ):
         run(job(manifest, tmp_path), other)
     with pytest.raises(RunError, match="other tasks"):
         run(Job(job(manifest, tmp_path).tasks[:1], tmp_path), Parrot())
