@@ -52,7 +52,7 @@ def file_blocks(file: BinaryIO, asked: Asked) -> Blocks:
         if not asked.lenient:
             raise AudioError(
                 f"{asked.place} is not audio, or in a format that cannot be read: "
-                f"a WAV begins {late} bytes late"
+                f"a WAV begins {late} bytes late; lenient (--lenient) skips them"
             )
         asked.found.note(f"{late} bytes before the WAV were skipped")
         yield from file_blocks(window(file, late, size), asked)
