@@ -1,18 +1,28 @@
-"""Run the notebooks again: python docs/notebooks.py [NAME]  (pip install nbclient ipykernel matplotlib)
+"""Run the notebooks again: python docs/notebooks.py [NAME]  (pip install 'lalm[test]'; some minutes)
 
 Each is executed from its first cell to its last with the Python that runs this, and written with what its
 cells print; the curves of ``train_and_evaluate`` become ``docs/pictures/training.png``. The repository's
-own path is shown as ``~/lalm``, and what goes to standard error (progress) is left out.
+own path is shown as ``~/lalm``, and what goes to standard error (progress) is left out. What was run is kept
+in the notebook's metadata, so that a test tells a cell or a packaged model that has changed since.
 """
 
 import base64
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "notebooks"
+MODEL = HERE.parent / "lalm" / "models" / "small" / "model.safetensors"
 CURVES = ("train_and_evaluate", HERE / "pictures" / "training.png")
+
+
+def stamp(book: Any) -> dict[str, str]:
+    """sha256 of what a notebook's outputs come from: its cells of code, and the packaged model."""
+    code = "\0".join("".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code")
+    of = {"cells": code.encode(), "model": MODEL.read_bytes()}
+    return {name: hashlib.sha256(data).hexdigest() for name, data in of.items()}
 
 
 def execute(path: Path) -> Any:
@@ -29,6 +39,7 @@ def execute(path: Path) -> Any:
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
             for out in cell.outputs:
                 out.update({"text": out["text"].replace(str(HERE.parent), "~/lalm")} if "text" in out else {})
+    book.metadata["run"] = stamp(book)
     return book
 
 

@@ -3,7 +3,7 @@
 Without more: what is made from the code and the results alone, in a minute. ``--with-model``: also every
 example of the command line and the blocks of pages that show them, the terminal of the README, and the
 notebooks with their curves, by the model that comes with the package (half an hour on two cores; pip
-install nbclient ipykernel matplotlib, flite). Read what ``git diff`` shows afterwards.
+install 'lalm[test]', and flite). Read what ``git diff`` shows afterwards.
 """
 
 import subprocess

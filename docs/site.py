@@ -162,7 +162,7 @@ def recipe_page() -> str:
         for name, field in kind.model_fields.items():
             shown = field.alias or name
             default = (
-                "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`"
+                "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
             )
             section = _section(field.annotation)
             if section is not None:
@@ -213,6 +213,13 @@ def _section(annotation: Any) -> Any:
         if isinstance(kind, type) and issubclass(kind, Section):
             return kind
     return None
+
+
+def _default(value: Any) -> str:
+    """A default as a recipe would say it."""
+    if value is None:
+        return "left out"
+    return f"`{str(value).lower() if isinstance(value, bool) else repr(value)}`"
 
 
 def _type(annotation: Any) -> str:
