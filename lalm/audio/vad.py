@@ -8,6 +8,7 @@ import queue
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -21,6 +22,8 @@ Array: TypeAlias = np.ndarray[Any, Any]
 Detector: TypeAlias = Callable[[torch.Tensor], dict[str, Any] | None]
 
 FRAME = 512  # samples, 32 ms: what silero-vad looks at
+CONTEXT = 64  # samples before them that it is given too
+GROUP = 32  # frames that it looks at in one call, at most
 BLOCK = 4096  # bytes read from a stream at a time, 128 ms of 16-bit audio at 16 kHz
 HEADER_LIMIT = 1 << 20  # bytes before a WAV's samples
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # kinds of WAV
@@ -46,18 +49,33 @@ def load_detector(pause_s: float, threshold: float = 0.5) -> Detector:
     )
 
 
-def load_probability() -> Callable[[Array], float]:
-    """silero-vad's probability of speech; called with a recording's frames (512,) float32 in order.
+def load_probability() -> Callable[[Array], Array]:
+    """silero-vad: a recording's next frames (F, 512) float32 -> how likely each is speech, (F,).
 
-    Raises VoiceError where the package is absent.
+    A call takes as many frames as there are: one by one they take twice as long. Raises VoiceError where the
+    package is absent.
     """
-    model = _silero().load_silero_vad()
+    session = _session()
+    state = [np.zeros((1, 1, 128), np.float32)] * 2
+    before = np.zeros((1, CONTEXT), np.float32)
 
-    @torch.inference_mode()
-    def probability(frame: Array) -> float:
-        return float(model(torch.from_numpy(frame), SAMPLE_RATE))
+    def probability(frames: Array) -> Array:
+        nonlocal state, before
+        context = np.concatenate([before, frames[:-1, -CONTEXT:]])
+        given = np.concatenate([context, frames], axis=1)
+        found, *state = session.run(
+            ["speech_probs", "hn", "cn"], {"input": given, "h": state[0], "c": state[1]}
+        )
+        before = frames[-1:, -CONTEXT:].copy()
+        return np.asarray(found).reshape(-1)
 
     return probability
+
+
+@cache
+def _session() -> Any:
+    """silero-vad's model of many frames at a time, opened once: a session may be used by several threads."""
+    return _silero().load_silero_vad(sequence=True).session
 
 
 def _silero() -> Any:
@@ -89,14 +107,21 @@ def utterances(blocks: Iterable[Array], detector: Detector, *, before_s: float =
 
 def frames(blocks: Iterable[Array]) -> Iterator[Array]:
     """Blocks (N,) of any size as frames of 512 samples; the last is filled up with silence."""
+    for several in frame_groups(blocks):
+        yield from several
+
+
+def frame_groups(blocks: Iterable[Array]) -> Iterator[Array]:
+    """Blocks (N,) of any size as groups (F, 512) of the frames that are there, at most a second's."""
     left = np.zeros(0, np.float32)
     for block in blocks:
         left = np.concatenate([left, block])
-        for _ in range(len(left) // FRAME):
-            yield left[:FRAME]
-            left = left[FRAME:]
+        for start in range(0, len(left) // FRAME, GROUP):
+            group = left[start * FRAME : (start + GROUP) * FRAME]
+            yield group[: len(group) // FRAME * FRAME].reshape(-1, FRAME)
+        left = left[len(left) // FRAME * FRAME :]
     if len(left):
-        yield np.pad(left, (0, FRAME - len(left)))
+        yield np.pad(left, (0, FRAME - len(left)))[None]
 
 
 def pcm_blocks(stream: BinaryIO) -> Iterator[Array]:

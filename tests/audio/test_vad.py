@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from lalm.audio import vad as voice
-from lalm.audio.load import AudioError
+from lalm.audio.load import SAMPLE_RATE, AudioError, load_audio
 from lalm.cli import chat
 from lalm.cli.chat_lines import Turn
 from lalm.models.save import save_model
@@ -123,13 +123,44 @@ def test_bad_streams_are_refused(data, text):
         list(voice.pcm_blocks(io.BytesIO(data)))
 
 
+def test_frames_together_are_as_likely_as_one_by_one():
+    silero_vad = pytest.importorskip("silero_vad")
+    rng = np.random.default_rng(0)
+    audio = load_audio(SAMPLES / "water.ogg")[: 70 * voice.FRAME]
+    audio = audio * np.repeat(rng.uniform(0, 1, len(audio) // voice.FRAME), voice.FRAME).astype(np.float32)
+    rows = audio.reshape(-1, voice.FRAME)
+    model, probability = silero_vad.load_silero_vad(), voice.load_probability()
+    with torch.inference_mode():
+        alone = [float(model(torch.from_numpy(row), SAMPLE_RATE)) for row in rows]
+    together = np.concatenate([probability(rows[:1]), probability(rows[1:40]), probability(rows[40:])])
+    assert np.ptp(alone) > 0.01 and np.allclose(together, alone, atol=1e-5)
+    assert np.allclose(
+        voice.load_probability()(rows[:5]), alone[:5], atol=1e-5
+    )  # nothing is left of another recording
+
+
+def test_blocks_of_any_size_become_groups_of_frames():
+    audio = np.arange(100 * voice.FRAME + 7, dtype=np.float32)
+    sizes = [3, 40_000, 1, 5000, len(audio)]
+    at, blocks = 0, []
+    for size in sizes:
+        blocks.append(audio[at : at + size])
+        at += size
+    groups = list(voice.frame_groups(blocks))
+    assert all(1 <= len(group) <= voice.GROUP for group in groups) and len(groups) < 12
+    joined = np.concatenate(groups).reshape(-1)
+    assert (
+        np.array_equal(joined[: len(audio)], audio)
+        and len(joined) == 101 * voice.FRAME
+        and not joined[len(audio) :].any()
+    )
+
+
 def test_silero_vad_hears_no_speech_in_water_and_leaves_torch_its_threads():
     pytest.importorskip("silero_vad")
     threads = torch.get_num_threads()
     detector = voice.load_detector(0.5)
     assert torch.get_num_threads() == threads
-    from lalm.audio.load import load_audio
-
     assert list(voice.utterances([load_audio(SAMPLES / "water.ogg"), quiet(1)], detector)) == []
 
 

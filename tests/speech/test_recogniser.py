@@ -13,6 +13,7 @@ import pytest
 from lalm.audio.load import load_audio
 from lalm.cli.app import run
 from lalm.inference.speech.recogniser import PART, SpeechError, Whisper, Wish
+from lalm.inference.speech.speech_windows import Window
 from lalm.weights import fetch
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,32 @@ def test_nothing_is_invented_where_nobody_speaks(whisper):
     for audio in (np.zeros(48_000, np.float32), noise, load_audio(str(ROOT / "samples" / "bell.flac"))):
         made = whisper.transcribe(audio, Wish(words=False))
         assert made.text == "" and made.segments == () and made.language == ""
+
+
+@pytest.mark.real
+def test_a_clips_text_is_heard_once_and_nothing_is_drawn(whisper, monkeypatch):
+    asked = []
+    encode, generate = whisper.model.encode, whisper.model.generate_with_fallback
+
+    def spy(*args):
+        found = generate(*args)
+        asked.append(found[2])  # its temperature
+        return found
+
+    monkeypatch.setattr(whisper.model, "encode", lambda features: asked.append("encode") or encode(features))
+    monkeypatch.setattr(whisper.model, "generate_with_fallback", spy)
+    audio, sure = load_audio(SPEECH), Wish(words=False, sure=True)
+    made = whisper.transcribe(audio, sure)
+    assert asked and asked == ["encode", 0.0] * (len(asked) // 2) and made.language == ""
+    assert words(made.text) == words(whisper.transcribe(audio, Wish(words=False)).text)
+    tone = 0.2 * np.sin(np.arange(48_000) ** 2 * 1e-5) * np.sin(np.arange(48_000) * 0.002)
+    noise = Window(0.0, tone.astype(np.float32))
+    asked.clear()
+    drawn, _, _ = whisper.window(noise, Wish("en", words=False))
+    assert max(t for t in asked if t != "encode") > 0 or not drawn
+    asked.clear()
+    segments, _, _ = whisper.window(noise, sure)
+    assert segments == [] and max(t for t in asked if t != "encode") == 0.0
 
 
 @pytest.mark.real

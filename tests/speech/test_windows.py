@@ -28,8 +28,8 @@ def still(seconds: float) -> np.ndarray:
     return np.zeros(round(seconds * RATE), np.float32)
 
 
-def by_loudness(frame: np.ndarray) -> float:
-    return float(np.abs(frame).max())
+def by_loudness(frames: np.ndarray) -> np.ndarray:
+    return np.abs(frames).max(1)
 
 
 def windows(*parts: np.ndarray, **cutting: float) -> list[tuple[float, float]]:

@@ -16,6 +16,7 @@ from lalm.inference.speech.recogniser import Whisper, Wish
 from lalm.weights.fetch import cache_root
 
 REMEMBERED = 512  # texts that are kept in memory
+WISH = Wish(words=False, sure=True)
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS transcripts "
     "(clip TEXT, recogniser TEXT, text TEXT, PRIMARY KEY (clip, recogniser))"
@@ -49,7 +50,7 @@ class ClipTranscripts:
                 self._whisper = self._open()
             text = self._stored(clip)
             if text is None:
-                text = self._whisper.transcribe(audio() if callable(audio) else audio, Wish(words=False)).text
+                text = self._whisper.transcribe(audio() if callable(audio) else audio, WISH).text
                 self._store(clip, text)
             self._texts[clip] = text
             if len(self._texts) > REMEMBERED:
@@ -60,12 +61,17 @@ class ClipTranscripts:
         if self._file is None or not self._file.is_file():
             return None
         assert self._whisper is not None
-        asked = (clip, self._whisper.name)
+        asked = (clip, self._recogniser())
         with _opened(self._file) as store:
             found = store.execute("SELECT text FROM transcripts WHERE clip = ? AND recogniser = ?", asked)
             row = found.fetchone()
         store.close()
         return None if row is None else str(row[0])
+
+    def _recogniser(self) -> str:
+        """Who wrote: texts of the times when Whisper drew again where it was not sure are others."""
+        assert self._whisper is not None
+        return f"{self._whisper.name}, sure"
 
     def _store(self, clip: str, text: str) -> None:
         if self._file is None:
@@ -73,7 +79,7 @@ class ClipTranscripts:
         assert self._whisper is not None
         with _opened(self._file) as store:
             store.execute(
-                "INSERT OR REPLACE INTO transcripts VALUES (?, ?, ?)", (clip, self._whisper.name, text)
+                "INSERT OR REPLACE INTO transcripts VALUES (?, ?, ?)", (clip, self._recogniser(), text)
             )
         store.close()
 

@@ -144,7 +144,7 @@ class _Utterance:
 
     def add(self, frame: Array, *, hurried: bool = False) -> Window | None:
         """Take a frame of 512 samples; the utterance that it ends, or several where it is ``hurried``."""
-        score = self.probability(frame)
+        score = float(self.probability(frame[None])[0])
         self.held.append(frame)
         if score >= (STILL if self.voiced and not self.quiet else SPEECH):
             self.voiced, self.quiet = self.voiced + 1, 0

@@ -24,6 +24,7 @@ NAME = "whisper-base"  # what requests call it
 PART = "faster-whisper-base"
 BEAMS = 5  # faster-whisper's own
 SURE = 0.5  # a language this likely in one window is taken for the whole recording
+LEAST_LOGPROB, MOST_COMPRESSION = -1.0, 2.4  # Whisper's own limits, beyond which it would draw again
 
 
 class SpeechError(LalmError, ValueError):
@@ -35,7 +36,9 @@ class Wish:
     """How speech is written down. ``language`` is a code such as "en" ("": found out).
 
     ``task`` "translate" writes English; ``prompt`` is text in the style that is wanted, or names that occur;
-    ``words`` asks for the times of words.
+    ``words`` asks for the times of words. ``sure`` asks for the text alone, and for what Whisper takes at
+    temperature 0: neither draws again, which costs seconds and makes words out of noise, nor hears a
+    recording twice to find out its language. The transcript then names no language.
     """
 
     language: str = ""
@@ -44,6 +47,7 @@ class Wish:
     beams: int = BEAMS
     words: bool = True
     temperature: float | None = None  # None: 0, and higher ones where the text repeats itself
+    sure: bool = False
 
 
 class Whisper:
@@ -103,22 +107,30 @@ class Whisper:
             raise SpeechError(
                 f"this Whisper does not know the language '{wish.language}': say a code such as en, fr or zh"
             )
+        temperature = 0.0 if wish.sure else wish.temperature
         with self._lock:
             _seed()
             found, info = self.model.transcribe(
                 window.audio,
-                language=wish.language or None,
+                language=wish.language or ("en" if wish.sure else None),
+                multilingual=wish.sure and not wish.language,  # each segment is asked for its own
                 task=wish.task,
                 beam_size=wish.beams,
                 initial_prompt=wish.prompt or None,
                 word_timestamps=wish.words,
                 condition_on_previous_text=True,
-                **({} if wish.temperature is None else {"temperature": wish.temperature}),
+                **({} if temperature is None else {"temperature": temperature}),
             )
             segments = [_segment(one).later(window.start_s) for one in found]
         end_s = window.end_s
         kept = [one for one in segments if one.text and one.start_s < end_s]
-        return kept, str(info.language), float(info.language_probability)
+        if not wish.sure:
+            return kept, str(info.language), float(info.language_probability)
+        return [one for one in kept if _is_sure(one)], wish.language, 0.0
+
+
+def _is_sure(segment: Segment) -> bool:
+    return segment.avg_logprob >= LEAST_LOGPROB and segment.compression_ratio <= MOST_COMPRESSION
 
 
 def _processors() -> int:

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from lalm.audio.load import SAMPLE_RATE
-from lalm.audio.vad import FRAME, Array, frames, load_probability
+from lalm.audio.vad import FRAME, Array, frame_groups, load_probability
 
-Probability: TypeAlias = Callable[[Array], float]
+Probability: TypeAlias = Callable[[Array], Array]
 
 LONGEST_S = 30.0  # what Whisper hears at once
 FRAME_S = FRAME / SAMPLE_RATE
@@ -53,24 +53,27 @@ def speech_windows(
 ) -> Iterator[Window]:
     """Windows of a recording's blocks (N,) in order; none where nobody speaks.
 
-    ``probability`` of speech in (512,) samples is silero-vad's unless another is given. Raises VoiceError
-    where that package is absent.
+    ``probability`` of speech in frames (F, 512) -> (F,) is silero-vad's unless another is given. Raises
+    VoiceError where that package is absent.
     """
     cutting = cutting or Cutting()
     counted = _Counted(blocks)
-    cutter = _Cutter(cutting, probability or load_probability())
+    cutter, probability = _Cutter(cutting), probability or load_probability()
     start: list[Array] | None = []  # all frames so far, while they may be the whole recording
     waiting: list[Window] = []
-    for number, frame in enumerate(frames(counted)):
-        if start is not None and (number + 1) * FRAME_S > cutting.longest_s:
-            yield from waiting
-            start, waiting = None, []
-        found = cutter.add(frame)
-        if start is None:
-            yield from found
-        else:
-            start.append(frame)
-            waiting += found
+    number = 0
+    for group in frame_groups(counted):
+        for frame, score in zip(group, probability(group), strict=True):
+            number += 1
+            if start is not None and number * FRAME_S > cutting.longest_s:
+                yield from waiting
+                start, waiting = None, []
+            found = cutter.add(frame, float(score))
+            if start is None:
+                yield from found
+            else:
+                start.append(frame)
+                waiting += found
     waiting += cutter.finish()
     if start is None:
         yield from _within(waiting, counted.count)
@@ -100,8 +103,8 @@ def _within(windows: Iterable[Window], count: int) -> Iterator[Window]:
 class _Cutter:
     """Frames in, windows out. ``held`` begins where a window would begin."""
 
-    def __init__(self, cutting: Cutting, probability: Probability) -> None:
-        self.cutting, self.probability = cutting, probability
+    def __init__(self, cutting: Cutting) -> None:
+        self.cutting = cutting
         self.held: list[Array] = []
         self.scores: list[float] = []
         self.first = 0  # number of the frame that held begins with
@@ -109,9 +112,8 @@ class _Cutter:
         self.count = 0  # frames of speech in held
         self.margin = round(cutting.margin_s / FRAME_S)
 
-    def add(self, frame: Array) -> list[Window]:
-        """Take the next frame; the window that it ends, if it does."""
-        score = self.probability(frame)
+    def add(self, frame: Array, score: float) -> list[Window]:
+        """Take the next frame and how likely it is speech; the window that it ends, if it does."""
         self.held.append(frame)
         self.scores.append(score)
         place, cutting = len(self.held) - 1, self.cutting
