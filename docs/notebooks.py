@@ -8,11 +8,13 @@ in the notebook's metadata, so that a test tells a cell or a packaged model that
 
 import base64
 import hashlib
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+OTHERS = re.compile(r"^\[.*\] \[real_accelerator.*\n", re.M)  # DeepSpeed's word when it is imported
 FOLDER = HERE / "notebooks"
 MODEL = HERE.parent / "lalm" / "models" / "small" / "model.safetensors"
 CURVES = ("train_and_evaluate", HERE / "pictures" / "training.png")
@@ -37,8 +39,8 @@ def execute(path: Path) -> Any:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
-            for out in cell.outputs:
-                out.update({"text": out["text"].replace(str(HERE.parent), "~/lalm")} if "text" in out else {})
+            for out in (one for one in cell.outputs if "text" in one):
+                out["text"] = OTHERS.sub("", out["text"]).replace(str(HERE.parent), "~/lalm")
     book.metadata["run"] = stamp(book)
     return book
 

@@ -70,7 +70,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
 
 def _run(recipe: Recipe, resume: bool, main_process: bool) -> Path:
     """``run``, in a folder of its own."""
-    console = Console(quiet=not main_process)
+    console = Console(quiet=not main_process, force_jupyter=False)  # in a notebook lines, not a box a line
     out = Path(recipe.out)
     protocol = find_protocol(recipe.valid.protocol) if recipe.valid.protocol else None
     if not resume:
