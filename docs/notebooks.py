@@ -33,7 +33,9 @@ def execute(path: Path) -> Any:
     from nbclient import NotebookClient
 
     book = nbformat.read(path, as_version=4)
-    client = NotebookClient(book, timeout=None, resources={"metadata": {"path": str(path.parent)}})
+    client = NotebookClient(
+        book, timeout=None, coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}}
+    )
     client.execute()
     for cell in book.cells:
         cell.metadata.pop("execution", None)

@@ -295,6 +295,40 @@ def test_notebooks_were_run_and_import_what_is_there(name):
             assert node.attr in lalm.__all__
 
 
+@pytest.mark.parametrize("name", ["hear_and_ask", "train_and_evaluate"])
+def test_notebooks_show_what_their_cells_and_the_packaged_model_gave(name):
+    """An edited cell or another packaged model wants ``python docs/notebooks.py`` again."""
+    made = runpy.run_path(str(ROOT / "docs" / "notebooks.py"))
+    book = json.loads((ROOT / "docs" / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    assert book["metadata"]["run"] == made["stamp"](book), f"run: python docs/notebooks.py {name}"
+    shown = [out for cell in book["cells"] for out in cell.get("outputs", ())]
+    assert not any("text/html" in out.get("data", {}) for out in shown), "progress is lines, not a box a line"
+    first = next(cell for cell in book["cells"] if cell["cell_type"] == "code")
+    first["source"] = [*first["source"], "\nprint()"]
+    assert book["metadata"]["run"] != made["stamp"](book)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_the_short_notebook_runs():
+    """Each cell runs and shows as many lines as are committed. The other one takes minutes."""
+    for package in ("nbclient", "ipykernel"):
+        pytest.importorskip(package)
+    path = ROOT / "docs" / "notebooks" / "hear_and_ask.ipynb"
+    committed = json.loads(path.read_text(encoding="utf-8"))
+    fresh = runpy.run_path(str(ROOT / "docs" / "notebooks.py"))["execute"](path)
+
+    def shown(book):
+        cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+        return [
+            len("".join("".join(out.get("text", ())) for out in cell["outputs"]).splitlines())
+            for cell in cells
+        ]
+
+    assert shown(fresh) == shown(committed)
+    assert any("image/png" in out.get("data", {}) for cell in fresh.cells for out in cell.get("outputs", ()))
+
+
 # Commands without an example: what they need is not at hand wherever the examples are run.
 NO_EXAMPLE = {
     "push": "the Hub",

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainingArguments
 from transformers import set_seed as seed_everything
@@ -51,6 +50,7 @@ from lalm.training.resuming import alone_in, check_fresh, starting_point
 from lalm.training.selection import KeepBest, stopped_at, take_best
 from lalm.training.trackers import PROJECT, check_trackers, trackers
 from lalm.training.trainer import Answers, Interruption, RecipeTrainer, is_slim
+from lalm.training.underway import run_console
 from lalm.weights import checkpoint
 
 
@@ -70,7 +70,7 @@ def run(recipe: Recipe, *, resume: bool = True) -> Path:
 
 def _run(recipe: Recipe, resume: bool, main_process: bool) -> Path:
     """``run``, in a folder of its own."""
-    console = Console(quiet=not main_process, force_jupyter=False)  # in a notebook lines, not a box a line
+    console = run_console(quiet=not main_process)
     out = Path(recipe.out)
     protocol = find_protocol(recipe.valid.protocol) if recipe.valid.protocol else None
     if not resume:

@@ -9,6 +9,14 @@ from rich.console import Console
 EVERY_S = 60.0
 
 
+def run_console(*, quiet: bool) -> Console:
+    """What a run prints on: a terminal's console, or plain lines; a notebook gets lines, no box for each."""
+    console = Console(quiet=quiet)
+    if not console.is_jupyter:
+        return console
+    return Console(quiet=quiet, force_jupyter=False, force_terminal=False)  # kernels ask for colours
+
+
 class Minutes:
     """Prints what it is given, at most once a minute, where there is no terminal."""
 
