@@ -7,6 +7,8 @@ print(Engine.load().reply([ask(["samples/horse.ogg"], "What do you hear?")])[0].
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lalm.models.memory import no_collection
+
 if TYPE_CHECKING:
     from lalm.audio.load import AudioError, load_audio
     from lalm.data.readers import read_manifest
@@ -60,5 +62,6 @@ def __getattr__(name: str) -> Any:
         return version("lalm")
     for home, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(home), name)
+            with no_collection():
+                return getattr(import_module(home), name)
     raise AttributeError(f"module 'lalm' has no attribute '{name}'")

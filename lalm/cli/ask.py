@@ -110,7 +110,7 @@ def ask(
     followed = _protocol(
         protocol, prompts, prompt, unusual=out is not None or vision is not None or orders > 1
     )
-    from lalm.inference.engine import Options
+    from lalm import Options
     from lalm.models import SMALL
 
     given: dict[str, Any] = {

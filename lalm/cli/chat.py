@@ -96,7 +96,7 @@ def chat(
     16 kHz or a WAV stream. A turn that fails is told, and the next one is answered; the exit code is then
     that of the first failure.
     """
-    from lalm.inference.engine import Options
+    from lalm import Options
 
     options = Options(
         max_new_tokens,

@@ -20,8 +20,8 @@ def open_engine(
 
     ``transcript``: whether Whisper's stands beside the audio tokens; None: as the model's config says.
     """
+    from lalm import Engine
     from lalm.cli.weights import fetch_for
-    from lalm.inference.engine import Engine
 
     if transcript is None:
         fetch_for(model)

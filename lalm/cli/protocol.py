@@ -35,12 +35,12 @@ Prompts = Annotated[
 
 def chosen(name: str | None, prompts: Path | None) -> "Protocol | None":
     """The protocol of that name, with the authors' wording if their file was given."""
+    if name is None and prompts is None:
+        return None
     from lalm.inference.protocols import ProtocolError, find_protocol, with_prompts
 
     if name is None:
-        if prompts is not None:
-            raise ProtocolError("--prompts goes with a --protocol that takes its wording from there: salmonn")
-        return None
+        raise ProtocolError("--prompts goes with a --protocol that takes its wording from there: salmonn")
     protocol = find_protocol(name)
     return protocol if prompts is None else with_prompts(protocol, prompts)
 

@@ -37,6 +37,7 @@ from lalm.inference.speech.recogniser import WhenSpoken
 from lalm.inference.threads import Threads, products_of
 from lalm.models import SMALL
 from lalm.models.answer_end import answer_ends
+from lalm.models.int8 import wait_for_packing
 from lalm.models.load import load_model, model_name
 from lalm.models.lora import set_lora_scale
 from lalm.models.modeling import AudioLMForConditionalGeneration
@@ -198,9 +199,11 @@ class Engine:
 
     def pack(self) -> None:
         """Lay half precision's weights out for answering, before the first answer; what reads them as they
-        are (a doctor, a protocol with another number format, models that share them) comes before."""
+        are (a doctor, a protocol with another number format, models that share them) comes before. Of int8,
+        wait until all are packed: products of those that are not would keep their file in memory."""
         if not self._packed:
             self._packed = True
+            wait_for_packing(self.model)
             pack_half(self.model)
 
     def stream(

@@ -217,6 +217,13 @@ def make_int8(model: Any, weights: Weights | None = None) -> None:
                 parameter.data = parameter.data.float()
 
 
+def wait_for_packing(model: Any) -> None:
+    """Until all int8 weights of a model are packed, where they are."""
+    for module in model.modules():
+        if isinstance(module, Int8Product):
+            module.wait()
+
+
 def _joined(
     layers: Sequence[tuple[str, nn.Linear]], weights: Weights, rounded: Rounded, packing: Executor
 ) -> list[Int8Linear]:

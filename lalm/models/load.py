@@ -22,6 +22,7 @@ from lalm.models.int8 import make_int8
 from lalm.models.int8_weights import waiting_llm
 from lalm.models.llm_sketch import embedding_sketch
 from lalm.models.lora import add_lora, merge_lora
+from lalm.models.memory import no_collection, release_free_memory
 from lalm.models.modeling import AudioLMForConditionalGeneration, AudioLMModel
 from lalm.models.next_position import FAMILIES
 from lalm.models.processing import AudioLMProcessor
@@ -35,6 +36,7 @@ from lalm.weights.llm import load_causal_lm, load_tokenizer
 LARGE = 2**22  # layers times width squared: rounding the input rows of smaller LLMs costs what it saves
 
 
+@no_collection()
 def load_model(
     folder: str | Path,
     *,
@@ -69,6 +71,7 @@ def load_model(
     if model.config.parts == {"model": str(folder.resolve())} and not Path(name).exists():
         model.config.parts = {"model": name}  # a Hub id means the same elsewhere
     settle_ends(model, processor)
+    release_free_memory()  # before the weights are packed, which is when memory is highest
     return model.to(device or "cpu").eval(), processor
 
 

@@ -5,9 +5,9 @@ seldom when much else is loaded, and glibc keeps the free gaps between blocks th
 """
 
 import asyncio
-import ctypes
 import gc
-import platform
+
+from lalm.models.memory import release_free_memory
 
 INTERVAL_S = 20.0
 
@@ -26,9 +26,7 @@ def collect_all() -> None:
 
 async def release_memory_periodically() -> None:
     """Collect garbage and return free memory every ``INTERVAL_S`` seconds, until cancelled."""
-    glibc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
     while True:
         await asyncio.sleep(INTERVAL_S)
         gc.collect()
-        if glibc is not None:
-            await asyncio.to_thread(glibc.malloc_trim, 0)
+        await asyncio.to_thread(release_free_memory)

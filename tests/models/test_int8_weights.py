@@ -1,5 +1,7 @@
 """int8 weights kept in the cache: the same answers as rounded anew, made once."""
 
+import time
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -7,7 +9,7 @@ from tiny_llms import ROWS, llm_folder
 from torch import nn
 
 from lalm.inference.engine import Engine, Options
-from lalm.models import int8_weights
+from lalm.models import int8, int8_weights
 from lalm.models.assemble import build_model
 from lalm.models.int8 import make_int8
 from lalm.models.load import load_model
@@ -67,3 +69,20 @@ def test_other_families_and_a_cache_that_cannot_be_written_are_rounded_each_time
     monkeypatch.setattr(int8_weights, "FAMILIES", ("gpt_neox",))
     monkeypatch.setattr(int8_weights, "save_file", lambda *a: (_ for _ in ()).throw(OSError(28, "full")))
     assert Engine.load(str(folder), dtype="int8").reply(ROWS, LONG) is not None and not list(cache.iterdir())
+
+
+@pytest.mark.skipif(not int8.packs(), reason="this CPU does not pack int8 weights")
+def test_the_first_answer_comes_when_all_weights_are_packed(tiny_folders, tmp_path, cache, monkeypatch):
+    folder, pack = slim("qwen2", tiny_folders, tmp_path), int8.packed
+
+    def slowly(weights):
+        time.sleep(0.2)
+        return pack(weights)
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # else the choice of threads waits for packing too
+    monkeypatch.setattr(int8, "packed", slowly)
+    engine = Engine.load(str(folder), dtype="int8")
+    products = [m for m in engine.model.modules() if isinstance(m, int8.Int8Product)]
+    assert not all(product._packed.done() for product in products)
+    engine.reply(ROWS[:1], Options(max_new_tokens=1))
+    assert all(product._packed.done() and not product._plain for product in products)
