@@ -40,6 +40,7 @@ from lalm.models.answer_end import answer_ends
 from lalm.models.int8 import wait_for_packing
 from lalm.models.load import load_model, model_name
 from lalm.models.lora import set_lora_scale
+from lalm.models.memory import release_free_memory
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.packed_half import pack_half
 from lalm.models.prefill import PrefixCache, content_ids
@@ -205,6 +206,7 @@ class Engine:
             self._packed = True
             wait_for_packing(self.model)
             pack_half(self.model)
+            release_free_memory()
 
     def stream(
         self, sample: Sample, options: Options | None = None, prefix_cache: PrefixCache | None = None
