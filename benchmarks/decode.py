@@ -176,12 +176,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--questions", type=int, default=15, help="of --quality, about each sample")
     parser.add_argument("--manifests", type=Path, nargs="*", default=[], help="of --quality: more questions")
     parser.add_argument("--rows", type=int, default=80, help="of each manifest")
+    parser.add_argument("--kept", type=Path, help="of --quality: a folder from which a stopped run goes on")
     parser.add_argument("--formats", nargs="+", default=["bfloat16", "float32", "int8"], help="of --quality")
     options = parser.parse_args(arguments)
     if options.quality:
         from decode_quality import measure as quality
 
-        found = quality(options.questions, options.manifests, options.rows, options.formats)
+        found = quality(options.questions, options.manifests, options.rows, options.formats, options.kept)
     else:
         found = measure(options)
         if options.out and set(options.busy) == {0, 1, 2}:

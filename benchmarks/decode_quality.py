@@ -6,6 +6,7 @@ too, and the distributions at each position of the answers are compared. KL is i
 second; the interval is a bootstrap's over prompts, since positions of one answer are alike.
 """
 
+import json
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -22,23 +23,26 @@ from lalm.data.sample import Sample
 from lalm.models.modeling import IGNORE_INDEX
 
 REFERENCES = ("bfloat16", "float32")
+AT_ONCE = 32  # samples; so many are kept together
 LLAMA = {"llama.cpp Q8_0": "int8", "llama.cpp Q4_K_M": "int4"}
 
 
-def measure(questions: int, manifests: Sequence[Path], rows: int, formats: Sequence[str]) -> dict[str, Any]:
+def measure(
+    questions: int, manifests: Sequence[Path], rows: int, formats: Sequence[str], kept: Path | None = None
+) -> dict[str, Any]:
     """Mean KL and share of equal likeliest tokens of each format against bfloat16, and float32 where it is
-    among ``formats``; ``rows`` of each manifest, evenly taken."""
+    among ``formats``; ``rows`` of each manifest, evenly taken. ``kept``: a folder for what is done already,
+    so that a run that was stopped goes on."""
     asked = [ask([path], text) for path in SAMPLES for text in QUESTIONS[:questions]]
     for manifest in manifests:
         found = [sample.prompt() for sample in read_manifest(manifest)]
         asked += [found[i * len(found) // rows] for i in range(rows)]
     engine = Engine.load(device="cpu", dtype="int8")
-    replies = engine.reply(asked, Options(max_new_tokens=40))
-    told = [one.with_target(reply.text) for one, reply in zip(asked, replies, strict=True) if reply.text]
+    told = answered(engine, asked, kept)
     read: dict[str, list[Tensor]] = {}
     pairs: dict[str, Any] = {}
     for kind in formats:
-        read[kind] = [*map(reader(kind, engine), told)]
+        read[kind] = read_all(kind, engine, told, kept)
         for reference in REFERENCES:
             if reference in read and reference != kind:
                 pairs[f"{reference} to {kind}"] = compared(read[reference], read[kind])
@@ -49,6 +53,38 @@ def measure(questions: int, manifests: Sequence[Path], rows: int, formats: Seque
             del read[kind]
     positions = sum(len(row) for row in read[next(iter(read))])
     return {"prompts": len(told), "positions": positions, "pairs": pairs}
+
+
+def answered(engine: Engine, asked: Sequence[Sample], kept: Path | None) -> list[Sample]:
+    """The samples with the engine's answers, without those that have none; answers in ``kept`` are taken."""
+    file = kept / "answers.json" if kept else None
+    texts: list[str] = json.loads(file.read_text()) if file and file.exists() else []
+    while len(texts) < len(asked):
+        some = asked[len(texts) : len(texts) + AT_ONCE]
+        texts += [reply.text for reply in engine.reply(some, Options(max_new_tokens=40))]
+        print(f"{len(texts)} of {len(asked)} answers", file=sys.stderr, flush=True)
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(texts))
+    return [one.with_target(text) for one, text in zip(asked, texts, strict=True) if text]
+
+
+def read_all(kind: str, engine: Engine, told: Sequence[Sample], kept: Path | None) -> list[Tensor]:
+    """Each sample's log-probabilities (P, V) in that format; those in ``kept`` are taken."""
+    found: list[Tensor] = []
+    reads: Callable[[Sample], Tensor] | None = None
+    for first in range(0, len(told), AT_ONCE):
+        some = told[first : first + AT_ONCE]
+        file = kept / f"{kind} {first}.pt" if kept else None
+        if file and file.exists():
+            found += torch.load(file)
+            continue
+        reads = reads or reader(kind, engine)
+        found += [reads(sample) for sample in some]
+        if file:
+            torch.save(found[first:], file)
+        print(f"{kind}: {len(found)} of {len(told)}", file=sys.stderr, flush=True)
+    return found
 
 
 def reader(kind: str, int8: Engine) -> Callable[[Sample], Tensor]:
