@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from lalm.errors import LalmError
+from lalm.models.memory import release_free_memory
 
 STEPS = 127  # of an int8 on either side of zero
 FINE_STEPS = STEPS * 256  # of an input value on either side of zero: both of its bytes stay inside 1 to 255
 MIDDLE = 128  # what a byte that stands for 0 is
 HEAD = "lm_head"
+RELEASED_EVERY = 16  # groups of layers, after which free memory is given back
 FEW_ROWS = 16  # up to here torch._int_mm is faster row by row
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers that read the same rows
 
@@ -202,7 +204,9 @@ def make_int8(model: Any, weights: Weights | None = None) -> None:
     packing = ThreadPoolExecutor(1, "lalm-packing")
     # The largest first: while it is packed there are two copies of it, and of the others not yet one.
     (model.lm_head,) = _joined([(HEAD, model.lm_head)], weights, rounded, packing)
-    for names in reading_together(list(layers)):
+    for number, names in enumerate(reading_together(list(layers))):
+        if number % RELEASED_EVERY == 0:
+            packing.submit(release_free_memory)  # packing leaves gaps, and memory is highest at its end
         group = [(name, layers.pop(name)) for name in names]
         for name, made in zip(names, _joined(group, weights, rounded, packing), strict=True):
             parent, _, child = name.rpartition(".")
