@@ -7,7 +7,7 @@ print(Engine.load().reply([ask(["samples/horse.ogg"], "What do you hear?")])[0].
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lalm.models.memory import no_collection
+from lalm.models.opening_memory import no_collection
 
 if TYPE_CHECKING:
     from lalm.audio.load import AudioError, load_audio

@@ -40,8 +40,8 @@ from lalm.models.answer_end import answer_ends
 from lalm.models.int8 import wait_for_packing
 from lalm.models.load import load_model, model_name
 from lalm.models.lora import set_lora_scale
-from lalm.models.memory import release_free_memory
 from lalm.models.modeling import AudioLMForConditionalGeneration
+from lalm.models.opening_memory import release_free_memory
 from lalm.models.packed_half import pack_half
 from lalm.models.prefill import PrefixCache, content_ids
 from lalm.models.processing import AudioLMProcessor

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lalm.errors import LalmError
-from lalm.models.memory import release_free_memory
+from lalm.models.opening_memory import release_free_memory
 
 STEPS = 127  # of an int8 on either side of zero
 FINE_STEPS = STEPS * 256  # of an input value on either side of zero: both of its bytes stay inside 1 to 255

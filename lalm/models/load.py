@@ -22,9 +22,9 @@ from lalm.models.int8 import make_int8
 from lalm.models.int8_weights import waiting_llm
 from lalm.models.llm_sketch import embedding_sketch
 from lalm.models.lora import add_lora, merge_lora
-from lalm.models.memory import no_collection, release_free_memory
 from lalm.models.modeling import AudioLMForConditionalGeneration, AudioLMModel
 from lalm.models.next_position import FAMILIES
+from lalm.models.opening_memory import no_collection, release_free_memory
 from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import found_name, trained_names
 from lalm.models.transcript import check_mode

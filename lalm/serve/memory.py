@@ -7,7 +7,7 @@ seldom when much else is loaded, and glibc keeps the free gaps between blocks th
 import asyncio
 import gc
 
-from lalm.models.memory import release_free_memory
+from lalm.models.opening_memory import release_free_memory
 
 INTERVAL_S = 20.0
 

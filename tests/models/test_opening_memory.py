@@ -9,7 +9,7 @@ from tiny_parts import OPTIONS
 
 from lalm.models.assemble import build_model
 from lalm.models.load import load_model
-from lalm.models.memory import no_collection
+from lalm.models.opening_memory import no_collection
 from lalm.models.save import save_model
 
 COUNTED = """
