@@ -1,8 +1,6 @@
 """Memory while a model is opened: garbage is not looked for, and what is free goes back to the system."""
 
-import ctypes
 import gc
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,5 +27,8 @@ def no_collection() -> Iterator[None]:
 
 def release_free_memory() -> None:
     """Return to the system what glibc keeps of freed blocks: tens of megabytes after a tokenizer was read."""
+    import ctypes  # here, since `import lalm` reads this file
+    import platform
+
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
