@@ -21,6 +21,8 @@ from lalm import Engine, Options, ask
 from lalm.data.readers import read_manifest
 from lalm.data.sample import Sample
 from lalm.models.modeling import IGNORE_INDEX
+from lalm.models.next_position import NextPosition
+from lalm.models.prefill import read_apart
 
 REFERENCES = ("bfloat16", "float32")
 AT_ONCE = 32  # samples; so many are kept together
@@ -95,7 +97,8 @@ def reader(kind: str, int8: Engine) -> Callable[[Sample], Tensor]:
         llama = LlamaCppEngine.open(dtype=LLAMA[kind])
         return lambda sample: read_by_llama(llama, sample)
     engine = int8 if kind == "int8" else Engine.load(device="cpu", dtype=kind)  # type: ignore[arg-type]
-    return lambda sample: log_probabilities(engine, sample)
+    read = read_by_steps if kind == "int4" else log_probabilities
+    return lambda sample: read(engine, sample)
 
 
 def places_of(batch: Any) -> Tensor:
@@ -111,6 +114,23 @@ def log_probabilities(engine: Engine, sample: Sample) -> Tensor:
     places = places_of(batch)
     batch.pop("labels")
     logits = engine.model(**batch, logits_to_keep=places).logits[0]
+    return logits.log_softmax(-1).half()
+
+
+@torch.inference_mode()
+def read_by_steps(engine: Engine, sample: Sample) -> Tensor:
+    """The same as an answer is decoded: the prompt at once, then token by token."""
+    engine.pack()
+    batch = engine.processor.batch([sample], labels=True)
+    places = places_of(batch)
+    mask = batch.pop("attention_mask")
+    batch.pop("labels")
+    model: Any = engine.model
+    step, embeds = NextPosition(model.model.language_model), model.model.embed(**batch)
+    first, last = int(places[0]), int(places[-1])
+    cache = read_apart(step.body, embeds[:, : first + 1], mask[:, : first + 1])
+    hidden = [step(embeds[:, i], mask[:, : i + 1], cache) for i in range(first, last + 1)]
+    logits: Tensor = model.logits(torch.cat(hidden))[places - first]
     return logits.log_softmax(-1).half()
 
 

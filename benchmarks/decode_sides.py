@@ -20,6 +20,9 @@ SIDES = {
     "lalm int8": {"GOMP_SPINCOUNT": "10000"},
     "lalm int8, 1 thread": {"OMP_NUM_THREADS": "1"},
     "lalm int8, 2 threads": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "10000"},
+    "lalm int4": {"GOMP_SPINCOUNT": "10000"},
+    "lalm int4, 1 thread": {"OMP_NUM_THREADS": "1"},
+    "lalm int4, 2 threads": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "10000"},
     "transformers float32": {},
     "lalm float32": {"GOMP_SPINCOUNT": "10000"},
 }
@@ -153,7 +156,7 @@ class LlamaCpp:
 def work(side: str, gguf: str | None) -> None:
     """One side: opens its model, then answers as often as a line comes in."""
     began = time.perf_counter()
-    dtype = next(kind for kind in ("int8", "float32", "bfloat16") if kind in f"{side} bfloat16")
+    dtype = next(kind for kind in ("int4", "int8", "float32", "bfloat16") if kind in f"{side} bfloat16")
     made: Any = LlamaCpp(str(gguf)) if side == GGUF_SIDE else None
     made = made or (Lalm(dtype) if side.startswith("lalm") else Transformers(dtype))
     said = {"load_s": time.perf_counter() - began}

@@ -72,7 +72,7 @@ Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"] | None,
     typer.Option(
         help="Number format of the weights (default: auto, the fastest here); int8: the LLM's in 8 bits, on "
-        "a CPU; int4: with --engine llamacpp alone.",
+        "a CPU; int4: some of them in 4 bits while it answers.",
         show_default=False,
     ),
 ]

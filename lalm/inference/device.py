@@ -9,7 +9,8 @@ from lalm.models.int8 import packs
 from lalm.models.load import keeps_int8
 
 Precision: TypeAlias = torch.dtype | Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
-"""Of a model's weights, as people name it; "int8": the LLM's linear layers in 8 bits, the rest bfloat16."""
+"""Of a model's weights, as people name it; "int8": the LLM's linear layers in 8 bits, the rest bfloat16;
+"int4": the lower ones in 4 bits while an answer is decoded."""
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -42,22 +43,17 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 
 def pick_precision(
     model: str | Path, device: torch.device, asked: Precision | None
-) -> torch.dtype | Literal["int8"]:
+) -> torch.dtype | Literal["int8", "int4"]:
     """The number format of a model's weights: the one that is asked for, or ("auto", None) the fastest here
     that costs no quality that could be measured (docs/results.md).
 
     That is int8 on CPUs that multiply it fast, where the LLM's int8 weights are kept once they are made, else
-    ``pick_dtype``'s. Raises ValueError for "int4", which torch has, but not faster or not as good.
+    ``pick_dtype``'s.
     """
     if isinstance(asked, torch.dtype):
         return asked
-    if asked == "int4":
-        raise ValueError(
-            "int4 is for --engine llamacpp alone: torch's 4-bit products were no faster than int8 on the "
-            "CPUs tried, and rounding to 4 bits changed 16 of 100 next tokens: take int8"
-        )
-    if asked == "int8":
-        return "int8"
+    if asked in ("int8", "int4"):
+        return asked
     if asked in (None, "auto"):
         return "int8" if device.type == "cpu" and packs() and keeps_int8(model) else pick_dtype(device)
     named: torch.dtype = getattr(torch, str(asked))

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lalm.models.int4 import Int4Product
 from lalm.models.int8 import Int8Product
 from lalm.models.packed_half import ROWS, PackedLinear
 
@@ -190,15 +191,17 @@ def products_of(model: Any) -> Callable[[], Any]:
 
 def _layers(model: Any) -> list[list[tuple[Any, torch.Tensor]]]:
     """Each layer's products and what they are of; the weights are packed, which would keep a CPU busy."""
-    kinds = nn.Linear | PackedLinear | Int8Product
+    kinds = nn.Linear | PackedLinear | Int8Product | Int4Product
     named: dict[str, Any] = {
         name: product
         for name, product in model.model.language_model.named_modules()
         if isinstance(product, kinds) and "lora_" not in name
     }
-    for product in named.values():
-        if isinstance(product, Int8Product):
+    for name, product in list(named.items()):
+        if isinstance(product, Int8Product | Int4Product):
             product.wait()
+        if isinstance(product, Int8Product) and product.step:  # prompts' alone
+            named[name] = named.pop(f"{name}.step")
     pairs = [(product, _row_for(product)) for product in named.values()]
     size = len({re.sub(r"\d+", "", name) for name in named}) or 1  # products of a layer
     return [pairs[first : first + size] for first in range(0, max(1, len(pairs) - size + 1), size)]
@@ -210,4 +213,6 @@ def _row_for(layer: Any) -> torch.Tensor:
         return torch.zeros(ROWS, layer.in_features, dtype=layer.dtype)
     if isinstance(layer, Int8Product):
         return torch.zeros(1, layer.shape[1])
+    if isinstance(layer, Int4Product):
+        return torch.zeros(1, layer.in_features)
     return torch.zeros(1, layer.in_features, dtype=layer.weight.dtype)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lalm.errors import LalmError
+from lalm.models.int4 import Fine, Int4Product
 from lalm.models.opening_memory import release_free_memory
 
 STEPS = 127  # of an int8 on either side of zero
@@ -104,6 +105,7 @@ class Int8Product(nn.Module):
         """weights: the layers' (n, K) int8, N rows in all; scale, bias: (N,). ``packing`` packs them in the
         background: until that is done, products are those of the weights as they are."""
         super().__init__()
+        self.step: Int4Product | None = None  # what multiplies in its place in the steps of decoding
         self.sharing, self.shape, self._rounded = len(weights), (len(scale), weights[0].shape[1]), rounded
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach().float())
@@ -188,14 +190,16 @@ class Float32Embedding(nn.Embedding):
         return super().forward(input).float()
 
 
-def make_int8(model: Any, weights: Weights | None = None) -> None:
+def make_int8(model: Any, weights: Weights | None = None, fine: Fine | None = None) -> None:
     """Put int8 layers in the place of the LLM's frozen linear ones, in place; the model answers, it does not
     learn. LoRA stays as it is beside them. ``weights``: those rounded before, else they are rounded now.
+    ``fine``: of layers whose steps of decoding are in 4 bits (``lalm.models.int4``) beside the int8 ones.
     Raises Int8Error for a model that is not on a CPU."""
     if model.device.type != "cpu":
         raise Int8Error("int8 layers are for CPUs; on a GPU take bfloat16")
     body, rounded = model.model.language_model, Rounded()
     weights = weights or (lambda name, layer: quantise(layer.weight.detach()))
+    fine = fine or (lambda name, layer: None)
     layers = {
         name: layer
         for name, layer in body.named_modules()
@@ -203,12 +207,12 @@ def make_int8(model: Any, weights: Weights | None = None) -> None:
     }
     packing = ThreadPoolExecutor(1, "lalm-packing")
     # The largest first: while it is packed there are two copies of it, and of the others not yet one.
-    (model.lm_head,) = _joined([(HEAD, model.lm_head)], weights, rounded, packing)
+    (model.lm_head,) = _joined([(HEAD, model.lm_head)], weights, fine, rounded, packing)
     for number, names in enumerate(reading_together(list(layers))):
         if number % RELEASED_EVERY == 0:
             packing.submit(release_free_memory)  # packing leaves gaps, and memory is highest at its end
         group = [(name, layers.pop(name)) for name in names]
-        for name, made in zip(names, _joined(group, weights, rounded, packing), strict=True):
+        for name, made in zip(names, _joined(group, weights, fine, rounded, packing), strict=True):
             parent, _, child = name.rpartition(".")
             setattr(body.get_submodule(parent), child, made)
     packing.shutdown(wait=False)
@@ -216,20 +220,24 @@ def make_int8(model: Any, weights: Weights | None = None) -> None:
     if type(table) is nn.Embedding:
         table.__class__ = Float32Embedding
     for module in body.modules():
-        if not isinstance(module, (nn.Embedding, Int8Linear, Int8Product)):
+        if not isinstance(module, (nn.Embedding, Int8Linear, Int8Product, Int4Product)):
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.float()
 
 
 def wait_for_packing(model: Any) -> None:
-    """Until all int8 weights of a model are packed, where they are."""
+    """Until all int8 and int4 weights of a model are packed, where they are."""
     for module in model.modules():
-        if isinstance(module, Int8Product):
+        if isinstance(module, Int8Product | Int4Product):
             module.wait()
 
 
 def _joined(
-    layers: Sequence[tuple[str, nn.Linear]], weights: Weights, rounded: Rounded, packing: Executor
+    layers: Sequence[tuple[str, nn.Linear]],
+    weights: Weights,
+    fine: Fine,
+    rounded: Rounded,
+    packing: Executor,
 ) -> list[Int8Linear]:
     """The layers over one product."""
     parts, scales = zip(*(weights(name, layer) for name, layer in layers), strict=True)
@@ -238,6 +246,9 @@ def _joined(
         both = [(layer.bias, scale) for (_, layer), scale in zip(layers, scales, strict=True)]
         bias = torch.cat([torch.zeros_like(scale) if one is None else one.float() for one, scale in both])
     product = Int8Product(parts, torch.cat(scales), bias, rounded, packing)
+    codes = [own for own in (fine(name, layer) for name, layer in layers) if own is not None]
+    if len(codes) == len(layers):
+        product.step = Int4Product(codes, product.bias, packing)
     ends = list(accumulate(len(part) for part in parts))
     return [Int8Linear(product, slice(end - len(part), end)) for part, end in zip(parts, ends, strict=True)]
 

@@ -72,6 +72,12 @@ def _make(folder: Path, path: Path) -> set[str]:
     for name, parameter in body.named_parameters():
         if name.rpartition(".")[0] not in layers:
             tensors[name] = parameter.detach() if parameter.ndim > 1 else parameter.detach().float()
+    write(path, tensors)
+    return set(tensors)
+
+
+def write(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A file of the cache, whole or not at all. Raises OSError where there is no room or no right."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -81,7 +87,6 @@ def _make(folder: Path, path: Path) -> set[str]:
         raise OSError(str(error)) from None
     finally:
         draft.unlink(missing_ok=True)
-    return set(tensors)
 
 
 def _weights(path: Path) -> Weights:

@@ -16,22 +16,22 @@ from lalm.models.packed_half import PackedLinear
 Product = Callable[[Tensor], Tensor]
 
 
-def joint(*layers: Any) -> Product:
-    """Layers that read the same rows: their results side by side, (B, D) -> (B, N)."""
+def joint(*layers: Any, apart: bool = False) -> Product:
+    """Layers that read the same rows: their results side by side, (B, D) -> (B, N), in 4 bits where they have
+    them. ``apart``: LoRA's products row by row, so that their bits do not depend on the other rows."""
     adapted = [_is_plain_lora(layer) for layer in layers]
     bare = [layer.base_layer if lora else layer for layer, lora in zip(layers, adapted, strict=True)]
     product = _side_by_side(bare)
-    return _WithLora(product, bare, layers, adapted) if any(adapted) else product
+    return _WithLora(product, bare, layers, adapted, apart) if any(adapted) else product
 
 
 def _side_by_side(layers: Sequence[nn.Module]) -> Product:
-    first = layers[0]
-    if len(layers) == 1:
-        return first
     products = [layer.product if isinstance(layer, Int8Linear) else None for layer in layers]
     shared = products[0]
     if shared is not None and shared.sharing == len(layers) and all(own is shared for own in products):
-        return shared
+        return shared.step or shared
+    if len(layers) == 1:
+        return layers[0]
     return lambda rows: torch.cat([layer(rows) for layer in layers], -1)
 
 
@@ -57,10 +57,15 @@ class _WithLora:
     as it is at each call."""
 
     def __init__(
-        self, product: Product, bare: Sequence[Any], layers: Sequence[Any], adapted: Sequence[bool]
+        self,
+        product: Product,
+        bare: Sequence[Any],
+        layers: Sequence[Any],
+        adapted: Sequence[bool],
+        apart: bool,
     ) -> None:
         """bare: the layers without LoRA, (D, n) each; adapted: which of ``layers`` have one."""
-        self._product = product
+        self._product, self._apart = product, apart
         downs, self._ups, self._scalings = list[Tensor](), list[Tensor](), []
         for layer, own, lora in zip(layers, bare, adapted, strict=True):
             name = layer.active_adapters[0] if lora else ""
@@ -79,5 +84,10 @@ class _WithLora:
             scaled = [up.to(self._down) * own for up, own in zip(self._ups, scale, strict=True)]
             self._scale, self._up = scale, torch.block_diag(*scaled)  # (R, N)
         found = self._product(rows)
+        if self._apart and len(rows) > 1:
+            return torch.cat([self._added(*both) for both in zip(rows.split(1), found.split(1), strict=True)])
+        return self._added(rows, found)
+
+    def _added(self, rows: Tensor, found: Tensor) -> Tensor:
         within = rows.to(self._down.dtype) @ self._down  # (B, R)
         return torch.addmm(found.to(within.dtype), within, self._up).to(found.dtype)

@@ -1,6 +1,7 @@
 """Opening model folders: whole ones, slim ones (what was trained, names of the rest) and released ones."""
 
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +19,14 @@ from lalm.models.assemble import ENCODER_OPTIONS, build_processor, load_tower
 from lalm.models.classes import ModelError, ReleasedFormat, classes_of
 from lalm.models.config import AudioLMConfig
 from lalm.models.hollow_llm import hollow_of_folder
+from lalm.models.int4 import Fine, multiplies
+from lalm.models.int4_weights import kept_codes
 from lalm.models.int8 import make_int8
 from lalm.models.int8_weights import waiting_llm
 from lalm.models.llm_sketch import embedding_sketch
 from lalm.models.lora import add_lora, merge_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration, AudioLMModel
-from lalm.models.next_position import FAMILIES
+from lalm.models.next_position import FAMILIES, general_because
 from lalm.models.opening_memory import no_collection, release_free_memory
 from lalm.models.processing import AudioLMProcessor
 from lalm.models.save import found_name, trained_names
@@ -33,6 +36,8 @@ from lalm.weights import fetch as weights
 from lalm.weights.identity import check_parts
 from lalm.weights.llm import load_causal_lm, load_tokenizer
 
+log = logging.getLogger("lalm.load")
+NO_PART = f"only LLMs that are a part by themselves, of the families {', '.join(FAMILIES)}, decode in 4 bits"
 LARGE = 2**22  # layers times width squared: rounding the input rows of smaller LLMs costs what it saves
 
 
@@ -40,7 +45,7 @@ LARGE = 2**22  # layers times width squared: rounding the input rows of smaller 
 def load_model(
     folder: str | Path,
     *,
-    dtype: torch.dtype | Literal["int8"] = torch.float32,
+    dtype: torch.dtype | Literal["int8", "int4"] = torch.float32,
     device: str | torch.device | None = None,
     options: Mapping[str, Any] | None = None,
     told: Callable[[str], None] | None = None,
@@ -51,14 +56,15 @@ def load_model(
     ``options`` take the place of fields of a slim checkpoint's config; its tensors must fit them still.
     ``role_markers`` can be changed in any: a base model becomes one that is asked in a chat, or back;
     ``transcript`` too (``lalm.models.transcript``). With "int8" the LLM's layers are ``lalm.models.int8``'s
-    and all else is bfloat16; ``told`` gets a sentence if the weights are rounded for the first time.
+    and all else is bfloat16; with "int4" some decode in 4 bits (``lalm.models.int4``). ``told`` gets a
+    sentence if weights are rounded for the first time, or if "int8" is taken where "int4" cannot be.
     ``hollow``: an LLM that is a part by itself is not read where it need not be, for who has another copy.
     Raises ModelError naming what is wrong with the folder.
     """
     name, folder, options = str(folder), model_folder(folder), dict(options or {})
     markers, transcript = options.pop("role_markers", None), options.pop("transcript", None)
-    if dtype == "int8":
-        model, processor = _open_int8(folder, options, told)
+    if isinstance(dtype, str):
+        model, processor = _open_int8(folder, options, told, dtype == "int4")
     else:
         llm = _hollow_part(folder) if hollow else None
         opened = _load_slim(folder, dtype, options, llm) if llm else _open(folder, dtype, options)
@@ -76,7 +82,7 @@ def load_model(
 
 
 def _open_int8(
-    folder: Path, options: Mapping[str, Any], told: Callable[[str], None] | None
+    folder: Path, options: Mapping[str, Any], told: Callable[[str], None] | None, in_4_bits: bool
 ) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
     """The model with int8 layers: from kept weights where it is a slim one beside an LLM of its own."""
     waiting = None
@@ -84,13 +90,29 @@ def _open_int8(
         parts = read_config(folder)[1].parts
         waiting = waiting_llm(weights.resolve(parts["llm"]), told) if "llm" in parts else None
     if waiting is None:
+        if in_4_bits:
+            (told or log.warning)(f"int8 is taken instead of int4: {NO_PART}")
         model, processor = _open(folder, torch.bfloat16, options)
         make_int8(model)
         return model, processor
     llm, kept = waiting
     model, processor = _load_slim(folder, torch.bfloat16, options, llm)
-    make_int8(model, kept)
+    make_int8(model, kept, _fine(weights.resolve(parts["llm"]), llm, told) if in_4_bits else None)
     return model, processor
+
+
+def _fine(folder: Path, llm: Any, told: Callable[[str], None] | None) -> Fine | None:
+    """What gives the LLM of that folder 4-bit weights; None, with a sentence, where it cannot have them."""
+    because = general_because(llm.get_decoder())
+    if not multiplies():
+        because = "torch has no fast product of 4-bit weights for this CPU"
+    if not because:
+        try:
+            return kept_codes(folder, told)
+        except OSError as error:
+            because = f"the 4-bit weights could not be kept: {error}"
+    (told or log.warning)(f"int8 is taken instead of int4: {because}")
+    return None
 
 
 def _hollow_part(folder: Path) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lalm.models.int4 import Int4Product
 from lalm.models.joint_layers import joint
 from lalm.models.llm_body import keeps_every_position, read
 from lalm.models.packed_half import HALF, ROWS
@@ -37,18 +38,21 @@ class NextPosition:
 
     ``fixed``: every row gets the same bits beside any others, as alone. Products of half precision on a CPU
     round differently with the number of rows, so they are always of ``ROWS`` rows, and each row attends by
-    itself. Adding, training or merging LoRA changes the body: make a new one afterwards.
+    itself, as it does where layers are in 4 bits. Adding, training or merging LoRA changes the body: make a
+    new one afterwards.
     """
 
     def __init__(self, body: Any) -> None:
         self.body = body
         self.general = general_because(body)
-        self._layers = [] if self.general else [_Layer(layer) for layer in body.layers]
-        self.fixed = not self.general and _is_half_on_cpu(body.norm.weight)
+        in_4_bits = any(isinstance(module, Int4Product) for module in body.modules())
+        self._layers = [] if self.general else [_Layer(layer, in_4_bits) for layer in body.layers]
+        self._in_blocks = not self.general and _is_half_on_cpu(body.norm.weight)
+        self.fixed = self._in_blocks or (in_4_bits and not self.general)
 
     def blocks(self, work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        """rows: (B, n) -> what ``work`` makes of them, (B, m), block by block where ``fixed``."""
-        if not self.fixed:
+        """rows: (B, n) -> what ``work`` makes of them, (B, m), block by block of half precision."""
+        if not self._in_blocks:
             return work(rows)
         return torch.cat([work(block) for block in self._cut(rows)])[: len(rows)]
 
@@ -84,8 +88,8 @@ class NextPosition:
         return _whole([self.body.norm(block) for block in blocks], len(embeds))
 
     def _cut(self, rows: Tensor) -> Sequence[Tensor]:
-        """rows: (B, n) -> blocks of ``ROWS`` rows, the last filled with zeros; one if not ``fixed``."""
-        return _padded(rows).split(ROWS) if self.fixed else [rows]
+        """rows: (B, n) -> blocks of ``ROWS`` rows, the last filled with zeros, or one of all."""
+        return _padded(rows).split(ROWS) if self._in_blocks else [rows]
 
     def _turns(self, embeds: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """positions: (B, 1) -> cosine and signed sine (B, 1, rotary)."""
@@ -111,15 +115,16 @@ def _whole(blocks: Sequence[Tensor], count: int) -> Tensor:
 class _Layer:
     """One layer of the body, on one position a row."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, apart: bool) -> None:
         attention, feed_forward = layer.self_attn, layer.mlp
         self._attention = attention
         self._size, self._group = attention.head_dim, attention.num_key_value_groups
         self._norm, self._norm_2 = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
-        self._mix = joint(attention.q_proj, attention.k_proj, attention.v_proj)
-        self._out, self._down = joint(attention.o_proj), joint(feed_forward.down_proj)
+        self._mix = joint(attention.q_proj, attention.k_proj, attention.v_proj, apart=apart)
+        self._out = joint(attention.o_proj, apart=apart)
+        self._down = joint(feed_forward.down_proj, apart=apart)
         self._act = feed_forward.act_fn
-        self._gate_up = joint(feed_forward.gate_proj, feed_forward.up_proj)
+        self._gate_up = joint(feed_forward.gate_proj, feed_forward.up_proj, apart=apart)
         self._head_norms = (attention.q_norm, attention.k_norm) if _normed(attention) else None
         self._turned = bool(vars(attention).get("use_rope", True))
 
