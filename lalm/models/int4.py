@@ -36,7 +36,7 @@ def multiplies() -> bool:
     return capable and hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu")
 
 
-def takes(name: str, layers: int, shape: tuple[int, int]) -> bool:
+def takes(name: str, layers: int, shape: Sequence[int]) -> bool:
     """Whether a linear layer of a body with so many layers is in 4 bits: those of the lower half, and the
     last of each feed-forward part."""
     found = re.search(r"layers\.(\d+)\.", name)
