@@ -71,7 +71,7 @@ def bytes_a_token() -> dict[str, int]:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All rounds of all sides under all conditions."""
-    names = options.sides or [*USUAL, *([GGUF_SIDE] if options.gguf else [])]
+    names = [*(options.sides or USUAL), *([GGUF_SIDE] if options.gguf else [])]
     sides = [Side(name, options.gguf) for name in names]
     for side in sides:
         side.answer(4)
