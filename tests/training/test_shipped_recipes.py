@@ -68,7 +68,7 @@ class Command:
         self.words = shlex.split(line)
         made = r"(data|runs|tasks|apt|tts|corpus)/|AudioSet/.*_part\.tsv"
         places = [word for word in self.words[3:] if re.match(made, word)]
-        places += self.words[2:3] if self.words[1] == "respond" else []
+        places += self.words[2:3] if self.words[1] in ("respond", "activate") else []
         if self.words[:3] == ["lalm", "corpus", "lessons"]:
             self.out = self.words[4]
         elif self.words[:2] == ["lalm", "respond"] or "--out" not in self.words:
