@@ -15,6 +15,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 OTHERS = re.compile(r"^\[.*\] \[real_accelerator.*\n", re.M)  # DeepSpeed's word when it is imported
+DRAFTS = re.compile(r"/tmp/tmp\w+")  # folders of a day
 FOLDER = HERE / "notebooks"
 MODEL = HERE.parent / "lalm" / "models" / "small" / "model.safetensors"
 CURVES = ("train_and_evaluate", HERE / "pictures" / "training.png")
@@ -42,7 +43,8 @@ def execute(path: Path) -> Any:
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
             for out in (one for one in cell.outputs if "text" in one):
-                out["text"] = OTHERS.sub("", out["text"]).replace(str(HERE.parent), "~/lalm")
+                said = OTHERS.sub("", out["text"]).replace(str(HERE.parent), "~/lalm")
+                out["text"] = DRAFTS.sub("~/drafts", said)
     book.metadata["run"] = stamp(book)
     return book
 
