@@ -317,3 +317,17 @@ def try_llm(folder: Path, encoder: Path, work: Path) -> dict[str, str]:
     except Exception as error:  # a row of the table says what went wrong
         told[step] = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
     return told
+
+
+def slim_folder(
+    kind: str, folders: tuple[Path, Path], place: Path, lora: dict[str, Any] | None = None
+) -> Path:
+    """A slim checkpoint in ``place`` of a tiny encoder and an LLM of that family; its LoRA is not zero."""
+    llm = llm_folder(kind, place / "llm")
+    model, processor = build_model("acdc", encoder=str(folders[0]), llm=str(llm), lora=lora)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.3)
+    save_model(model, processor, place / "slim", slim=True)
+    return place / "slim"

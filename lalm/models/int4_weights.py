@@ -5,35 +5,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from lalm.models.int4 import Codes, Fine, fitted, takes
-from lalm.models.int8_weights import write
+from lalm.models.int8_weights import kept_file, kept_names, write
 from lalm.models.llm_body import body_of
-from lalm.weights.fetch import cache_root
-from lalm.weights.identity import identity
 from lalm.weights.llm import load_causal_lm
 
 FORMAT = 1  # of the kept file: another one is made anew
 
 
-def kept_file(folder: Path) -> Path:
-    """Where an LLM's 4-bit weights are kept: by the sha256 of its own."""
-    return cache_root() / "int4" / f"{identity(folder)[:24]}-{FORMAT}.safetensors"
-
-
 def kept_codes(folder: Path, told: Callable[[str], None] | None = None) -> Fine:
     """What gives the layers of the LLM in ``folder`` their codes. ``told`` gets a sentence when they are
     fitted now. Raises OSError where they cannot be kept."""
-    path = kept_file(folder)
-    try:
-        with safe_open(path, "pt") as file:
-            names = set(file.keys())
-    except (OSError, SafetensorError):
+    path = kept_file(folder, "int4", FORMAT)
+
+    def make() -> set[str]:
         if told:
             told("fitting 4-bit weights to the LLM's lower layers, once")
-        names = _make(folder, path)
+        return _make(folder, path)
+
+    names = kept_names(path, make)
 
     def of(name: str, layer: nn.Linear) -> Codes | None:
         plain = name.removesuffix(".base_layer")

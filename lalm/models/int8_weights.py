@@ -26,9 +26,18 @@ from lalm.weights.llm import load_causal_lm
 FORMAT = 1  # of the kept file: another one is made anew
 
 
-def kept_file(folder: Path) -> Path:
-    """Where an LLM's int8 weights are kept: by the sha256 of its own."""
-    return cache_root() / "int8" / f"{identity(folder)[:24]}-{FORMAT}.safetensors"
+def kept_file(folder: Path, kind: str = "int8", form: int = FORMAT) -> Path:
+    """Where an LLM's weights of that kind are kept: by the sha256 of its own."""
+    return cache_root() / kind / f"{identity(folder)[:24]}-{form}.safetensors"
+
+
+def kept_names(path: Path, make: Callable[[], set[str]]) -> set[str]:
+    """The names of the tensors that are kept there; ``make`` writes them where there is no whole file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return set(file.keys())
+    except (OSError, SafetensorError):
+        return make()
 
 
 def waiting_llm(folder: Path, told: Callable[[str], None] | None = None) -> tuple[Any, Weights] | None:
@@ -44,16 +53,16 @@ def waiting_llm(folder: Path, told: Callable[[str], None] | None = None) -> tupl
     if config.model_type not in FAMILIES:
         return None
     path = kept_file(folder)
-    try:
-        with safe_open(path, "pt") as file:
-            names = set(file.keys())
-    except (OSError, SafetensorError):
+
+    def make() -> set[str]:
         if told:
             told("rounding the LLM's weights to int8, once")
-        try:
-            names = _make(folder, path)
-        except OSError:  # no room, or a cache that may not be written
-            return None
+        return _make(folder, path)
+
+    try:
+        names = kept_names(path, make)
+    except OSError:  # no room, or a cache that may not be written
+        return None
     with safe_open(path, "pt") as file:
         llm = hollow_llm(folder, config, lambda name: file.get_tensor(name) if name in names else None)
     return None if llm is None else (llm, _weights(path))

@@ -7,13 +7,12 @@ import pytest
 import tiny_llms
 import torch
 from safetensors.torch import load_file
-from tiny_llms import ROWS, llm_folder
+from tiny_llms import ROWS, slim_folder
 from torch import nn
 
 from lalm.inference.engine import Engine, Options
 from lalm.inference.threads import products_of
 from lalm.models import int4_weights, load
-from lalm.models.assemble import build_model
 from lalm.models.int4 import Codes, Int4Product, fitted, multiplies, plain, takes
 from lalm.models.load import load_model
 from lalm.models.lora import merge_lora
@@ -93,15 +92,8 @@ def folder(tiny_folders, tmp_path, monkeypatch):
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
     family = tiny_llms.LLMS["qwen2"]
     monkeypatch.setitem(tiny_llms.LLMS, "qwen2", replace(family, fields={**family.fields, **sizes}))
-    llm = llm_folder("qwen2", tmp_path / "llm")
     lora = {"rank": 2, "alpha": 4, "targets": ["q_proj", "up_proj", "down_proj"]}
-    model, processor = build_model("acdc", encoder=str(tiny_folders[0]), llm=str(llm), lora=lora)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.3)
-    save_model(model, processor, tmp_path / "slim", slim=True)
-    return tmp_path / "slim"
+    return slim_folder("qwen2", tiny_folders, tmp_path, lora)
 
 
 @needs_product

@@ -5,15 +5,13 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_llms import ROWS, llm_folder
+from tiny_llms import ROWS, slim_folder
 from torch import nn
 
 from lalm.inference.engine import Engine, Options
 from lalm.models import int8, int8_weights
-from lalm.models.assemble import build_model
 from lalm.models.int8 import make_int8
 from lalm.models.load import load_model
-from lalm.models.save import save_model
 
 LONG = Options(max_new_tokens=24, loop_guard=False)
 
@@ -24,20 +22,9 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "int8"
 
 
-def slim(kind, folders, tmp_path, lora=None):
-    llm = llm_folder(kind, tmp_path / "llm")
-    model, processor = build_model("acdc", encoder=str(folders[0]), llm=str(llm), lora=lora)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.3)
-    save_model(model, processor, tmp_path / "slim", slim=True)
-    return tmp_path / "slim"
-
-
 @pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 4, "targets": ["q_proj", "up_proj"]}])
 def test_kept_weights_answer_as_those_rounded_anew(tiny_folders, tmp_path, cache, lora):
-    folder = slim("qwen2", tiny_folders, tmp_path, lora)
+    folder = slim_folder("qwen2", tiny_folders, tmp_path, lora)
     model, processor = load_model(folder, dtype=torch.bfloat16)
     make_int8(model)
     anew = [reply.text for reply in Engine(model, processor, "anew").reply(ROWS, LONG)]
@@ -62,7 +49,7 @@ def test_kept_weights_answer_as_those_rounded_anew(tiny_folders, tmp_path, cache
 def test_other_families_and_a_cache_that_cannot_be_written_are_rounded_each_time(
     tiny_folders, tmp_path, cache, monkeypatch
 ):
-    folder = slim("gpt_neox", tiny_folders, tmp_path)
+    folder = slim_folder("gpt_neox", tiny_folders, tmp_path)
     engine = Engine.load(str(folder), dtype="int8")
     assert not cache.exists() and engine.reply(ROWS[:1], LONG)[0].num_tokens > 3
     assert not any(type(m) is nn.Linear for m in engine.model.model.language_model.modules())
@@ -73,7 +60,7 @@ def test_other_families_and_a_cache_that_cannot_be_written_are_rounded_each_time
 
 @pytest.mark.skipif(not int8.packs(), reason="this CPU does not pack int8 weights")
 def test_the_first_answer_comes_when_all_weights_are_packed(tiny_folders, tmp_path, cache, monkeypatch):
-    folder, pack = slim("qwen2", tiny_folders, tmp_path), int8.packed
+    folder, pack = slim_folder("qwen2", tiny_folders, tmp_path), int8.packed
 
     def slowly(weights):
         time.sleep(0.2)
