@@ -36,6 +36,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = read_manifest(folder / "train.jsonl")
     pairs = [replace(s.prompt(), chosen=s.target, rejected=f"No. {s.id}") for s in samples]
     write_manifest(folder / "pairs.jsonl", pairs)
+    thumbs = [replace(pair, **{("rejected", "chosen")[i % 2]: ""}) for i, pair in enumerate(pairs)]
+    write_manifest(folder / "thumbs.jsonl", thumbs)
     return folder
 
 
@@ -79,6 +81,9 @@ FEATURES: dict[str, dict[str, Any]] = {
     "muon": {"optim": {"optimizer": "muon", "learning_rates": {"connector": 1e-3}}},
     "adamw_8bit": {"optim": {"optimizer": "adamw_8bit"}},
     "augmented pairs": {"dpo": {"beta": 0.1}, "augment": {"gain_db": [-20, 20]}},
+    "kto": {"dpo": {"beta": 0.5, "loss": "kto"}},
+    "simpo": {"dpo": {"beta": 2.0, "loss": "simpo", "margin": 0.3}},
+    "orpo": {"dpo": {"beta": 0.5, "loss": "orpo"}},
     "average and best": {"optim": {"average": 0.9}, "keep": {"best": "valid_loss"}},
 }
 
@@ -91,7 +96,7 @@ def test_a_run_that_died_and_was_resumed_is_the_run_that_did_not(
         pytest.importorskip("bitsandbytes")
     changes = dict(FEATURES[name])
     if "dpo" in changes:
-        pairs = str(world / "pairs.jsonl")
+        pairs = str(world / ("thumbs.jsonl" if name == "kto" else "pairs.jsonl"))
         changes["data"] = {"train": [{"path": pairs}], "valid": [pairs]}
     whole = train.run(short(world, tmp_path / "whole", **changes))
     assert not same(whole, whole / "checkpoint-4")
