@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from lalm.cli.ending import note_ending
-from lalm.cli.llamacpp import EngineName, open_llamacpp
+from lalm.cli.engines import EngineName, open_library
 from lalm.cli.opening import reading_of
 from lalm.cli.options import (
     Channel,
@@ -136,12 +136,12 @@ def ask(
     if followed is not None and channel is None:
         channel = followed.hearing.channel
     choice = heard_choice(channel, track, lenient)
-    if engine == "llamacpp" and (followed is not None or vision is not None):
-        raise ValueError("--engine llamacpp takes no --protocol and no --vision")
+    if engine != "lalm" and (followed is not None or vision is not None):
+        raise ValueError(f"--engine {engine} takes no --protocol and no --vision")
 
     def opened() -> "Engine":
-        if engine == "llamacpp":
-            return open_llamacpp(model, device, dtype, transcript, options)
+        if engine != "lalm":
+            return open_library(engine, model, device, dtype, transcript, options)
         return open_under(followed, model, device, dtype, transcript)
 
     if out is not None:

@@ -16,8 +16,8 @@ import typer
 
 from lalm.cli.chat_lines import HELP, Command, Turn, lines, read_line, read_words
 from lalm.cli.ending import note_ending
+from lalm.cli.engines import EngineName, open_library
 from lalm.cli.error_messages import explain
-from lalm.cli.llamacpp import EngineName, open_llamacpp
 from lalm.cli.options import (
     Channel,
     Device,
@@ -122,8 +122,8 @@ def chat(
     from lalm.cli.opening import open_engine
     from lalm.inference.conversation import Conversation
 
-    if engine == "llamacpp":
-        talking = open_llamacpp(model, device, dtype, transcript, options)
+    if engine != "lalm":
+        talking = open_library(engine, model, device, dtype, transcript, options)
     else:
         talking = open_engine(model, device, dtype, transcript)
     return _talk(Conversation(talking, options, system=system, drop_oldest=drop_oldest), turns, choice)

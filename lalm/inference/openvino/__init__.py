@@ -1,0 +1,1 @@
+"""OpenVINO as the library that runs the LLM. See docs/speed.md."""

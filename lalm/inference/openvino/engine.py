@@ -1,0 +1,144 @@
+"""The engine with OpenVINO running its LLM: for one answer at a time the fastest on CPUs without llama.cpp.
+
+The graph (LoRA merged, weights in int8 unless another format is asked for) is made once and kept in the
+cache. ``lalm ask --engine openvino`` and ``lalm chat`` open it.
+"""
+
+import gc
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import torch
+from filelock import FileLock
+from torch import nn
+
+from lalm.inference.device import pick_dtype
+from lalm.inference.one_question import OneQuestionEngine, Piece, kept_llm
+from lalm.inference.openvino.graph import check_llm, graph_of
+from lalm.inference.openvino.running import CompiledLLM, RunningError
+from lalm.models import SMALL
+from lalm.models.load import load_model, model_name
+from lalm.models.modeling import AudioLMForConditionalGeneration
+from lalm.models.opening_memory import release_free_memory
+from lalm.models.processing import AudioLMProcessor
+
+KINDS = {None: "int8", "auto": "int8", "int8": "int8", "float32": "float32"}
+KINDS |= {"bfloat16": "float16", "float16": "float16"}  # of the weights; OpenVINO multiplies as is fastest
+FORMAT = 1  # of the kept graph: another one is made anew
+SPARE = 2**28  # bytes of the disk that stay free
+WEIGHT_BYTES = {"int8": 1, "float16": 2, "float32": 4}
+
+
+class OpenVINOEngine(OneQuestionEngine):
+    """Answers as ``Engine`` does, one question at a time. Beams and a LoRA scale are refused."""
+
+    library, option = "OpenVINO", "openvino"
+
+    def __init__(
+        self, model: AudioLMForConditionalGeneration, processor: AudioLMProcessor, name: str, llm: CompiledLLM
+    ) -> None:
+        """``llm``: the model's own; what the model holds of it besides its table of embeddings is let go."""
+        super().__init__(model, processor, name, int(model.config.context_length))
+        self.llm, self._table = llm, model.get_input_embeddings()
+        body: Any = self.model.model.language_model
+        body.layers, self.model.lm_head = nn.ModuleList(), nn.Identity()
+
+    @classmethod
+    def open(
+        cls,
+        model: str | None = None,
+        dtype: str | None = None,
+        transcript: str | None = None,
+        told: Callable[[str], None] | None = None,
+    ) -> "OpenVINOEngine":
+        """Open a folder or Hub id, or the embedded default (None), on the CPU.
+
+        ``dtype`` is that of the LLM's weights: int8 (None, "auto"), bfloat16, float16 or float32, which is
+        float32 all the way. ``told`` gets a sentence when the graph is made now. Raises ValueError in one
+        sentence.
+        """
+        if dtype not in KINDS:
+            raise ValueError(
+                f"--engine openvino has no {dtype} weights: say --dtype int8 (its default) or bfloat16"
+            )
+        given, kind = model if model is not None else SMALL, KINDS[dtype]
+        exact = kind == "float32"
+        precision = torch.float32 if exact else pick_dtype(torch.device("cpu"))
+        options = {} if transcript is None else {"transcript": transcript}
+        file = kept_llm(given, f"{kind}-{FORMAT}", "openvino", ".xml")
+        threads = torch.get_num_threads()
+        with FileLock(f"{file}.lock"):
+            llm = _kept(file, threads, exact)
+            if llm is None:
+                if told:
+                    told(f"writing the LLM for OpenVINO in {kind}, once")
+                llm = _made(given, options, file, kind, threads)
+        opened, processor = load_model(given, dtype=precision, options=options, hollow=True)
+        return cls(opened, processor, model_name(given), llm)
+
+    @property
+    def num_tokens(self) -> int:
+        """Numbers in the logits."""
+        return self.llm.num_tokens
+
+    def read(self, pieces: Sequence[Piece]) -> Piece:
+        """Pieces after what is held -> logits (V,) of the last position."""
+        rows = [self._embedded(piece) if piece.ndim == 1 else piece for piece in pieces]
+        return self.llm.read(np.concatenate(rows) if len(rows) > 1 else rows[0])
+
+    def keep(self, length: int) -> None:
+        """Forget all positions behind the first ``length``."""
+        self.llm.keep(length)
+
+    def _embedded(self, ids: Piece) -> Piece:
+        """ids: (n,) -> (n, D) float32."""
+        found: Piece = self._table(torch.from_numpy(ids)).float().numpy()
+        return found
+
+
+def _kept(file: Path, threads: int, exact: bool) -> CompiledLLM | None:
+    """The LLM of a graph that was kept; None where there is none that can be read."""
+    if not file.is_file():
+        return None
+    try:
+        return CompiledLLM(file, threads=threads, exact=exact)
+    except RunningError:
+        return None
+
+
+def _made(name: str | Path, options: Mapping[str, Any], file: Path, kind: str, threads: int) -> CompiledLLM:
+    """Make the graph of a model's LLM, and keep it where there is room."""
+    model, _ = load_model(name, dtype=torch.float32 if kind == "float32" else torch.bfloat16, options=options)
+    check_llm(model, model_name(name))
+    size = WEIGHT_BYTES[kind] * sum(
+        parameter.numel() for parameter in model.model.language_model.parameters()
+    )
+    graph: Any = graph_of(model, kind)
+    del model
+    gc.collect()
+    release_free_memory()
+    if _written(graph, file, size):
+        graph = file
+    return CompiledLLM(graph, threads=threads, exact=kind == "float32")
+
+
+def _written(graph: Any, file: Path, size: int) -> bool:
+    """Whether the graph stands in ``file`` now: whole or not at all, with its weights beside it."""
+    if shutil.disk_usage(file.parent).free < size + SPARE:
+        return False
+    draft = file.with_name(f"{file.stem}.{os.getpid()}.xml")
+    try:
+        openvino.save_model(graph, draft, compress_to_fp16=False)
+        draft.with_suffix(".bin").rename(file.with_suffix(".bin"))
+        draft.rename(file)
+    except (OSError, RuntimeError):  # no right to write, or a disk that filled up meanwhile
+        return False
+    finally:
+        for part in (draft, draft.with_suffix(".bin")):
+            part.unlink(missing_ok=True)
+    return True
