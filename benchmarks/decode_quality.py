@@ -27,6 +27,7 @@ from lalm.models.prefill import read_apart
 REFERENCES = ("bfloat16", "float32")
 AT_ONCE = 32  # samples; so many are kept together
 LLAMA = {"llama.cpp Q8_0": "int8", "llama.cpp Q4_K_M": "int4"}
+OPENVINO = {"OpenVINO int8": "int8"}
 
 
 def measure(
@@ -95,7 +96,12 @@ def reader(kind: str, int8: Engine) -> Callable[[Sample], Tensor]:
         from lalm.inference.llamacpp.engine import LlamaCppEngine
 
         llama = LlamaCppEngine.open(dtype=LLAMA[kind])
-        return lambda sample: read_by_llama(llama, sample)
+        return lambda sample: read_by_library(llama, sample)
+    if kind in OPENVINO:
+        from lalm.inference.openvino.engine import OpenVINOEngine
+
+        openvino = OpenVINOEngine.open(dtype=OPENVINO[kind])
+        return lambda sample: read_by_library(openvino, sample)
     engine = int8 if kind == "int8" else Engine.load(device="cpu", dtype=kind)  # type: ignore[arg-type]
     read = read_by_steps if kind == "int4" else log_probabilities
     return lambda sample: read(engine, sample)
@@ -135,14 +141,13 @@ def read_by_steps(engine: Engine, sample: Sample) -> Tensor:
 
 
 @torch.inference_mode()
-def read_by_llama(engine: Any, sample: Sample) -> Tensor:
-    """The same by llama.cpp: the prompt as its engine gives it, then the answer token by token."""
+def read_by_library(engine: Any, sample: Sample) -> Tensor:
+    """The same by llama.cpp or OpenVINO: the prompt as its engine gives it, then token by token."""
     batch = engine.processor.batch([sample], labels=True)
     places, ids = places_of(batch), batch["input_ids"][0]
     first = int(places[0]) + 1
-    logits = [engine._read(engine._pieces_of(ids[:first], engine._heard(batch)))]
-    for token in ids[first : int(places[-1]) + 1].tolist():
-        logits.append(engine.llama.read([token]))
+    logits = [engine._begun(engine._pieces_of(ids[:first], engine._heard(batch)))]
+    logits += [engine.read([token]) for token in ids[first : int(places[-1]) + 1, None].numpy()]
     engine._known = []
     return torch.stack([torch.from_numpy(row) for row in logits]).log_softmax(-1).half()
 

@@ -23,6 +23,8 @@ SIDES = {
     "lalm int4": {"GOMP_SPINCOUNT": "10000"},
     "lalm int4, 1 thread": {"OMP_NUM_THREADS": "1"},
     "lalm int4, 2 threads": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "10000"},
+    "OpenVINO int8": {},
+    "OpenVINO int8, 1 thread": {"OMP_NUM_THREADS": "1"},
     "transformers float32": {},
     "lalm float32": {"GOMP_SPINCOUNT": "10000"},
 }
@@ -53,6 +55,21 @@ class Lalm:
     def threads(self) -> int:
         """Chosen now."""
         return self.engine.threads.number if self.engine.threads else 0
+
+
+class OpenVINO(Lalm):
+    """The engine with OpenVINO running the LLM."""
+
+    def __init__(self, dtype: str) -> None:
+        from lalm.inference.openvino.engine import OpenVINOEngine
+
+        self.engine = OpenVINOEngine.open(dtype=dtype)
+
+    def threads(self) -> int:
+        """Given."""
+        import torch
+
+        return torch.get_num_threads()
 
 
 class Transformers:
@@ -157,8 +174,8 @@ def work(side: str, gguf: str | None) -> None:
     """One side: opens its model, then answers as often as a line comes in."""
     began = time.perf_counter()
     dtype = next(kind for kind in ("int4", "int8", "float32", "bfloat16") if kind in f"{side} bfloat16")
-    made: Any = LlamaCpp(str(gguf)) if side == GGUF_SIDE else None
-    made = made or (Lalm(dtype) if side.startswith("lalm") else Transformers(dtype))
+    kinds = {"lalm": Lalm, "OpenVINO": OpenVINO, "transformers": Transformers}
+    made: Any = LlamaCpp(str(gguf)) if side == GGUF_SIDE else kinds[side.split()[0]](dtype)
     said = {"load_s": time.perf_counter() - began}
     print(json.dumps(said), flush=True)
     for line in sys.stdin:
