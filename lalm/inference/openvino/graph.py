@@ -13,7 +13,6 @@ import openvino
 import torch
 from openvino import opset13 as op
 from openvino.op.util import Variable, VariableInfo
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lalm.errors import LalmError
@@ -174,7 +173,7 @@ def _norm(rows: Node, norm: Any) -> Node:
 
 def _merged(layer: Any) -> tuple[Tensor, Tensor | None]:
     """A linear layer's weight (N, K) float32, LoRA added to it, and its bias (N,)."""
-    plain = layer.get_base_layer() if isinstance(layer, LoraLayer) else layer
+    plain = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
     weight = plain.weight.float()
     for adapter in layer.active_adapters if plain is not layer else ():
         weight = weight + layer.get_delta_weight(adapter).float()
