@@ -5,8 +5,12 @@
 Random weights of the sizes of ``benchmarks/training.py``; clips are noise of 1 to 8 s, their frames cached,
 as a frozen encoder's are. A step is one batch of ``--batch`` samples: the loss and its gradients, without the
 optimizer's own work, which is the same for all. A preference has two answers a sample, and a reward
-``--group`` answers of ``--tokens`` tokens a prompt. All objectives take turns within a round; processor
-seconds count, and a ratio is the median of those within each round, between the lowest and the highest.
+``--group`` answers of ``--tokens`` tokens a prompt. A warm start is no step: one epoch of it over ``--clips``
+clips, or its closed form of them, is divided by the batches that they would make. APT's alignment stands
+beside cross-entropy of APT's own model, which reads answers with a frozen LLM. All objectives take turns
+within a round; processor seconds count, and a ratio is the median of those within each round, between the
+lowest and the highest. ``--only`` measures some of them, beside what they are compared with, and lays their
+rows over those that ``--out`` has already.
 """
 
 import argparse
@@ -15,34 +19,53 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
+from rich.console import Console
 from training import SIZES, write_parts
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from lalm.data.sample import Sample, write_manifest
+from lalm.systems.apt.model import BERT_MINI
+from lalm.training import run as train
+from lalm.training.batches import Batches
+from lalm.training.clip_loading import reader
+from lalm.training.manifests import mixtures, training_sources
+from lalm.training.preparing import collator_of, warm_up
+from lalm.training.recipe import Recipe
 
 BASE = "cross-entropy"
+APT_BASE = "cross-entropy, APT's model"
+BESIDE = {"align": APT_BASE}  # what is not compared with BASE
+EVENT_LABELS = 32  # kinds of sounds that a warm start names
 
 
-def write_samples(folder: Path, count: int) -> None:
-    """A manifest of noise clips with all that any objective asks for."""
-    import soundfile
-
-    from lalm.data.sample import Sample, write_manifest
-
+def noise_samples(folder: Path, count: int) -> list[Sample]:
+    """Noise clips with all that any objective but a preference asks for."""
     rng = np.random.default_rng(0)
-    (folder / "clips").mkdir()
+    folder.mkdir()
     samples = []
     for i, seconds in enumerate(np.geomspace(1, 8, count)):
-        path = folder / "clips" / f"{i}.flac"
+        path = folder / f"{i}.flac"
         soundfile.write(path, rng.normal(0, 0.1, int(seconds * 16_000)).clip(-1, 1), 16_000)
         user: Any = {"role": "user", "content": [{"type": "audio", "audio": str(path)}]}
-        answer = f"Noise of many colours, number {i}."
-        known = {"references": (answer,), "origin": {"caption": f"noise number {i} hisses"}}
-        plain = Sample((user, {"role": "assistant", "content": answer}), id=str(i), **known)
-        samples.append(plain)
+        answer, caption = f"Noise of many colours, number {i}.", f"noise number {i % EVENT_LABELS} hisses"
+        event: Any = {"label": caption, "caption": caption, "onset_s": 0.0, "offset_s": float(seconds)}
+        known: Any = {"references": (answer,), "origin": {"caption": caption}, "events": (event,)}
+        samples.append(Sample((user, {"role": "assistant", "content": answer}), id=str(i), **known))
+    return samples
+
+
+def write_samples(folder: Path, count: int, clips: int) -> None:
+    """Manifests of noise clips: to answer, to prefer one answer of, and to name the events of."""
+    samples = noise_samples(folder / "clips", count)
     write_manifest(folder / "plain.jsonl", samples)
+    write_manifest(folder / "events.jsonl", noise_samples(folder / "events", clips))
     pairs = [
         Sample(s.messages[:1], id=s.id, chosen=s.target, rejected="A dog barks at a passing car.")
         for s in samples
@@ -50,16 +73,37 @@ def write_samples(folder: Path, count: int) -> None:
     write_manifest(folder / "pairs.jsonl", pairs)
 
 
+def write_bert(folder: Path) -> None:
+    """A BERT with random weights of the shape of APT's aligner, whose tokens are letters."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,'"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters)]
+    BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}).save_pretrained(folder)
+    shape = {key: value for key, value in BERT_MINI.items() if key != "cross_attention_frequency"}
+    BertModel(BertConfig(**shape | {"vocab_size": BERT_MINI["vocab_size"] - 1})).save_pretrained(folder)
+
+
 def objectives(folder: Path, group: int, tokens: int) -> dict[str, dict[str, Any]]:
     """Name -> what its recipe has beside that of cross-entropy."""
     grpo = {"rewards": [{"name": "names"}], "group": group, "max_new_tokens": tokens}
     pairs: dict[str, Any] = {"manifest": "pairs"}
     alone: dict[str, Any] = {"trainable": []}
+    parts = {name: str(folder / name) for name in ("encoder", "aligner", "llm")}
+    apt: dict[str, Any] = {"system": "apt", "init": parts, "lora": None}
+    heard = ["connector.norm", "connector.queries", "connector.aligner"]
+    named: dict[str, Any] = {"manifest": "events"}
     return {
         BASE: {},
         "distil, the teacher reads": {"distil": {}},
         "distil, kept on disk": {"distil": {"cache": str(folder / "teacher")}},
+        "distil, hidden states, the teacher reads": {"distil": {"on": "hidden"}},
+        "distil, hidden states, kept on disk": {
+            "distil": {"on": "hidden", "cache": str(folder / "states")},
+        },
+        "warm start, an epoch of steps": {**named, "warm_start": {"epochs": 1, "learning_rate": 1e-3}},
+        "warm start, least squares": {**named, "warm_start": {"kind": "least_squares"}},
         "contrast": {"contrast": {}},
+        APT_BASE: apt,
+        "align": {**apt, "align": True, "trainable": heard},
         "dpo, reference copy": {**pairs, "dpo": {"beta": 0.1}},
         "dpo, reference adapter": {**pairs, **alone, "dpo": {"beta": 0.1, "reference": "adapter"}},
         "dpo, precomputed": {**pairs, "dpo": {"beta": 0.1, "reference": "precomputed"}},
@@ -74,16 +118,7 @@ def objectives(folder: Path, group: int, tokens: int) -> dict[str, dict[str, Any
 def steps_of(
     folder: Path, name: str, changes: dict[str, Any], batch_size: int
 ) -> Iterator[Callable[[], None]]:
-    """What makes one step after another of an objective, from a model of its own."""
-    from rich.console import Console
-
-    from lalm.training import run as train
-    from lalm.training.batches import Batches
-    from lalm.training.clip_loading import reader
-    from lalm.training.manifests import mixtures, training_sources
-    from lalm.training.preparing import collator_of
-    from lalm.training.recipe import Recipe
-
+    """What makes one step after another of an objective, or one warm start, from a model of its own."""
     changes = dict(changes)
     manifest = changes.pop("manifest", "plain")
     out = folder / f"out {name}"
@@ -106,6 +141,8 @@ def steps_of(
     model, processor = train.build(recipe)
     mixture, _ = mixtures(recipe, training_sources(recipe), model, quiet)
     read = reader(recipe, model, processor, [mixture], quiet)
+    while recipe.warm_start is not None:
+        yield partial(warm_up, recipe, model, processor, mixture, read, quiet)
     collate = collator_of(recipe, model, processor, [mixture, None], read, quiet)
     batches = Batches(mixture, 1000)
     settings = train.arguments(recipe, 1000, model, with_valid=False)
@@ -121,20 +158,29 @@ def steps_of(
     for number in range(1000):
 
         def step(number: int = number) -> None:
-            model.train()
+            trainer.model.train()
             inputs = trainer._prepare_inputs(collate([batches[number]]))
             trainer.state.global_step = number
-            trainer.compute_loss(model, inputs).backward()
-            model.zero_grad()
+            trainer.compute_loss(trainer.model, inputs).backward()
+            trainer.model.zero_grad()
 
         yield step
 
 
+def chosen(sides: dict[str, dict[str, Any]], only: list[str]) -> dict[str, dict[str, Any]]:
+    """The sides named, or all, and those that they are compared with; ValueError for an unknown one."""
+    if odd := [name for name in only if name not in sides]:
+        raise ValueError(f"there is no objective '{odd[0]}'; there are: {'; '.join(sides)}")
+    wanted = {*only, *(BESIDE.get(name, BASE) for name in only)} if only else {*sides}
+    return {name: changes for name, changes in sides.items() if name in wanted}
+
+
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Processor seconds of each objective's steps, by round."""
+    sides = chosen(objectives(folder, args.group, args.tokens), args.only)
     write_parts(args.size, folder)
-    write_samples(folder, 4 * args.batch)
-    sides = objectives(folder, args.group, args.tokens)
+    write_bert(folder / "aligner")
+    write_samples(folder, 4 * args.batch, args.clips)
     makers = {name: steps_of(folder, name, changes, args.batch) for name, changes in sides.items()}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for name, maker in makers.items():
@@ -144,26 +190,24 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         order = list(makers)[turn % len(makers) :] + list(makers)[: turn % len(makers)]
         for name in order:
             step = next(makers[name])
+            batches = args.clips / args.batch if "warm_start" in sides[name] else 1
             began = time.process_time()
             step()
-            seconds[name].append(time.process_time() - began)
+            seconds[name].append((time.process_time() - began) / batches)
     table = {}
     for name, own in seconds.items():
-        ratios = [a / b for a, b in zip(own, seconds[BASE], strict=True)]
+        beside = BESIDE.get(name, BASE)
+        ratios = [a / b for a, b in zip(own, seconds[beside], strict=True)] if name != APT_BASE else [1.0]
         table[name] = {
             "processor_s": statistics.median(own),
+            "beside": beside,
+            "beside_s": statistics.median(seconds[beside]),
             "ratio": statistics.median(ratios),
             "lowest": min(ratios),
             "highest": max(ratios),
         }
-    return {
-        "size": args.size,
-        "batch": args.batch,
-        "group": args.group,
-        "tokens": args.tokens,
-        "rounds": args.rounds,
-        "table": table,
-    }
+    settings = {name: getattr(args, name) for name in ("size", "batch", "group", "tokens", "clips", "rounds")}
+    return {**settings, "table": table}
 
 
 def main() -> None:
@@ -175,7 +219,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--group", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--clips", type=int, default=128, help="that a warm start reads")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="*", default=[], metavar="OBJECTIVE", help="rows to measure")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -185,8 +231,13 @@ def main() -> None:
     print("| objective | processor seconds a step | times cross-entropy |")
     print("|---|---|---|")
     for name, row in found["table"].items():
-        times = f"{row['ratio']:.2f} ({row['lowest']:.2f} to {row['highest']:.2f})"
+        times = f"{row['ratio']:.3g} ({row['lowest']:.3g} to {row['highest']:.3g})"
         print(f"| {name} | {row['processor_s']:.2f} | {times} |")
+    if args.out and args.only and args.out.is_file():
+        before = json.loads(args.out.read_text())
+        found = (
+            before | found | {"table": before["table"] | {name: found["table"][name] for name in args.only}}
+        )
     if args.out:
         args.out.write_text(json.dumps(found, indent=1) + "\n")
 
