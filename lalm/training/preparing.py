@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -136,6 +137,26 @@ def order_prompts(
         )
 
 
+def with_events(train: Mixture, read: Read) -> list[Sample]:
+    """The samples of one recording with events; what cannot be read is left out, for the collator to name.
+
+    Raises TrainError where there are none.
+    """
+    found = []
+    for source in train.sources:
+        for number in range(len(source)):
+            with suppress(ValueError, OSError):
+                sample = source[number]
+                if sample.events and len(sample.audios) == 1:
+                    read(sample)
+                    found.append(sample)
+    if not found:
+        raise TrainError(
+            "warm_start: no training sample has one recording that can be read and events to name"
+        )
+    return found
+
+
 def warm_up(
     recipe: Recipe,
     model: AudioLMForConditionalGeneration,
@@ -144,15 +165,20 @@ def warm_up(
     read: Read,
     console: Console,
 ) -> None:
-    """Pull the connector's tokens to the names of the events, before the first step."""
+    """Pull the connector's tokens to the names of the events, before the first step. Raises TrainError."""
     assert recipe.warm_start is not None
+    if any(p.requires_grad for p in model.model.audio_tower.parameters()):
+        raise TrainError(
+            "warm_start: frames are read once, so the encoder cannot train: take 'warm_start' out, or train "
+            "the encoder in a later stage"
+        )
 
     def frames_of(sample: Sample) -> torch.Tensor:
         (clip,) = read(sample)
         assert isinstance(clip, CachedFrames)
         return clip.frames
 
-    samples = [sample for source in train.sources for sample in source]
+    samples = with_events(train, read)
     settings = recipe.warm_start
     if settings.kind == "least_squares":
         start = least_squares_start(model, processor, samples, frames_of)

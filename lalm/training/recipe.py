@@ -126,6 +126,9 @@ class Recipe(Section):
             raise ValueError(f"a run has one objective: take out all but one of {', '.join(others)}")
         if own and own != ["dpo"] and self.shard is not None:
             raise ValueError(f"'shard' cannot be combined with '{own[0]}': take one of them out")
+        alone = "contrast" if self.contrast is not None else "align" if self.align else ""
+        if alone and self.optim.batch_size < 2:
+            raise ValueError(f"'{alone}' tells the clips of a batch apart: 'optim.batch_size' is 2 or more")
         if self.contrast is not None and self.optim.packing:
             raise ValueError("'contrast' compares clips of a batch: take out 'optim.packing'")
         if self.grpo is not None and (self.optim.packing or self.augment is not None):
@@ -262,11 +265,21 @@ def _apply(fields: dict[str, Any], override: str) -> None:
             place = place[index]
 
 
+# What pydantic calls an instance, a list or a tuple.
+FORMS = {
+    "model_type": "a section with keys of its own, such as {key: value}",
+    "list_type": "a list, such as [one, another]",
+    "tuple_type": "a list of two, such as [first, second]",
+}
+
+
 def _sentence(error: ValidationError) -> str:
     """Every problem as "key.path: what", joined."""
     problems = []
     for item in error.errors():
         where = ".".join(str(key) for key in item["loc"])
         what = item["msg"].removeprefix("Value error, ")
+        if form := FORMS.get(item["type"]):
+            what = f"this is {form}, not {item['input']!r}"
         problems.append(f"{where}: {what}" if where else what)
     return "; ".join(problems)

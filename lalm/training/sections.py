@@ -10,6 +10,15 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
 
+def _address(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"an address begins with http:// or https://, not '{url}'")
+    return url
+
+
+Url = Annotated[str, AfterValidator(_address)]
+
+
 def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] > bounds[1]:
         raise ValueError(f"the bounds {bounds[0]} and {bounds[1]} stand the wrong way round")
@@ -113,6 +122,12 @@ class Distil(Section):
     cache: Name | None = None
     cache_gb: float = Field(4.0, gt=0)
 
+    @model_validator(mode="after")
+    def _of_its_states(self) -> Self:
+        if self.on == "hidden" and (self.temperature, self.top_k) != (1, 64):
+            raise ValueError("'on: hidden' compares states: 'temperature' and 'top_k' are of 'on: logits'")
+        return self
+
 
 class Contrast(Section):
     """Bring clip and caption together in the LLM's layers; see ``lalm.training.objectives.contrast``.
@@ -138,7 +153,7 @@ class Reward(Section):
     between: tuple[Count, Positive] | None = None
     schema_: Name | dict[str, Any] | None = Field(None, alias="schema")
     llm: Name | None = None
-    url: Name | None = None
+    url: Url | None = None
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -177,7 +192,7 @@ class RolloutServer(Section):
     here, would draw more often than the server did.
     """
 
-    url: Name
+    url: Url
     folder: Name | None = None
     cap: float = Field(2.0, ge=1)
 

@@ -1,5 +1,6 @@
 """The start in closed form: the regression against torch's own, tokens that point to their words."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from lalm.training import run as train
 from lalm.training.objectives import least_squares as ls
 from lalm.training.objectives.warm_start import warm_start
 from lalm.training.objectives.warm_start_targets import name_targets
+from lalm.training.report import TrainError
 from lalm.training.sections import WarmStart
 
 EVENTS = (
@@ -116,15 +118,19 @@ def test_a_recipe_starts_so_and_says_what_it_found(tmp_path, capsys):
         for i, s in enumerate(read_manifest(world / "train.jsonl"))
     ]
     write_manifest(world / "train.jsonl", samples)
-    made = settings(
-        world,
-        tmp_path / "out",
-        warm_start={"kind": "least_squares"},
-        cache=str(tmp_path / "frames"),
-        optim={"max_steps": 1},
-    )
-    train.run(made)
+    (world / "clips" / "3.wav").write_bytes(b"no sound")  # is left out here, and named where it is trained on
+    fields: dict[str, Any] = {"warm_start": {"kind": "least_squares"}, "optim": {"max_steps": 1}}
+    fields["cache"] = str(tmp_path / "frames")
+    train.run(settings(world, tmp_path / "out", **fields))
     assert "Warm start in closed form" in capsys.readouterr().out
+    trains = {"trainable": ["connector", "audio_tower"], "lora": None}
+    with pytest.raises(TrainError, match="warm_start: frames are read once, so the encoder cannot train"):
+        train.run(settings(world, tmp_path / "encoder", **fields, **trains))
+    clip = str(world / "clips" / "1.wav")
+    twice = ask([clip, clip], "Which is louder?").with_target("Neither.")
+    write_manifest(world / "train.jsonl", [replace(s, messages=twice.messages) for s in samples])
+    with pytest.raises(TrainError, match="no training sample has one recording that can be read and events"):
+        train.run(settings(world, tmp_path / "two", **fields))
     with pytest.raises(ValueError, match="give 'epochs' and 'learning_rate'"):
         WarmStart(epochs=1)
     with pytest.raises(ValueError, match="take out 'epochs'"):

@@ -71,6 +71,33 @@ def test_on_is_a_key_and_no_truth_value(tmp_path: Path) -> None:
             "data.train.0.weight: Input should be greater than 0",
         ),
         ({"trainable": [], "lora": None}, "nothing learns"),
+        ({"warm_start": "steps"}, "warm_start: this is a section with keys of its own, such as {key: value}"),
+        (
+            {"grpo": {"rewards": ["right"]}},
+            "grpo.rewards.0: this is a section with keys of its own, such as {key: value}, not 'right'",
+        ),
+        ({"contrast": {"layers": 3}}, "contrast.layers: this is a list, such as [one, another], not 3"),
+        (
+            {"grpo": {"rewards": [{"name": "right"}], "clip": 0.2}},
+            "grpo.clip: this is a list of two, such as [first, second], not 0.2",
+        ),
+        (
+            {"contrast": {}, "optim": {**GOOD["optim"], "batch_size": 1}},
+            "'contrast' tells the clips of a batch apart: 'optim.batch_size' is 2 or more",
+        ),
+        (
+            {"align": True, "lora": None, "optim": {**GOOD["optim"], "batch_size": 1}},
+            "'align' tells the clips of a batch apart",
+        ),
+        ({"distil": {"on": "hidden", "top_k": 5}}, "distil: 'on: hidden' compares states"),
+        (
+            {"grpo": {"rewards": [{"name": "judge", "llm": "x", "url": "localhost"}]}},
+            "grpo.rewards.0.url: an address begins with http:// or https://, not 'localhost'",
+        ),
+        (
+            {"grpo": {"rewards": [{"name": "right"}], "rollouts": {"url": "localhost:8000"}}},
+            "grpo.rollouts.url: an address begins with",
+        ),
     ],
 )
 def test_errors_name_file_and_key(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
