@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor
 
+from lalm.models.likeliest import nearly_tied
 from lalm.models.llm_body import keeps_every_position, read
 
 # The two best logits are nearly tied when rounding could exchange them. Measured between a row in a padded
@@ -40,8 +41,7 @@ def settled(
     gives a row's logits (V,); ``rows`` are the rows whose next token matters.
     """
     scores = allowed(logits)
-    best = scores.amax(1, keepdim=True)  # (B, 1); topk sorts, which takes a hundred times as long
-    close = ((scores > best - tolerance).sum(1) > 1).tolist()
+    close = nearly_tied(scores, tolerance)
     tied = [row for row in rows if close[row]]
     if not tied:
         return scores

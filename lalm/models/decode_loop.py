@@ -13,6 +13,7 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from lalm.models.alone import NearTies
 from lalm.models.finite import check_finite
+from lalm.models.likeliest import likeliest
 from lalm.models.llm_body import keeps_every_position, read
 from lalm.models.next_position import NextPosition
 from lalm.models.prefill import preallocated_cache, read_apart, read_in_groups
@@ -112,7 +113,7 @@ def _answer(
         logits = _of_all(logits, rows, len(ids))  # (B, V)
         for processor in choosing:
             logits = processor(ids, logits)
-        tokens = logits.argmax(1)
+        tokens = likeliest(logits)
         if settings.pad_token_id is not None:
             tokens = tokens.masked_fill(~going, settings.pad_token_id)
         ids = torch.cat([ids, tokens[:, None]], 1)

@@ -13,7 +13,7 @@ class NonFiniteError(LalmError, ArithmeticError):
 
 def check_finite(logits: Tensor, model: nn.Module) -> None:
     """logits: (..., V). Raises NonFiniteError unless all are finite."""
-    if not bool(torch.isfinite(logits).all()):
+    if logits.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(logits))).all()):  # NaN is both
         raise non_finite(model)
 
 

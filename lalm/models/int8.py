@@ -76,15 +76,14 @@ class Rounded:
         )  # the half rounds, where the rest is cut off
 
     def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """inputs: (..., K) -> uint8 (2 R, K), all high bytes before all low ones; steps (R, 1)."""
+        """inputs: (..., K) -> uint8 (2 R, K), all low bytes before all high ones; steps (R, 1)."""
         if self._kept is None or inputs is not self._inputs:
-            rows = inputs.reshape(-1, inputs.shape[-1]).float()
-            step = torch.linalg.vector_norm(rows, torch.inf, 1, keepdim=True).clamp_(min=1e-12)
-            step.div_(FINE_STEPS)
-            whole = torch.addcdiv(self._shift, rows, step).to(torch.int32)  # (R, K)
-            low_first = whole.view(torch.uint8).view(*rows.shape, 4)  # bytes, the lowest first
-            both = torch.stack([low_first[..., 1], low_first[..., 0]]).view(-1, rows.shape[1])
-            self._inputs, self._kept = inputs, (both, step)
+            rows = inputs.reshape(-1, inputs.shape[-1]).float().contiguous()
+            step = rows.abs().amax(1, keepdim=True).clamp_(min=1e-12).div_(FINE_STEPS)
+            whole = torch.addcdiv(self._shift, rows, step).to(torch.int32)  # (R, K), the lowest byte first
+            count, width = rows.shape
+            low_first = whole.view(torch.uint8).as_strided((2, count, width), (1, 4 * width, 4))
+            self._inputs, self._kept = inputs, (low_first.reshape(-1, width), step)
         return self._kept
 
 
@@ -111,10 +110,11 @@ class Int8Product(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().float())
         self._zeros = torch.zeros(len(scale), dtype=torch.long)
         self._plain: Sequence[Tensor] = weights
-        self._packed = None
+        self._packed: Future[Tensor] | None = None
+        self._ready: Tensor | None = None  # packed
         if packs():
             self._packed = packing.submit(packed, weights) if packing else done(packed(weights))
-            self._packed.add_done_callback(self._drop_plain)
+            self._packed.add_done_callback(self._take_packed)
         self._inputs: Tensor | None = None
         self._found: Tensor | None = None
         self._untaken = 0
@@ -122,10 +122,10 @@ class Int8Product(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """inputs: (..., K) -> (..., N) float32."""
         both, step = self._rounded(inputs)
-        high, low = self._products(both).view(2, len(step), -1)
-        found = torch.add(low, high, alpha=256)
-        found = found.mul_(step) if self.bias is None else torch.addcmul(self.bias, found, step)
-        return found.view(*inputs.shape[:-1], -1)
+        low, high = self._products(both).view(2, len(step), -1).unbind()
+        found, bias = torch.add(low, high, alpha=256), self.bias
+        found = found.mul_(step) if bias is None else torch.addcmul(bias, found, step)
+        return found if inputs.ndim == 2 else found.view(*inputs.shape[:-1], -1)
 
     def wait(self) -> None:
         """Until its weights are packed."""
@@ -145,8 +145,8 @@ class Int8Product(nn.Module):
     def _products(self, both: Tensor) -> Tensor:
         """both: (2 R, K) uint8 -> (2 R, N) float32, scaled; the bytes count from ``MIDDLE``."""
         plain = self._plain  # taken before the question whether they are still needed
-        if self._packed is not None and self._packed.done():
-            weights = (self._packed.result(), self.scale, self._zeros, None)
+        if self._ready is not None:
+            weights = (self._ready, self.scale, self._zeros, None)
             how: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
             product: Tensor = torch.ops.onednn.qlinear_pointwise(both, 1.0, MIDDLE, *weights, *how)
             return product
@@ -154,9 +154,10 @@ class Int8Product(nn.Module):
         sums = [_exact(rows, weight.t()) for weight in plain]
         return (torch.cat(sums, 1) if len(sums) > 1 else sums[0]) * self.scale
 
-    def _drop_plain(self, packing: "Future[Tensor]") -> None:
+    def _take_packed(self, packing: "Future[Tensor]") -> None:
         """Packed weights are a copy: the plain ones, some of a mapped file, go as soon as it is there."""
         if packing.exception() is None:
+            self._ready = packing.result()
             self._plain = ()
 
 

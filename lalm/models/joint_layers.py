@@ -29,9 +29,9 @@ def _side_by_side(layers: Sequence[nn.Module]) -> Product:
     products = [layer.product if isinstance(layer, Int8Linear) else None for layer in layers]
     shared = products[0]
     if shared is not None and shared.sharing == len(layers) and all(own is shared for own in products):
-        return shared.step or shared
+        return (shared.step or shared).forward  # its call by nn.Module looks for hooks first
     if len(layers) == 1:
-        return layers[0]
+        return layers[0].forward
     return lambda rows: torch.cat([layer(rows) for layer in layers], -1)
 
 
@@ -84,10 +84,14 @@ class _WithLora:
             scaled = [up.to(self._down) * own for up, own in zip(self._ups, scale, strict=True)]
             self._scale, self._up = scale, torch.block_diag(*scaled)  # (R, N)
         found = self._product(rows)
+        if not any(scale):
+            return found
         if self._apart and len(rows) > 1:
             return torch.cat([self._added(*both) for both in zip(rows.split(1), found.split(1), strict=True)])
         return self._added(rows, found)
 
     def _added(self, rows: Tensor, found: Tensor) -> Tensor:
-        within = rows.to(self._down.dtype) @ self._down  # (B, R)
+        if rows.dtype == found.dtype == self._down.dtype:
+            return torch.addmm(found, torch.mm(rows, self._down), self._up)
+        within = torch.mm(rows.to(self._down.dtype), self._down)  # (B, R)
         return torch.addmm(found.to(within.dtype), within, self._up).to(found.dtype)

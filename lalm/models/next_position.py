@@ -123,7 +123,7 @@ class _Layer:
         self._mix = joint(attention.q_proj, attention.k_proj, attention.v_proj, apart=apart)
         self._out = joint(attention.o_proj, apart=apart)
         self._down = joint(feed_forward.down_proj, apart=apart)
-        self._act = feed_forward.act_fn
+        self._act = feed_forward.act_fn.forward
         self._gate_up = joint(feed_forward.gate_proj, feed_forward.up_proj, apart=apart)
         self._head_norms = (attention.q_norm, attention.k_norm) if _normed(attention) else None
         self._turned = bool(vars(attention).get("use_rope", True))
@@ -141,18 +141,19 @@ class _Layer:
         asked = [self._heads(block, *own) for block, own in zip(blocks, turns, strict=True)]
         heads, values = (_whole(parts, count) for parts in zip(*asked, strict=True))
         pairs = values.shape[1]  # G heads of keys and of values
-        keys, values = kept.update(heads[:, -pairs:, None], values[:, :, None])  # (B, G, T, d)
+        queries, own = heads.split([heads.shape[1] - pairs, pairs], 1)
+        keys, values = kept.update(own.unsqueeze(2), values.unsqueeze(2))  # (B, G, T, d)
         # The queries that share keys are asked like queries of several positions.
-        queries = heads[:, :-pairs].reshape(count, pairs, self._group, self._size)
+        queries = queries.reshape(count, pairs, self._group, self._size)
         found = _attended(queries, keys, values, seen, self._attention.scaling).reshape(count, -1)
         parts = [found] if len(found) == len(blocks[0]) else _padded(found).split(len(blocks[0]))
         return [self._rest(block, part) for block, part in zip(blocks, parts, strict=True)]
 
     def _heads(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """hidden: (b, D) -> queries and keys (b, H + G, d), turned, and values (b, G, d)."""
-        mixed = self._mix(self._norm(hidden)).view(len(hidden), -1, self._size)  # (b, H + 2 G, d)
+        mixed = self._mix(self._norm(hidden)).view(hidden.shape[0], -1, self._size)  # (b, H + 2 G, d)
         pairs = mixed.shape[1] // (self._group + 2)
-        heads, values = mixed[:, :-pairs], mixed[:, -pairs:]
+        heads, values = mixed.split([mixed.shape[1] - pairs, pairs], 1)
         if self._head_norms:
             split = heads.split([heads.shape[1] - pairs, pairs], 1)
             heads = torch.cat([norm(part) for norm, part in zip(self._head_norms, split, strict=True)], 1)
@@ -164,7 +165,7 @@ class _Layer:
         """hidden: (b, D); found: (b, H d) by attention -> (b, D)."""
         hidden = hidden + self._out(found)
         gate, up = self._gate_up(self._norm_2(hidden)).chunk(2, -1)
-        return hidden + self._down(self._act(gate) * up)
+        return hidden + self._down(self._act(gate).mul_(up))
 
 
 def _attended(queries: Tensor, keys: Tensor, values: Tensor, seen: Any, scale: float) -> Tensor:
@@ -172,6 +173,8 @@ def _attended(queries: Tensor, keys: Tensor, values: Tensor, seen: Any, scale: f
     attend = nn.functional.scaled_dot_product_attention
     if not isinstance(seen, list):
         return attend(queries, keys, values, seen, scale=scale)
+    if seen == [0]:
+        return attend(queries, keys, values, scale=scale)
     each = zip(queries.split(1), keys.split(1), values.split(1), seen, strict=True)
     return torch.cat([attend(q, k[:, :, first:], v[:, :, first:], scale=scale) for q, k, v, first in each])
 
@@ -184,5 +187,6 @@ def _norm(norm: Any) -> Callable[[Tensor], Tensor]:
     """The norm in one call of torch, where it has the number format of its input."""
     weight, small, shape = norm.weight, norm.variance_epsilon, tuple(norm.weight.shape)
     if weight.dtype != torch.float32:
-        return norm  # rounds between its steps
+        forward: Callable[[Tensor], Tensor] = norm.forward  # rounds between its steps
+        return forward
     return lambda hidden: nn.functional.rms_norm(hidden, shape, weight, small)

@@ -35,30 +35,33 @@ class PreallocatedLayer(DynamicLayer):
     def __init__(self) -> None:
         super().__init__()
         self._buffers: list[Tensor] = []
+        self._held: tuple[Tensor, Tensor] | None = None  # what ``update`` gave last
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Add the states of new positions; returns all states as views of the buffer."""
-        length = self.get_seq_length()
-        if not length:  # a prompt is kept as it comes
-            return super().update(key_states, value_states, *args, **kwargs)
-        total = length + key_states.shape[2]
-        # Beams and selected rows are new tensors, a cropped one is a view of the same beginning.
-        held = [self.keys, self.values]
-        if (
-            not self._buffers
-            or total > self._buffers[0].shape[2]
-            or any(
-                a.data_ptr() != b.data_ptr() or len(a) != len(b)
-                for a, b in zip(held, self._buffers, strict=True)
-            )
-        ):
+        if not self._held or self.keys is not self._held[0] or self.values is not self._held[1]:
+            if not self.get_seq_length():  # a prompt is kept as it comes
+                return super().update(key_states, value_states, *args, **kwargs)
+            if not self._begin_alike():
+                self._buffers = []
+        length, added = self.keys.shape[2], key_states.shape[2]
+        total = length + added
+        if not self._buffers or total > self._buffers[0].shape[2]:
+            held = (self.keys, self.values)
             self._buffers = [self._enlarge(states, total + SPARE_POSITIONS) for states in held]
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, length:total] = states
-        self.keys, self.values = (buffer[:, :, :total] for buffer in self._buffers)
-        return self.keys, self.values
+        keys, values = self._buffers
+        keys.narrow(2, length, added).copy_(key_states)
+        values.narrow(2, length, added).copy_(value_states)
+        self._held = self.keys, self.values = keys.narrow(2, 0, total), values.narrow(2, 0, total)
+        return self._held
+
+    def _begin_alike(self) -> bool:
+        """Whether keys and values lie in the buffers: beams and selected rows are new tensors, a cropped one
+        is a view of the same beginning."""
+        pairs = zip((self.keys, self.values), self._buffers, strict=False)
+        return all(a.data_ptr() == b.data_ptr() and len(a) == len(b) for a, b in pairs)
 
     @staticmethod
     def _enlarge(states: Tensor, total: int) -> Tensor:

@@ -16,7 +16,7 @@ from lalm.models.assemble import build_model
 from lalm.models.decode_loop import generate_because
 from lalm.models.int8 import Int8Linear, make_int8
 from lalm.models.load import load_model
-from lalm.models.lora import add_lora
+from lalm.models.lora import add_lora, set_lora_scale
 from lalm.models.next_position import NextPosition
 from lalm.models.packed_half import PackedLinear, pack_half, packs_half
 from lalm.models.save import save_model
@@ -119,6 +119,25 @@ def test_lora_and_int8_layers_are_read_as_they_are(tiny_folders, tmp_path, monke
     for rows in (ROWS, ROWS[:1]):
         own, theirs = both_ways(engine, rows, OPTIONS[0], monkeypatch)
         assert torch.equal(own, theirs)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_a_lora_scale_is_read_as_it_is_now(kind, tiny_folders, tmp_path, monkeypatch):
+    model, processor = model_of(kind, OWN[kind], tiny_folders, tmp_path)
+    engine = Engine(model, processor, kind)
+    plain, _ = both_ways(engine, ROWS[:1], OPTIONS[0], monkeypatch)
+    add_lora(model, {"rank": 2, "alpha": 4, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]})
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    said = []
+    for scale in (None, 0.0, 6.0):
+        set_lora_scale(model, scale)
+        own, theirs = both_ways(engine, ROWS[:1], OPTIONS[0], monkeypatch)
+        assert torch.equal(own, theirs)
+        said.append(own)
+    assert torch.equal(said[1], plain)
+    assert not torch.equal(said[0], plain) and not torch.equal(said[2], said[0])
 
 
 def test_who_goes_through_generate_is_said(tiny_folders, tmp_path):
