@@ -25,6 +25,7 @@ from lalm.inference.choices import read_choice
 from lalm.synthesis.completions import Chat, Sampling, Writer
 from lalm.synthesis.judging import contradiction_chat, read_yes_no
 from lalm.synthesis.resumable_rows import Counts, write_rows
+from lalm.tasks import event_choices
 from lalm.tasks.instructions import instruct
 from lalm.tasks.question_answers import ABOUT, MAX_ANSWER, MAX_QUESTION, texts_of
 from lalm.tasks.question_checks import (
@@ -100,9 +101,9 @@ which is {what}. For the text "{sample}" you would write:
 {task} Whoever does not hear the recording shall not be able to answer. Do not mention the text. \
 Reply with one line of JSON and nothing else.
 The text: {text}"""
+PROMPTS = [PROMPT, TASKS, EXAMPLES, ASPECTS, event_choices.PROMPT, event_choices.EXAMPLES]
 OPTIONS = 4
-NAMED = ("events", "objects")  # aspects whose answers are kinds of sounds
-HARD = 2  # of the wrong ones, of the right one's group, where the events tell it
+NAMED = ("events", "objects")  # aspects whose answers are kinds of sounds, where the events tell them
 LETTERS = "ABCD"
 CHECKING = Sampling(temperature=0.0, max_new_tokens=12)
 MALFORMED = "not the JSON asked for"
@@ -110,17 +111,23 @@ MALFORMED = "not the JSON asked for"
 
 @dataclass(frozen=True)
 class Draft:
-    """What the LLM wrote about one text, or why it is not kept. ``options``: in the order they are shown."""
+    """What the LLM wrote about one text, or why it is not kept. ``options``: in the order they are shown;
+    ``aspect``: what it is about."""
 
     question: str = ""
     answer: str = ""
     options: tuple[str, ...] = ()
     fault: str = ""
+    aspect: str = ""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A clip whose text is to be asked about, in one form, about one aspect."""
+    """A clip whose text is to be asked about, in one form, about one aspect.
+
+    ``held``: labels of the events of all clips. ``attempt``: how often it was asked in vain; a choice is then
+    asked about an event, where some are known.
+    """
 
     sample: Sample
     text: str
@@ -128,6 +135,14 @@ class Request:
     form: Form
     aspect: str
     seed: int
+    held: frozenset[str] = frozenset()
+    attempt: int = 0
+
+    @property
+    def of_event(self) -> bool:
+        """Whether the events tell the options, and the LLM words the question alone."""
+        asked = self.aspect in NAMED or self.attempt > 0
+        return self.form == "choice" and self.sample.task == "caption" and asked and bool(self.facts.sounds)
 
     @property
     def facts(self) -> Facts:
@@ -142,6 +157,9 @@ class Request:
     @property
     def chat(self) -> Chat:
         """What the LLM sees."""
+        if self.of_event:
+            turn = self.seed + self.attempt
+            return [{"role": "user", "content": event_choices.question_request(self.facts, turn)}]
         kind = self.sample.task
         sample, examples = EXAMPLES[kind]
         told = TASKS[self.form].format(aspect=ASPECTS[kind][self.aspect][0])
@@ -152,28 +170,31 @@ class Request:
 
     def draft(self, reply: str) -> Draft:
         """What a reply holds, with what can be looked up of it looked up."""
-        fields = _read(reply, wrong=self.form == "choice")
+        fields = _read(reply, wrong=self.form == "choice" and not self.of_event)
         if fields is None:
             return Draft(fault=MALFORMED)
         question, answer, proposed = fields
         facts = self.facts
-        copied = stems(COPIED[self.sample.task]) - facts.stems
+        copied = stems(event_choices.COPIED if self.of_event else COPIED[self.sample.task]) - facts.stems
         fault = "it copies the example" if copied & stems(f"{question} {answer}") else ""
         fault = fault or fault_of_question(question)
         fault = fault or fault_of_answer(question, answer, facts, inferred=self.inferred)
         fault = fault or fault_of_order(question, answer, facts)
         if fault or self.form == "detailed":
-            return Draft(question, answer, fault=fault)
+            return Draft(question, answer, fault=fault, aspect=self.aspect)
         draws = np.random.default_rng([self.seed, 1])
-        hard: list[str] = []
-        if self.aspect in NAMED and len(named := facts.named(answer)) == 1:  # by its name, among its group
-            answer = named[0].name
-            near = [sound.name for sound in facts.near if sound.group == named[0].group]
-            hard = [plain_option(near[i]) for i in draws.permutation(len(near))]
-        right = plain_option(answer)
-        shown = {plain_option(one) for one in json.loads(EXAMPLES[self.sample.task][1]["choice"])["Wrong"]}
-        proposed = [option for option in map(plain_option, proposed) if option not in shown]
-        wrong = wrong_options(right, [*hard[:HARD], *proposed, *hard[HARD:]], facts)
+        if self.of_event:
+            named = facts.named(answer)
+            if len(named) != 1:
+                return Draft(fault="the answer is not one of the sounds")
+            if fault := event_choices.fault_of_asking(question, named[0], facts):
+                return Draft(fault=fault)
+            right, wrong = event_choices.options_of(named[0], facts, sorted(self.held), draws)
+        else:
+            right = plain_option(answer)
+            shown = json.loads(EXAMPLES[self.sample.task][1]["choice"])["Wrong"]
+            own = [option for option in map(plain_option, proposed) if option not in map(plain_option, shown)]
+            wrong = wrong_options(right, own, facts)
         if len(wrong) < OPTIONS - 1:
             return Draft(fault="too few wrong options that are surely wrong")
         wrong = wrong[: OPTIONS - 1]
@@ -181,14 +202,15 @@ class Request:
             return Draft(fault=fault)
         options = [*wrong]
         options.insert(int(draws.integers(OPTIONS)), right)
-        return Draft(question, right, tuple(options))
+        aspect = NAMED[0] if self.of_event and self.aspect not in NAMED else self.aspect
+        return Draft(question, right, tuple(options), aspect=aspect)
 
     def row(self, draft: Draft) -> Sample | None:
         """The sample; None for a draft with a fault."""
         if draft.fault:
             return None
         origin = {**self.sample.origin, "question": draft.question, "text": self.text}
-        origin |= {"form": self.form, "aspect": self.aspect}
+        origin |= {"form": self.form, "aspect": draft.aspect}
         shown = options_text(draft.question, draft.options) if draft.options else draft.question
         made = Sample(
             asking(self.sample.audios, shown),
@@ -241,7 +263,7 @@ def write_checked_questions(
         "manifest": manifest.name,
         "llm": writer.name,
         "template": writer.template,
-        "prompt": hashlib.sha256(json.dumps([PROMPT, TASKS, EXAMPLES, ASPECTS]).encode()).hexdigest()[:16],
+        "prompt": hashlib.sha256(json.dumps(PROMPTS).encode()).hexdigest()[:16],
         "form": form,
         "each": each,
         "verify": verify,
@@ -250,6 +272,7 @@ def write_checked_questions(
     faults: Counter[str] = Counter()
 
     def drafts(requests: Sequence[Request], attempt: int) -> list[Draft]:
+        requests = [replace(request, attempt=attempt) for request in requests]
         seeds = [(r.seed + attempt) % 2**60 for r in requests]
         replies = writer.complete([r.chat for r in requests], seeds, sampling)
         found = [r.draft(reply.text) for r, reply in zip(requests, replies, strict=True)]
@@ -339,10 +362,12 @@ def _read(reply: str, *, wrong: bool) -> tuple[str, str, list[str]] | None:
 def _requests(
     manifest: Path, form: Form, each: int, verify: bool, seed: int, reading: Reading | None
 ) -> Iterator[Request]:
-    for number, (sample, text) in enumerate(texts_of(manifest, reading)):
+    texts = list(texts_of(manifest, reading))
+    held = frozenset(event["label"] for sample, _ in texts for event in sample.events)
+    for number, (sample, text) in enumerate(texts):
         aspects = [name for name, (_, inferred) in ASPECTS[sample.task].items() if verify or not inferred]
         for take in range(each):
             aspect = aspects[(number + take) % len(aspects)]
             row_id = f"{ABOUT[sample.task][0]}-{form}-{sample.id}" + (f"-{take + 1}" if each > 1 else "")
             digest = int(hashlib.sha256(f"{seed} {row_id}".encode()).hexdigest()[:15], 16)
-            yield Request(sample, text, row_id, form, aspect, digest)
+            yield Request(sample, text, row_id, form, aspect, digest, held)

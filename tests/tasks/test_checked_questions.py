@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from lalm.cli.app import run
@@ -12,6 +13,7 @@ from lalm.data.sample import ask, message_text, write_manifest
 from lalm.synthesis.completions import Completion
 from lalm.synthesis.resumable_rows import RowsError
 from lalm.tasks.checked_questions import write_checked_questions
+from lalm.tasks.event_choices import fault_of_asking, options_of, question_request, relation_of
 from lalm.tasks.question_checks import (
     Facts,
     fault_of_answer,
@@ -32,7 +34,7 @@ EVENTS = tuple(
     ]
 )
 CHOICE = {
-    "Question": "Which animal is heard before the end?",
+    "Question": "Which animal is heard before the door closes?",
     "Answer": "a dog",
     "Wrong": ["a cat", "A duck.", "the horse"],
 }
@@ -62,7 +64,7 @@ class Scripted:
 
     def _reply(self, content):
         self.asked.append(content)
-        if "Reply with one line of JSON" in content:
+        if content.startswith("You write questions"):
             return self.wrote.pop(0) if len(self.wrote) > 1 else self.wrote[0]
         if "cannot be true" in content:
             return self.contradicts
@@ -88,6 +90,7 @@ def test_a_choice_is_asked_with_its_options_and_answered_by_letter(tmp_path):
         if right == "Dog":
             assert set(row.choices) == {"Dog", "Cat", "Duck", "Horse"}
         assert len(set(row.choices)) == 4 and row.references == (right,) and row.task == "audio_qa"
+        assert right == "Dog" or not {"Cat", "Duck", "Horse"} & set(row.choices)
         assert row.target == f"{'ABCD'[row.choices.index(right)]}) {right}"
         question = message_text(row.messages[0]).splitlines()
         assert question[0] == CHOICE["Question"] and question[1:] == [
@@ -101,29 +104,87 @@ def test_a_choice_is_asked_with_its_options_and_answered_by_letter(tmp_path):
     assert [row.choices for row in again] == [row.choices for row in rows]
 
 
-def test_an_event_stands_by_its_name_among_others_of_its_group(tmp_path):
-    """Two of the LLM's wrong answers are true, one is the answer again: other animals take their places."""
-    short = CHOICE | {"Wrong": ["a door closing", "a barking dog", "a dog", "a cow"]}
-    rows, _, _ = made(tmp_path, Scripted(short), rows=[sample(f"clip{i}") for i in range(2)])
-    for row in rows:  # the aspects are events and objects
-        names = {plain_option(sound.name) for sound in classes().values() if sound.group == "animal"}
+def test_an_event_stands_by_its_name_among_kinds_that_are_surely_not_heard(tmp_path):
+    """The LLM writes no wrong answers; of the dog's group those come first that other recordings hold."""
+    bare = {name: CHOICE[name] for name in ("Question", "Answer")}
+    clock = ({"label": "animal/cat", "caption": "a cat meows", "onset_s": 0.0, "offset_s": 1.0},)
+    others = [sample(f"clip{i}", "A cat meows.", clock) for i in (1, 4)]
+    rows = [sample("clip0"), others[0], sample("clip2"), sample("clip3"), others[1], sample("clip5")]
+    writer = Scripted(bare, right="Dog")
+    found, _, _ = made(tmp_path, writer, rows=rows, verify=False, tries=2)
+    assert [row.id[-5:] for row in found] == ["clip0", "clip2", "clip3", "clip5"]  # a cat is no dog
+    animals = {plain_option(sound.name) for sound in classes().values() if sound.group == "animal"}
+    for row in found:
+        assert (
+            row.references == ("Dog barking",) and row.origin["aspect"] == "events"
+        )  # clips 0, 3; 2, 5 again
         wrong = [option for option in row.choices if option != "Dog barking"]
-        assert len(wrong) == 3 and len({*wrong} & names) >= 2 and {*wrong} <= {*names, "Cow"}
-        assert not any("bark" in option.lower() for option in wrong)
-    copied = CHOICE | {"Wrong": ["a train whistling", "a bird singing", "a phone ringing"]}  # the example's
-    rows, _, _ = made(tmp_path / "copied", Scripted(copied), rows=[sample(f"clip{i}") for i in range(3)])
-    assert [row.origin["aspect"] for row in rows] == ["events", "objects"]
-    assert all({*row.choices} <= names | {"Dog barking"} for row in rows)
-    bare = sample(events=())  # nothing is known of groups: the reply is not enough
-    rows, counts, faults = made(tmp_path / "bare", Scripted(short), rows=[bare], tries=2)
-    assert not rows and counts.dropped == 1 and faults == {"too few wrong options that are surely wrong": 2}
+        assert len(wrong) == 3 and len({*wrong} & animals) >= 2 and "Cat meowing" in wrong
+        assert not any("bark" in option.lower() or "door" in option.lower() for option in wrong)
+    # What was asked in vain about how a sound is (no wrong answers) is asked again about an event.
+    assert sum("how one of the sounds is" in text for text in writer.asked) == 2
+    bare_rows, counts, faults = made(
+        tmp_path / "bare", Scripted(CHOICE | {"Wrong": ["a dog"]}), rows=[sample(events=())], tries=2
+    )  # nothing is known of kinds: the reply is not enough
+    assert not bare_rows and counts.dropped == 1
+    assert faults == {"too few wrong options that are surely wrong": 2}
+
+
+def test_the_example_is_of_how_the_event_stands_to_others():
+    after = Facts(TEXT, sample())
+    dog, door = after.sounds
+    assert relation_of(after, dog) == "before" and relation_of(after, door) == "after"
+    during = tuple({**event, "onset_s": 0.0, "offset_s": 6.0} for event in EVENTS)
+    assert relation_of(Facts(TEXT, sample(events=during)), dog) == "during"
+    assert relation_of(Facts(TEXT, sample(events=EVENTS[:2])), dog) == "alone"
+    told = question_request(after, 1)
+    assert told.endswith("The answer: a door closes") and "What is heard after the whistling?" in told
+
+
+def test_a_question_must_be_one_that_the_event_answers():
+    facts = Facts(TEXT, sample())
+    dog, door = facts.sounds
+    order = "the events come in another order"
+    for question, sound, expected in [
+        ("Which sound can be heard?", dog, ""),
+        ("What is heard before the door closes?", dog, ""),
+        ("What is heard after the door closes?", dog, order),
+        ("What is heard while the door closes?", dog, order),
+        ("What is heard after the dog?", door, ""),
+        ("What is heard first?", dog, ""),
+        ("What is heard at the end?", dog, order),
+        ("What comes last?", door, ""),
+        ("Is it loud?", dog, "it does not ask what is heard"),
+        ("Which animal is heard?", door, "it asks for another kind of thing"),
+        ("What is heard before the song?", dog, "it relates the answer to no sound that is known"),
+        ("What does the door do?", dog, "it names a sound, and does not relate the answer to it"),
+        (
+            "What is heard before the dog barks?",
+            dog,
+            "it names a sound, and does not relate the answer to it",
+        ),
+    ]:
+        assert fault_of_asking(question, sound, facts) == expected, question
+
+
+def test_kinds_that_may_be_heard_as_one_another_are_no_options():
+    note = {
+        "label": "instrument/agogo",
+        "caption": "an agogo bell is struck",
+        "onset_s": 0.0,
+        "offset_s": 1.0,
+    }
+    facts = Facts("An agogo bell is struck.", sample(text="An agogo bell is struck.", events=(note,)))
+    options = options_of(facts.sounds[0], facts, [], np.random.default_rng(0))[1]
+    assert len(options) > 20 and "Tuba" in options
+    assert not {"Single musical note", "Kick drum", "Bell ringing"} & {*options}
 
 
 @pytest.mark.parametrize(
     ("writer", "fault"),
     [
         (Scripted("A dog."), "not the JSON asked for"),
-        (Scripted({"Question": "Which animal is it?", "Answer": "a dog"}), "not the JSON asked for"),
+        (Scripted({"Question": "Which animal is it?"}), "not the JSON asked for"),
         (Scripted(CHOICE | {"Question": "Which animal."}), "not a question of usual length"),
         (Scripted(CHOICE | {"Question": "What is heard before the laugh?"}), "it copies the example"),
         (Scripted(CHOICE | {"Question": "What does the caption say?"}), "it asks about the text"),
@@ -131,9 +192,10 @@ def test_an_event_stands_by_its_name_among_others_of_its_group(tmp_path):
         (Scripted(CHOICE | {"Answer": "a sheep"}), "a sound that is not there"),
         (Scripted(CHOICE | {"Answer": "five of them"}), "a number that is not known"),
         (Scripted(CHOICE | {"Answer": "somebody"}), "nothing of the text is in the answer"),
+        (Scripted(CHOICE | {"Answer": "a dog and a door"}), "the answer is not one of the sounds"),
         (
-            Scripted(CHOICE | {"Answer": "a dog that barks first and then there is a door that closes"}),
-            "the length tells the right option",
+            Scripted(CHOICE | {"Question": "Is a dog heard?", "Answer": "it barks"}),
+            "it does not ask what is heard",
         ),
         (Scripted(CHOICE, reads="C"), "the LLM answers otherwise when it reads the text"),
         (Scripted(CHOICE, blind="Dog barking."), "the LLM finds the answer without the text"),
@@ -207,6 +269,8 @@ def test_facts_know_counts_names_and_near_kinds():
     assert wrong_options("Dog", ["None of the above", "Cat", "Black cat", "A dog", "Barks"], facts) == ["Cat"]
     assert fault_of_question("What is loud here?") == ""
     assert fault_of_options("Which of the loud ones is it?", "Loud dog", ["Cat", "Cow", "Hen"])
+    long = "Dog that barks first and then a door"
+    assert fault_of_options("What is it?", long, ["Cat", "Cow"]) == "the length tells the right option"
 
 
 def test_events_tell_the_order():
