@@ -8,6 +8,7 @@ import gc
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,14 @@ class OpenVINOEngine(OneQuestionEngine):
         options = {} if transcript is None else {"transcript": transcript}
         file = kept_llm(given, f"{kind}-{FORMAT}", "openvino", ".xml")
         threads = torch.get_num_threads()
-        with FileLock(f"{file}.lock"):
-            llm = _kept(file, threads, exact)
-            if llm is None:
-                if told:
-                    told(f"writing the LLM for OpenVINO in {kind}, once")
-                llm = _made(given, options, file, kind, threads)
-        opened, processor = load_model(given, dtype=precision, options=options, hollow=True)
-        return cls(opened, processor, model_name(given), llm)
+        with FileLock(f"{file}.lock"), ThreadPoolExecutor(1) as beside:
+            if not file.is_file():
+                llm = _made(given, options, file, kind, threads, told)
+                return cls(*_opened(given, precision, options), model_name(given), llm)
+            compiling = beside.submit(_kept, file, threads, exact)  # while the rest of the model is opened
+            opened = _opened(given, precision, options)
+            kept = compiling.result() or _made(given, options, file, kind, threads, told)
+            return cls(*opened, model_name(given), kept)
 
     @property
     def num_tokens(self) -> int:
@@ -111,8 +112,22 @@ def _kept(file: Path, threads: int, exact: bool) -> CompiledLLM | None:
         return None
 
 
-def _made(name: str | Path, options: Mapping[str, Any], file: Path, kind: str, threads: int) -> CompiledLLM:
+def _opened(name: str | Path, dtype: torch.dtype, options: Mapping[str, Any]) -> tuple[Any, AudioLMProcessor]:
+    """The model, without its LLM's layers where that can be."""
+    return load_model(name, dtype=dtype, options=options, hollow=True)
+
+
+def _made(
+    name: str | Path,
+    options: Mapping[str, Any],
+    file: Path,
+    kind: str,
+    threads: int,
+    told: Callable[[str], None] | None,
+) -> CompiledLLM:
     """Make the graph of a model's LLM, and keep it where there is room."""
+    if told:
+        told(f"writing the LLM for OpenVINO in {kind}, once")
     model, _ = load_model(name, dtype=torch.float32 if kind == "float32" else torch.bfloat16, options=options)
     check_llm(model, model_name(name))
     size = WEIGHT_BYTES[kind] * sum(
