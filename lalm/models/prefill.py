@@ -102,6 +102,21 @@ def read_apart(llm: nn.Module, embeds: Tensor, attention_mask: Tensor) -> Dynami
     return _joined(llm, embeds, attention_mask, [[row] for row in range(len(embeds))])
 
 
+def read_once(llm: nn.Module, embeds: Tensor, attention_mask: Tensor, times: int) -> DynamicCache | None:
+    """All but the last position of a left-padded batch, read once, each row then ``times`` in a row:
+    what answers drawn to the same prompts begin from, (B * times, heads, L - 1, D) a layer.
+
+    None where the LLM keeps no keys and values that can be repeated, or a row would begin with nothing.
+    """
+    lengths = attention_mask.sum(1).tolist()
+    if not keeps_every_position(llm) or not bool(attention_mask[:, -1].all()) or max(lengths) < 2:
+        return None
+    cache = _joined(llm, embeds, attention_mask, length_groups(lengths))
+    if times > 1:
+        cache.batch_repeat_interleave(times)
+    return cache
+
+
 def _joined(
     llm: nn.Module, embeds: Tensor, attention_mask: Tensor, groups: Sequence[Sequence[int]]
 ) -> DynamicCache:

@@ -212,6 +212,40 @@ def test_drawn_answers_are_the_rows_that_are_learned(tiny):
     assert all(seen) and len(seen) == int((drawn.batch["labels"] >= 0).sum())
 
 
+@pytest.mark.parametrize("system", ["qwen2-audio", "apt"])
+def test_a_prompt_is_read_once_for_all_its_answers(tiny, monkeypatch, system):
+    """The same answers as when each reads its prompt itself, from a group-th of the positions."""
+    torch.manual_seed(0)
+    model, processor = tiny(system)
+    parts = [{"type": "audio", "audio": torch.randn(16_000 * n).numpy(), "rate": 16_000} for n in (1, 2, 3)]
+    words = ["Why?", "What is it that one hears there?", "And?"]
+    texts = [{"type": "text", "text": text} for text in words]
+    samples = [Sample(({"role": "user", "content": list(said)},)) for said in zip(parts, texts, strict=True)]
+    prompts = rollouts.prompt_batch(processor, samples, [processor.clips(s) for s in samples])
+    clips = prompts.pop("clips")
+    prompts.pop("samples")
+    drawing = Grpo(rewards=[Reward(name="vote")])
+    asked = (prompts, clips, 4, drawing, 6, list(range(12)))
+    positions: list[int] = []
+
+    def count(module: Any, args: Any, given: dict[str, Any]) -> None:
+        positions.append(given["inputs_embeds"][..., 0].numel())
+
+    model.model.language_model.register_forward_pre_hook(count, with_kwargs=True)
+    drawn = rollouts.draw(model, processor, *asked)
+    once = sum(positions)
+    positions.clear()
+    monkeypatch.setattr(rollouts, "read_once", lambda *given: None)
+    each = rollouts.draw(model, processor, *asked)
+    assert drawn.texts == each.texts and len(set(drawn.texts)) > 3
+    assert drawn.cut == each.cut
+    assert {name: value.tolist() for name, value in drawn.batch.items()} == {
+        name: value.tolist() for name, value in each.batch.items()
+    }
+    prompt = int(prompts["attention_mask"].sum()) - len(samples)  # the last position is read with the answer
+    assert once <= sum(positions) - 3 * prompt
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve questions; what is right is to say an e, as often as can be."""

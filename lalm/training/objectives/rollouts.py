@@ -13,8 +13,9 @@ from transformers import GenerationConfig, LogitsProcessorList
 from lalm.data.audio_inputs import Audios
 from lalm.data.sample import Message, Sample
 from lalm.models.answer_end import answer_ends
+from lalm.models.llm_body import reads_rows_together
 from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration
-from lalm.models.prefill import PER_CLIP
+from lalm.models.prefill import PER_CLIP, read_once
 from lalm.models.processing import AudioLMProcessor
 from lalm.models.sampling import Drawing, RowDraws
 
@@ -55,7 +56,8 @@ def draw(
     """
     training = model.training
     model.eval()
-    prompts = repeated(encoded(model, batch), clips, group)
+    once = encoded(model, batch)
+    prompts = repeated(once, clips, group)
     ends = answer_ends(processor.tokenizer, str(processor.chat_template), model.generation_config)
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -64,9 +66,30 @@ def draw(
         pad_token_id=processor.tokenizer.pad_token_id,
     )
     draws = LogitsProcessorList([RowDraws(len(prompts["input_ids"]), list(seeds), drawing)])
-    ids = model.generate(**prompts, generation_config=settings, logits_processor=draws)
+    ids = model.generate(
+        **_read(model, once, prompts, group), generation_config=settings, logits_processor=draws
+    )
     model.train(training)
     return collected(processor, prompts, [_until_end(row, ends) for row in ids.tolist()], ends)
+
+
+@torch.no_grad()
+def _read(
+    model: AudioLMForConditionalGeneration,
+    once: Mapping[str, Tensor],
+    prompts: Mapping[str, Tensor],
+    group: int,
+) -> Mapping[str, Any]:
+    """What ``generate`` continues: where it can be, a prompt is read once and not once an answer."""
+    body, ids = model.model.language_model, once["input_ids"]
+    if group == 1 or not reads_rows_together(body) or bool((ids[:, -1] == model.config.audio_token_id).any()):
+        return prompts
+    embeds = model.model.embed(ids, **{name: once[name] for name in PER_CLIP if name in once})
+    cache = read_once(body, embeds, once["attention_mask"], group)
+    if cache is None:
+        return prompts
+    texts = ("input_ids", "attention_mask")
+    return {name: prompts[name] for name in texts} | {"past_key_values": cache}
 
 
 def collected(
