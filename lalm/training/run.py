@@ -30,6 +30,7 @@ from lalm.models.save import trained_names
 from lalm.systems import use_code
 from lalm.training.batches import Batches
 from lalm.training.clip_loading import reader
+from lalm.training.cpu_attention import train_on_cpu
 from lalm.training.llm_layers import compile_layers, enable_gradient_checkpointing, quantize
 from lalm.training.malloc import keep_freed_memory
 from lalm.training.manifests import mixtures, processes, shared_step, training_sources
@@ -225,6 +226,8 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
         enable_gradient_checkpointing(model.model.language_model)
     if recipe.optim.compile:
         compile_layers(model.model.language_model)
+    elif not torch.accelerator.is_available():
+        train_on_cpu(model.model.language_model)
     if model.config.lora and not is_slim(model):
         extra = sorted(set(names) - set(trained_names(model)))[0]
         raise TrainError(f"trainable: with LoRA only the connector may train beside it, not {extra}")

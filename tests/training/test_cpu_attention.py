@@ -1,0 +1,123 @@
+"""Attention of a training LLM on a CPU against transformers' own, outputs and gradients."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel, LlamaConfig, MistralConfig, Phi3Config, Qwen3Config
+
+from lalm.training import cpu_attention
+from lalm.training.cpu_attention import NAME, packed_lengths, train_on_cpu
+
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
+LENGTHS = [5, 1, 9]
+
+
+def body(kind: Any = LlamaConfig, dtype: torch.dtype = torch.float32, **more: Any) -> Any:
+    torch.manual_seed(0)
+    config = kind(**SMALL, **more)
+    return AutoModel.from_config(config, attn_implementation="sdpa").to(dtype)
+
+
+def learned(llm: Any, **given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the LLM makes of embeddings, and the gradient that reaches them."""
+    torch.manual_seed(1)
+    size = next(iter(given.values())).shape
+    embeds = torch.randn(*size, 32, dtype=next(llm.parameters()).dtype, requires_grad=True)
+    found = llm(inputs_embeds=embeds, use_cache=False, **given).last_hidden_state
+    weight = given["attention_mask"][..., None] if "attention_mask" in given else 1
+    (found.sin() * weight).sum().backward()
+    assert embeds.grad is not None
+    return (found * weight).detach(), embeds.grad
+
+
+PACKED = {"position_ids": torch.cat([torch.arange(n) for n in LENGTHS])[None]}
+PADDED = {"attention_mask": torch.tensor([[1] * 7, [0] * 3 + [1] * 4])}
+RIGHT = {"attention_mask": torch.tensor([[1] * 7, [1] * 4 + [0] * 3])}
+WHOLE = {"position_ids": torch.arange(6)[None]}
+FAMILIES = {
+    "llama": (LlamaConfig, {}),
+    "qwen3": (Qwen3Config, {"head_dim": 16}),
+    "phi3": (Phi3Config, {}),
+    "mistral": (MistralConfig, {"sliding_window": 4}),
+}
+
+
+@pytest.mark.parametrize("given", [PACKED, PADDED, RIGHT, WHOLE], ids=["packed", "left", "right", "whole"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_as_transformers(family, given):
+    kind, more = FAMILIES[family]
+    llm = body(kind, **more)
+    expected = learned(llm, **given)
+    assert train_on_cpu(llm) and llm.config._attn_implementation == NAME
+    for found, wanted in zip(learned(llm, **given), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_packed_rows_are_computed_each_by_itself(monkeypatch):
+    """Three products of their own lengths in each layer; with a window the mask says more, and is used."""
+    seen = []
+
+    def note(query: Any, *args: Any, **more: Any) -> Any:
+        seen.append(query.shape[2])
+        return torch.nn.functional.scaled_dot_product_attention(query, *args, **more)
+
+    monkeypatch.setattr(cpu_attention, "scaled_dot_product_attention", note)
+    llm = body()
+    train_on_cpu(llm)
+    learned(llm, **PACKED)
+    assert seen == LENGTHS * 2
+    seen.clear()
+    windowed = body(MistralConfig, sliding_window=4)
+    train_on_cpu(windowed)
+    learned(windowed, **PACKED)
+    assert not seen
+
+
+def test_bfloat16_is_nearer_to_float32_than_before():
+    exact = learned(body(), **PACKED)
+    llm = body(dtype=torch.bfloat16)
+    theirs = learned(llm, **PACKED)
+    train_on_cpu(llm)
+    ours = learned(llm, **PACKED)
+    for one, other, wanted in zip(ours, theirs, exact, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert (one - wanted).abs().mean() < 1.2 * (other - wanted).abs().mean()
+
+
+def test_an_answer_is_computed_as_ever():
+    """Without gradients transformers' own attention is used, in the LLM's own numbers."""
+    llm = body(dtype=torch.bfloat16)
+    ids = torch.tensor([[3, 4, 5, 6]])
+    with torch.no_grad():
+        before = llm(input_ids=ids).last_hidden_state
+        train_on_cpu(llm)
+        assert torch.equal(llm(input_ids=ids).last_hidden_state, before)
+
+
+def test_other_attention_stays(monkeypatch):
+    llm = AutoModel.from_config(LlamaConfig(**SMALL), attn_implementation="eager")
+    assert not train_on_cpu(llm)
+    assert llm.config._attn_implementation == "eager"
+
+
+def test_only_masks_of_packed_rows_are_taken_for_one():
+    positions = PACKED["position_ids"]
+    row = torch.cat([torch.full((n,), i) for i, n in enumerate(LENGTHS)])
+    mask = ((row[:, None] == row[None]) & torch.ones(15, 15).tril().bool())[None, None]
+    assert packed_lengths(mask, positions, 15) == LENGTHS
+    assert packed_lengths(None, positions, 15) is None
+    assert packed_lengths(mask.float(), positions, 15) is None
+    assert packed_lengths(mask, None, 15) is None
+    assert packed_lengths(mask, positions + 1, 15) is None
+    assert packed_lengths(mask & ~torch.eye(15).bool().flip(0), positions, 15) is None
+    assert packed_lengths(torch.ones_like(mask), positions, 15) is None
+    assert packed_lengths(mask[..., :4], positions, 15) is None
