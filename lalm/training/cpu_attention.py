@@ -1,8 +1,8 @@
 """Attention of an LLM that trains on a CPU: in float32, and the rows of a packed batch each by itself.
 
 torch's bfloat16 attention takes several times as long backward on a CPU as its float32 one, and both compute
-all of a packed batch's square, most of which the mask hides (benchmarks/training_attention.py). What is
-computed is the same, only rounded otherwise. Without gradients, and on other devices, transformers' own is used.
+all of a packed batch's square, most of which the mask hides (benchmarks/training_attention.py):
+the same is computed, but rounded otherwise. Without gradients, and on other devices, transformers' own is used.
 """
 
 from typing import Any
