@@ -1,8 +1,8 @@
 """Attention of an LLM that trains on a CPU: in float32, and the rows of a packed batch each by itself.
 
 torch's bfloat16 attention takes several times as long backward on a CPU as its float32 one, and both compute
-all of a packed batch's square, most of which the mask hides (benchmarks/training_attention.py):
-the same is computed, but rounded otherwise. Without gradients, and on other devices, transformers' own is used.
+all of a packed batch's square, most of which the mask hides (benchmarks/training_attention.py). The same is
+computed, but rounded otherwise. Without gradients, and on other devices, transformers' own is used.
 """
 
 from typing import Any
@@ -51,8 +51,8 @@ def attend(
         )
         return seen.to(query.dtype), None
     rows = [
-        scaled_dot_product_attention(*row, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True)
-        for row in zip(*(state.split(lengths, 2) for state in states), strict=True)
+        scaled_dot_product_attention(q, k, v, None, dropout, True, scale=scaling, enable_gqa=True)
+        for q, k, v in zip(*(state.split(lengths, 2) for state in states), strict=True)
     ]
     return torch.cat(rows, 2).transpose(1, 2).to(query.dtype).contiguous(), None
 
