@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from lalm.reproduce.experiment import Plan
+    from lalm.reproduce.planning import Plan
 
 
 def reproduce(
@@ -45,6 +45,7 @@ def reproduce(
     The same command goes on where it stopped. Without --quick or --full: under 3 hours on two cores.
     """
     from lalm.reproduce import experiment as experiments
+    from lalm.reproduce.planning import plan as planned_run
 
     if quick and full:
         raise ValueError("--quick and --full are two sizes: say one of them")
@@ -54,19 +55,21 @@ def reproduce(
         raise ValueError(f"--set {odd}: write it as KEY=VALUE")
     if data is not None and not data.is_dir():
         raise ValueError(f"there is no folder '{data}': --data is the folder of the corpora")
+    if data is not None and not experiments.reads_corpora(own, size):
+        raise ValueError(f"size '{size}' reads no corpora of yours: leave --data out, or say --full")
     if full and data is None and not plan and experiments.reads_corpora(own, size):
         raise ValueError(
             "--full needs --data FOLDER, the folder of the corpora: "
             f"`lalm reproduce {paper} --full --plan` lists them"
         )
     given = dict(one.split("=", 1) for one in changes or ())
-    planned = experiments.plan(own, size, changes=given, data=data, table=table, row=row)
+    planned = planned_run(own, size, changes=given, data=data, table=table, row=row)
     name = Path(paper).stem
     folder = work or Path("runs/reproduce") / f"{name}-{size}"
     if plan:
         _show(planned, folder)
         return
-    whole = experiments.plan(own, size, changes=given, data=data, every=True)
+    whole = planned_run(own, size, changes=given, data=data, every=True)
     _run(planned, whole, folder, out or Path("results") / name)
 
 

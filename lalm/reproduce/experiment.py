@@ -6,10 +6,7 @@ In commands ``$name`` is a setting of the size that is run ("quick", "small", "f
 ``$data``, the user's folder of corpora. A value may be a mapping of sizes, with ``else`` for the others.
 """
 
-import hashlib
-import shlex
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -22,6 +19,7 @@ from lalm.training.sections import Name, Section
 
 FOLDER = Path(__file__).parent
 SIZES = ("quick", "small", "full")
+BY_SIZE = ("run", "minutes", "model", "seeds", "eval", "picture", "disk_gb")  # may be mappings of sizes
 Setting = str | int | float
 Lines = str | list[str]
 
@@ -48,7 +46,8 @@ class Command(Section):
 class Cell(Section):
     """A model of the paper's table: ``run`` trains it, once a seed, ``model`` is its folder; ``eval`` is
     added to the words of its evaluations. ``settings``: its own, for its commands alone. ``after``: the cell
-    whose model of the same seed must be there before. ``paper``: the paper's numbers by set."""
+    whose model of the same seed must be there before. ``paper``: the paper's numbers by set. A size in
+    ``sizes`` with no ``seeds`` trains it when its row is asked for; in others it cannot be trained."""
 
     about: str
     settings: dict[str, Setting] = Field({})
@@ -59,12 +58,13 @@ class Cell(Section):
     seeds: int | dict[str, int] = 1
     minutes: float | dict[str, float] = 0
     paper: dict[str, float] = Field({})
+    sizes: list[str] = Field(list(SIZES))
 
 
 class Asked(Section):
     """A set that models are asked: the words of ``lalm eval`` after the model. ``tasks``: those that count
-    (none: all); ``metric``: of them (none: each task's first). ``table``: of the paper. ``controls`` are
-    asked of the cells in ``controlled``; ``only``: the cells that are asked at all.
+    (none: all); ``metric``: of them (none: each task's first). ``table``: of the paper, or several.
+    ``controls`` are asked of the cells in ``controlled``; ``only``: the cells that are asked at all.
     ``exact``: the metric that a judge's verdicts are compared with, where a judge is asked."""
 
     about: str
@@ -72,7 +72,7 @@ class Asked(Section):
     tasks: list[str] = Field([])
     metric: str | None = None
     exact: str | None = None
-    table: str = "1"
+    table: str | list[str] = "1"
     controls: list[str] = Field([])
     controlled: list[str] = Field([])
     only: list[str] = Field([])
@@ -83,7 +83,8 @@ class Asked(Section):
 
 class Beside(Section):
     """What commands of their own measure beside the contrasts, of the models of the cells ``of``. The page
-    shows the ``columns`` of ``numbers``, a JSON list of rows, and the ``picture``, a PNG or SVG."""
+    shows the ``columns`` of ``numbers``, a JSON list of rows, the ``picture``, a PNG or SVG, and what the
+    ``paper`` has there, in words."""
 
     about: str
     table: str
@@ -92,7 +93,8 @@ class Beside(Section):
     makes: list[Name] = Field([])
     numbers: str = ""
     columns: list[Name] = Field([])
-    picture: str = ""
+    picture: str | dict[str, str] = ""
+    paper: str = ""
     minutes: float | dict[str, float] = 0
     sizes: list[str] = Field(list(SIZES))
 
@@ -107,7 +109,8 @@ class Side(Section):
 class Contrast(Section):
     """``plus`` minus ``minus`` on the same items of a set. It is *confirmed* when the 95 % interval lies
     above 0, *not confirmed* when it lies below ``worth``, the smallest difference that would matter, and
-    else nobody can tell. Those that ``decide`` make the verdict on the claim."""
+    else nobody can tell; nor from one seed of two models that were trained apart. Those that ``decide``
+    make the verdict on the claim."""
 
     about: str
     set: str
@@ -144,44 +147,6 @@ class Experiment(Section):
     result: str = ""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step as it will run. ``chain``: a digest of its commands and of all that it rests on; a shared
-    step rests on nothing."""
-
-    name: str
-    commands: tuple[tuple[str, ...], ...]
-    makes: tuple[str, ...]
-    minutes: float
-    needs: tuple[str, ...]
-    chain: str
-    shared: bool = False
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The folder of one evaluation, which it is, and the name of its step."""
-
-    step: str
-    cell: str
-    seed: int
-    set: str
-    folder: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that a run will do: its steps in order, the evaluations among them, and what is measured beside
-    them, by name; that of its step where it has one."""
-
-    experiment: Experiment
-    size: str
-    settings: Mapping[str, Setting]
-    steps: tuple[Step, ...]
-    evaluations: tuple[Evaluation, ...]
-    beside: Mapping[str, Beside]
-
-
 def names() -> list[str]:
     """The experiments that come along."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -200,173 +165,78 @@ def load(name: str) -> Experiment:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ReproduceError(f"{path.name}: {key}: {first['msg']}") from None
-    shared = [one for other, own in found.steps_of.items() for one in load(other).steps if one.name in own]
-    found = found.model_copy(update={"steps": [*shared, *found.steps]})
-    for contrast in found.contrasts:
-        if contrast.set not in found.sets or not {contrast.plus.cell, contrast.minus.cell} <= set(
-            found.cells
-        ):
-            raise ReproduceError(f"{path.name}: '{contrast.about}' names a set or cell that there is not")
+    steps = list[Command]()
+    for other, own in found.steps_of.items():
+        there = {one.name: one for one in load(other).steps}
+        if odd := next((step for step in own if step not in there), None):
+            raise ReproduceError(f"{path.name}: steps_of.{other}: there is no step '{odd}'")
+        steps += [one for name, one in there.items() if name in own]
+    found = found.model_copy(update={"steps": [*steps, *found.steps]})
+    if fault := next(faults(found), None):
+        raise ReproduceError(f"{path.name}: {fault}")
     return found
 
 
+def faults(found: Experiment) -> Iterator[str]:
+    """What would otherwise be left out without a word, or be found after the last step: names that there are
+    not, and sizes, controls and metrics of contrasts."""
+    from lalm.evaluate.metrics import METRICS
+
+    sections: list[tuple[str, Section]] = [("", found), *((f"'{one.name}': ", one) for one in found.steps)]
+    for of, group in (("cells", found.cells), ("sets", found.sets), ("beside", found.beside)):
+        sections += [(f"{of}.{name}: ", one) for name, one in group.items()]
+    sections += [(f"'{one.about}': ", one) for one in found.contrasts]
+    for where, one in sections:
+        for key, value in one:
+            by_size = isinstance(value, dict) and key in BY_SIZE
+            sizes = {*value} if key == "sizes" or by_size else set[str]()
+            if odd := sorted(sizes - {*SIZES, *(["else"] if by_size else [])}):
+                yield f"{where}{key}: there is no size '{odd[0]}': the sizes are {', '.join(SIZES)}"
+            cells = (
+                {*value} if key in ("only", "controlled", "of") else {value} - {""} if key == "after" else ()
+            )
+            if odd := sorted({*cells} - {*found.cells}):
+                yield f"{where}{key}: there is no cell '{odd[0]}'"
+            if key in ("metric", "exact") and value and value not in METRICS:
+                yield f"{where}there is no metric '{value}'"
+    for contrast in found.contrasts:
+        yield from _faults_of(found, contrast)
+
+
+def _faults_of(found: Experiment, contrast: Contrast) -> Iterator[str]:
+    if contrast.set not in found.sets or not {contrast.plus.cell, contrast.minus.cell} <= {*found.cells}:
+        yield f"'{contrast.about}' names a set or cell that there is not"
+        return
+    asked = found.sets[contrast.set]
+    for side in (contrast.plus, contrast.minus):
+        if asked.only and side.cell not in asked.only:
+            yield f"'{contrast.about}': {contrast.set} is not asked of {side.cell} ('only')"
+        had = asked.controls if side.cell in asked.controlled else []
+        if side.control not in ("audio", "constant", *had):
+            yield f"'{contrast.about}': {contrast.set} has no control '{side.control}' for {side.cell}"
+
+
 def reads_corpora(experiment: Experiment, size: str) -> bool:
-    """Whether any step of a size reads the user's corpora."""
-    lines = [_of(own.run, size) for own in experiment.steps if size in own.sizes]
+    """Whether any step or set of a size reads the user's corpora."""
+    lines = [of_size(own.run, size) for own in experiment.steps if size in own.sizes]
+    lines += [of_size(own.eval, size) for own in experiment.sets.values() if size in own.sizes]
     return any("$data" in str(line) for line in lines)
-
-
-def plan(
-    experiment: Experiment,
-    size: str,
-    *,
-    changes: Mapping[str, str] | None = None,
-    data: Path | None = None,
-    table: str | None = None,
-    row: str | None = None,
-    every: bool = False,
-) -> Plan:
-    """What a run of this size will do; ``changes`` are settings in place of the size's own, ``table`` and
-    ``row`` keep the sets of one table and one cell. ``every``: also cells that this size leaves out unless
-    they are asked for. Raises ReproduceError for what there is not."""
-    if size not in experiment.sizes:
-        had = ", ".join(experiment.sizes)
-        raise ReproduceError(f"{experiment.title} has no size '{size}': it has {had}")
-    settings: dict[str, Setting] = dict(experiment.sizes[size])
-    for key, value in (changes or {}).items():
-        if key not in settings:
-            raise ReproduceError(f"size '{size}' has no setting '{key}': it has {', '.join(settings)}")
-        settings[key] = value
-    settings["data"] = str(data.resolve()) if data else "DATA"
-    beside = {
-        name: one
-        for name, one in experiment.beside.items()
-        if size in one.sizes and table in (None, one.table) and (row is None or row in one.of)
-    }
-    sets = {
-        name: asked
-        for name, asked in experiment.sets.items()
-        if size in asked.sizes and table in (None, asked.table)
-    }
-    cells = {name: cell for name, cell in experiment.cells.items() if row in (None, name)}
-    if row is not None and not cells:
-        raise ReproduceError(f"there is no row '{row}': the rows are {', '.join(experiment.cells)}")
-    if table is not None and not sets and not beside:
-        tables = [(own.table, own.sizes) for own in experiment.sets.values()]
-        tables += [(own.table, own.sizes) for own in experiment.beside.values()]
-        had = ", ".join(sorted({name for name, sizes in tables if size in sizes}))
-        raise ReproduceError(f"size '{size}' has nothing for table '{table}': it has {had}")
-    num_seeds = {name: max(seeds_of(cell, size), int(every or row == name)) for name, cell in cells.items()}
-    trains = {name for name, count in num_seeds.items() if count}
-    steps, of_data = _of_data(experiment, size, settings, trains)
-    newest = dict[tuple[str, int], str]()
-    evaluations = list[Evaluation]()
-
-    def trained(name: str, seed: int) -> str:
-        """The chain of a cell's model, whose steps are planned once."""
-        if (name, seed) not in newest:
-            cell = experiment.cells[name]
-            chain = trained(cell.after, seed) if cell.after else of_data.get(name, of_data[""])
-            made = _train(name, cell, size, _own(settings, name, cell, seed), chain)
-            steps.extend(made)
-            newest[name, seed] = made[-1].chain if made else chain
-        return newest[name, seed]
-
-    for name, cell in cells.items():
-        for seed in range(num_seeds[name]):
-            for key, asked in sets.items():
-                if not asked.only or name in asked.only:
-                    chain = trained(name, seed)
-                    own = _own(settings, name, cell, seed)
-                    step = _ask(name, cell, seed, key, asked, size, own, chain)
-                    steps.append(step)
-                    evaluations.append(Evaluation(step.name, name, seed, key, f"eval/{name}-{seed}-{key}"))
-    for key, one in beside.items():
-        chains = [trained(name, n) for name in one.of for n in range(seeds_of(experiment.cells[name], size))]
-        if lines := _of(one.run, size):
-            steps.append(_step(key, lines, one.makes, _of(one.minutes, size), settings, "".join(chains)))
-    return Plan(experiment, size, settings, tuple(steps), tuple(evaluations), beside)
-
-
-def _of_data(
-    experiment: Experiment, size: str, settings: Mapping[str, Setting], cells: Set[str]
-) -> tuple[list[Step], dict[str, str]]:
-    """The steps before the cells, and by cell the chain of all that it rests on; "": of what all need."""
-    steps, chains = list[Step](), {"": ""}
-    for own in experiment.steps:
-        if size not in own.sizes or (own.only and cells.isdisjoint(own.only)):
-            continue
-        before = "" if own.shared else chains[""]
-        minutes, lines = _of(own.minutes, size), _of(own.run, size)
-        step = _step(own.name, lines, own.makes, minutes, settings, before, own.needs)
-        steps.append(replace(step, shared=own.shared))
-        for name in own.only or [""]:
-            chains[name] = _digest(chains.get(name, chains[""]), step.chain)
-    return steps, chains
-
-
-def _own(settings: Mapping[str, Setting], name: str, cell: Cell, seed: int) -> dict[str, Setting]:
-    own = cell.settings.items()
-    filled = {k: Template(v).safe_substitute(settings) if isinstance(v, str) else v for k, v in own}
-    return {**settings, **filled, "cell": name, "seed": seed}
-
-
-def _train(name: str, cell: Cell, size: str, own: Mapping[str, Setting], chain: str) -> list[Step]:
-    lines, made = _of(cell.run, size), _of(cell.model, size) + "/config.json"
-    about = f"train {name}, seed {own['seed']}"
-    return [_step(about, lines, [made], _of(cell.minutes, size), own, chain)] if lines else []
-
-
-def _ask(
-    name: str,
-    cell: Cell,
-    seed: int,
-    key: str,
-    asked: Asked,
-    size: str,
-    own: Mapping[str, Setting],
-    chain: str,
-) -> Step:
-    out = f"eval/{name}-{seed}-{key}"
-    controls = asked.controls if name in asked.controlled else []
-    words = ["eval", _of(cell.model, size), _of(asked.eval, size), cell.eval, "--out", out]
-    words += [f"--control {one}" for one in controls] or ["--no-controls"]
-    minutes = _of(asked.minutes, size) * (1 + len(controls))
-    about = f"ask {name}, seed {seed}: {key}"
-    return _step(about, " ".join(words), [f"{out}/report.html"], minutes, own, chain)
-
-
-def _step(
-    name: str,
-    lines: str | Sequence[str],
-    makes: Sequence[str],
-    minutes: float,
-    settings: Mapping[str, Setting],
-    chain: str,
-    needs: Sequence[str] = (),
-) -> Step:
-    lines = [lines] if isinstance(lines, str) else lines
-    commands = tuple(tuple(shlex.split(_filled(line, settings))) for line in lines)
-    made, wanted = ([_filled(text, settings) for text in texts] for texts in (makes, needs))
-    return Step(name, commands, tuple(made), minutes, tuple(wanted), _digest(chain, commands))
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def seeds_of(cell: Cell, size: str) -> int:
     """How many seeds of a cell a size trains; 0: it leaves the cell out."""
-    return int(_of(cell.seeds, size))
+    return int(of_size(cell.seeds, size)) if size in cell.sizes else 0
 
 
-def _of(value: Any, size: str) -> Any:
+def two_trainings(experiment: Experiment, size: str, one: str, other: str) -> bool:
+    """Whether two cells are models trained apart: another folder, and at least one of them by a step here."""
+    folders = {
+        Template(of_size(experiment.cells[name].model, size)).safe_substitute(cell=name)
+        for name in (one, other)
+    }
+    return len(folders) == 2 and any(of_size(experiment.cells[name].run, size) for name in (one, other))
+
+
+def of_size(value: Any, size: str) -> Any:
     """The value for a size, of a mapping of sizes; 0 for one that a mapping does not hold."""
     return value.get(size, value.get("else", 0)) if isinstance(value, dict) else value
-
-
-def _filled(text: str, settings: Mapping[str, Setting]) -> str:
-    try:
-        return Template(text).substitute(settings)
-    except (KeyError, ValueError) as error:
-        raise ReproduceError(f"'{text}' names a setting that there is not: {error}") from None

@@ -1,7 +1,9 @@
-"""Runs a plan step by step; each finished step leaves a stamp, so that a killed run goes on where it was"""
+"""Runs a plan step by step; each leaves a stamp where it begins and one where it ends, so that a killed run
+goes on where it was, and not from what was begun with other settings"""
 
 import contextlib
 import gc
+import itertools
 import json
 import os
 import shlex
@@ -18,7 +20,8 @@ from filelock import FileLock, Timeout
 
 from lalm.evaluate.task import known_tasks
 from lalm.evaluate.task_data import found_below
-from lalm.reproduce.experiment import Plan, ReproduceError, Step
+from lalm.reproduce.experiment import ReproduceError
+from lalm.reproduce.planning import Plan, Step
 from lalm.training.recipe import Recipe, load
 from lalm.weights import fetch as weights
 from lalm.weights.pins import PARTS
@@ -29,13 +32,15 @@ Do = Callable[[Sequence[str]], int]  # runs one command of lalm in this process;
 
 @dataclass(frozen=True)
 class State:
-    """Where a step stands: "done", "to do", or "other": what lies there was made by other settings."""
+    """Where a step stands: "done", "to do", or "other": what lies there was made by other settings, or was
+    ``begun`` by them and not finished."""
 
     step: Step
     state: str
     seconds: float
     cpu_seconds: float  # of all threads and of the programs it called; 0 where that was not noted
     missing: tuple[str, ...]
+    begun: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,11 @@ def states(plan: Plan, work: Path) -> list[State]:
     data, found = str(plan.settings["data"]), []
     for step in plan.steps:
         stamp = shared.get(step.chain) if step.shared else stamps.get(step.name)
-        state = "to do" if stamp is None else "done" if stamp["chain"] == step.chain else "other"
+        begun = tuple(path for path in stamp.get("begun", ()) if (work / path).exists()) if stamp else ()
+        if stamp is None or ("begun" in stamp and (stamp["chain"] == step.chain or not begun)):
+            state = "to do"
+        else:
+            state = "done" if stamp["chain"] == step.chain else "other"
         places = [Path(os.path.normpath(work / path)) for path in step.makes]  # without a work folder too
         if state == "done" and not all(place.exists() for place in places):
             state = "to do"
@@ -68,7 +77,7 @@ def states(plan: Plan, work: Path) -> list[State]:
         missing = tuple(word for word in asked if word not in made and not Path(word).exists())
         missing += tuple(path for words in step.commands for path in _missing_tests(words))
         took, cpu = (float(stamp.get(key, 0.0)) if stamp else 0.0 for key in ("seconds", "cpu_seconds"))
-        found.append(State(step, state, took, cpu, missing))
+        found.append(State(step, state, took, cpu, missing, begun))
     return found
 
 
@@ -81,8 +90,9 @@ def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> tuple[fl
     """
     found, disk = states(plan, work), disk_of(plan, work)
     if other := next((one for one in found if one.state == "other"), None):
+        also = f", or remove '{work / other.begun[0]}', which was begun" if other.begun else ""
         raise ReproduceError(
-            f"'{work}' holds a run with other settings ({other.step.name}): give --work a new folder"
+            f"'{work}' holds a run with other settings ({other.step.name}): give --work a new folder{also}"
         )
     if lacking := next((one for one in found if one.missing and one.state != "done"), None):
         raise ReproduceError(
@@ -163,9 +173,23 @@ def _where(part: str, sizes: dict[str, str]) -> str:
 
 
 def _run_own(step: Step, number: int, do: Do) -> float:
+    _stamp(Path(STAMPS), step.name, {"chain": step.chain, "begun": _outputs(step)})
     seconds, cpu = _run_step(step, number, do)
-    _stamp(Path(STAMPS), step.name, step.chain, seconds, cpu)
+    _stamp(Path(STAMPS), step.name, _done(step, seconds, cpu))
     return seconds
+
+
+def _outputs(step: Step) -> list[str]:
+    """What a step writes, as far as its words tell."""
+    found = {*step.makes}
+    for words in step.commands:
+        found |= {after for word, after in itertools.pairwise(words) if word == "--out"}
+        found |= {word.removeprefix("out=") for word in words if word.startswith("out=")}
+    return sorted(found)
+
+
+def _done(step: Step, seconds: float, cpu: float) -> dict[str, Any]:
+    return {"chain": step.chain, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
 
 
 def _run_shared(step: Step, number: int, do: Do) -> float:
@@ -175,7 +199,7 @@ def _run_shared(step: Step, number: int, do: Do) -> float:
         if (stamp := _stamps(file).get(step.chain)) and all(Path(path).exists() for path in step.makes):
             return float(stamp["seconds"])
         seconds, cpu = _run_step(step, number, do)
-        _stamp(file, step.chain, step.chain, seconds, cpu)
+        _stamp(file, step.chain, _done(step, seconds, cpu))
     return seconds
 
 
@@ -218,9 +242,9 @@ def _stamps(file: Path) -> dict[str, dict[str, Any]]:
     return found if isinstance(found, dict) else {}
 
 
-def _stamp(file: Path, key: str, chain: str, seconds: float, cpu: float) -> None:
+def _stamp(file: Path, key: str, stamp: dict[str, Any]) -> None:
     stamps = _stamps(file)
-    stamps[key] = {"chain": chain, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
+    stamps[key] = stamp
     draft = file.with_suffix(".json.partial")
     draft.write_text(json.dumps(stamps, indent=1) + "\n", encoding="utf-8")
     draft.replace(file)

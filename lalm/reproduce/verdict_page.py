@@ -8,20 +8,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
-from lalm.reproduce.experiment import SIZES, Experiment, Plan, load, names
-from lalm.reproduce.findings import NOT_RUN
+from lalm.reproduce.estimates import NOT_RUN
+from lalm.reproduce.experiment import SIZES, Experiment, load, names
+from lalm.reproduce.interval_figure import figure
+from lalm.reproduce.planning import Plan
 
 EARLIER = "earlier.json"  # measured before there was this command: what, when, by which commit
 RESERVATION = "reservation.md"  # SIZE.reservation.md: what a reader must know of how this run came about
 RULE = (
     "**Rule**, in the experiment's file before the run: a contrast is *confirmed* when its 95 % interval "
     "lies above 0, *not confirmed* when it lies below 0 or below what would matter (`worth`), else *cannot "
-    "tell*. The claim is confirmed when all contrasts that decide are, and not when one of them is not."
+    "tell*; nor can one seed of two models that were trained apart. The claim is confirmed when all "
+    "contrasts that decide are, and not when one of them is not."
 )
-LARGEST_SHARE = 2.0  # in a figure; larger numbers are no shares and have a scale of their own
-COLOURS = {"confirmed": "#1a7f37", "not confirmed": "#cf222e", "cannot tell": "#9a6700", NOT_RUN: "#6e7781"}
 
 
 def write(plan: Plan, found: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> Path:
@@ -33,12 +33,18 @@ def write(plan: Plan, found: Mapping[str, Any], about: Mapping[str, Any], folder
     head = {"paper": own.title, "arxiv": own.arxiv, "claim": own.claim, "in_paper": own.in_paper}
     result = {**head, "size": plan.size, "settings": dict(plan.settings), **about, **found}
     numbers = json.dumps(result, indent=1, ensure_ascii=False)
-    (folder / f"{plan.size}.json").write_text(numbers + "\n", encoding="utf-8")
-    (folder / f"{plan.size}.svg").write_text(figure(found["contrasts"], found["cells"]), encoding="utf-8")
+    _put(folder / f"{plan.size}.svg", figure(found["contrasts"], found["cells"]))
     page = folder / f"{plan.size}.md"
-    text = markdown(own, result, earlier(folder), reservation(folder, plan.size))
-    page.write_text(text, encoding="utf-8")
+    _put(page, markdown(own, result, earlier(folder), reservation(folder, plan.size)))
+    _put(folder / f"{plan.size}.json", numbers + "\n")
     return page
+
+
+def _put(file: Path, text: str) -> None:
+    """Write a file whole: a run that is killed here leaves what was there before."""
+    draft = file.with_name(f"{file.name}.partial")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(file)
 
 
 def _with_picture(one: Mapping[str, Any], size: str, folder: Path) -> dict[str, Any]:
@@ -139,7 +145,10 @@ def _judge_rows(judges: Sequence[Mapping[str, Any]]) -> list[str]:
 def _beside_rows(beside: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = list[str]()
     for one in beside:
-        rows += ["", f"## {one['name'].capitalize()}", "", f"{one['about'].strip()} ({one['table']})"]
+        about = f"{one['about'].strip()} (table {one['table']})".replace("table figure", "figure")
+        rows += ["", f"## {one['name'].capitalize()}", "", about]
+        if one.get("paper"):
+            rows += ["", f"**In the paper.** {one['paper'].strip()}"]
         if "picture" in one:
             rows += ["", f"![{one['name']}]({one['picture']})"]
         if table := one.get("rows"):
@@ -156,73 +165,12 @@ def _short(value: Any) -> str:
 
 def spread(found: Mapping[str, Any], *, sign: bool = False) -> str:
     """An estimate in words: mean, interval, items and seeds."""
-    if found["mean"] is None:
+    seeds = len(found["seeds"])
+    if not seeds:
         return NOT_RUN
     form = "+.3f" if sign else ".3f"
-    low, high = ("?" if found[k] is None else format(found[k], form) for k in ("low", "high"))
-    seeds = len(found["seeds"])
-    return f"{found['mean']:{form}} [{low}, {high}], n={found['num_items']}, {seeds} seed{'s' * (seeds != 1)}"
-
-
-def figure(contrasts: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]) -> str:
-    """An SVG of panels, each with a scale of its own: contrasts around zero, cells, and what is larger than
-    shares are. A small dot a seed, a bar the interval."""
-    rows = [(_label(one), one, COLOURS[one["verdict"]]) for one in contrasts]
-    own = [
-        (
-            f"{one['cell']}{', ' + one['control'] if one['control'] != 'audio' else ''}: {one['set']}",
-            one,
-            "#0969da",
-        )
-        for one in cells
-    ]
-    panels, height = list[str](), 20
-    for group in (rows, own):
-        there = [row for row in group if row[1]["mean"] is not None]
-        for large in (False, True):
-            drawn, height = _panel([row for row in there if _is_large(row[1]) is large], height)
-            panels.append(drawn)
-            height += 24 if drawn else 0
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" '
-        f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" '
-        f'fill="white"/>{"".join(panels)}</svg>\n'
-    )
-
-
-def _label(one: Mapping[str, Any]) -> str:
-    """What a contrast is of, in a few words."""
-    named = [one["set"], *filter(None, [one.get("metric")]), *one.get("tasks", ())]
-    return f"{one['plus']} - {one['minus']}: {', '.join(named)}"
-
-
-def _is_large(one: Mapping[str, Any]) -> bool:
-    return max(abs(one[key] or 0.0) for key in ("mean", "low", "high")) > LARGEST_SHARE
-
-
-def _panel(rows: Sequence[tuple[str, Mapping[str, Any], str]], top: int) -> tuple[str, int]:
-    if not rows:
-        return "", top
-    ends = [one[k] if one[k] is not None else one["mean"] for _, one, _ in rows for k in ("low", "high")]
-    low, high = min(0.0, *ends), max(0.0, *ends)
-    scale = 420 / ((high - low) or 1)
-    place = [f'<line x1="{300 - low * scale:.1f}" x2="{300 - low * scale:.1f}" y1="{top - 12}" '
-             f'y2="{top + 20 * len(rows) - 8}" stroke="#d0d7de"/>']  # fmt: skip
-    for number, (label, one, colour) in enumerate(rows):
-        y = top + 20 * number
-        left, right = (
-            300 + ((one[k] if one[k] is not None else one["mean"]) - low) * scale for k in ("low", "high")
-        )
-        middle = 300 + (one["mean"] - low) * scale
-        place.append(f'<text x="290" y="{y + 4}" text-anchor="end">{escape(label)}</text>')
-        place.append(
-            f'<line x1="{left:.1f}" x2="{right:.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3"/>'
-        )
-        place.append(f'<circle cx="{middle:.1f}" cy="{y}" r="5" fill="{colour}"/>')
-        for seed in one["seeds"]:
-            place.append(f'<circle cx="{300 + (seed - low) * scale:.1f}" cy="{y}" r="2" fill="black"/>')
-        place.append(f'<text x="{right + 8:.1f}" y="{y + 4}">{one["mean"]:.2f}</text>')
-    return "".join(place), top + 20 * len(rows)
+    mean, low, high = ("?" if found[k] is None else format(found[k], form) for k in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}], n={found['num_items']}, {seeds} seed{'s' * (seeds != 1)}"
 
 
 def place() -> dict[str, str]:
@@ -274,11 +222,12 @@ def papers_table(results: Path) -> str:
         if not own.arxiv:
             continue
         found, before = newest(folder), earlier(folder)
-        deciding = [one for one in own.contrasts if one.decides and "small" in one.sizes]
+        papers = [one.paper for one in own.contrasts if one.decides and "small" in one.sizes]
         ours, verdict, command = list[str](), NOT_RUN, f"lalm reproduce {name}"
         if found is not None:
             decided = [one for one in found["contrasts"] if one["decides"]]
             ours = [f"{_sides(one)}: {spread(one, sign=True)}" for one in decided]
+            papers = [one["paper"] for one in decided]
             counts = Counter(one["verdict"] for one in decided)
             why = ", ".join(f"{count} {told}" for told, count in counts.items())
             size = found["size"]
@@ -288,7 +237,7 @@ def papers_table(results: Path) -> str:
         if before:
             told = before[0]
             ours.append(f"earlier: {told['number']} ({told['date']}, one seed, before this command)")
-        paper = "<br>".join(one.paper for one in deciding)
+        paper = "<br>".join(one or "-" for one in papers)
         link = f"**{own.title}** ([{own.arxiv}](https://arxiv.org/abs/{own.arxiv}))"
         row = [link, " ".join(own.claim.split()), verdict, "<br>".join(ours) or "-", paper, f"`{command}`"]
         rows.append(f"| {' | '.join(row)} |")

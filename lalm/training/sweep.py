@@ -20,7 +20,7 @@ from lalm.training.report import TrainError
 
 SEED = "optim.seed"
 FILE = "sweep.json"
-# The 97.5 % points of Student's t for 1 to 30 degrees of freedom (any table of it); beyond, the normal's.
+# The 97.5 % points of Student's t for 1 to 30 degrees of freedom (any table of it); ``t_point`` goes beyond.
 T_POINTS = (
     *(
         12.706,
@@ -170,8 +170,17 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
     if len(values) < 2:
         return mean(values), None
     degrees = len(values) - 1
-    point = T_POINTS[degrees - 1] if degrees <= len(T_POINTS) else 1.960
-    return mean(values), point * stdev(values) / math.sqrt(len(values))
+    return mean(values), t_point(degrees) * stdev(values) / math.sqrt(len(values))
+
+
+def t_point(degrees: int) -> float:
+    """The 97.5 % point of Student's t; beyond the table the first terms of its series about the normal's
+    (Abramowitz and Stegun, 26.7.5). The normal's own would be 4 % too small at 31 degrees of freedom."""
+    if degrees <= len(T_POINTS):
+        return T_POINTS[max(degrees, 1) - 1]
+    normal = 1.959964
+    second = (5 * normal**5 + 16 * normal**3 + 3 * normal) / (96 * degrees**2)
+    return normal + (normal**3 + normal) / (4 * degrees) + second
 
 
 def table(changes: Sequence[str], found: Mapping[str, Mapping[str, float]]) -> str:

@@ -1,6 +1,7 @@
 """``lalm reproduce``: plans that hold, runs that go on, intervals that cover, verdicts by the rule."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +12,10 @@ import pytest
 
 from lalm.cli.app import run as command
 from lalm.data.sample import ask, write_manifest
+from lalm.evaluate.metrics.intervals import SHARE
 from lalm.reproduce import experiment as experiments
 from lalm.reproduce import steps, verdict_page
-from lalm.reproduce.findings import (
+from lalm.reproduce.estimates import (
     CANNOT_TELL,
     CONFIRMED,
     NOT_CONFIRMED,
@@ -24,6 +26,8 @@ from lalm.reproduce.findings import (
     verdict,
     whole_verdict,
 )
+from lalm.reproduce.interval_figure import figure
+from lalm.reproduce.planning import plan
 from lalm.training import recipe as recipes
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +40,7 @@ def test_every_step_of_every_size_is_a_command_that_there_is(name, size):
     from lalm.evaluate.task import known_tasks
 
     own = experiments.load(name)
-    planned = experiments.plan(own, size, data=Path("/corpora"))
+    planned = plan(own, size, data=Path("/corpora"))
     assert planned.steps and len({step.name for step in planned.steps}) == len(planned.steps)
     assert bool(planned.evaluations) == bool(own.contrasts)
     for step in planned.steps:
@@ -48,7 +52,7 @@ def test_every_step_of_every_size_is_a_command_that_there_is(name, size):
                 asked = words[words.index("--task") + 1].partition("=")
                 known = {*known_tasks(), "manifest"}
                 assert asked[1] or set(asked[0].split(",")) <= known, asked
-    whole = experiments.plan(own, size)
+    whole = plan(own, size)
     assert not own.contrasts or any(size in one.sizes and one.decides for one in own.contrasts)
     for one in own.contrasts:
         had = {(e.cell, e.set) for e in whole.evaluations}
@@ -56,12 +60,40 @@ def test_every_step_of_every_size_is_a_command_that_there_is(name, size):
             assert {(one.plus.cell, one.set), (one.minus.cell, one.set)} <= had, one.about
 
 
+@pytest.mark.parametrize(("name", "size"), EVERY)
+def test_every_row_of_every_size_is_a_model_of_its_own(name, size):
+    """Also the rows that a size leaves out until they are asked for: what they go on from is made before,
+    nothing is made twice, and two rows are never the same model asked in the same way."""
+    own = experiments.load(name)
+    asked = {}
+    for row in [row for row, cell in own.cells.items() if size in cell.sizes]:
+        planned, made = plan(own, size, row=row), set()
+        for step in planned.steps:
+            for words in step.commands:
+                text = " ".join(words)
+                for start in re.findall(r"(?:init\.from=|init=\{from: )([^\s}]+)", text):
+                    assert start in made, (row, step.name, start)
+                made |= {word[4:] for word in words if word.startswith("out=")}
+            assert not made & {*step.makes}, (row, step.name)
+            made |= {*step.makes} | {path.removesuffix("/config.json") for path in step.makes}
+        for one in planned.evaluations:
+            (words,) = next(step.commands for step in planned.steps if step.name == one.step)
+            key = (*words[: words.index("--out")], one.seed if size != "full" else "")
+            assert asked.setdefault(key, (row, one.set)) == (row, one.set), key
+
+
+@pytest.mark.parametrize("name", [name for name in experiments.names() if name != "small"])
+def test_size_small_is_planned_for_three_hours(name):
+    planned = plan(experiments.load(name), "small")
+    assert sum(step.minutes for step in planned.steps) <= 180
+
+
 @pytest.mark.parametrize("name", [name for name, size in EVERY if size == "full"])
 def test_the_papers_own_set_up_is_that_of_the_page_of_manifests(name):
     """docs/manifests.md, whose commands another test runs on small copies of the corpora."""
     text = (ROOT / "docs" / "manifests.md").read_text().replace("\\\n", " ")
     there = {re.sub(r"\s+", " ", line).strip() for line in text.splitlines()}
-    planned = experiments.plan(experiments.load(name), "full")
+    planned = plan(experiments.load(name), "full")
     made = [
         steps.shown(replace(step, commands=(words,))) for step in planned.steps for words in step.commands
     ]
@@ -104,7 +136,7 @@ def test_a_run_goes_on_where_it_was_killed(tmp_path):
         Path(words[1]).write_text("")
         return 0
 
-    planned, work = experiments.plan(own, "small"), tmp_path / "work"
+    planned, work = plan(own, "small"), tmp_path / "work"
     with pytest.raises(
         experiments.ReproduceError, match=r"^two: it is dark \(all of it: '.*002.log'; run again"
     ):
@@ -114,9 +146,31 @@ def test_a_run_goes_on_where_it_was_killed(tmp_path):
     assert [one.state for one in steps.states(planned, work)] == ["done", "done"]
     (work / "three").unlink()  # what a step made is gone: it is done again
     assert [one.state for one in steps.states(planned, work)] == ["done", "to do"]
-    other = experiments.plan(own, "small", changes={"word": "no"})
+    other = plan(own, "small", changes={"word": "no"})
     with pytest.raises(experiments.ReproduceError, match=r"other settings \(one\): give --work a new folder"):
         steps.run(other, work, do, lambda line: None)
+
+
+def test_what_was_begun_with_other_settings_is_not_gone_on_with(tmp_path):
+    """A training that was killed leaves checkpoints, from which one of more steps would go on."""
+    text = STEPS.replace('run: "do one $word"', 'run: "do one $word --out run"')
+    (tmp_path / "own.yaml").write_text(text)
+    own, work = experiments.load(str(tmp_path / "own.yaml")), tmp_path / "work"
+
+    def killed(words: Sequence[str]) -> int:
+        Path("run").mkdir()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        steps.run(plan(own, "small"), work, killed, lambda line: None)
+    assert steps.states(plan(own, "small"), work)[0].state == "to do"  # the same command goes on
+    other = plan(own, "small", changes={"word": "no"})
+    with pytest.raises(
+        experiments.ReproduceError, match=r"other settings \(one\): .* or remove '.*/run', which"
+    ):
+        steps.run(other, work, killed, lambda line: None)
+    (work / "run").rmdir()
+    assert steps.states(other, work)[0].state == "to do"  # as after a slip that made nothing
 
 
 def test_a_shared_step_is_done_once_for_all_experiments(tmp_path):
@@ -130,11 +184,11 @@ def test_a_shared_step_is_done_once_for_all_experiments(tmp_path):
 
     for name in ("a", "b"):
         (tmp_path / f"{name}.yaml").write_text(shared)
-        planned = experiments.plan(experiments.load(str(tmp_path / f"{name}.yaml")), "small")
+        planned = plan(experiments.load(str(tmp_path / f"{name}.yaml")), "small")
         clock, _ = steps.run(planned, tmp_path / "runs" / name, do, lambda line: None)
         assert clock >= 0
     assert done == ["../both", "two", "three", "two", "three"]
-    other = experiments.plan(experiments.load(str(tmp_path / "b.yaml")), "small", changes={"word": "no"})
+    other = plan(experiments.load(str(tmp_path / "b.yaml")), "small", changes={"word": "no"})
     assert [one.state for one in steps.states(other, tmp_path / "runs" / "c")] == ["done", "to do"]
     (tmp_path / "runs" / "both").unlink()
     assert steps.states(planned, tmp_path / "runs" / "b")[0].state == "to do"
@@ -142,20 +196,20 @@ def test_a_shared_step_is_done_once_for_all_experiments(tmp_path):
 
 def test_a_step_for_some_rows_is_run_for_them_alone():
     own = experiments.load("acdc")
-    quick = experiments.plan(own, "quick")
+    quick = plan(own, "quick")
     assert "targets of three sources" not in {step.name for step in quick.steps}
-    row, other = (experiments.plan(own, "quick", row="B2", changes={"rows": n}) for n in ("320", "321"))
+    row, other = (plan(own, "quick", row="B2", changes={"rows": n}) for n in ("320", "321"))
     found = [{step.name: step.chain for step in planned.steps} for planned in (row, other)]
     assert "targets of three sources" in found[0]
     assert found[0]["train B2, seed 0"] != found[1]["train B2, seed 0"]
-    small = {step.name: step.chain for step in experiments.plan(own, "small").steps}
-    small_b2 = experiments.plan(own, "small", row="B2").steps
+    small = {step.name: step.chain for step in plan(own, "small").steps}
+    small_b2 = plan(own, "small", row="B2").steps
     assert {step.chain for step in small_b2} <= {*small.values()}  # a row goes on with what the whole has
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path):
     (tmp_path / "own.yaml").write_text(STEPS + "disk_gb: {small: 1.0e+9}\n")
-    planned = experiments.plan(experiments.load(str(tmp_path / "own.yaml")), "small")
+    planned = plan(experiments.load(str(tmp_path / "own.yaml")), "small")
     with pytest.raises(experiments.ReproduceError, match=r"GB free, and the run writes about 1e\+09 GB"):
         steps.run(planned, tmp_path / "work", lambda words: 1 / 0, lambda line: None)
     assert not (tmp_path / "work").exists()
@@ -181,22 +235,79 @@ def test_intervals_cover_the_truth_over_seeds_and_recordings():
 def test_intervals_of_shares_stay_in_their_bounds():
     names = [("task", str(i)) for i in range(4)]
     places = {name: str(i) for i, name in enumerate(names)}
-    ones, none = (Scores(dict.fromkeys(names, value), places) for value in (1.0, 0.0))
-    found, apart = estimate([ones] * 3), estimate([ones] * 3, [none] * 3)
-    assert found is not None and (found.low, found.high) == (0.25, 1.0)  # 1 - 3 / 4
-    assert apart is not None and (apart.low, apart.high) == (0.25, 1.0)
+    ones, none = (Scores(dict.fromkeys(names, value), places, SHARE) for value in (1.0, 0.0))
+    ends = []
+    for runs in ([ones] * 3, []), ([ones] * 3, [none] * 3), ([ones] * 3, [ones] * 3):
+        found = estimate(*runs)
+        assert found is not None
+        ends.append((found.low, found.high))
+    unlike = 0.602  # binomtest(0, 4): so many recordings may be exceptions, each as far away as can be
+    assert ends[0] == pytest.approx((1 - unlike, 1), abs=1e-3)
+    assert ends[1] == pytest.approx((1 - 2 * unlike, 1), abs=1e-3)  # four of four are not enough to tell
+    assert ends[2] == pytest.approx((-unlike, unlike), abs=1e-3)  # ties: nothing is known to be equal
     counts = estimate([Scores(dict.fromkeys(names, 5.0), places)])
-    assert counts is not None and counts.high > 5
+    assert counts is not None and (counts.low, counts.high) == (-math.inf, math.inf)
+    few = estimate([Scores(dict(zip(names, (0, 0, 0.02, 0.06), strict=True)), places, SHARE)])
+    assert few is not None and few.low == 0 and few.high == pytest.approx(0.02 + 3.182 * 0.01414, abs=1e-3)
+
+
+def test_an_interval_of_one_seed_is_the_bootstraps():
+    """Of 60 recordings with two questions each, of two tasks, against 4,000 draws of recordings."""
+    draw = np.random.default_rng(0)
+    names = [(task, str(i)) for i in range(60) for task in ("a", "b")]
+    places = {name: name[1] for name in names}
+    hard = draw.normal(0, 1, 60)
+    values = np.array([float(hard[int(i)] + draw.normal() > (task == "a")) for task, i in names])
+    found = estimate([Scores(dict(zip(names, values, strict=True)), places, SHARE)])
+    table = values.reshape(60, 2)  # (recordings, tasks)
+    means = table[draw.integers(0, 60, (4000, 60))].mean((1, 2))
+    assert found is not None and found.mean == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.012)
+
+
+def test_a_task_of_one_recording_leaves_the_interval_open():
+    """Its own mean is no estimate of how much another recording would differ."""
+    names = [("a", "0"), ("b", "1"), ("c", "2")]
+    places = {name: name[1] for name in names}
+    found = estimate([Scores(dict(zip(names, (1.0, 0.0, 1.0), strict=True)), places, SHARE)])
+    assert found is not None and (found.low, found.high) == (0.0, 1.0)
+    assert verdict(found, 0.05) == CANNOT_TELL
 
 
 def test_a_number_of_another_kind_does_not_flatten_the_shares_in_the_figure():
     share = {"mean": 0.5, "low": 0.4, "high": 0.6, "seeds": [], "verdict": CONFIRMED, "set": "story"}
     share |= {"plus": "A", "minus": "B", "metric": "repeat_rate", "tasks": []}
     words = {**share, "mean": 60.0, "low": 50.0, "high": 70.0, "metric": "diversity"}
-    alone, both = (verdict_page.figure(rows, []) for rows in ([share], [share, words]))
+    alone, both = (figure(rows, []) for rows in ([share], [share, words]))
     bar = re.search(r'<line [^>]*stroke-width="3"/>', alone)
     assert bar is not None and bar[0] in both
     assert "A - B: story, diversity" in both and "A - B: story, repeat_rate" in both
+
+
+def test_a_figure_has_room_for_its_labels_and_numbers_on_its_axis():
+    one = {
+        "mean": 0.5,
+        "low": -0.004,
+        "high": 0.9,
+        "seeds": [1.1],
+        "verdict": CONFIRMED,
+        "set": "s",
+        "worth": 0.2,
+    }
+    one |= {
+        "plus": "a long name of a row",
+        "minus": "another such name",
+        "metric": "content_f1",
+        "tasks": ["what"],
+    }
+    drawn = figure([one, {**one, "mean": None}], [])
+    assert "stroke-dasharray" in drawn and ">0</text>" in drawn and ">1.1</text>" in drawn
+    assert ">-0.004</text>" not in drawn  # it would lie over the 0
+    ends = [float(x) for x in re.findall(r'<text x="([0-9.]+)" y="[0-9]+" text-anchor="end">', drawn)]
+    label = "a long name of a row - another such name: s, content_f1, what"
+    assert len(ends) == 1 and label in drawn and ends[0] > 6 * len(label)
+    width = float(re.findall(r'width="([0-9]+)"', drawn)[0])
+    assert max(float(x) for x in re.findall(r'c?x[12]?="([0-9.]+)"', drawn)) + 40 < width
 
 
 def test_the_verdict_is_the_rules():
@@ -208,9 +319,32 @@ def test_the_verdict_is_the_rules():
     assert verdict(found(0.01, 0.04), 0.05) == NOT_CONFIRMED  # there, and too small to matter
     assert verdict(found(-0.2, -0.01), 0.0) == NOT_CONFIRMED
     assert verdict(None, 0.0) == NOT_RUN
+    assert verdict(found(0.0, 0.3), 0.05) == CANNOT_TELL  # the edges are not above, and not below
+    assert verdict(found(-0.1, 0.05), 0.05) == CANNOT_TELL
+    assert verdict(found(-0.1, 0.0), 0.0) == CANNOT_TELL
+    assert verdict(found(-0.1, 0.0499), 0.05) == NOT_CONFIRMED
+    nan = float("nan")
+    assert verdict(Estimate(nan, nan, nan, 100, 50, (nan, nan, nan)), 0.05) == CANNOT_TELL
+    alone = replace(found(0.1, 0.2), seeds=(0.15,))
+    assert verdict(alone, 0.05) == CONFIRMED and verdict(alone, 0.05, two_trainings=True) == CANNOT_TELL
     assert whole_verdict([CONFIRMED, CANNOT_TELL]) == CANNOT_TELL
     assert whole_verdict([CANNOT_TELL, NOT_CONFIRMED]) == NOT_CONFIRMED
     assert whole_verdict([CONFIRMED, NOT_RUN]) == NOT_RUN
+
+
+def test_a_table_is_what_the_experiment_has_for_it():
+    salmonn = experiments.load("salmonn")
+    asked = {(e.cell, e.set) for e in plan(salmonn, "small", table="5").evaluations}
+    assert {("A-asr", "story"), ("A-text", "story"), ("A", "words"), ("A", "co-reasoning")} <= asked
+    assert not {"captions", "questions"} & {name for _, name in asked}
+    assert [*plan(salmonn, "small", table="figure 3").beside] == ["scales"]
+
+
+def test_which_contrasts_are_of_two_trainings():
+    salmonn = experiments.load("salmonn")
+    assert not experiments.two_trainings(salmonn, "small", "S1", "S4")  # one model at two scales
+    assert experiments.two_trainings(salmonn, "small", "A", "S4")
+    assert not experiments.two_trainings(salmonn, "small", "A", "A")
 
 
 EXPERIMENT = """
@@ -273,6 +407,31 @@ def test_a_finding_from_answers_to_the_page(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "out" / "small-curve.png").read_bytes() == b"png"
 
 
+@pytest.mark.parametrize(
+    ("there", "instead", "told"),
+    [
+        ("metric: accuracy", "metric: acuracy", "sets.yesno: there is no metric 'acuracy'"),
+        ("sizes: {small: {}}", "sizes: {smal: {}}", "sizes: there is no size 'smal'"),
+        ("seeds: 1", "seeds: {quik: 3}", "cells.B: seeds: there is no size 'quik'"),
+        ("of: [A]", "of: [C]", "beside.curve: of: there is no cell 'C'"),
+        ("seeds: 1", "after: C", "cells.B: after: there is no cell 'C'"),
+        ("metric: accuracy", "only: [A]", "'A beats B': yesno is not asked of B"),
+        ("control: constant", "control: shuffled", "yesno has no control 'shuffled' for A"),
+        ("minus: {cell: B}", "minus: {cell: C}", "'A beats B' names a set or cell that there is not"),
+    ],
+)
+def test_a_slip_in_an_experiment_is_told_before_the_first_step(there, instead, told, tmp_path):
+    """Each would be left out without a word, or be found when all models are trained."""
+    text = EXPERIMENT.replace("model: b.jsonl", "model: b.jsonl, seeds: 1")
+    text = text.replace("exact: accuracy", "metric: accuracy, exact: accuracy")
+    (tmp_path / "own.yaml").write_text(text)
+    experiments.load(str(tmp_path / "own.yaml"))
+    assert there in text
+    (tmp_path / "own.yaml").write_text(text.replace(there, instead, 1))
+    with pytest.raises(experiments.ReproduceError, match=f"^own.yaml: .*{re.escape(told)}"):
+        experiments.load(str(tmp_path / "own.yaml"))
+
+
 def _judge_half(file: Path) -> None:
     """Judgments as a judge leaves them: of right answers half are called right, and of wrong ones half."""
     rows, seen = [json.loads(line) for line in file.read_text().splitlines()], {True: 0, False: 0}
@@ -289,11 +448,16 @@ def _judge_half(file: Path) -> None:
         (["nothing"], "there is no experiment 'nothing': take one of acdc"),
         (["acdc", "--quick", "--full"], "--quick and --full are two sizes"),
         (["acdc", "--row", "Z9"], "there is no row 'Z9': the rows are A1, A2"),
+        (
+            ["apt", "--row", "presence-alone", "--full", "--plan"],
+            "size 'full' has no row 'presence-alone': the",
+        ),
         (["acdc", "--table", "7"], "size 'small' has nothing for table '7': it has 1, 2"),
-        (["salmonn", "--quick", "--table", "4"], "size 'quick' has nothing for table '4': it has 3"),
+        (["salmonn", "--quick", "--table", "4"], "size 'quick' has nothing for table '4': it has 3, 5"),
         (["acdc", "--set", "steps"], "--set steps: write it as KEY=VALUE"),
         (["acdc", "--set", "speed=1"], "size 'small' has no setting 'speed'"),
         (["acdc", "--full"], "--full needs --data FOLDER, the folder of the corpora: `lalm reproduce acdc"),
+        (["acdc", "--quick", "--data", "."], "size 'quick' reads no corpora of yours: leave --data out"),
         (["acdc", "--full", "--data", "nowhere"], "there is no folder 'nowhere': --data is"),
         (["acdc", "--full", "--data", "."], "AudioCaps/train.csv' (--plan lists"),
     ],

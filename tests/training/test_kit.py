@@ -292,7 +292,9 @@ def test_the_interval_is_students() -> None:
     middle, half = sweep.interval(values)
     low, high = stats.t.interval(0.95, 3, loc=middle, scale=stats.sem(values))
     assert (middle - half, middle + half) == pytest.approx((low, high), abs=1e-3)
-    assert [stats.t.ppf(0.975, n) for n in range(1, 31)] == pytest.approx(sweep.T_POINTS, abs=6e-4)
+    degrees = [*range(1, 41), 60, 120, 1000, 10**6]
+    points = [sweep.t_point(n) for n in degrees]
+    assert [stats.t.ppf(0.975, n) for n in degrees] == pytest.approx(points, abs=6e-4)
     assert sweep.interval([2.0]) == (2.0, None)
 
 
