@@ -95,7 +95,7 @@ def plan(
         where = f"size '{size}' has no row" if row in experiment.cells else "there is no row"
         raise ReproduceError(f"{where} '{row}': the rows are {', '.join(had_cells)}")
     if table is not None and not sets and not beside:
-        every_set = [*experiment.sets.values(), *experiment.beside.values()]
+        every_set: list[Asked | Beside] = [*experiment.sets.values(), *experiment.beside.values()]
         had = ", ".join(sorted({name for own in every_set if size in own.sizes for name in _tables(own)}))
         raise ReproduceError(f"size '{size}' has nothing for table '{table}': it has {had}")
     num_seeds = {name: max(seeds_of(cell, size), int(every or row == name)) for name, cell in cells.items()}
