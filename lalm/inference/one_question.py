@@ -28,6 +28,7 @@ from lalm.weights.fetch import cache_root
 
 Piece = np.ndarray[Any, Any]
 """A run of token ids (n,), or of audio tokens (n, D)."""
+DECIDING = ("config.json", "adapter_config.json", "*.safetensors", "*.bin", "*.pt", "*.pth")  # of a folder
 
 
 class OneQuestionEngine(Engine):
@@ -171,9 +172,7 @@ class OneQuestionEngine(Engine):
 def kept_llm(name: str | Path, kind: str, place: str, ending: str) -> Path:
     """Where a library's copy of a model's LLM is kept: another file once those of the folder change."""
     folder = model_folder(name).resolve()
-    files = [folder / part for part in ("config.json", "model.safetensors", "adapter_model.safetensors")]
-    seen = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    files = sorted(file for pattern in DECIDING for file in folder.glob(pattern))
+    seen = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     mark = hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
-    kept = cache_root() / place
-    kept.mkdir(parents=True, exist_ok=True)
-    return kept / f"{folder.name}-{mark}-{kind}{ending}"
+    return cache_root() / place / f"{folder.name}-{mark}-{kind}{ending}"

@@ -61,6 +61,18 @@ def cgroup_quota(root: Path) -> float | None:
     return quota / period if quota > 0 and period > 0 else None
 
 
+def chosen_outside() -> bool:
+    """Whether the number of threads was set by who runs the program, or by the program."""
+    return "OMP_NUM_THREADS" in os.environ or torch.get_num_threads() not in usual_numbers()
+
+
+def usable(limit: int | None = None) -> int:
+    """The most threads that a model answers with: those chosen outside, or torch's within ``limit`` (None:
+    the CPUs there are)."""
+    default = torch.get_num_threads()
+    return default if chosen_outside() else min(default, limit or available())
+
+
 def candidates(limit: int) -> list[int]:
     """Numbers of threads worth trying, fewest first: 1, half of all, all."""
     return sorted({1, max(1, limit // 2), limit})
@@ -75,11 +87,9 @@ class Threads:
 
     def __init__(self, work: Callable[[], Any], limit: int | None = None) -> None:
         self._work = work
-        default = torch.get_num_threads()
-        told = "OMP_NUM_THREADS" in os.environ or default not in usual_numbers()
-        self.limit = default if told else min(default, limit or available())
+        self.limit = usable(limit)
         self.number = self.limit
-        self._free = not told and self.limit > 1
+        self._free = not chosen_outside() and self.limit > 1
         self._measured_s = -KEPT_S
         self._usual: float | None = None
         self._last: list[float] = []

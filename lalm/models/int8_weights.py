@@ -4,6 +4,7 @@ The file holds what a quantised LLM needs: the linear layers' int8 weights and s
 it was. It is mapped, not read: a table of embeddings costs the memory of the rows that are looked up.
 """
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +20,15 @@ from lalm.models.hollow_llm import hollow_llm
 from lalm.models.int8 import HEAD, Weights, quantise
 from lalm.models.llm_body import body_of
 from lalm.models.next_position import FAMILIES
+from lalm.weights.checkpoint import DISK_FULL
 from lalm.weights.fetch import cache_root
 from lalm.weights.identity import identity
+from lalm.weights.kept_files import made_alone, tell_damaged
 from lalm.weights.llm import load_causal_lm
 
 FORMAT = 1  # of the kept file: another one is made anew
+Tensors = Callable[[str], Tensor | None]
+"""Gives the tensor of a name, or None where there is none."""
 
 
 def kept_file(folder: Path, kind: str = "int8", form: int = FORMAT) -> Path:
@@ -31,45 +36,73 @@ def kept_file(folder: Path, kind: str = "int8", form: int = FORMAT) -> Path:
     return cache_root() / kind / f"{identity(folder)[:24]}-{form}.safetensors"
 
 
-def kept_names(path: Path, make: Callable[[], set[str]]) -> set[str]:
-    """The names of the tensors that are kept there; ``make`` writes them where there is no whole file."""
+def kept_tensors(path: Path, make: Callable[[], dict[str, Tensor]]) -> Tensors:
+    """The tensors that are kept there, each read when it is asked for. Where there is no whole file they are
+    made and written; where that cannot be, they come from memory, and a line says so."""
+    if (found := _from_file(path)) is not None:
+        return found
+    what = f"the LLM's {path.parent.name} weights"
+    with made_alone(path, what, "they are made") as making:
+        if (found := _from_file(path, told=True)) is not None:  # another process was faster
+            return found
+        tensors = make()
+        kept = making.keep(lambda draft: _write(draft, tensors))
+    return (_from_file(path) if kept else None) or tensors.get
+
+
+def _from_file(path: Path, told: bool = False) -> Tensors | None:
+    """What reads a file's tensors; None where there is no file that can be read, with a line if ``told``."""
     try:
         with safe_open(path, "pt") as file:
-            return set(file.keys())
-    except (OSError, SafetensorError):
-        return make()
+            names = set(file.keys())
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError) as error:
+        if told:
+            tell_damaged(path, error)
+        return None
+
+    def of(name: str) -> Tensor | None:
+        if name not in names:
+            return None
+        with safe_open(path, "pt") as file:  # opened for each: what was read is given back
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+    return of
+
+
+def _write(draft: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)
+    except SafetensorError as error:  # how safetensors says what the system refused
+        if any(sign in str(error) for sign in DISK_FULL):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        raise OSError(str(error)) from None
+    draft.chmod(0o644)  # safetensors makes files that only their owner may read
 
 
 def waiting_llm(folder: Path, told: Callable[[str], None] | None = None) -> tuple[Any, Weights] | None:
     """An LLM without the weights of its linear layers, and what gives these in int8; None for families that
-    are rounded anew each time.
-
-    ``told`` gets a sentence when the weights are rounded now. A file that cannot be written or read is made
-    anew where it can, and missed otherwise.
-    """
+    are rounded anew each time. ``told`` gets a sentence when the weights are rounded now."""
     if folder.suffix == ".gguf":
         return None
     config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if config.model_type not in FAMILIES:
         return None
-    path = kept_file(folder)
 
-    def make() -> set[str]:
+    def make() -> dict[str, Tensor]:
         if told:
             told("rounding the LLM's weights to int8, once")
-        return _make(folder, path)
+        return _rounded(folder)
 
-    try:
-        names = kept_names(path, make)
-    except OSError:  # no room, or a cache that may not be written
-        return None
-    with safe_open(path, "pt") as file:
-        llm = hollow_llm(folder, config, lambda name: file.get_tensor(name) if name in names else None)
-    return None if llm is None else (llm, _weights(path))
+    tensors = kept_tensors(kept_file(folder), make)
+    llm = hollow_llm(folder, config, tensors)
+    return None if llm is None else (llm, _weights(tensors))
 
 
-def _make(folder: Path, path: Path) -> set[str]:
-    """Round the weights of the LLM in ``folder`` and write them; the names of the tensors."""
+def _rounded(folder: Path) -> dict[str, Tensor]:
+    """The weights of the LLM in ``folder``, rounded, by name."""
     llm: Any = load_causal_lm(str(folder), dtype=torch.bfloat16)
     tensors: dict[str, Tensor] = {}
     body, head = body_of(llm), llm.get_output_embeddings()
@@ -81,27 +114,14 @@ def _make(folder: Path, path: Path) -> set[str]:
     for name, parameter in body.named_parameters():
         if name.rpartition(".")[0] not in layers:
             tensors[name] = parameter.detach() if parameter.ndim > 1 else parameter.detach().float()
-    write(path, tensors)
-    return set(tensors)
+    return tensors
 
 
-def write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """A file of the cache, whole or not at all. Raises OSError where there is no room or no right."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)
-        draft.rename(path)
-    except SafetensorError as error:  # how safetensors says that the disk is full
-        raise OSError(str(error)) from None
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _weights(path: Path) -> Weights:
+def _weights(tensors: Tensors) -> Weights:
     def of(name: str, layer: nn.Linear) -> tuple[Tensor, Tensor]:
         plain = name.removesuffix(".base_layer")
-        with safe_open(path, "pt") as file:  # opened for each: what was read is given back
-            return file.get_tensor(f"{plain}.int8"), file.get_tensor(f"{plain}.scale")
+        weight, scale = tensors(f"{plain}.int8"), tensors(f"{plain}.scale")
+        assert weight is not None and scale is not None
+        return weight, scale
 
     return of

@@ -57,7 +57,8 @@ def load_model(
     ``role_markers`` can be changed in any: a base model becomes one that is asked in a chat, or back;
     ``transcript`` too (``lalm.models.transcript``). With "int8" the LLM's layers are ``lalm.models.int8``'s
     and all else is bfloat16; with "int4" some decode in 4 bits (``lalm.models.int4``). ``told`` gets a
-    sentence if weights are rounded for the first time, or if "int8" is taken where "int4" cannot be.
+    sentence if weights are rounded for the first time; a warning says that "int8" is taken where "int4"
+    cannot be.
     ``hollow``: an LLM that is a part by itself is not read where it need not be, for who has another copy.
     Raises ModelError naming what is wrong with the folder.
     """
@@ -91,7 +92,7 @@ def _open_int8(
         waiting = waiting_llm(weights.resolve(parts["llm"]), told) if "llm" in parts else None
     if waiting is None:
         if in_4_bits:
-            (told or log.warning)(f"int8 is taken instead of int4: {NO_PART}")
+            log.warning("int8 is taken instead of int4: %s", NO_PART)
         model, processor = _open(folder, torch.bfloat16, options)
         make_int8(model)
         return model, processor
@@ -107,11 +108,8 @@ def _fine(folder: Path, llm: Any, told: Callable[[str], None] | None) -> Fine | 
     if not multiplies():
         because = "torch has no fast product of 4-bit weights for this CPU"
     if not because:
-        try:
-            return kept_codes(folder, told)
-        except OSError as error:
-            because = f"the 4-bit weights could not be kept: {error}"
-    (told or log.warning)(f"int8 is taken instead of int4: {because}")
+        return kept_codes(folder, told)
+    log.warning("int8 is taken instead of int4: %s", because)
     return None
 
 

@@ -244,3 +244,40 @@ def test_the_engine_answers_alike_with_llama_cpp_as_its_llm(folder, tmp_path, mo
     assert "without beams" in capsys.readouterr().err
     assert run([*words, "--lora-scale", "0.5"]) == 2
     assert "scale cannot be set" in capsys.readouterr().err
+
+
+@needs_library
+def test_the_engines_file_is_made_anew_or_elsewhere_with_a_word(folder, tmp_path, monkeypatch, caplog):
+    model, kept = str(folder("acdc")), tmp_path / "cache" / "gguf"
+    asked, options = [ask([str(noise(tmp_path / "a.wav", 0.5, seed=1))], "What?")], Options(max_new_tokens=8)
+    monkeypatch.setenv("LALM_CACHE", str(tmp_path / "cache"))
+    (wanted,) = (reply.text for reply in LlamaCppEngine.open(model, "float32").reply(asked, options))
+    (file,) = kept.glob("*.gguf")
+    assert not caplog.messages
+    with monkeypatch.context() as patch:
+        patch.setattr("lalm.weights.kept_files.FileLock.acquire", None)  # what is kept is only read
+        assert LlamaCppEngine.open(model, "float32").reply(asked, options)[0].text == wanted
+    size = file.stat().st_size
+    file.write_bytes(file.read_bytes()[: size // 2])
+    assert LlamaCppEngine.open(model, "float32").reply(asked, options)[0].text == wanted
+    (said,) = caplog.messages
+    assert said.startswith(f"'{file}' cannot be read (llama.cpp cannot open") and said.endswith("made anew")
+    assert file.stat().st_size == size
+    caplog.clear()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LALM_CACHE", str(tmp_path / "file"))
+    assert LlamaCppEngine.open(model, "float32").reply(asked, options)[0].text == wanted
+    assert caplog.messages == [
+        f"the LLM's file for llama.cpp cannot be kept in '{tmp_path / 'file' / 'gguf'}' (Not a directory): "
+        "it is written at every start"
+    ]
+
+
+@needs_library
+def test_a_disk_that_fills_up_is_named(folder, tmp_path, monkeypatch, capsys):
+    short = OSError("16384 requested and 8192 written")  # as numpy says it
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", lambda *a: (_ for _ in ()).throw(short))
+    out = tmp_path / "out"
+    assert run(["export", str(folder(**PADDED)), "--to", "gguf", "--out", str(out)]) == 1
+    assert capsys.readouterr().err.startswith(f"lalm: the disk is full '{out}")
+    assert not out.exists()

@@ -113,7 +113,7 @@ def test_rounded_weights_say_nearly_the_same(folder, kind):
     assert float(apart) < 0.02
 
 
-def test_it_is_made_once_and_again_when_it_is_broken(folder, tmp_path, monkeypatch, capsys):
+def test_it_is_made_once_and_again_when_it_is_broken(folder, tmp_path, monkeypatch, capsys, caplog):
     model = folder()
     clip = str(noise(tmp_path / "a.wav", 1.0, seed=1))
     words = [
@@ -140,14 +140,42 @@ def test_it_is_made_once_and_again_when_it_is_broken(folder, tmp_path, monkeypat
     weights.write_bytes(weights.read_bytes()[:100])
     assert run(words) == 0
     assert json.loads(capsys.readouterr().out)["answer"] == first and weights.stat().st_size > 100
+    (said,) = caplog.messages
+    assert said.startswith(f"'{kept}' cannot be read (") and said.endswith("): it is made anew")
 
 
-def test_without_room_it_answers_and_keeps_nothing(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("fault", ["no room", "full meanwhile", "no right"])
+def test_what_cannot_be_kept_is_said_and_the_answer_is_the_same(folder, tmp_path, monkeypatch, caplog, fault):
     model = folder()
-    usage = namedtuple("usage", "total used free")(1, 1, 1000)
-    monkeypatch.setattr(opening.shutil, "disk_usage", lambda place: usage)
-    assert OpenVINOEngine.open(model).reply(ROWS[:1], OPTIONS)[0].text
-    assert not list((tmp_path / "cache" / "openvino").glob("*.bin"))
+    wanted = OpenVINOEngine.open(model).reply(ROWS[:1], OPTIONS)[0].text
+    assert not caplog.messages
+    monkeypatch.setenv("LALM_CACHE", str(tmp_path / "other"))
+    if fault == "no room":
+        usage = namedtuple("usage", "total used free")(1, 1, 1000)
+        monkeypatch.setattr(opening.shutil, "disk_usage", lambda place: usage)
+    elif fault == "full meanwhile":
+        broken = RuntimeError("Check failed:\nCan't write")
+        monkeypatch.setattr(opening.openvino, "save_model", lambda *a, **b: (_ for _ in ()).throw(broken))
+    else:
+        (tmp_path / "other").write_text("a file")
+    assert OpenVINOEngine.open(model).reply(ROWS[:1], OPTIONS)[0].text == wanted
+    why = {
+        "no room": "No space left on device",
+        "full meanwhile": "Can't write",
+        "no right": "Not a directory",
+    }
+    assert caplog.messages == [
+        f"OpenVINO's graph of the LLM cannot be kept in '{tmp_path / 'other' / 'openvino'}' ({why[fault]}): "
+        "it is made at every start"
+    ]
+    assert not list((tmp_path / "other" / "openvino").glob("*.bin"))
+
+
+def test_a_cache_that_is_only_read_is_enough(folder, monkeypatch, caplog):
+    model = folder()
+    wanted = OpenVINOEngine.open(model).reply(ROWS[:1], OPTIONS)[0].text
+    monkeypatch.setattr("lalm.weights.kept_files.FileLock.acquire", None)  # nothing is locked or written
+    assert OpenVINOEngine.open(model).reply(ROWS[:1], OPTIONS)[0].text == wanted and not caplog.messages
 
 
 def test_a_conversation_goes_on_where_it_was(folder):

@@ -1,5 +1,6 @@
 """4-bit weights of the steps of decoding: near the float ones, the same alone as beside others, kept."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -8,11 +9,13 @@ import tiny_llms
 import torch
 from safetensors.torch import load_file
 from tiny_llms import ROWS, slim_folder
+from tiny_parts import noise
 from torch import nn
 
+from lalm.cli.app import run
 from lalm.inference.engine import Engine, Options
 from lalm.inference.threads import products_of
-from lalm.models import int4_weights, load
+from lalm.models import load
 from lalm.models.int4 import Codes, Int4Product, fitted, multiplies, plain, takes
 from lalm.models.load import load_model
 from lalm.models.lora import merge_lora
@@ -103,7 +106,7 @@ def test_codes_are_fitted_once_and_answers_do_not_depend_on_who_is_beside(folder
     assert [text for text in said if "4-bit" in text] == [
         "fitting 4-bit weights to the LLM's lower layers, once"
     ]
-    (kept,) = (tmp_path / "cache" / "int4").iterdir()
+    (kept,) = (tmp_path / "cache" / "int4").glob("*.safetensors")
     assert {tensor.dtype for tensor in load_file(kept).values()} == {torch.uint8, torch.bfloat16}
     engine = Engine(*models[1], "kept")
     together = [reply.text for reply in engine.reply(ROWS, LONG)]
@@ -133,21 +136,31 @@ def test_a_step_has_the_same_bits_alone_and_is_near_the_step_in_8_bits(folder):
     assert 1e-4 < (eight - together).norm() / eight.norm() < 0.3
 
 
-def test_where_4_bits_cannot_be_8_are_taken_with_the_reason(folder, tmp_path, monkeypatch):
-    wanted = [r.text for r in Engine.load(str(folder), dtype="int8").reply(ROWS, LONG)]
+def test_where_4_bits_cannot_be_8_are_taken_with_the_reason(folder, tmp_path, monkeypatch, capsys, caplog):
+    clip = str(noise(tmp_path / "a.wav", 1.0, seed=1))
+    words = ["ask", clip, "What?", "--max-new-tokens", "8", "--json", "--model"]
+    assert run([*words, str(folder), "--dtype", "int8"]) == 0
+    wanted = json.loads(capsys.readouterr().out)["answer"]
     monkeypatch.setattr(load, "multiplies", lambda: False)
-    said = []
-    engine = Engine.load(str(folder), dtype="int4", told=said.append)
-    assert said == ["int8 is taken instead of int4: torch has no fast product of 4-bit weights for this CPU"]
-    assert [r.text for r in engine.reply(ROWS, LONG)] == wanted
-    monkeypatch.undo()
-    monkeypatch.setenv("LALM_CACHE", str(tmp_path / "cache"))
-    full = OSError(28, "full")
-    monkeypatch.setattr(int4_weights, "write", lambda *a: (_ for _ in ()).throw(full))
-    monkeypatch.setattr(load, "multiplies", lambda: True)
-    assert Engine.load(str(folder), dtype="int4", told=said.append) and "could not be kept" in said[-1]
+    why = "int8 is taken instead of int4: torch has no fast product of 4-bit weights for this CPU"
+    assert run([*words, str(folder), "--dtype", "int4"]) == 0
+    assert caplog.messages == [why]  # and so on standard error, where nothing else takes it
+    assert json.loads(capsys.readouterr().out)["answer"] == wanted
     model, processor = load_model(folder)
     merge_lora(model)
     save_model(model, processor, tmp_path / "whole", slim=False)
-    assert Engine.load(str(tmp_path / "whole"), dtype="int4", told=said.append)
-    assert "a part by themselves" in said[-1]
+    caplog.clear()
+    assert run([*words, str(tmp_path / "whole"), "--dtype", "int4"]) == 0
+    assert len(caplog.messages) == 1 and "a part by themselves" in caplog.text
+
+
+@needs_product
+def test_codes_that_cannot_be_kept_are_used_all_the_same(folder, tmp_path, monkeypatch, caplog):
+    wanted = [r.text for r in Engine.load(str(folder), dtype="int4").reply(ROWS, LONG)]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LALM_CACHE", str(tmp_path / "file"))
+    assert [r.text for r in Engine.load(str(folder), dtype="int4").reply(ROWS, LONG)] == wanted
+    assert [record.message.split(" cannot")[0] for record in caplog.records] == [
+        "the LLM's int8 weights",
+        "the LLM's int4 weights",
+    ]

@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny_llms import ROWS, slim_folder
 from torch import nn
@@ -23,7 +24,7 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 4, "targets": ["q_proj", "up_proj"]}])
-def test_kept_weights_answer_as_those_rounded_anew(tiny_folders, tmp_path, cache, lora):
+def test_kept_weights_answer_as_those_rounded_anew(tiny_folders, tmp_path, cache, caplog, lora):
     folder = slim_folder("qwen2", tiny_folders, tmp_path, lora)
     model, processor = load_model(folder, dtype=torch.bfloat16)
     make_int8(model)
@@ -33,7 +34,8 @@ def test_kept_weights_answer_as_those_rounded_anew(tiny_folders, tmp_path, cache
         model, processor = load_model(folder, dtype="int8", told=said.append)
         assert said == told
         assert [reply.text for reply in Engine(model, processor, "kept").reply(ROWS, LONG)] == anew
-    (kept,) = cache.iterdir()
+    (kept,) = cache.glob("*.safetensors")
+    assert kept.stat().st_mode & 0o444 == 0o444  # a cache can be shared
     assert {tensor.dtype for tensor in load_file(kept).values()} == {
         torch.int8,
         torch.float32,
@@ -41,21 +43,38 @@ def test_kept_weights_answer_as_those_rounded_anew(tiny_folders, tmp_path, cache
     }
     beginning = kept.read_bytes()[:2000]
     kept.unlink()  # it is mapped still
-    kept.write_bytes(beginning)  # cut short: made anew
+    kept.write_bytes(beginning)  # cut short: made anew, and that is said
     assert [r.text for r in Engine.load(str(folder), dtype="int8").reply(ROWS, LONG)] == anew
-    assert len(list(cache.iterdir())) == 1 and kept.stat().st_size > 2000
+    assert f"'{kept}' cannot be read (" in caplog.text and "it is made anew" in caplog.text
+    assert list(cache.glob("*.safetensors")) == [kept] and kept.stat().st_size > 2000
 
 
-def test_other_families_and_a_cache_that_cannot_be_written_are_rounded_each_time(
-    tiny_folders, tmp_path, cache, monkeypatch
-):
+def test_other_families_are_rounded_each_time(tiny_folders, tmp_path, cache):
     folder = slim_folder("gpt_neox", tiny_folders, tmp_path)
     engine = Engine.load(str(folder), dtype="int8")
     assert not cache.exists() and engine.reply(ROWS[:1], LONG)[0].num_tokens > 3
     assert not any(type(m) is nn.Linear for m in engine.model.model.language_model.modules())
-    monkeypatch.setattr(int8_weights, "FAMILIES", ("gpt_neox",))
-    monkeypatch.setattr(int8_weights, "save_file", lambda *a: (_ for _ in ()).throw(OSError(28, "full")))
-    assert Engine.load(str(folder), dtype="int8").reply(ROWS, LONG) is not None and not list(cache.iterdir())
+
+
+@pytest.mark.parametrize("fault", ["full", "no folder"])
+def test_what_cannot_be_kept_is_said_and_answers_the_same(
+    tiny_folders, tmp_path, cache, monkeypatch, caplog, fault
+):
+    folder = str(slim_folder("qwen2", tiny_folders, tmp_path))
+    wanted = [reply.text for reply in Engine.load(folder, dtype="int8").reply(ROWS, LONG)]
+    assert not caplog.records
+    monkeypatch.setenv("LALM_CACHE", str(tmp_path / "other"))
+    if fault == "no folder":
+        (tmp_path / "other").write_text("a file")
+    else:
+        said = SafetensorError("I/O error: No space left on device (os error 28)")
+        monkeypatch.setattr(int8_weights, "save_file", lambda *a: (_ for _ in ()).throw(said))
+    assert [reply.text for reply in Engine.load(folder, dtype="int8").reply(ROWS, LONG)] == wanted
+    why = "No space left on device" if fault == "full" else "Not a directory"
+    assert [record.message for record in caplog.records] == [
+        f"the LLM's int8 weights cannot be kept in '{tmp_path / 'other' / 'int8'}' ({why}): "
+        "they are made at every start"
+    ]
 
 
 @pytest.mark.skipif(not int8.packs(), reason="this CPU does not pack int8 weights")

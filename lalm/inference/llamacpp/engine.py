@@ -4,25 +4,26 @@ The LLM's GGUF file (LoRA merged) is made once and kept in the cache. ``lalm ask
 ``lalm chat`` open it.
 """
 
-import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import nn
 
 from lalm.inference.device import pick_dtype
 from lalm.inference.llamacpp.gguf_file import FLOATS
 from lalm.inference.llamacpp.language_model import check_llm, write_llm
-from lalm.inference.llamacpp.library import library
+from lalm.inference.llamacpp.library import LibraryError, library
 from lalm.inference.llamacpp.running import Llama
 from lalm.inference.one_question import OneQuestionEngine, Piece, kept_llm
+from lalm.inference.threads import usable
 from lalm.models import SMALL
 from lalm.models.load import load_model, model_name
 from lalm.models.lora import merge_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
+from lalm.weights.kept_files import Making, made_alone, tell_damaged
 
 CONTEXT = 8192  # positions of prompt and answer, or the LLM's own where it has fewer
 KINDS = {"int8": "q8_0", "int4": "q4_k_m"}
@@ -38,18 +39,13 @@ class LlamaCppEngine(OneQuestionEngine):
         model: AudioLMForConditionalGeneration,
         processor: AudioLMProcessor,
         name: str,
-        llm: Path,
-        exact: bool = False,
+        llm: Llama,
     ) -> None:
-        """``llm``: the GGUF file of the model's LLM; what the model holds of it is let go.
-
-        ``exact``: keys, values and attention in float32, as ``Llama`` has it.
-        """
-        context = min(CONTEXT, int(model.config.context_length))
-        super().__init__(model, processor, name, context)
+        """``llm``: the model's own; what the model holds of it is let go."""
+        super().__init__(model, processor, name, llm.context_length)
         self.model.model.language_model = nn.Identity()
         self.model.lm_head = nn.Identity()
-        self.llama = Llama(llm, context=context, threads=torch.get_num_threads(), exact=exact)
+        self.llama = llm
 
     @classmethod
     def open(
@@ -72,15 +68,30 @@ class LlamaCppEngine(OneQuestionEngine):
         options = {} if transcript is None else {"transcript": transcript}
         kind = KINDS.get(dtype or "", dtype or str(precision).removeprefix("torch."))
         file = kept_llm(given, kind, "gguf", ".gguf")
-        with FileLock(f"{file}.lock"):
-            known = file.is_file()
-            opened, processor = load_model(given, dtype=precision, options=options, hollow=known)
+
+        def kept(say: Callable[[Path, Exception], None] | None = None) -> "LlamaCppEngine | None":
+            if not file.is_file():
+                return None
+            opened, processor = load_model(given, dtype=precision, options=options, hollow=True)
             check_llm(opened.config.text_config, str(given))
-            if not known:
-                if told:
-                    told(f"writing the LLM for llama.cpp in {kind}, once")
-                _make(opened, processor, file, kind, given)
-        return cls(opened, processor, model_name(given), file, exact=kind == "float32")
+            try:
+                return cls(opened, processor, model_name(given), _opened(file, opened, kind))
+            except LibraryError as error:
+                if say:
+                    say(file, error)
+                return None
+
+        if engine := kept():
+            return engine
+        with made_alone(file, "the LLM's file for llama.cpp", "it is written") as making:
+            if engine := kept(tell_damaged):  # another process was faster
+                return engine
+            opened, processor = load_model(given, dtype=precision, options=options)
+            check_llm(opened.config.text_config, str(given))
+            if told:
+                told(f"writing the LLM for llama.cpp in {kind}, once")
+            llm = _made(opened, processor, making, kind, model_name(given))
+        return cls(opened, processor, model_name(given), llm)
 
     @property
     def num_tokens(self) -> int:
@@ -98,16 +109,29 @@ class LlamaCppEngine(OneQuestionEngine):
         self.llama.keep(length)
 
 
-def _make(
+def _opened(file: Path, model: AudioLMForConditionalGeneration, kind: str) -> Llama:
+    """The LLM of that file, with room for what the model can hold."""
+    context = min(CONTEXT, int(model.config.context_length))
+    return Llama(file, context=context, threads=usable(), exact=kind == "float32")
+
+
+def _made(
     model: AudioLMForConditionalGeneration,
     processor: AudioLMProcessor,
-    file: Path,
+    making: Making,
     kind: str,
-    name: str | Path,
-) -> None:
-    """Write the LLM, LoRA merged; a file that is not whole never has the file's name."""
+    name: str,
+) -> Llama:
+    """Write the LLM, LoRA merged, and open it; where it cannot be kept, in a folder that is deleted then (the
+    file is mapped)."""
     if model.config.lora:
         merge_lora(model)
-    unfinished = file.with_suffix(f".{os.getpid()}")
-    write_llm(model, processor, unfinished, kind, str(processor.chat_template), model_name(name))
-    unfinished.rename(file)
+
+    def write(path: Path) -> None:
+        write_llm(model, processor, path, kind, str(processor.chat_template), name)
+
+    if making.keep(write):
+        return _opened(making.path, model, kind)
+    with tempfile.TemporaryDirectory(prefix="lalm-") as place:
+        write(Path(place) / making.path.name)
+        return _opened(Path(place) / making.path.name, model, kind)

@@ -5,7 +5,10 @@ asked for. ``q4_k_m`` and its kin are llama.cpp's mixes of types (``llama_tensor
 ``src/llama-quant.cpp``): the output table, and in some layers the values and the way down, get more bits.
 """
 
+import errno
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +99,10 @@ def mixed_type(name: str, shape: Sequence[int], mix: str, num_layers: int, tied:
 
 
 def write_file(path: Path, writer: gguf.GGUFWriter, entries: Sequence[Entry]) -> None:
-    """Write what ``writer`` was told, then the tensors. Nothing is left under ``path`` when it fails."""
+    """Write what ``writer`` was told, then the tensors. Nothing is left under ``path`` when it fails.
+
+    Raises OSError that names the file where the disk is full.
+    """
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for entry in entries:
         shape, size = entry.size()
@@ -109,8 +115,14 @@ def write_file(path: Path, writer: gguf.GGUFWriter, entries: Sequence[Entry]) ->
         writer.write_ti_data_to_file()
         for entry in entries:
             writer.write_tensor_data(entry.data())
-    except BaseException:
-        writer.close()
+    except BaseException as error:
+        with suppress(OSError):  # what is left to be written finds no room either
+            writer.close()
         path.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (
+            None,
+            errno.ENOSPC,
+        ):  # None: numpy's, of a short write
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
         raise
     writer.close()

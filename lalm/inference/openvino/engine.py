@@ -4,6 +4,7 @@ The graph (LoRA merged, weights in int8 unless another format is asked for) is m
 cache. ``lalm ask --engine openvino`` and ``lalm chat`` open it.
 """
 
+import errno
 import gc
 import os
 import shutil
@@ -15,24 +16,24 @@ from typing import Any
 import numpy as np
 import openvino
 import torch
-from filelock import FileLock
 from torch import nn
 
 from lalm.inference.device import pick_dtype
 from lalm.inference.one_question import OneQuestionEngine, Piece, kept_llm
 from lalm.inference.openvino.graph import check_llm, graph_of
 from lalm.inference.openvino.running import CompiledLLM, RunningError
+from lalm.inference.threads import usable
 from lalm.models import SMALL
 from lalm.models.load import load_model, model_name
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.opening_memory import release_free_memory
 from lalm.models.processing import AudioLMProcessor
+from lalm.weights.kept_files import made_alone, tell_damaged
 
 KINDS = {None: "int8", "auto": "int8", "int8": "int8", "float32": "float32"}
 KINDS |= {"bfloat16": "float16", "float16": "float16"}  # of the weights; OpenVINO multiplies as is fastest
 FORMAT = 1  # of the kept graph: another one is made anew
 SPARE = 2**28  # bytes of the disk that stay free
-WEIGHT_BYTES = {"int8": 1, "float16": 2, "float32": 4}
 
 
 class OpenVINOEngine(OneQuestionEngine):
@@ -72,15 +73,12 @@ class OpenVINOEngine(OneQuestionEngine):
         precision = torch.float32 if exact else pick_dtype(torch.device("cpu"))
         options = {} if transcript is None else {"transcript": transcript}
         file = kept_llm(given, f"{kind}-{FORMAT}", "openvino", ".xml")
-        threads = torch.get_num_threads()
-        with FileLock(f"{file}.lock"), ThreadPoolExecutor(1) as beside:
-            if not file.is_file():
-                llm = _made(given, options, file, kind, threads, told)
-                return cls(*_opened(given, precision, options), model_name(given), llm)
+        threads = usable()
+        with ThreadPoolExecutor(1) as beside:
             compiling = beside.submit(_kept, file, threads, exact)  # while the rest of the model is opened
-            opened = _opened(given, precision, options)
-            kept = compiling.result() or _made(given, options, file, kind, threads, told)
-            return cls(*opened, model_name(given), kept)
+            opened = _opened(given, precision, options) if file.is_file() else None
+            llm = compiling.result() or _made(given, options, file, kind, threads, told)
+        return cls(*(opened or _opened(given, precision, options)), model_name(given), llm)
 
     @property
     def num_tokens(self) -> int:
@@ -102,13 +100,15 @@ class OpenVINOEngine(OneQuestionEngine):
         return found
 
 
-def _kept(file: Path, threads: int, exact: bool) -> CompiledLLM | None:
-    """The LLM of a graph that was kept; None where there is none that can be read."""
+def _kept(file: Path, threads: int, exact: bool, told: bool = False) -> CompiledLLM | None:
+    """The LLM of a graph that was kept; None where none can be read, with a line if ``told``."""
     if not file.is_file():
         return None
     try:
         return CompiledLLM(file, threads=threads, exact=exact)
-    except RunningError:
+    except RunningError as error:
+        if told:
+            tell_damaged(file, error)
         return None
 
 
@@ -125,35 +125,36 @@ def _made(
     threads: int,
     told: Callable[[str], None] | None,
 ) -> CompiledLLM:
-    """Make the graph of a model's LLM, and keep it where there is room."""
-    if told:
-        told(f"writing the LLM for OpenVINO in {kind}, once")
+    """Make the graph of a model's LLM, and keep it where that can be."""
+    exact = kind == "float32"
+    with made_alone(file, "OpenVINO's graph of the LLM", "it is made") as making:
+        if kept := _kept(file, threads, exact, told=True):  # another process was faster
+            return kept
+        if told:
+            told(f"writing the LLM for OpenVINO in {kind}, once")
+        graph: Any = _graph(name, options, kind)
+        if making.keep(lambda draft: _write(graph, draft)):
+            graph = file
+    return CompiledLLM(graph, threads=threads, exact=exact)
+
+
+def _graph(name: str | Path, options: Mapping[str, Any], kind: str) -> Any:
+    """The graph of the LLM of a model that is opened for that and let go."""
     model, _ = load_model(name, dtype=torch.float32 if kind == "float32" else torch.bfloat16, options=options)
     check_llm(model, model_name(name))
-    size = WEIGHT_BYTES[kind] * sum(
-        parameter.numel() for parameter in model.model.language_model.parameters()
-    )
-    graph: Any = graph_of(model, kind)
+    graph = graph_of(model, kind)
     del model
     gc.collect()
     release_free_memory()
-    if _written(graph, file, size):
-        graph = file
-    return CompiledLLM(graph, threads=threads, exact=kind == "float32")
+    return graph
 
 
-def _written(graph: Any, file: Path, size: int) -> bool:
-    """Whether the graph stands in ``file`` now: whole or not at all, with its weights beside it."""
-    if shutil.disk_usage(file.parent).free < size + SPARE:
-        return False
-    draft = file.with_name(f"{file.stem}.{os.getpid()}.xml")
+def _write(graph: Any, draft: Path) -> None:
+    """Write the graph, its weights beside it. Raises OSError, also where the disk would be full."""
+    size = sum(node.get_byte_size() for node in graph.get_ordered_ops() if node.get_type_name() == "Constant")
+    if shutil.disk_usage(draft.parent).free < size + SPARE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     try:
         openvino.save_model(graph, draft, compress_to_fp16=False)
-        draft.with_suffix(".bin").rename(file.with_suffix(".bin"))
-        draft.rename(file)
-    except (OSError, RuntimeError):  # no right to write, or a disk that filled up meanwhile
-        return False
-    finally:
-        for part in (draft, draft.with_suffix(".bin")):
-            part.unlink(missing_ok=True)
-    return True
+    except RuntimeError as error:  # its word for a file that cannot be written
+        raise OSError(str(error).strip().splitlines()[-1]) from None

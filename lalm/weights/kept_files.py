@@ -1,0 +1,91 @@
+"""Files that are made once and kept in the cache: whole or not at all, by one process at a time.
+
+What cannot be kept, or is kept and cannot be read, is told in one line by the logger "lalm.cache" (standard
+error, unless a program says otherwise); answers are the same.
+"""
+
+import errno
+import glob
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+log = logging.getLogger("lalm.cache")
+
+
+@dataclass(frozen=True)
+class Making:
+    """A file of the cache, or a folder, while it is made: what it is called in a sentence, what is done where
+    it cannot be kept, and why it cannot, if that is known already."""
+
+    path: Path
+    what: str
+    instead: str
+    fault: OSError | None = None
+
+    def keep(self, write: Callable[[Path], object]) -> bool:
+        """Have ``write`` make a draft beside the file, of the same suffix, and rename it. Where that cannot
+        be, nothing is left, a line says so, and this is False. A file of the same name and another suffix
+        that is written beside the draft gets its name before."""
+        try:
+            if self.fault:
+                raise self.fault
+            draft = self.path.with_name(f".{self.path.name}.{os.getpid()}{self.path.suffix}")
+            write(draft)
+            for beside in draft.parent.glob(f"{glob.escape(draft.stem)}.*"):
+                if beside != draft:
+                    beside.rename(self.path.with_suffix(beside.suffix))
+            draft.rename(self.path)
+        except OSError as error:
+            tell = "%s cannot be kept in '%s' (%s): %s at every start"
+            log.warning(tell, self.what, self.path.parent, _reason(error), self.instead)
+            return False
+        return True
+
+
+@contextmanager
+def made_alone(path: Path, what: str, instead: str) -> Iterator[Making]:
+    """Around the making of a file or folder of the cache; ``what`` and ``instead`` as ``Making`` has them.
+
+    Others who make it wait until this is over: look whether it is there by now. What they had half written
+    when they were killed is deleted.
+    """
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:  # no right; a file system without locks
+        known = error if isinstance(error, OSError) else OSError(errno.ENOLCK, str(error))
+        yield Making(path, what, instead, known)
+        return
+    try:
+        _remove_drafts(path)
+        yield Making(path, what, instead)
+    finally:
+        _remove_drafts(path)
+        lock.release()
+
+
+def _remove_drafts(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def tell_damaged(path: Path, because: Exception) -> None:
+    """Say that what is kept under ``path`` is made anew."""
+    log.warning("'%s' cannot be read (%s): it is made anew", path, _reason(because))
+
+
+def _reason(because: Exception) -> str:
+    """An error in a few words, on one line."""
+    said = because.strerror if isinstance(because, OSError) else None
+    return " ".join((said or str(because)).split()) or type(because).__name__
