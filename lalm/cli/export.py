@@ -48,7 +48,9 @@ def export(
     said, and all must be as it is here. SALMONN's files run in their authors' code alone: such a file is read
     again and compared.
     """
-    if out.exists() and any(out.iterdir()):
+    from lalm.weights.checkpoint import filled_whole, staging
+
+    if out.exists() and any(file != staging(out) for file in out.iterdir()):
         raise ValueError(f"'{out}' is not empty: name a new folder")
     if to != "gguf" and (quantize or pad_to_window):
         raise ValueError(f"--quantize and --pad-to-window go with --to gguf, not with --to {to}")
@@ -73,7 +75,8 @@ def export(
     from lalm.doctor.exported import check_export
 
     write = {"transformers": complete, "qwen2-audio": _as_qwen2_audio, "peft": _as_peft}[to]
-    wanted = write(model, out, dtype)
+    with filled_whole(out) as draft:
+        wanted = write(model, draft, dtype)
     precision = torch.float32 if to == "peft" else getattr(torch, dtype)
     print(check_export(to, out, wanted, precision), file=sys.stderr)
     print(out)
@@ -99,6 +102,7 @@ def _as_salmonn(name: str, out: Path) -> Path:
     from lalm.doctor.exported import check_released, expected
     from lalm.models.load import load_model, model_folder, read_config
     from lalm.systems.salmonn import released
+    from lalm.weights.checkpoint import filled_whole
 
     model = model_folder(name)
     system, config = read_config(model)
@@ -113,10 +117,10 @@ def _as_salmonn(name: str, out: Path) -> Path:
         raise ValueError(f"'{model}' has no model.safetensors: the copy is not whole") from None
     except SafetensorError as error:
         raise ValueError(f"'{weights}' is damaged or cut short ({error})") from None
-    out.mkdir(parents=True, exist_ok=True)
     windows = {"second_per_window": config.window_s, "second_stride": config.stride_s}
     file = out / "salmonn.pth"
-    released.write(tensors, config.lora, windows, file)
+    with filled_whole(out) as draft:
+        released.write(tensors, config.lora, windows, draft / file.name)
     opened, processor = load_model(model)
     wanted = expected(opened, processor)
     state = opened.state_dict()

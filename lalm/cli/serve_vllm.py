@@ -4,7 +4,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +77,7 @@ def complete(folder: Path, dtype: str) -> Path:
     from lalm.models.load import read_config
     from lalm.systems.qwen2_audio.released import MODEL_TYPE
     from lalm.weights import fetch as weights
+    from lalm.weights.kept_files import made_alone
 
     _, config = read_config(folder)
     fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -89,10 +89,9 @@ def complete(folder: Path, dtype: str) -> Path:
     kept = weights.cache_root() / "vllm" / f"{folder.resolve().name}-{key}"
     if not kept.is_dir():
         fetch_for(str(folder), False)
-        draft = kept.with_name(f"{kept.name}.{os.getpid()}.part")
-        shutil.rmtree(draft, ignore_errors=True)
-        export.complete(folder, draft, dtype)
-        draft.rename(kept)
+        with made_alone(kept, "the model as vLLM opens it", "it is written") as making:
+            if not kept.is_dir():  # no other process was faster
+                making.write(lambda draft: export.complete(folder, draft, dtype))
     return kept
 
 

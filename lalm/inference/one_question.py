@@ -16,9 +16,10 @@ from torch import Tensor
 from transformers import StoppingCriteriaList
 
 from lalm.inference.answer import Answer
-from lalm.inference.engine import Engine
+from lalm.inference.engine import Engine, TooLongError
 from lalm.inference.generation import Progress, processors_of
 from lalm.inference.options import Options
+from lalm.inference.threads import taking, usable
 from lalm.models.alone import each_clip
 from lalm.models.load import model_folder
 from lalm.models.modeling import AudioLMForConditionalGeneration
@@ -98,13 +99,13 @@ class OneQuestionEngine(Engine):
         ids = batch["input_ids"][0]
         self.check_length(question.clips, len(ids), options)
         if len(ids) + options.most_tokens > self.context:
-            raise ValueError(
+            raise TooLongError(
                 f"the prompt's {len(ids)} tokens and {options.most_tokens} for the answer are more than "
                 f"the {self.context} that {self.library} has room for: leave --engine {self.option} out"
             )
         progress = Progress(1, options, self.ends(), tokenizer, hear)
         ended = StoppingCriteriaList([clock, progress])
-        with self._lock, torch.inference_mode():
+        with self._lock, torch.inference_mode(), taking(usable()):
             rules = processors_of([ids], self.num_tokens, self.ends(), options, progress)
             logits, said = self._begun(self._pieces_of(ids, self._heard(batch))), list[int]()
             while True:

@@ -73,6 +73,19 @@ def usable(limit: int | None = None) -> int:
     return default if chosen_outside() else min(default, limit or available())
 
 
+@contextmanager
+def taking(number: int, before: int | None = None) -> Iterator[None]:
+    """torch with that number of threads; afterwards with ``before`` (None: as many as it has now)."""
+    before = before or torch.get_num_threads()
+    try:
+        if torch.get_num_threads() != number:
+            torch.set_num_threads(number)
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
 def candidates(limit: int) -> list[int]:
     """Numbers of threads worth trying, fewest first: 1, half of all, all."""
     return sorted({1, max(1, limit // 2), limit})
@@ -107,13 +120,8 @@ class Threads:
         before = torch.get_num_threads()
         if self._free:
             self.measure(KEPT_S if self.number == self.limit else KEPT_FEWER_S)
-        try:
-            if before != self.number:
-                torch.set_num_threads(self.number)
+        with taking(self.number, before):
             yield
-        finally:
-            if torch.get_num_threads() != before:
-                torch.set_num_threads(before)
 
     def measure(self, pause_s: float = PAUSE_S) -> None:
         """Time the work with each candidate and take the best, unless that was done within ``pause_s``."""

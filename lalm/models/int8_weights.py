@@ -4,8 +4,6 @@ The file holds what a quantised LLM needs: the linear layers' int8 weights and s
 it was. It is mapped, not read: a table of embeddings costs the memory of the rows that are looked up.
 """
 
-import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from lalm.models.hollow_llm import hollow_llm
 from lalm.models.int8 import HEAD, Weights, quantise
 from lalm.models.llm_body import body_of
 from lalm.models.next_position import FAMILIES
-from lalm.weights.checkpoint import DISK_FULL
 from lalm.weights.fetch import cache_root
 from lalm.weights.identity import identity
 from lalm.weights.kept_files import made_alone, tell_damaged
@@ -76,8 +73,6 @@ def _write(draft: Path, tensors: dict[str, Tensor]) -> None:
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)
     except SafetensorError as error:  # how safetensors says what the system refused
-        if any(sign in str(error) for sign in DISK_FULL):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
         raise OSError(str(error)) from None
     draft.chmod(0o644)  # safetensors makes files that only their owner may read
 

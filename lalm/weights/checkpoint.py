@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -68,6 +68,25 @@ def writing(draft: Path, final: Path) -> Iterator[None]:
             raise
         shutil.rmtree(draft, ignore_errors=True)
         raise OSError(errno.ENOSPC, "the disk is full", str(final)) from error
+
+
+@contextmanager
+def filled_whole(out: Path) -> Iterator[Path]:
+    """A folder inside ``out`` to write into: all of its files come to ``out`` once the last is written, and
+    none where one could not be. A full disk is told as ``writing`` tells it."""
+    draft, new = staging(out), not out.exists()
+    shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
+    draft.mkdir(parents=True)
+    try:
+        with writing(draft, out):
+            yield draft
+        for file in sorted(draft.iterdir()):
+            file.rename(out / file.name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        if new:
+            with suppress(OSError):  # where there is something in it
+                out.rmdir()
 
 
 def fault(folder: Path) -> str:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from lalm.weights.checkpoint import writing
+
 log = logging.getLogger("lalm.cache")
 
 
@@ -29,19 +31,26 @@ class Making:
     instead: str
     fault: OSError | None = None
 
-    def keep(self, write: Callable[[Path], object]) -> bool:
-        """Have ``write`` make a draft beside the file, of the same suffix, and rename it. Where that cannot
-        be, nothing is left, a line says so, and this is False. A file of the same name and another suffix
-        that is written beside the draft gets its name before."""
-        try:
-            if self.fault:
-                raise self.fault
-            draft = self.path.with_name(f".{self.path.name}.{os.getpid()}{self.path.suffix}")
+    def write(self, write: Callable[[Path], object]) -> None:
+        """Have ``write`` make a draft beside the file, of the same suffix, and rename it. A file of the same
+        name and another suffix that is written beside the draft gets its name before.
+
+        Raises OSError, and nothing is left then; a full disk is told as ``checkpoint.writing`` tells it.
+        """
+        if self.fault:
+            raise self.fault
+        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}{self.path.suffix}")
+        with writing(draft, self.path):
             write(draft)
-            for beside in draft.parent.glob(f"{glob.escape(draft.stem)}.*"):
-                if beside != draft:
-                    beside.rename(self.path.with_suffix(beside.suffix))
-            draft.rename(self.path)
+        for beside in draft.parent.glob(f"{glob.escape(draft.stem)}.*"):
+            if beside != draft:
+                beside.rename(self.path.with_suffix(beside.suffix))
+        draft.rename(self.path)
+
+    def keep(self, write: Callable[[Path], object]) -> bool:
+        """The same; where the file cannot be kept a line says so, and this is False."""
+        try:
+            self.write(write)
         except OSError as error:
             tell = "%s cannot be kept in '%s' (%s): %s at every start"
             log.warning(tell, self.what, self.path.parent, _reason(error), self.instead)

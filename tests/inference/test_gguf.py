@@ -273,11 +273,44 @@ def test_the_engines_file_is_made_anew_or_elsewhere_with_a_word(folder, tmp_path
     ]
 
 
+@pytest.mark.parametrize("file", ["mine-BF16.gguf", "mmproj-mine-F16.gguf"])
+def test_of_an_export_that_finds_no_room_nothing_is_left(folder, tmp_path, monkeypatch, capsys, file):
+    model, out, write = str(folder(**PADDED)), tmp_path / "out", gguf.GGUFWriter.write_tensor_data
+
+    def full(writer, values):
+        if str(writer.fout[0].name).endswith(f"/{file}"):
+            raise OSError("16384 requested and 8192 written")  # as numpy says it
+        write(writer, values)
+
+    words = ["export", model, "--to", "gguf", "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr(gguf.GGUFWriter, "write_tensor_data", full)
+        assert run(words) == 1
+    assert capsys.readouterr().err == f"lalm: the disk is full '{out}'\n" and not out.exists()
+    left = out / ".writing" / file  # of a process that was killed
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    monkeypatch.setattr(exported_gguf, "installed", lambda: False)
+    assert run(words) == 0
+    assert sorted(one.name for one in out.iterdir()) == ["mine-BF16.gguf", "mmproj-mine-F16.gguf"]
+
+
+def test_a_tokenizer_with_more_tokens_than_the_table_has_rows_is_refused(folder, tmp_path):
+    model, processor = load_model(folder(**PADDED))
+    merge_lora(model)
+    model.model.language_model.resize_token_embeddings(200)
+    with pytest.raises(GGUFError, match="256 tokens and its LLM's table of embeddings 200 rows"):
+        write_llm(model, processor, tmp_path / "llm.gguf", "float32", "", "mine")
+    assert not list(tmp_path.glob("*.gguf"))
+
+
 @needs_library
-def test_a_disk_that_fills_up_is_named(folder, tmp_path, monkeypatch, capsys):
-    short = OSError("16384 requested and 8192 written")  # as numpy says it
-    monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", lambda *a: (_ for _ in ()).throw(short))
-    out = tmp_path / "out"
-    assert run(["export", str(folder(**PADDED)), "--to", "gguf", "--out", str(out)]) == 1
-    assert capsys.readouterr().err.startswith(f"lalm: the disk is full '{out}")
-    assert not out.exists()
+def test_all_of_three_ends_end_an_answer_there(folder, tmp_path):
+    model, processor = load_model(folder(**PADDED))
+    merge_lora(model)
+    names = ["<|im_end|>", "<|audio_bos|>", "<|audio_eos|>"]  # the last two llama.cpp does not know as ends
+    ends = processor.tokenizer.convert_tokens_to_ids(names)
+    model.generation_config.eos_token_id = ends
+    write_llm(model, processor, tmp_path / "llm.gguf", "float32", str(processor.chat_template), "mine")
+    llama = Llama(tmp_path / "llm.gguf", context=64)
+    assert all(llama.ends(token) for token in ends) and not llama.ends(3)

@@ -12,7 +12,8 @@ from tiny_parts import byte_tokenizer, noise
 from transformers import AutoModelForCausalLM
 
 from lalm.cli.app import run
-from lalm.inference.engine import Engine
+from lalm.inference.conversation import Conversation
+from lalm.inference.engine import Engine, TooLongError
 from lalm.inference.openvino import engine as opening
 from lalm.inference.openvino.engine import OpenVINOEngine
 from lalm.inference.openvino.graph import GraphError, check_llm, graph_of
@@ -160,7 +161,7 @@ def test_what_cannot_be_kept_is_said_and_the_answer_is_the_same(folder, tmp_path
         (tmp_path / "other").write_text("a file")
     assert OpenVINOEngine.open(model).reply(ROWS[:1], OPTIONS)[0].text == wanted
     why = {
-        "no room": "No space left on device",
+        "no room": "the disk is full",
         "full meanwhile": "Can't write",
         "no right": "Not a directory",
     }
@@ -176,6 +177,36 @@ def test_a_cache_that_is_only_read_is_enough(folder, monkeypatch, caplog):
     wanted = OpenVINOEngine.open(model).reply(ROWS[:1], OPTIONS)[0].text
     monkeypatch.setattr("lalm.weights.kept_files.FileLock.acquire", None)  # nothing is locked or written
     assert OpenVINOEngine.open(model).reply(ROWS[:1], OPTIONS)[0].text == wanted and not caplog.messages
+
+
+def test_it_takes_the_threads_that_may_be_used(folder, monkeypatch):
+    taken, whole = [], opening.CompiledLLM
+    monkeypatch.setattr(opening, "usable", lambda: 3)
+    monkeypatch.setattr(
+        opening, "CompiledLLM", lambda graph, threads, exact: taken.append(threads) or whole(graph, threads=1)
+    )
+    model = folder()
+    engine = OpenVINOEngine.open(model)
+    assert OpenVINOEngine.open(model) and taken == [3, 3]
+    monkeypatch.setattr("lalm.inference.one_question.usable", lambda: 3)
+    heard, before = engine.model.get_audio_features, torch.get_num_threads()
+    monkeypatch.setattr(
+        engine.model, "get_audio_features", lambda *a: taken.append(torch.get_num_threads()) or heard(*a)
+    )
+    engine.reply(ROWS[:1], OPTIONS)
+    assert taken[2:] == [3] and torch.get_num_threads() == before  # the encoder too
+
+
+def test_a_conversation_too_long_for_the_library_forgets_its_oldest_turns(folder):
+    engine = OpenVINOEngine.open(folder(), "float32")
+    options = Options(max_new_tokens=8, loop_guard=False)
+    asked = Conversation(engine, options)
+    asked.reply([ROWS[0].messages[0]["content"][0]["audio"]], "What?")
+    engine.context = len(engine._known) + 8  # less than the model's own
+    with pytest.raises(TooLongError, match="OpenVINO has room for: leave --engine openvino out"):
+        asked.reply(text="Why?")
+    asked.drop_oldest = True
+    assert asked.reply(text="Why?") and asked.dropped == 1
 
 
 def test_a_conversation_goes_on_where_it_was(folder):

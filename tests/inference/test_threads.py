@@ -8,7 +8,7 @@ import torch
 from lalm.data.sample import ask
 from lalm.inference import threads
 from lalm.inference.engine import Engine, Options
-from lalm.inference.threads import Threads, available, candidates, cgroup_quota, products_of
+from lalm.inference.threads import Threads, available, candidates, cgroup_quota, products_of, usable
 from lalm.models.int8 import Int8Product, make_int8
 from lalm.models.lora import add_lora
 from lalm.models.packed_half import PackedLinear, pack_half
@@ -125,3 +125,11 @@ def test_the_products_are_those_of_one_layer_after_the_other_without_lora(tiny, 
         assert {place for place, _, _ in seen} == {number}
         assert len(seen) == (4 if dtype == "int8" else 7)
         assert {len(row) for _, _, row in seen} == {8 if isinstance(seen[0][1], PackedLinear) else 1}
+
+
+def test_other_libraries_get_no_more_threads_than_a_container_has(clock, monkeypatch):
+    assert usable() == 2
+    monkeypatch.setattr(threads, "available", lambda: 1)
+    assert usable() == 1  # torch has 2: it knows nothing of the quota
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert usable() == 2  # somebody chose them

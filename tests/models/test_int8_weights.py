@@ -70,7 +70,7 @@ def test_what_cannot_be_kept_is_said_and_answers_the_same(
         said = SafetensorError("I/O error: No space left on device (os error 28)")
         monkeypatch.setattr(int8_weights, "save_file", lambda *a: (_ for _ in ()).throw(said))
     assert [reply.text for reply in Engine.load(folder, dtype="int8").reply(ROWS, LONG)] == wanted
-    why = "No space left on device" if fault == "full" else "Not a directory"
+    why = "the disk is full" if fault == "full" else "Not a directory"
     assert [record.message for record in caplog.records] == [
         f"the LLM's int8 weights cannot be kept in '{tmp_path / 'other' / 'int8'}' ({why}): "
         "they are made at every start"

@@ -48,7 +48,7 @@ def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("fault", ["no folder", "no locks", "full"])
 def test_what_cannot_be_kept_is_told_in_one_line(tmp_path, monkeypatch, caplog, fault):
-    path, why = tmp_path / "cache" / "mine.gguf", "No space left on device"
+    path, why = tmp_path / "cache" / "mine.gguf", "the disk is full"
     if fault == "no folder":
         (tmp_path / "cache").write_text("")
         why = "File exists"
@@ -62,7 +62,7 @@ def test_what_cannot_be_kept_is_told_in_one_line(tmp_path, monkeypatch, caplog, 
     def write(draft):
         assert fault == "full"
         draft.write_text("half")
-        raise OSError(28, why)
+        raise OSError(28, "No space left on device")
 
     with making(path) as place:
         assert not place.keep(write)

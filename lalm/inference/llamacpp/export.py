@@ -16,6 +16,7 @@ from lalm.models.load import load_model, model_name, read_config
 from lalm.models.lora import merge_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
+from lalm.weights.checkpoint import filled_whole
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,13 @@ def export_gguf(
     if dtype != "float32":
         model.model.language_model.to(getattr(torch, dtype))
         model.lm_head.to(getattr(torch, dtype))
-    out.mkdir(parents=True, exist_ok=True)
     title = model_name(name)
     floats = "float32" if dtype == "float32" else "float16"
-    llm = out / f"{title}-{_short(quantize or dtype)}.gguf"
-    beside = out / f"mmproj-{title}-{_short(floats)}.gguf"
-    write_llm(model, processor, llm, quantize or dtype, template, title)
-    write_projector(model, projector, beside, floats, title)
-    return Written(llm, beside, template, model, processor)
+    llm, beside = f"{title}-{_short(quantize or dtype)}.gguf", f"mmproj-{title}-{_short(floats)}.gguf"
+    with filled_whole(out) as draft:
+        write_llm(model, processor, draft / llm, quantize or dtype, template, title)
+        write_projector(model, projector, draft / beside, floats, title)
+    return Written(out / llm, out / beside, template, model, processor)
 
 
 def _padded(config: Any, pad_to_window: bool) -> bool:

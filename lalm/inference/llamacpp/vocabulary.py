@@ -66,6 +66,11 @@ def add_vocabulary(
     tokenizer = processor.tokenizer
     fields = json.loads(tokenizer.backend_tokenizer.to_str())
     rule = splitting_rule(fields, str(tokenizer.name_or_path))
+    if (most := max(fields["model"]["vocab"].values(), default=-1) + 1) > size:
+        raise GGUFError(
+            f"the tokenizer of '{tokenizer.name_or_path}' has {most} tokens and its LLM's table of "
+            f"embeddings {size} rows: llama.cpp takes no token without one"
+        )
     tokens = [f"[PAD{i}]" for i in range(size)]
     kinds = [TokenType.UNUSED] * size
     for token, i in fields["model"]["vocab"].items():
@@ -91,6 +96,8 @@ def add_vocabulary(
     writer.add_eos_token_id(first)
     if others:
         writer.add_eot_token_id(others[0])
+    if others[1:]:
+        writer.add_eom_token_id(others[1])
     if tokenizer.bos_token_id is not None:
         writer.add_bos_token_id(tokenizer.bos_token_id)
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id < size:
