@@ -169,3 +169,8 @@ def noise(path: Path, seconds: float, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, 16_000)
     return path
+
+
+def warnings_of(caplog: Any) -> list[str]:
+    """What lalm's own loggers said, which the command line shows on standard error."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("lalm.")]

@@ -91,7 +91,9 @@ def _remove_drafts(path: Path) -> None:
 
 def tell_damaged(path: Path, because: Exception) -> None:
     """Say that what is kept under ``path`` is made anew."""
-    log.warning("'%s' cannot be read (%s): it is made anew", path, _reason(because))
+    said = _reason(because)
+    said = said if str(path) in said else f"'{path}' cannot be read ({said})"
+    log.warning("%s: it is made anew", said)
 
 
 def _reason(because: Exception) -> str:

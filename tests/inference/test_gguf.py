@@ -7,7 +7,8 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from tiny_parts import OPTIONS, noise
+from tiny_llms import config_of
+from tiny_parts import OPTIONS, noise, warnings_of
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from lalm import ask
@@ -18,7 +19,7 @@ from lalm.inference.llamacpp import library
 from lalm.inference.llamacpp.engine import LlamaCppEngine
 from lalm.inference.llamacpp.export import read_back
 from lalm.inference.llamacpp.gguf_file import GGUFError, mixed_type
-from lalm.inference.llamacpp.language_model import write_llm
+from lalm.inference.llamacpp.language_model import check_llm, write_llm
 from lalm.inference.llamacpp.projector import MARKS, check_encoder, projector_of, write_projector
 from lalm.inference.llamacpp.prompt import template_for
 from lalm.inference.llamacpp.running import Llama, Projection
@@ -253,21 +254,21 @@ def test_the_engines_file_is_made_anew_or_elsewhere_with_a_word(folder, tmp_path
     monkeypatch.setenv("LALM_CACHE", str(tmp_path / "cache"))
     (wanted,) = (reply.text for reply in LlamaCppEngine.open(model, "float32").reply(asked, options))
     (file,) = kept.glob("*.gguf")
-    assert not caplog.messages
+    assert not warnings_of(caplog)
     with monkeypatch.context() as patch:
         patch.setattr("lalm.weights.kept_files.FileLock.acquire", None)  # what is kept is only read
         assert LlamaCppEngine.open(model, "float32").reply(asked, options)[0].text == wanted
     size = file.stat().st_size
     file.write_bytes(file.read_bytes()[: size // 2])
     assert LlamaCppEngine.open(model, "float32").reply(asked, options)[0].text == wanted
-    (said,) = caplog.messages
-    assert said.startswith(f"'{file}' cannot be read (llama.cpp cannot open") and said.endswith("made anew")
+    (said,) = warnings_of(caplog)
+    assert said.startswith(f"llama.cpp cannot open '{file}'") and said.endswith(": it is made anew")
     assert file.stat().st_size == size
     caplog.clear()
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LALM_CACHE", str(tmp_path / "file"))
     assert LlamaCppEngine.open(model, "float32").reply(asked, options)[0].text == wanted
-    assert caplog.messages == [
+    assert warnings_of(caplog) == [
         f"the LLM's file for llama.cpp cannot be kept in '{tmp_path / 'file' / 'gguf'}' (Not a directory): "
         "it is written at every start"
     ]
@@ -302,6 +303,11 @@ def test_a_tokenizer_with_more_tokens_than_the_table_has_rows_is_refused(folder,
     with pytest.raises(GGUFError, match="256 tokens and its LLM's table of embeddings 200 rows"):
         write_llm(model, processor, tmp_path / "llm.gguf", "float32", "", "mine")
     assert not list(tmp_path.glob("*.gguf"))
+
+
+def test_what_llama_cpp_would_leave_out_of_an_llm_is_refused():
+    with pytest.raises(GGUFError, match="'mine' is a qwen3 with biases in attention"):
+        check_llm(config_of("qwen3", attention_bias=True), "mine")
 
 
 @needs_library

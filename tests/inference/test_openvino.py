@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_llms import ROWS, config_of
-from tiny_parts import byte_tokenizer, noise
+from tiny_parts import byte_tokenizer, noise, warnings_of
 from transformers import AutoModelForCausalLM
 
 from lalm.cli.app import run
@@ -141,15 +141,15 @@ def test_it_is_made_once_and_again_when_it_is_broken(folder, tmp_path, monkeypat
     weights.write_bytes(weights.read_bytes()[:100])
     assert run(words) == 0
     assert json.loads(capsys.readouterr().out)["answer"] == first and weights.stat().st_size > 100
-    (said,) = caplog.messages
-    assert said.startswith(f"'{kept}' cannot be read (") and said.endswith("): it is made anew")
+    (said,) = warnings_of(caplog)
+    assert said.startswith(f"OpenVINO cannot open '{kept}': ") and said.endswith(": it is made anew")
 
 
 @pytest.mark.parametrize("fault", ["no room", "full meanwhile", "no right"])
 def test_what_cannot_be_kept_is_said_and_the_answer_is_the_same(folder, tmp_path, monkeypatch, caplog, fault):
     model = folder()
     wanted = OpenVINOEngine.open(model).reply(ROWS[:1], OPTIONS)[0].text
-    assert not caplog.messages
+    assert not warnings_of(caplog)
     monkeypatch.setenv("LALM_CACHE", str(tmp_path / "other"))
     if fault == "no room":
         usage = namedtuple("usage", "total used free")(1, 1, 1000)
@@ -165,7 +165,7 @@ def test_what_cannot_be_kept_is_said_and_the_answer_is_the_same(folder, tmp_path
         "full meanwhile": "Can't write",
         "no right": "Not a directory",
     }
-    assert caplog.messages == [
+    assert warnings_of(caplog) == [
         f"OpenVINO's graph of the LLM cannot be kept in '{tmp_path / 'other' / 'openvino'}' ({why[fault]}): "
         "it is made at every start"
     ]
@@ -176,7 +176,7 @@ def test_a_cache_that_is_only_read_is_enough(folder, monkeypatch, caplog):
     model = folder()
     wanted = OpenVINOEngine.open(model).reply(ROWS[:1], OPTIONS)[0].text
     monkeypatch.setattr("lalm.weights.kept_files.FileLock.acquire", None)  # nothing is locked or written
-    assert OpenVINOEngine.open(model).reply(ROWS[:1], OPTIONS)[0].text == wanted and not caplog.messages
+    assert OpenVINOEngine.open(model).reply(ROWS[:1], OPTIONS)[0].text == wanted and not warnings_of(caplog)
 
 
 def test_it_takes_the_threads_that_may_be_used(folder, monkeypatch):

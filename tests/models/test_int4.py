@@ -9,7 +9,7 @@ import tiny_llms
 import torch
 from safetensors.torch import load_file
 from tiny_llms import ROWS, slim_folder
-from tiny_parts import noise
+from tiny_parts import noise, warnings_of
 from torch import nn
 
 from lalm.cli.app import run
@@ -144,14 +144,14 @@ def test_where_4_bits_cannot_be_8_are_taken_with_the_reason(folder, tmp_path, mo
     monkeypatch.setattr(load, "multiplies", lambda: False)
     why = "int8 is taken instead of int4: torch has no fast product of 4-bit weights for this CPU"
     assert run([*words, str(folder), "--dtype", "int4"]) == 0
-    assert caplog.messages == [why]  # and so on standard error, where nothing else takes it
+    assert warnings_of(caplog) == [why]  # and so on standard error, where nothing else takes it
     assert json.loads(capsys.readouterr().out)["answer"] == wanted
     model, processor = load_model(folder)
     merge_lora(model)
     save_model(model, processor, tmp_path / "whole", slim=False)
     caplog.clear()
     assert run([*words, str(tmp_path / "whole"), "--dtype", "int4"]) == 0
-    assert len(caplog.messages) == 1 and "a part by themselves" in caplog.text
+    assert len(warnings_of(caplog)) == 1 and "a part by themselves" in caplog.text
 
 
 @needs_product
@@ -160,7 +160,7 @@ def test_codes_that_cannot_be_kept_are_used_all_the_same(folder, tmp_path, monke
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LALM_CACHE", str(tmp_path / "file"))
     assert [r.text for r in Engine.load(str(folder), dtype="int4").reply(ROWS, LONG)] == wanted
-    assert [record.message.split(" cannot")[0] for record in caplog.records] == [
+    assert [said.split(" cannot")[0] for said in warnings_of(caplog)] == [
         "the LLM's int8 weights",
         "the LLM's int4 weights",
     ]

@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny_llms import ROWS, slim_folder
+from tiny_parts import warnings_of
 from torch import nn
 
 from lalm.inference.engine import Engine, Options
@@ -62,7 +63,7 @@ def test_what_cannot_be_kept_is_said_and_answers_the_same(
 ):
     folder = str(slim_folder("qwen2", tiny_folders, tmp_path))
     wanted = [reply.text for reply in Engine.load(folder, dtype="int8").reply(ROWS, LONG)]
-    assert not caplog.records
+    assert not warnings_of(caplog)
     monkeypatch.setenv("LALM_CACHE", str(tmp_path / "other"))
     if fault == "no folder":
         (tmp_path / "other").write_text("a file")
@@ -71,7 +72,7 @@ def test_what_cannot_be_kept_is_said_and_answers_the_same(
         monkeypatch.setattr(int8_weights, "save_file", lambda *a: (_ for _ in ()).throw(said))
     assert [reply.text for reply in Engine.load(folder, dtype="int8").reply(ROWS, LONG)] == wanted
     why = "the disk is full" if fault == "full" else "Not a directory"
-    assert [record.message for record in caplog.records] == [
+    assert warnings_of(caplog) == [
         f"the LLM's int8 weights cannot be kept in '{tmp_path / 'other' / 'int8'}' ({why}): "
         "they are made at every start"
     ]

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from tiny_parts import warnings_of
 
 from lalm.weights.kept_files import made_alone, tell_damaged
 
@@ -66,7 +67,7 @@ def test_what_cannot_be_kept_is_told_in_one_line(tmp_path, monkeypatch, caplog, 
 
     with making(path) as place:
         assert not place.keep(write)
-    assert [record.getMessage() for record in caplog.records] == [
+    assert warnings_of(caplog) == [
         f"the graph cannot be kept in '{path.parent}' ({' '.join(why.split())}): it is made at every start"
     ]
     assert fault == "no folder" or not [one for one in path.parent.iterdir() if one.suffix != ".lock"]
@@ -101,4 +102,4 @@ def test_a_second_maker_waits_for_the_first(tmp_path):
 
 def test_what_cannot_be_read_is_named(tmp_path, caplog):
     tell_damaged(tmp_path / "mine.gguf", ValueError("bad\nmagic"))
-    assert caplog.messages == [f"'{tmp_path / 'mine.gguf'}' cannot be read (bad magic): it is made anew"]
+    assert warnings_of(caplog) == [f"'{tmp_path / 'mine.gguf'}' cannot be read (bad magic): it is made anew"]

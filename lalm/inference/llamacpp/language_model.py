@@ -38,6 +38,8 @@ def check_llm(config: Any, folder: str) -> None:
     rope = config.rope_parameters["rope_type"]
     if rope not in ("default", "llama3"):
         raise GGUFError(f"the LLM of '{folder}' scales its positions by '{rope}', which is not written here")
+    if config.model_type == "qwen3" and config.attention_bias:
+        raise GGUFError(f"the LLM of '{folder}' is a qwen3 with biases in attention, which llama.cpp has not")
     if config.hidden_act != "silu":
         raise GGUFError(f"the LLM of '{folder}' has the activation '{config.hidden_act}', not SiLU")
 
