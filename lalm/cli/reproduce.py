@@ -84,7 +84,8 @@ def _show(planned: "Plan", folder: Path) -> None:
         took = (
             f"took {one.seconds / 60:.1f} min" if one.state == "done" else f"about {one.step.minutes:g} min"
         )
-        print(f"{number:>3} {one.step.name}: {one.state}, {took}; makes {', '.join(one.step.makes)}")
+        state = "made with other settings" if one.state == "other" else one.state
+        print(f"{number:>3} {one.step.name}: {state}, {took}; makes {', '.join(one.step.makes)}")
         print(f"      {shown(one.step)}")
         for need in one.step.needs:
             print(f"      needs {need}")
@@ -96,9 +97,8 @@ def _show(planned: "Plan", folder: Path) -> None:
     disk = disk_of(planned, folder)
     print(f"disk: writes about {disk.needed_gb:g} GB in all, {disk.free_gb:.0f} GB are free")
     left = sum(one.step.minutes for one in found if one.state != "done")
-    print(
-        f"{len(found)} steps, {len(missing)} files missing, about {left / 60:.1f} h to go {where} (estimated)"
-    )
+    time = f"{left / 60:.1f} h" if left > 90 else f"{left:.0f} min"
+    print(f"{len(found)} steps, {len(missing)} files missing, about {time} to go {where} (estimated)")
 
 
 def _run(planned: "Plan", whole: "Plan", folder: Path, out: Path) -> None:

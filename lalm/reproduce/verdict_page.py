@@ -43,8 +43,12 @@ def write(plan: Plan, found: Mapping[str, Any], about: Mapping[str, Any], folder
 def _put(file: Path, text: str) -> None:
     """Write a file whole: a run that is killed here leaves what was there before."""
     draft = file.with_name(f"{file.name}.partial")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(file)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(file)
+    except OSError as error:  # a full disk, of which the system does not name the file
+        draft.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(file)) from None
 
 
 def _with_picture(one: Mapping[str, Any], size: str, folder: Path) -> dict[str, Any]:
@@ -201,12 +205,12 @@ def reservation(folder: Path, size: str) -> str:
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
-    """The result of the largest size that was run."""
+    """The result of the largest size that has a verdict; else of the largest of which anything was run."""
+    found = list[dict[str, Any]]()
     for size in reversed(SIZES):
         if (folder / f"{size}.json").is_file():
-            found: dict[str, Any] = json.loads((folder / f"{size}.json").read_text(encoding="utf-8"))
-            return found
-    return None
+            found.append(json.loads((folder / f"{size}.json").read_text(encoding="utf-8")))
+    return next((one for one in found if one["verdict"] != NOT_RUN), found[0] if found else None)
 
 
 def _sides(one: Mapping[str, Any]) -> str:

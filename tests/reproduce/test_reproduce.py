@@ -1,5 +1,6 @@
 """``lalm reproduce``: plans that hold, runs that go on, intervals that cover, verdicts by the rule."""
 
+import errno
 import json
 import math
 import re
@@ -467,6 +468,31 @@ def test_what_cannot_be_run_is_said_in_a_sentence(words, told, tmp_path, monkeyp
     assert command(["reproduce", *words]) == 2
     said = capsys.readouterr().err
     assert told in said and len(said.splitlines()) == 1
+
+
+def test_a_page_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
+    (tmp_path / "answers.yaml").write_text(EXPERIMENT)
+    own = experiments.load(str(tmp_path / "answers.yaml"))
+    (tmp_path / "small.md").write_text("before")
+
+    def full(self: Path, *words: object, **more: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    about = dict.fromkeys(("date", "commit", "machine", "command"), "") | {"minutes": 0.0}
+    found = {"verdict": NOT_RUN, "contrasts": [], "cells": [], "judges": [], "beside": []}
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match=r"small.svg"):
+            verdict_page.write(plan(own, "small"), found, about, tmp_path)
+    assert (tmp_path / "small.md").read_text() == "before" and not [*tmp_path.glob("*.partial")]
+
+
+def test_a_row_of_a_larger_size_does_not_hide_the_verdict_of_a_smaller_one(tmp_path):
+    assert verdict_page.newest(tmp_path) is None
+    (tmp_path / "small.json").write_text('{"size": "small", "verdict": "not run"}')
+    assert verdict_page.newest(tmp_path) == {"size": "small", "verdict": NOT_RUN}
+    (tmp_path / "quick.json").write_text('{"size": "quick", "verdict": "confirmed"}')
+    assert verdict_page.newest(tmp_path) == {"size": "quick", "verdict": CONFIRMED}
 
 
 def test_the_readme_has_the_table_of_the_results():
