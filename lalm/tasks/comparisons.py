@@ -132,12 +132,13 @@ def _greater(first: float, second: float, least: float) -> str | None:
 
 
 def compared(one: Recorded, two: Recorded, question: str, answer: str, name: str) -> Sample:
-    """A question about two recordings in this order, with its answer."""
+    """A question about two recordings in this order, with its answer. Both orders are about one recording,
+    where recordings are counted or another one is to stand in."""
     asked = ask([one.audio, two.audio], question).with_target(f"{answer.capitalize()}.")
     return Sample(
         asked.messages,
         id=f"compare-{name}",
         task="compare",
         references=(answer,),
-        origin={"recording": one.id, "other": two.id},
+        origin={"recording": " + ".join(sorted((one.id, two.id))), "first": one.id, "second": two.id},
     )

@@ -175,6 +175,9 @@ def test_comparisons_are_right_in_both_orders(manifest):
     assert len(made) == 6
     for a, b in zip(made[::2], made[1::2], strict=True):
         assert a.audios == b.audios[::-1] and asked(a) == asked(b)
+        assert (
+            a.origin["recording"] == b.origin["recording"]
+        )  # one pair: not two recordings, nor each other's control
         assert (a.references[0], b.references[0]) in {
             *((x, x) for x in (BOTH, NEITHER, "yes", "no")),
             *((FIRST, SECOND), (SECOND, FIRST)),
