@@ -222,6 +222,7 @@ def plain_losses(model: Any, processor: Any) -> Any:
     encoder = WhisperEncoder(tower.whisper.config).eval().to(tower.whisper.conv1.weight.dtype)
     encoder.load_state_dict(tower.whisper.state_dict())
     tokenizer, llm = processor.tokenizer, model.model.language_model
+    llm.set_attn_implementation("sdpa")  # transformers' own, not that of lalm.training.cpu_attention
 
     def loss_of(batch: Any, count: int) -> torch.Tensor:
         waves = [soundfile.read(s.audios[0]["audio"], dtype="float32")[0] for s in batch.samples]

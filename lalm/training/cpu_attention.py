@@ -1,7 +1,7 @@
-"""Attention of an LLM that trains on a CPU: in float32, and the rows of a packed batch each by itself.
+"""Attention of an LLM that trains on a CPU: in float32, and each row of a batch by itself.
 
-torch's bfloat16 attention takes several times as long backward on a CPU as its float32 one, and both compute
-all of a packed batch's square, most of which the mask hides (benchmarks/training_attention.py). The same is
+torch's bfloat16 attention takes several times as long backward on a CPU as its float32 one, and with a mask
+both compute what it hides: most of a packed batch's square (benchmarks/training_attention.py). The same is
 computed, but rounded otherwise. Without gradients, and on other devices, transformers' own is used.
 """
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -44,17 +44,28 @@ def attend(
             module, *states, attention_mask, dropout=dropout, scaling=scaling, **more
         )
     states = (query.float(), key.float(), value.float())
-    lengths = packed_lengths(attention_mask, more.get("position_ids"), key.shape[2])
-    if lengths is None:
+    packed = packed_lengths(attention_mask, more.get("position_ids"), key.shape[2])
+    padded = None if packed else padded_lengths(attention_mask)
+    if packed is None and padded is None:
         seen, _ = sdpa_attention_forward(
             module, *states, attention_mask, dropout=dropout, scaling=scaling, **more
         )
         return seen.to(query.dtype), None
+    parts = [
+        state.split(packed, 2)
+        if packed
+        else [row[None, :, :size] for row, size in zip(state.unbind(), padded or [], strict=True)]
+        for state in states
+    ]
     rows = [
         scaled_dot_product_attention(q, k, v, None, dropout, True, scale=scaling, enable_gqa=True)
-        for q, k, v in zip(*(state.split(lengths, 2) for state in states), strict=True)
+        for q, k, v in zip(*parts, strict=True)
     ]
-    return torch.cat(rows, 2).transpose(1, 2).to(query.dtype).contiguous(), None
+    if padded:
+        longest = query.shape[2]
+        rows = [pad(row, (0, 0, 0, longest - row.shape[2])) for row in rows]
+    seen = torch.cat(rows, 2 if packed else 0)
+    return seen.transpose(1, 2).to(query.dtype).contiguous(), None
 
 
 def packed_lengths(mask: Tensor | None, positions: Tensor | None, keys: int) -> list[int] | None:
@@ -71,3 +82,20 @@ def packed_lengths(mask: Tensor | None, positions: Tensor | None, keys: int) -> 
     lengths = [end - start for start, end in zip(starts, [*starts[1:], keys], strict=True)]
     causal = sum(length * (length + 1) // 2 for length in lengths)
     return lengths if int(mask.sum()) == causal else None
+
+
+def padded_lengths(mask: Tensor | None) -> list[int] | None:
+    """How long the rows of a batch are that was padded on the right; None if the mask says anything else.
+
+    mask: (B, 1, L, L) bool, true where something is seen; what padding sees is never used.
+    """
+    if mask is None or mask.dtype != torch.bool or mask.dim() != 4 or mask.shape[2] != mask.shape[3]:
+        return None
+    lengths = mask[:, 0, -1].sum(1).tolist()  # the last position sees all that is real
+    size = mask.shape[3]
+    seen = sum(length * (length + 1) // 2 + (size - length) * length for length in lengths)
+    if mask.shape[1] != 1 or min(lengths) < 1 or int(mask.sum()) != seen:
+        return None
+    ends = torch.tensor(lengths, device=mask.device)[:, None]
+    real = torch.arange(size, device=mask.device) < ends  # (B, L)
+    return lengths if bool((mask[:, 0, -1] == real).all()) else None

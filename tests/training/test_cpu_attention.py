@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModel, LlamaConfig, MistralConfig, Phi3Config, Qwen3Config
 
 from lalm.training import cpu_attention
-from lalm.training.cpu_attention import NAME, packed_lengths, train_on_cpu
+from lalm.training.cpu_attention import NAME, packed_lengths, padded_lengths, train_on_cpu
 
 SMALL = {
     "vocab_size": 64,
@@ -62,8 +62,8 @@ def test_the_same_as_transformers(family, given):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_packed_rows_are_computed_each_by_itself(monkeypatch):
-    """Three products of their own lengths in each layer; with a window the mask says more, and is used."""
+def test_rows_are_computed_each_by_itself(monkeypatch):
+    """A product of each row's own length in each layer; with a window the mask says more, and is used."""
     seen = []
 
     def note(query: Any, *args: Any, **more: Any) -> Any:
@@ -76,9 +76,13 @@ def test_packed_rows_are_computed_each_by_itself(monkeypatch):
     learned(llm, **PACKED)
     assert seen == LENGTHS * 2
     seen.clear()
+    learned(llm, **RIGHT)
+    assert seen == [7, 4] * 2
+    seen.clear()
     windowed = body(MistralConfig, sliding_window=4)
     train_on_cpu(windowed)
     learned(windowed, **PACKED)
+    learned(windowed, **RIGHT)
     assert not seen
 
 
@@ -121,3 +125,17 @@ def test_only_masks_of_packed_rows_are_taken_for_one():
     assert packed_lengths(mask & ~torch.eye(15).bool().flip(0), positions, 15) is None
     assert packed_lengths(torch.ones_like(mask), positions, 15) is None
     assert packed_lengths(mask[..., :4], positions, 15) is None
+
+
+def test_only_masks_of_right_padding_are_taken_for_one():
+    causal = torch.ones(2, 1, 6, 6).tril().bool()
+    real = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]).bool()[:, None, None]
+    assert padded_lengths(causal & real) == [6, 3]
+    assert padded_lengths(causal) == [6, 6]
+    assert padded_lengths(None) is None
+    assert padded_lengths((causal & real).float()) is None
+    assert padded_lengths(causal & real.flip(3)) is None  # padded on the left
+    assert padded_lengths(causal & real & ~causal.tril(-3)) is None  # a window
+    assert padded_lengths(torch.ones_like(causal)) is None
+    assert padded_lengths((causal & real).expand(2, 4, 6, 6)) is None
+    assert padded_lengths((causal & real)[..., :4]) is None
