@@ -110,6 +110,8 @@ def ask(
     followed = _protocol(
         protocol, prompts, prompt, unusual=out is not None or vision is not None or orders > 1
     )
+    if engine != "lalm" and (followed is not None or vision is not None):
+        raise ValueError(f"--engine {engine} takes no --protocol and no --vision")
     from lalm import Options
     from lalm.models import SMALL
 
@@ -136,8 +138,6 @@ def ask(
     if followed is not None and channel is None:
         channel = followed.hearing.channel
     choice = heard_choice(channel, track, lenient)
-    if engine != "lalm" and (followed is not None or vision is not None):
-        raise ValueError(f"--engine {engine} takes no --protocol and no --vision")
 
     def opened() -> "Engine":
         if engine != "lalm":

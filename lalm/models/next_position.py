@@ -20,9 +20,8 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 
 def general_because(body: Any) -> str:
     """Why a body is read by its own forward at every position; "" where ``NextPosition`` reads it."""
-    kind = body.config.model_type.removesuffix("_text")
-    if kind not in FAMILIES:
-        return f"the LLM is a '{kind}', none of {', '.join(FAMILIES)}"
+    if because := of_another_family(body.config):
+        return because
     if not keeps_every_position(body):
         return "the LLM has sliding windows"
     rope = body.config.rope_parameters
@@ -31,6 +30,12 @@ def general_because(body: Any) -> str:
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         return "only a part of the LLM's heads is rotated"
     return ""
+
+
+def of_another_family(config: Any) -> str:
+    """That an LLM's config is of none of ``FAMILIES``; "" where it is."""
+    kind = config.model_type.removesuffix("_text")
+    return "" if kind in FAMILIES else f"the LLM is a '{kind}', none of {', '.join(FAMILIES)}"
 
 
 class NextPosition:

@@ -5,6 +5,7 @@ from importlib import resources
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from tiny_parts import noise
 from transformers import AutoModelForMultimodalLM, AutoProcessor, AutoTokenizer
 
@@ -109,6 +110,27 @@ def test_an_exported_folder_answers_alike(tiny, tmp_path, system, monkeypatch, c
     assert fields["architectures"] == [type(model).__name__] and fields["dtype"] == "float32"
     ends = json.loads((out / "generation_config.json").read_text())
     assert ends["eos_token_id"] == [processor.tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("to", ["transformers", "qwen2-audio"])
+def test_of_an_export_that_finds_no_room_nothing_is_left(tiny, tmp_path, monkeypatch, capsys, to):
+    save_model(*tiny("qwen2-audio"), tmp_path / "slim", slim=True)
+    full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    def half(model, processor, folder, **given):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text("{}")
+        raise full
+
+    monkeypatch.setattr("lalm.models.save.save_model", half)
+    monkeypatch.setattr("lalm.systems.qwen2_audio.released.export", half)
+    out = tmp_path / "out"
+    for there in (False, True):  # an empty folder that was there stays
+        if there:
+            out.mkdir()
+        assert run(["export", str(tmp_path / "slim"), "--to", to, "--out", str(out)]) == 1
+        assert capsys.readouterr().err.endswith(f"lalm: the disk is full '{out}'\n")
+        assert list(out.iterdir()) == [] if there else not out.exists()
 
 
 @pytest.mark.parametrize("scope", ["own", "whole"])

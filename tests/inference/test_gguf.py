@@ -15,7 +15,7 @@ from lalm import ask
 from lalm.cli.app import run
 from lalm.doctor import exported_gguf
 from lalm.inference.engine import Engine, Options
-from lalm.inference.llamacpp import library
+from lalm.inference.llamacpp import engine, library
 from lalm.inference.llamacpp.engine import LlamaCppEngine
 from lalm.inference.llamacpp.export import read_back
 from lalm.inference.llamacpp.gguf_file import GGUFError, mixed_type
@@ -229,9 +229,9 @@ def test_the_engine_answers_alike_with_llama_cpp_as_its_llm(folder, tmp_path, mo
     options = Options(max_new_tokens=24, loop_guard=False, repetition_penalty=1.1)
     asked = [ask(clips, "Which?"), ask(clips[:1], "What?"), ask(clips[:1], "What?")]
     wanted = [reply.text for reply in Engine.load(model, "cpu", torch.float32).reply(asked, options)]
-    engine = LlamaCppEngine.open(model, "float32")
-    assert [reply.text for reply in engine.reply(asked, options)] == wanted
-    assert "".join(engine.stream(asked[0], options)) == wanted[0] != wanted[1]
+    opened = LlamaCppEngine.open(model, "float32")
+    assert [reply.text for reply in opened.reply(asked, options)] == wanted
+    assert "".join(opened.stream(asked[0], options)) == wanted[0] != wanted[1]
     (kept,) = (tmp_path / "cache" / "gguf").glob("*.gguf")
     made = kept.stat().st_mtime_ns
     monkeypatch.setattr(load, "load_causal_lm", None)  # the LLM's own weights are not read again
@@ -320,3 +320,16 @@ def test_all_of_three_ends_end_an_answer_there(folder, tmp_path):
     write_llm(model, processor, tmp_path / "llm.gguf", "float32", str(processor.chat_template), "mine")
     llama = Llama(tmp_path / "llm.gguf", context=64)
     assert all(llama.ends(token) for token in ends) and not llama.ends(3)
+
+
+@needs_library
+def test_a_refused_llm_is_not_read_and_leaves_nothing_in_the_cache(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("LALM_CACHE", str(tmp_path / "cache"))
+    model = folder("acdc")
+    config = json.loads((model / "config.json").read_text())
+    config["text_config"]["hidden_act"] = "gelu"
+    (model / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(engine, "load_model", None)
+    with pytest.raises(GGUFError, match="has the activation 'gelu', not SiLU"):
+        LlamaCppEngine.open(str(model))
+    assert not (tmp_path / "cache" / "gguf").exists()

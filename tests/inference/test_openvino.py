@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from lalm.cli.app import run
 from lalm.inference.conversation import Conversation
 from lalm.inference.engine import Engine, TooLongError
+from lalm.inference.one_question import kept_llm
 from lalm.inference.openvino import engine as opening
 from lalm.inference.openvino.engine import OpenVINOEngine
 from lalm.inference.openvino.graph import GraphError, check_llm, graph_of
@@ -250,3 +251,22 @@ def test_other_llms_are_refused(tiny_folders, tmp_path, kind, fields, told):
     model, _ = build_model("acdc", encoder=str(tiny_folders[0]), llm=str(tmp_path))
     with pytest.raises(GraphError, match=f"'mine' does not run in OpenVINO here, because .*{told}"):
         check_llm(model, "mine")
+
+
+def test_a_refused_llm_is_not_read_and_leaves_nothing_in_the_cache(folder, tmp_path, monkeypatch):
+    model = folder("llama", hidden_act="gelu")
+    monkeypatch.setattr(opening, "load_model", None)
+    with pytest.raises(GraphError, match=r"'mine' does not run in OpenVINO here, because .*'gelu', not SiLU"):
+        OpenVINOEngine.open(model)
+    assert not (tmp_path / "cache" / "openvino").exists()
+
+
+@pytest.mark.parametrize("name", ["model-00002-of-00002.safetensors", "pytorch_model.bin", "salmonn.pth"])
+def test_another_copy_is_made_once_any_file_of_weights_has_changed(tmp_path, name):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).write_text("weights")
+    before = kept_llm(tmp_path, "int8", "openvino", ".xml")
+    (tmp_path / "notes.txt").write_text("changes nothing")
+    assert kept_llm(tmp_path, "int8", "openvino", ".xml") == before
+    (tmp_path / name).write_text("others")
+    assert kept_llm(tmp_path, "int8", "openvino", ".xml") != before

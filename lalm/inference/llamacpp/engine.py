@@ -19,7 +19,7 @@ from lalm.inference.llamacpp.running import Llama
 from lalm.inference.one_question import OneQuestionEngine, Piece, kept_llm
 from lalm.inference.threads import usable
 from lalm.models import SMALL
-from lalm.models.load import load_model, model_name
+from lalm.models.load import load_model, model_folder, model_name, read_config
 from lalm.models.lora import merge_lora
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
@@ -63,6 +63,7 @@ class LlamaCppEngine(OneQuestionEngine):
         """
         library()  # what is missing is said before anything is read
         given = model if model is not None else SMALL
+        check_llm(read_config(model_folder(given))[1].text_config, str(given))
         dtype = None if dtype == "auto" else dtype
         precision = getattr(torch, dtype) if dtype in FLOATS else pick_dtype(torch.device("cpu"))
         options = {} if transcript is None else {"transcript": transcript}
@@ -73,7 +74,6 @@ class LlamaCppEngine(OneQuestionEngine):
             if not file.is_file():
                 return None
             opened, processor = load_model(given, dtype=precision, options=options, hollow=True)
-            check_llm(opened.config.text_config, str(given))
             try:
                 return cls(opened, processor, model_name(given), _opened(file, opened, kind))
             except LibraryError as error:
@@ -87,7 +87,6 @@ class LlamaCppEngine(OneQuestionEngine):
             if engine := kept(tell_damaged):  # another process was faster
                 return engine
             opened, processor = load_model(given, dtype=precision, options=options)
-            check_llm(opened.config.text_config, str(given))
             if told:
                 told(f"writing the LLM for llama.cpp in {kind}, once")
             llm = _made(opened, processor, making, kind, model_name(given))

@@ -20,11 +20,11 @@ from torch import nn
 
 from lalm.inference.device import pick_dtype
 from lalm.inference.one_question import OneQuestionEngine, Piece, kept_llm
-from lalm.inference.openvino.graph import check_llm, graph_of
+from lalm.inference.openvino.graph import check_config, check_llm, graph_of
 from lalm.inference.openvino.running import CompiledLLM, RunningError
 from lalm.inference.threads import usable
 from lalm.models import SMALL
-from lalm.models.load import load_model, model_name
+from lalm.models.load import load_model, model_folder, model_name, read_config
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.opening_memory import release_free_memory
 from lalm.models.processing import AudioLMProcessor
@@ -69,6 +69,7 @@ class OpenVINOEngine(OneQuestionEngine):
                 f"--engine openvino has no {dtype} weights: say --dtype int8 (its default) or bfloat16"
             )
         given, kind = model if model is not None else SMALL, KINDS[dtype]
+        check_config(read_config(model_folder(given))[1].text_config, model_name(given))
         exact = kind == "float32"
         precision = torch.float32 if exact else pick_dtype(torch.device("cpu"))
         options = {} if transcript is None else {"transcript": transcript}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lalm.errors import LalmError
 from lalm.models.int8 import quantise
 from lalm.models.modeling import AudioLMForConditionalGeneration
-from lalm.models.next_position import general_because
+from lalm.models.next_position import general_because, of_another_family
 
 NEVER = np.float32(np.finfo(np.float16).min)  # added to the score of a key that is not looked at
 Node = Any  # openvino.Node and its Output, which the operations take alike
@@ -28,16 +28,28 @@ class GraphError(LalmError, ValueError):
     """A model whose LLM has no graph here; the text says why."""
 
 
+def check_config(config: Any, name: str) -> None:
+    """Raise GraphError for an LLM (its config) of a kind that is not written here."""
+    because = of_another_family(config)
+    if not because and config.hidden_act != "silu":
+        because = f"the LLM has the activation '{config.hidden_act}', not SiLU"
+    if because:
+        raise _refusal(name, because)
+
+
 def check_llm(model: AudioLMForConditionalGeneration, name: str) -> None:
-    """Raise GraphError for an LLM of a kind that is not written here."""
+    """The same, and for what its config does not say."""
     body: Any = model.model.language_model
+    check_config(body.config, name)
     because = general_because(body)
-    if not because and body.config.hidden_act != "silu":
-        because = f"the LLM has the activation '{body.config.hidden_act}', not SiLU"
     if not because and model._tail is not None and model._tail.is_more_than(model.lm_head):
         because = "its head is more than one product"
     if because:
-        raise GraphError(f"'{name}' does not run in OpenVINO here, because {because}: leave --engine out")
+        raise _refusal(name, because)
+
+
+def _refusal(name: str, because: str) -> GraphError:
+    return GraphError(f"'{name}' does not run in OpenVINO here, because {because}: leave --engine out")
 
 
 @torch.no_grad()
