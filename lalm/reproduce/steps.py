@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from lalm.evaluate.task import known_tasks
 from lalm.evaluate.task_data import found_below
-from lalm.reproduce.experiment import ReproduceError
+from lalm.reproduce.experiment import ReproduceError, of_size
 from lalm.reproduce.planning import Plan, Step
 from lalm.training.recipe import Recipe, load
 from lalm.weights import fetch as weights
@@ -98,6 +99,10 @@ def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> tuple[fl
         raise ReproduceError(
             f"{lacking.step.name}: there is no '{lacking.missing[0]}' (--plan lists all that is missing)"
         )
+    if lacks_plots(plan):
+        raise ReproduceError(
+            "this run draws curves, for which there is no matplotlib: pip install 'lalm[plot]'"
+        )
     begun = any(one.state == "done" and not one.step.shared for one in found)
     if disk.free_gb < disk.needed_gb and not begun:
         raise ReproduceError(
@@ -123,6 +128,12 @@ def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> tuple[fl
         ) from None
     found = states(plan, work)
     return sum(one.seconds for one in found), sum(one.cpu_seconds for one in found)
+
+
+def lacks_plots(plan: Plan) -> bool:
+    """Whether it will draw, and cannot: better said before the first training than after the last one."""
+    draws = any(of_size(one.picture, plan.size) for one in plan.beside.values())
+    return draws and find_spec("matplotlib") is None
 
 
 def shown(step: Step) -> str:

@@ -2,30 +2,20 @@
 
 import errno
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lalm.cli.app import run as command
 from lalm.data.sample import ask, write_manifest
-from lalm.evaluate.metrics.intervals import SHARE
 from lalm.reproduce import experiment as experiments
 from lalm.reproduce import steps, verdict_page
 from lalm.reproduce.estimates import (
-    CANNOT_TELL,
     CONFIRMED,
-    NOT_CONFIRMED,
     NOT_RUN,
-    Estimate,
-    Scores,
-    estimate,
-    verdict,
-    whole_verdict,
 )
 from lalm.reproduce.interval_figure import figure
 from lalm.reproduce.planning import plan
@@ -208,71 +198,22 @@ def test_a_step_for_some_rows_is_run_for_them_alone():
     assert {step.chain for step in small_b2} <= {*small.values()}  # a row goes on with what the whole has
 
 
+def test_curves_that_cannot_be_drawn_are_told_before_the_first_step(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(steps, "find_spec", lambda name: None)
+    assert command(["reproduce", "salmonn"]) == 2
+    assert "there is no matplotlib: pip install 'lalm[plot]'" in capsys.readouterr().err
+    assert command(["reproduce", "salmonn", "--plan"]) == 0
+    assert "missing matplotlib" in capsys.readouterr().out
+    assert not steps.lacks_plots(plan(experiments.load("salmonn"), "quick"))  # which draws none
+
+
 def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path):
     (tmp_path / "own.yaml").write_text(STEPS + "disk_gb: {small: 1.0e+9}\n")
     planned = plan(experiments.load(str(tmp_path / "own.yaml")), "small")
     with pytest.raises(experiments.ReproduceError, match=r"GB free, and the run writes about 1e\+09 GB"):
         steps.run(planned, tmp_path / "work", lambda words: 1 / 0, lambda line: None)
     assert not (tmp_path / "work").exists()
-
-
-def test_intervals_cover_the_truth_over_seeds_and_recordings():
-    """200 worlds: recordings differ, seeds differ, three questions a recording; the truth is 0.1. One seed's
-    own interval, which is over items alone, misses it far too often."""
-    draw, hits, alone = np.random.default_rng(0), 0, 0
-    for _ in range(200):
-        hard = draw.normal(0, 0.3, 40).repeat(3)
-        names = [("task", str(i)) for i in range(120)]
-        places = {name: str(i // 3) for i, name in enumerate(names)}
-        worlds = [0.1 + draw.normal(0, 0.1) + hard + draw.normal(0, 0.3, 120) for _ in range(3)]
-        runs = [Scores(dict(zip(names, values, strict=True)), places) for values in worlds]
-        found, first = estimate(runs), estimate(runs[:1])
-        assert found is not None and first is not None and found.num_recordings == 40
-        hits += found.low <= 0.1 <= found.high
-        alone += first.low <= 0.1 <= first.high
-    assert 0.9 <= hits / 200 <= 0.99 and alone / 200 < 0.75
-
-
-def test_intervals_of_shares_stay_in_their_bounds():
-    names = [("task", str(i)) for i in range(4)]
-    places = {name: str(i) for i, name in enumerate(names)}
-    ones, none = (Scores(dict.fromkeys(names, value), places, SHARE) for value in (1.0, 0.0))
-    ends = []
-    for runs in ([ones] * 3, []), ([ones] * 3, [none] * 3), ([ones] * 3, [ones] * 3):
-        found = estimate(*runs)
-        assert found is not None
-        ends.append((found.low, found.high))
-    unlike = 0.602  # binomtest(0, 4): so many recordings may be exceptions, each as far away as can be
-    assert ends[0] == pytest.approx((1 - unlike, 1), abs=1e-3)
-    assert ends[1] == pytest.approx((1 - 2 * unlike, 1), abs=1e-3)  # four of four are not enough to tell
-    assert ends[2] == pytest.approx((-unlike, unlike), abs=1e-3)  # ties: nothing is known to be equal
-    counts = estimate([Scores(dict.fromkeys(names, 5.0), places)])
-    assert counts is not None and (counts.low, counts.high) == (-math.inf, math.inf)
-    few = estimate([Scores(dict(zip(names, (0, 0, 0.02, 0.06), strict=True)), places, SHARE)])
-    assert few is not None and few.low == 0 and few.high == pytest.approx(0.02 + 3.182 * 0.01414, abs=1e-3)
-
-
-def test_an_interval_of_one_seed_is_the_bootstraps():
-    """Of 60 recordings with two questions each, of two tasks, against 4,000 draws of recordings."""
-    draw = np.random.default_rng(0)
-    names = [(task, str(i)) for i in range(60) for task in ("a", "b")]
-    places = {name: name[1] for name in names}
-    hard = draw.normal(0, 1, 60)
-    values = np.array([float(hard[int(i)] + draw.normal() > (task == "a")) for task, i in names])
-    found = estimate([Scores(dict(zip(names, values, strict=True)), places, SHARE)])
-    table = values.reshape(60, 2)  # (recordings, tasks)
-    means = table[draw.integers(0, 60, (4000, 60))].mean((1, 2))
-    assert found is not None and found.mean == pytest.approx(values.mean())
-    assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.012)
-
-
-def test_a_task_of_one_recording_leaves_the_interval_open():
-    """Its own mean is no estimate of how much another recording would differ."""
-    names = [("a", "0"), ("b", "1"), ("c", "2")]
-    places = {name: name[1] for name in names}
-    found = estimate([Scores(dict(zip(names, (1.0, 0.0, 1.0), strict=True)), places, SHARE)])
-    assert found is not None and (found.low, found.high) == (0.0, 1.0)
-    assert verdict(found, 0.05) == CANNOT_TELL
 
 
 def test_a_number_of_another_kind_does_not_flatten_the_shares_in_the_figure():
@@ -309,28 +250,6 @@ def test_a_figure_has_room_for_its_labels_and_numbers_on_its_axis():
     assert len(ends) == 1 and label in drawn and ends[0] > 6 * len(label)
     width = float(re.findall(r'width="([0-9]+)"', drawn)[0])
     assert max(float(x) for x in re.findall(r'c?x[12]?="([0-9.]+)"', drawn)) + 40 < width
-
-
-def test_the_verdict_is_the_rules():
-    def found(low: float, high: float) -> Estimate:
-        return Estimate((low + high) / 2, low, high, 100, 50, (0.0, 0.0, 0.0))
-
-    assert verdict(found(0.02, 0.2), 0.05) == CONFIRMED
-    assert verdict(found(-0.02, 0.2), 0.05) == CANNOT_TELL
-    assert verdict(found(0.01, 0.04), 0.05) == NOT_CONFIRMED  # there, and too small to matter
-    assert verdict(found(-0.2, -0.01), 0.0) == NOT_CONFIRMED
-    assert verdict(None, 0.0) == NOT_RUN
-    assert verdict(found(0.0, 0.3), 0.05) == CANNOT_TELL  # the edges are not above, and not below
-    assert verdict(found(-0.1, 0.05), 0.05) == CANNOT_TELL
-    assert verdict(found(-0.1, 0.0), 0.0) == CANNOT_TELL
-    assert verdict(found(-0.1, 0.0499), 0.05) == NOT_CONFIRMED
-    nan = float("nan")
-    assert verdict(Estimate(nan, nan, nan, 100, 50, (nan, nan, nan)), 0.05) == CANNOT_TELL
-    alone = replace(found(0.1, 0.2), seeds=(0.15,))
-    assert verdict(alone, 0.05) == CONFIRMED and verdict(alone, 0.05, two_trainings=True) == CANNOT_TELL
-    assert whole_verdict([CONFIRMED, CANNOT_TELL]) == CANNOT_TELL
-    assert whole_verdict([CANNOT_TELL, NOT_CONFIRMED]) == NOT_CONFIRMED
-    assert whole_verdict([CONFIRMED, NOT_RUN]) == NOT_RUN
 
 
 def test_a_table_is_what_the_experiment_has_for_it():
