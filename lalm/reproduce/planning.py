@@ -127,6 +127,11 @@ def plan(
         chains = [trained(name, n) for name in one.of for n in range(seeds_of(experiment.cells[name], size))]
         if lines := of_size(one.run, size):
             steps.append(_step(key, lines, one.makes, of_size(one.minutes, size), settings, "".join(chains)))
+    if row is not None and not evaluations and not beside:
+        way = (
+            f" for table '{table}': leave out --row or --table" if table else ": it is asked in another size"
+        )
+        raise ReproduceError(f"size '{size}' asks row '{row}' nothing{way}")
     return Plan(experiment, size, settings, tuple(steps), tuple(evaluations), beside)
 
 

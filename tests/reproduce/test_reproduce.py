@@ -372,6 +372,14 @@ def _judge_half(file: Path) -> None:
             ["apt", "--row", "presence-alone", "--full", "--plan"],
             "size 'full' has no row 'presence-alone': the",
         ),
+        (
+            ["acdc", "--table", "2", "--row", "B1"],
+            "size 'small' asks row 'B1' nothing for table '2': leave out",
+        ),
+        (
+            ["apt", "--row", "presence-alone", "--quick"],
+            "size 'quick' has no row 'presence-alone': the rows are",
+        ),
         (["acdc", "--table", "7"], "size 'small' has nothing for table '7': it has 1, 2"),
         (["salmonn", "--quick", "--table", "4"], "size 'quick' has nothing for table '4': it has 3, 5"),
         (["acdc", "--set", "steps"], "--set steps: write it as KEY=VALUE"),
