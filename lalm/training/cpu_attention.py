@@ -2,7 +2,8 @@
 
 torch's bfloat16 attention takes several times as long backward on a CPU as its float32 one, and with a mask
 both compute what it hides: most of a packed batch's square (benchmarks/training_attention.py). The same is
-computed, but rounded otherwise. Without gradients, and on other devices, transformers' own is used.
+computed, but rounded otherwise; with and without gradients, so that a reference's probabilities compare with
+the learner's. Other devices, and tokens that go on from kept keys and values, have transformers' attention.
 """
 
 from typing import Any
@@ -39,7 +40,7 @@ def attend(
 ) -> tuple[Tensor, None]:
     """transformers' signature. query: (B, H, L, D); key, value: (B, H / G, L, D) -> (B, L, H, D)."""
     states = (query, key, value)
-    if not query.requires_grad or query.device.type != "cpu":
+    if query.device.type != "cpu" or query.shape[2] != key.shape[2]:
         return sdpa_attention_forward(
             module, *states, attention_mask, dropout=dropout, scaling=scaling, **more
         )

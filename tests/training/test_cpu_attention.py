@@ -1,5 +1,6 @@
 """Attention of a training LLM on a CPU against transformers' own, outputs and gradients."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -97,14 +98,32 @@ def test_bfloat16_is_nearer_to_float32_than_before():
         assert (one - wanted).abs().mean() < 1.2 * (other - wanted).abs().mean()
 
 
-def test_an_answer_is_computed_as_ever():
-    """Without gradients transformers' own attention is used, in the LLM's own numbers."""
-    llm = body(dtype=torch.bfloat16)
-    ids = torch.tensor([[3, 4, 5, 6]])
+@pytest.mark.parametrize("given", [PACKED, PADDED, RIGHT, WHOLE], ids=["packed", "left", "right", "whole"])
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_the_same_bits_without_gradients(family, given):
+    """A reference that has the learner's weights has its probabilities, too."""
+    kind, more = FAMILIES[family]
+    llm = body(kind, torch.bfloat16, **more)
+    train_on_cpu(llm)
+    found, _ = learned(llm, **given)
     with torch.no_grad():
-        before = llm(input_ids=ids).last_hidden_state
+        torch.manual_seed(1)
+        embeds = torch.randn(*found.shape, dtype=torch.bfloat16)
+        again = llm(inputs_embeds=embeds, use_cache=False, **given).last_hidden_state
+    assert torch.equal(
+        again * (given["attention_mask"][..., None] if "attention_mask" in given else 1), found
+    )
+
+
+def test_an_answer_goes_on_as_ever():
+    """The tokens after a prompt attend by transformers' own, in the LLM's own numbers."""
+    llm = body(dtype=torch.bfloat16)
+    with torch.no_grad():
+        memory = llm(input_ids=torch.tensor([[3, 4, 5, 6]]), use_cache=True).past_key_values
+        step = {"input_ids": torch.tensor([[7]]), "use_cache": True}
+        before = llm(**step, past_key_values=deepcopy(memory)).last_hidden_state
         train_on_cpu(llm)
-        assert torch.equal(llm(input_ids=ids).last_hidden_state, before)
+        assert torch.equal(llm(**step, past_key_values=memory).last_hidden_state, before)
 
 
 def test_other_attention_stays(monkeypatch):
