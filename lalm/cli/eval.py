@@ -28,12 +28,12 @@ from lalm.cli.options import (
     Vision,
 )
 from lalm.cli.protocol import Prompts, ProtocolName, chosen
+from lalm.evaluate import LIBRARIES
 
 if TYPE_CHECKING:
     from lalm.evaluate.items import Asked as Opened
     from lalm.inference.protocols import Protocol
 
-LIBRARIES = ("jiwer", "sacrebleu", "snowballstemmer", "whisper_normalizer", "py3langid")  # of metrics
 CONTROL_ITEMS = 100  # a task, asked under controls unless told otherwise
 RESOURCES = {  # what a folder must hold, in one of these places
     "meteor": ("meteor-1.5.jar",),

@@ -75,7 +75,7 @@ def reproduce(
 
 def _show(planned: "Plan", folder: Path) -> None:
     """The steps, the weights, what is missing and the time that is left."""
-    from lalm.reproduce.steps import disk_of, lacks_plots, needed_weights, shown, states
+    from lalm.reproduce.steps import disk_of, libraries_missing, needed_weights, shown, states
 
     found = states(planned, folder)
     where = "on an accelerator" if planned.size == "full" else "on two cores"
@@ -94,8 +94,8 @@ def _show(planned: "Plan", folder: Path) -> None:
     missing = list(dict.fromkeys(path for one in found for path in one.missing))
     for path in missing:
         print(f"missing {path}")
-    if lacks_plots(planned):
-        print("missing matplotlib, which draws curves: pip install 'lalm[plot]'")
+    for name, _, extra in libraries_missing(planned):
+        print(f"missing the library {name}: pip install '{extra}'")
     disk = disk_of(planned, folder)
     print(f"disk: writes about {disk.needed_gb:g} GB in all, {disk.free_gb:.0f} GB are free")
     left = sum(one.step.minutes for one in found if one.state != "done")

@@ -19,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lalm.evaluate import LIBRARIES
 from lalm.evaluate.task import known_tasks
 from lalm.evaluate.task_data import found_below
 from lalm.reproduce.experiment import ReproduceError, of_size
@@ -99,10 +100,9 @@ def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> tuple[fl
         raise ReproduceError(
             f"{lacking.step.name}: there is no '{lacking.missing[0]}' (--plan lists all that is missing)"
         )
-    if lacks_plots(plan):
-        raise ReproduceError(
-            "this run draws curves, for which there is no matplotlib: pip install 'lalm[plot]'"
-        )
+    if lacking_libraries := libraries_missing(plan):
+        name, why, extra = lacking_libraries[0]
+        raise ReproduceError(f"this run {why}, for which there is no {name}: pip install '{extra}'")
     begun = any(one.state == "done" and not one.step.shared for one in found)
     if disk.free_gb < disk.needed_gb and not begun:
         raise ReproduceError(
@@ -130,10 +130,13 @@ def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> tuple[fl
     return sum(one.seconds for one in found), sum(one.cpu_seconds for one in found)
 
 
-def lacks_plots(plan: Plan) -> bool:
-    """Whether it will draw, and cannot: better said before the first training than after the last one."""
+def libraries_missing(plan: Plan) -> list[tuple[str, str, str]]:
+    """Name, use and pip's extra of each library that the run will need and that is not installed: better said
+    before the first training than after the last one."""
     draws = any(of_size(one.picture, plan.size) for one in plan.beside.values())
-    return draws and find_spec("matplotlib") is None
+    needed = [(name, "asks questions", "lalm[evaluate]") for name in LIBRARIES if plan.evaluations]
+    needed += [("matplotlib", "draws curves", "lalm[plot]")] if draws else []
+    return [one for one in needed if find_spec(one[0]) is None]
 
 
 def shown(step: Step) -> str:

@@ -198,14 +198,27 @@ def test_a_step_for_some_rows_is_run_for_them_alone():
     assert {step.chain for step in small_b2} <= {*small.values()}  # a row goes on with what the whole has
 
 
-def test_curves_that_cannot_be_drawn_are_told_before_the_first_step(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("absent", "said"),
+    [
+        ("matplotlib", "draws curves, for which there is no matplotlib: pip install 'lalm[plot]'"),
+        ("jiwer", "asks questions, for which there is no jiwer: pip install 'lalm[evaluate]'"),
+    ],
+)
+def test_a_library_that_is_missing_is_told_before_the_first_step(tmp_path, monkeypatch, capsys, absent, said):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(steps, "find_spec", lambda name: None)
+    monkeypatch.setattr(steps, "find_spec", lambda name: None if name == absent else True)
     assert command(["reproduce", "salmonn"]) == 2
-    assert "there is no matplotlib: pip install 'lalm[plot]'" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert command(["reproduce", "salmonn", "--plan"]) == 0
-    assert "missing matplotlib" in capsys.readouterr().out
-    assert not steps.lacks_plots(plan(experiments.load("salmonn"), "quick"))  # which draws none
+    assert f"missing the library {absent}" in capsys.readouterr().out
+
+
+def test_only_libraries_that_a_run_uses_are_missed(monkeypatch):
+    monkeypatch.setattr(steps, "find_spec", lambda name: None)
+    quick = plan(experiments.load("salmonn"), "quick")  # which draws nothing
+    assert "matplotlib" not in {name for name, _, _ in steps.libraries_missing(quick)}
+    assert "jiwer" in {name for name, _, _ in steps.libraries_missing(quick)}
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path):
