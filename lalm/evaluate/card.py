@@ -21,6 +21,8 @@ from lalm.evaluate.metrics.normalise import normaliser_name
 from lalm.evaluate.parsers import fingerprint
 from lalm.evaluate.task import Task
 from lalm.inference.engine import Engine
+from lalm.models.int4 import Int4Product
+from lalm.models.int8 import Int8Product
 from lalm.weights.fetch import resolve
 
 LIBRARIES = ("lalm", "torch", "transformers", "peft", "jiwer", "sacrebleu", "numpy", "soundfile")
@@ -69,13 +71,22 @@ def model_card(answerer: Answerer, folder: Path | None) -> dict[str, Any]:
         "kind": "local",
         "weights": _weights(engine, folder),
         "template": _template(engine),
-        "dtype": str(engine.model.dtype).removeprefix("torch."),
+        "dtype": number_format(engine.model),
         "device": str(engine.model.device),
         "lora_scale": answerer.lora_scale,
         **({"transcript": mode} if (mode := engine.model.config.transcript) != "none" else {}),
         **engine.hearing.model_dump(exclude_defaults=True),
         **({"autocast": str(engine.autocast).removeprefix("torch.")} if engine.autocast else {}),
     }
+
+
+def number_format(model: Any) -> str:
+    """That of the weights which answer: int8 or int4 where the LLM's are rounded to it, else the tensors'."""
+    kinds = {type(module) for module in model.modules()}
+    rounded = next(
+        (name for kind, name in ((Int4Product, "int4"), (Int8Product, "int8")) if kind in kinds), ""
+    )
+    return rounded or str(model.dtype).removeprefix("torch.")
 
 
 def _weights(engine: Engine, folder: Path | None) -> str:

@@ -10,6 +10,8 @@ from tiny_llms import ROWS, slim_folder
 from tiny_parts import warnings_of
 from torch import nn
 
+from lalm.evaluate.answering import Local
+from lalm.evaluate.card import model_card
 from lalm.inference.engine import Engine, Options
 from lalm.models import int8, int8_weights
 from lalm.models.int8 import make_int8
@@ -55,6 +57,13 @@ def test_other_families_are_rounded_each_time(tiny_folders, tmp_path, cache):
     engine = Engine.load(str(folder), dtype="int8")
     assert not cache.exists() and engine.reply(ROWS[:1], LONG)[0].num_tokens > 3
     assert not any(type(m) is nn.Linear for m in engine.model.model.language_model.modules())
+
+
+def test_an_evaluation_tells_in_which_numbers_it_was_answered(tiny_folders, tmp_path, cache):
+    folder = str(slim_folder("qwen2", tiny_folders, tmp_path))
+    for name in ("int8", "int4", "bfloat16", "float32"):
+        engine = Engine.load(folder, dtype=name)
+        assert model_card(Local(engine), None)["dtype"] == name
 
 
 @pytest.mark.parametrize("fault", ["full", "no folder"])
