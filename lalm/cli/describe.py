@@ -1,7 +1,6 @@
 """``lalm describe``: what a recording is, what the model hears in it, and what is said."""
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -78,7 +77,7 @@ def described(
     from lalm.inference.description import describe as describe_blocks
 
     stream = AudioStream(name, **hearing._asdict())
-    with progress_bar(f"{name}, seconds", transient=True, disable=not sys.stderr.isatty()) as progress:
+    with progress_bar(f"{name}, seconds", transient=True) as progress:
         return describe_blocks(
             engine,
             whisper,

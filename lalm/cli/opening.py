@@ -107,7 +107,8 @@ def progress_bar(
 ) -> Iterator[Callable[[int, int], None]]:
     """Progress on stderr, as a function to be told how much is done and how much there is.
 
-    ``bar`` draws a bar beside the counts, ``transient`` removes the line at the end.
+    ``bar`` draws a bar beside the counts, ``transient`` removes the line at the end. Without a
+    terminal there is a line a minute, and at the end one unless it is transient.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
@@ -134,7 +135,8 @@ def progress_bar(
     minutes = Minutes(console)
 
     def tell(done: int, total: int) -> None:
-        shown.start()  # at the first word: an error before it stands alone
+        if console.is_terminal or not transient:
+            shown.start()  # at the first word: an error before it stands alone
         if not done:  # time runs from here, not from before the model was asked
             shown.reset(task, total=total)
         shown.update(task, completed=done, total=total)

@@ -146,7 +146,7 @@ def _transcript(
     out, by_word = form
     found = 0
 
-    with progress_bar(f"{label}, seconds", transient=True, disable=not sys.stderr.isatty()) as progress:
+    with progress_bar(f"{label}, seconds", transient=True) as progress:
 
         def followed() -> "Iterator[Array]":
             for block in stream:

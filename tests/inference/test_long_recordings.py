@@ -88,10 +88,12 @@ def test_the_command_searches_long_recordings_in_windows(tmp_path, monkeypatch, 
 
     monkeypatch.setattr("lalm.inference.window_detection.score_windows", scored)
     long, short = noise(tmp_path / "long.wav", 40.0), noise(tmp_path / "short.wav", 8.0)
+    monkeypatch.setattr("lalm.training.underway.EVERY_S", 0.0)  # without a terminal: a line a minute
     assert cli.run(["detect", str(long), "a dog", "rain", "--picture", str(tmp_path / "p.png")]) == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[0].split() == ["0.00", "s", "6.00", "s", "a", "dog"]
     assert "rain: the answer names no time: likeliest near 4 s" in said.out and "windows" in said.err
+    assert f"{long}, seconds 40/40" in said.err and not any(not line for line in said.err.splitlines())
     assert Image.open(tmp_path / "p.png").format == "PNG" and asked == [40.0]
     assert cli.run(["detect", str(short), "a dog", "rain", "--json"]) == 0  # it writes no times
     said = capsys.readouterr()
