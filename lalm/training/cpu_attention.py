@@ -22,6 +22,8 @@ def train_on_cpu(llm: Any) -> bool:
     """Let the LLM attend so from now on; False where it does not attend by transformers' ``sdpa``."""
     if llm.config._attn_implementation != "sdpa" or next(llm.parameters()).device.type != "cpu":
         return False
+    if not llm._can_set_attn_implementation():  # Falcon's layers were made for one (transformers warns else)
+        return False
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     llm.set_attn_implementation(NAME)
@@ -45,8 +47,11 @@ def attend(
             module, *states, attention_mask, dropout=dropout, scaling=scaling, **more
         )
     states = (query.float(), key.float(), value.float())
-    packed = packed_lengths(attention_mask, more.get("position_ids"), key.shape[2])
-    padded = None if packed else padded_lengths(attention_mask)
+    plain = (
+        more.get("position_bias") is None and more.get("s_aux") is None
+    )  # the scores are the products alone
+    packed = packed_lengths(attention_mask, more.get("position_ids"), key.shape[2]) if plain else None
+    padded = padded_lengths(attention_mask) if plain and not packed else None
     if packed is None and padded is None:
         seen, _ = sdpa_attention_forward(
             module, *states, attention_mask, dropout=dropout, scaling=scaling, **more

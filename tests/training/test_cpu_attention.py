@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, LlamaConfig, MistralConfig, Phi3Config, Qwen3Config
+from transformers import AutoModel, FalconConfig, LlamaConfig, MistralConfig, Phi3Config, Qwen3Config
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lalm.training import cpu_attention
-from lalm.training.cpu_attention import NAME, packed_lengths, padded_lengths, train_on_cpu
+from lalm.training.cpu_attention import NAME, attend, packed_lengths, padded_lengths, train_on_cpu
 
 SMALL = {
     "vocab_size": 64,
@@ -130,6 +131,28 @@ def test_other_attention_stays(monkeypatch):
     llm = AutoModel.from_config(LlamaConfig(**SMALL), attn_implementation="eager")
     assert not train_on_cpu(llm)
     assert llm.config._attn_implementation == "eager"
+
+
+def test_layers_made_for_one_attention_keep_it(capfd):
+    falcon = AutoModel.from_config(
+        FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
+    )
+    assert not train_on_cpu(falcon) and falcon.config._attn_implementation == "sdpa"
+    assert "attention implementation" not in capfd.readouterr().err
+
+
+def test_a_bias_by_position_is_not_left_out():
+    states = [torch.randn(1, 2, 15, 8) for _ in range(3)]
+    row = torch.cat([torch.full((n,), i) for i, n in enumerate(LENGTHS)])
+    mask = ((row[:, None] == row[None]) & torch.ones(15, 15).tril().bool())[None, None]
+    given = {"scaling": 0.3, "position_bias": torch.randn(1, 2, 15, 15), **PACKED}
+    layer: Any = torch.nn.Module()
+    layer.is_causal = True
+    found, _ = attend(layer, *states, mask, **given)
+    wanted, _ = sdpa_attention_forward(layer, *states, mask, **given)
+    torch.testing.assert_close(found, wanted)
+    without, _ = attend(layer, *states, mask, scaling=0.3, **PACKED)
+    assert float((without - wanted).abs().max()) > 0.01
 
 
 def test_only_masks_of_packed_rows_are_taken_for_one():
