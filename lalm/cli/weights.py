@@ -76,6 +76,28 @@ def where(name: Annotated[str, typer.Argument(help="A pinned name.", show_defaul
     print(folder)
 
 
+@app.command()
+def kept(
+    delete: Annotated[bool, typer.Option(help="Delete them; what is needed is made anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What was made of weights here and kept: 8 and 4 bits, graphs, GGUF files."""
+    from lalm.weights.fetch import cache_root
+    from lalm.weights.kept_files import delete_kept, kept_files
+
+    found = kept_files(cache_root())
+    if delete:
+        for file in found:
+            delete_kept(file.path)
+    if as_json:
+        print(json.dumps([{"file": str(file.path), "bytes": file.size, "made": file.made} for file in found]))
+        return
+    for file in found:
+        print(f"{file.size / 1e6:7,.0f} MB  {file.made[:10]}  {file.path}")
+    total = sum(file.size for file in found) / 1e6
+    print(f"{total:7,.0f} MB in all{', deleted' if delete else ''}")
+
+
 def fetch_for(model: str | None, transcript: bool | None = None) -> None:
     """Fetch the pinned parts that a model (a folder or a Hub id; None: the embedded one) is made of.
 

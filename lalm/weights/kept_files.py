@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock
@@ -19,6 +20,30 @@ from filelock import FileLock
 from lalm.weights.checkpoint import writing
 
 log = logging.getLogger("lalm.cache")
+
+FOLDERS = ("int8", "int4", "gguf", "openvino")  # of the cache, in which files are made from weights
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file that was made from weights: its size in bytes, and when it was made (ISO 8601, UTC)."""
+
+    path: Path
+    size: int
+    made: str
+
+
+def kept_files(cache: Path) -> list[Kept]:
+    """All that were made from weights and are kept in that cache, largest first."""
+    files = [file for name in FOLDERS for file in (cache / name).glob("*") if file.is_file()]
+    found = [(file, file.stat()) for file in files if file.suffix != ".lock"]
+    rows = [Kept(file, s.st_size, datetime.fromtimestamp(s.st_mtime, UTC).isoformat()) for file, s in found]
+    return sorted(rows, key=lambda kept: (-kept.size, kept.path))
+
+
+def delete_kept(path: Path) -> None:
+    """Delete one of them. A process that has it open goes on with what it reads."""
+    path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def test_help_names_every_command(lalm):
 COMMANDS = (
     "ask/chat/export/import/info/respond/serve/train/corpus build/recipes list/recipes show/recipes copy"
 )
-COMMANDS += "/weights list/weights fetch/weights where"
+COMMANDS += "/weights list/weights fetch/weights where/weights kept"
 
 
 @pytest.mark.parametrize("command", COMMANDS.split("/"))
@@ -388,6 +388,22 @@ def test_weights_are_listed_and_named_in_errors(lalm, tmp_path, monkeypatch):
     refused(lalm("weights", "where", "whisper-base"), "lalm weights fetch whisper-base")
     refused(lalm("weights", "where", "nothing"), "nothing", "whisper-base")
     refused(lalm("weights", "fetch", "whisper-base", "nothing"), "nothing")
+
+
+def test_what_was_made_of_weights_is_listed_and_deleted(lalm, tmp_path, monkeypatch):
+    monkeypatch.setenv("LALM_CACHE", str(tmp_path))
+    for name, size in (("int8/a-1.safetensors", 3_000_000), ("gguf/b.gguf", 5_000_000), ("weights/c.bin", 7)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    (tmp_path / "int8" / "a-1.safetensors.lock").touch()
+    lines = lalm("weights", "kept")[1].splitlines()
+    assert lines[0].split()[:2] == ["5", "MB"] and lines[0].endswith("b.gguf")
+    assert lines[1].endswith("a-1.safetensors") and lines[2].strip() == "8 MB in all"
+    rows = json.loads(lalm("weights", "kept", "--json")[1])
+    assert [row["bytes"] for row in rows] == [5_000_000, 3_000_000]
+    assert lalm("weights", "kept", "--delete")[1].strip().endswith("8 MB in all, deleted")
+    assert lalm("weights", "kept")[1].strip() == "0 MB in all"
+    assert (tmp_path / "weights" / "c.bin").is_file()
 
 
 def test_respond_in_caption_mode_and_its_refusals(lalm, tmp_path):
