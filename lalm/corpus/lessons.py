@@ -18,7 +18,7 @@ from lalm.corpus.catalogue import classes
 from lalm.corpus.empty import empty_recordings
 from lalm.corpus.lesson_balance import offers
 from lalm.corpus.lesson_kinds import KINDS
-from lalm.corpus.lesson_questions import Heard, Offers, Rng, kind_of, pick, transcript_of
+from lalm.corpus.lesson_questions import Heard, Offers, Rng, Turn, kind_of, pick, transcript_of
 from lalm.data.readers import open_samples
 from lalm.data.sample import AudioPart, Message, Sample, write_manifest
 
@@ -96,6 +96,13 @@ def _lesson(
     part: AudioPart = {"type": "audio", "audio": row.audios[0]["audio"]}
     if spoken and (words := transcript_of(row)):
         part["transcript"] = words
+    return conversation(row, number, chosen, turns, part)
+
+
+def conversation(
+    row: Sample, number: int, kinds: Sequence[str], turns: Sequence[Turn], part: AudioPart
+) -> Sample:
+    """A line of the lessons: the questions of these kinds about a recording, with their answers."""
     messages: list[Message] = [{"role": "user", "content": [part, {"type": "text", "text": turns[0][0]}]}]
     messages.append({"role": "assistant", "content": turns[0][1]})
     for question, answer in turns[1:]:
@@ -103,7 +110,7 @@ def _lesson(
     return Sample(
         tuple(messages),
         id=f"lesson-{number:06d}",
-        task="+".join(chosen),
+        task="+".join(kinds),
         events=row.events,
         origin={**row.origin, "kind": kind_of(row)},
     )
