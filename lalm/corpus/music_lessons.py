@@ -5,7 +5,6 @@ another instrument. Yes and no are drawn evenly, and modes, tempi, numbers and t
 often in the clips, so that the question alone tells nothing. Wordings: ``music.yaml``.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +21,12 @@ from lalm.data.readers import open_samples
 from lalm.data.sample import AudioPart, Sample, write_manifest
 
 SHARES = {"single": 0.36, "together": 0.34, "sequence": 0.14, "twice": 0.16}  # of the lines
+ASKED = {  # of clips of a kind alone
+    "single": ("what", "which_instrument", "choice", "one_word", "spanish", "french", "german"),
+    "together": ("instruments", "json"),
+    "sequence": ("order", "neighbours", "before", "sequence"),
+}
+NUMBERED = {"single": 0.5, "together": 1.8}  # how often how many is asked, so that one to three come evenly
 LAST = ("which_instrument", "instruments", "what", "one_word", "json", "sequence", "beats", "describe")
 
 
@@ -37,19 +42,9 @@ class Played(Heard):
         needs = {"tempo": "tempo", "beats": "tempo", "mode": "mode", "second": "second"}
         if kind in needs:
             return needs[kind] in self.known and (kind != "mode" or self.kind != "twice")
-        alone, after = self.kind == "single", self.kind == "sequence"
-        return {
-            "instruments": self.kind == "together",
-            "number": self.kind in ("single", "together") and DRUMS not in self.names,
-            "json": self.kind == "together",
-            "describe": True,
-            "presence": True,
-            "either": True,
-            "order": after,
-            "neighbours": after,
-            "before": after,
-            "sequence": after,
-        }.get(kind, alone)
+        if kind == "number":
+            return self.kind in ("single", "together") and DRUMS not in self.names
+        return kind in ("describe", "presence", "either", *ASKED.get(self.kind, ()))
 
     def absent(self, but: Sequence[str] = (), *, alone: bool = False) -> SoundClass:
         """An instrument that does not play; drums as seldom as they play."""
@@ -158,11 +153,22 @@ def write_music_lessons(manifest: Path, out: Path, count: int, seed: int = 0) ->
         raise ValueError(
             f"'{manifest}' has no clips whose instruments are known; make it by 'lalm corpus music'"
         )
-    heard = Counter(event["label"] for row in rows for event in row.events)
-    odds = {label: float(times) for label, times in sorted(heard.items())}
-    alone = {label: 1.0 if label != "instrument/drum kit" else 1e-9 for label in odds}
     rng = np.random.default_rng([seed, 2])
-    return write_manifest(out, (_lesson(n, kinds, Offers(odds, alone), rng) for n in range(count)))
+    offers = _offers(kinds)
+    return write_manifest(out, (_lesson(n, kinds, offers, rng) for n in range(count)))
+
+
+def _offers(rows: Mapping[str, Sequence[Sample]]) -> Offers:
+    """Odds of each instrument where it does not play: as often as it is named where it does."""
+    heard: dict[str, float] = {}
+    alone: dict[str, float] = {}
+    for kind, own in rows.items():
+        for row in own:
+            for event in row.events:
+                label, share = event["label"], SHARES[kind] / len(own) / len(row.events)
+                heard[label] = heard.get(label, 0.0) + share
+                alone[label] = alone.get(label, 1e-9) + share * (kind == "single")
+    return Offers(heard, alone)
 
 
 def _lesson(
@@ -173,6 +179,7 @@ def _lesson(
     row = rows[kind][int(rng.integers(len(rows[kind])))]
     heard = Played(row, offers, rng)
     kinds = [(name, odds) for name, (odds, _) in MUSIC_KINDS.items() if heard.can(name)]
+    kinds = [(name, odds * NUMBERED.get(kind, 1.0) if name == "number" else odds) for name, odds in kinds]
     odds = np.array([odds for _, odds in kinds])
     size = min(int(rng.choice(TURNS[0], p=TURNS[1])), len(kinds))
     chosen = [kinds[i][0] for i in rng.choice(len(kinds), size, replace=False, p=odds / odds.sum())]
