@@ -339,6 +339,7 @@ NO_EXAMPLE = {
 NO_EXAMPLE |= {
     "corpus build": "a gigabyte of packages",
     "corpus lessons": "a corpus",
+    "corpus music": "soundfonts, and a program",
     "lr-find": "a recipe with its data",
     "weights fetch": "what is there already",
 }

@@ -46,9 +46,9 @@ def music(
         Path | None, typer.Option(help="Folder of .deb files to use; the others are fetched into the cache.")
     ] = None,
 ) -> None:
-    """Render excerpts of old tunes whose key, tempo and instruments are known.
+    """Render old tunes: instruments, key, tempo known.
 
-    It needs fluidsynth and 'lalm[music]'. What is done already is not done again.
+    It needs fluidsynth and 'lalm[music]' (docs/corpus.md). What is done already is not done again.
     """
     from lalm.corpus.music import build_music
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lalm.corpus.scores import Melody, Note
+from lalm.corpus.tunes import Melody, Note
 
 NAMES = ("C", "D flat", "D", "E flat", "E", "F", "F sharp", "G", "A flat", "A", "B flat", "B")
 PITCHES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
@@ -142,7 +142,7 @@ def heard_key(notes: Sequence[Note]) -> tuple[int, str]:
 
 def midi(piece: Piece) -> Any:
     """The piece as a mido MidiFile, half a second in; raises MusicError where mido is missing."""
-    from lalm.corpus.scores import MusicError
+    from lalm.corpus.tunes import MusicError
 
     try:
         import mido

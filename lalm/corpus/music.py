@@ -22,7 +22,7 @@ from lalm.corpus.clips import Array, Progress, write_flac
 from lalm.corpus.compose import Rng, bounded, faded, scaled, with_noise
 from lalm.corpus.music_questions import music_questions
 from lalm.corpus.rendering import SOUNDFONTS, Soundfont, rendered, soundfont, synthesizer
-from lalm.corpus.scores import COLLECTIONS, LICENCE, Melody, MusicError, Tune, melody_of, of_split
+from lalm.corpus.tunes import COLLECTIONS, LICENCE, Melody, MusicError, Tune, melody_of, of_split
 from lalm.corpus.wording import sentence
 from lalm.data.sample import Event, Sample, ask, write_manifest
 from lalm.weights.fetch import cache_root

@@ -11,7 +11,7 @@ import numpy as np
 
 from lalm.audio.load import load_audio
 from lalm.corpus import packages as debs
-from lalm.corpus.scores import MusicError
+from lalm.corpus.tunes import MusicError
 
 RATE_HZ = 32_000  # of the rendering, before it becomes 16 kHz
 LIMIT_S = 120.0  # of one rendering

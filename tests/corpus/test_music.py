@@ -19,7 +19,7 @@ from lalm.corpus.lesson_questions import wordings
 from lalm.corpus.music_lessons import is_music, write_music_lessons
 from lalm.corpus.music_questions import CHOICE, FASTER, MODE, NUMBER, TEMPO, WHAT, names_of
 from lalm.corpus.rendering import SOUNDFONTS, rendered, synthesizer
-from lalm.corpus.scores import (
+from lalm.corpus.tunes import (
     COLLECTIONS,
     Melody,
     MusicError,
