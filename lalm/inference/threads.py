@@ -30,10 +30,11 @@ ROUND_S = 0.004  # of products in a round: as long as a scheduler lets a program
 WARM_S = 0.03  # of products with several threads before they are timed
 GAIN = 0.9  # fewer threads are taken where they need less than this share of the time
 SLOW = 1.6  # steps that take so many times as long as before are a reason to measure again
-WINDOW = 8  # steps whose median is compared
+WINDOW = 8  # steps of like many rows whose median is compared
 PAUSE_S = 2.0  # between two measurements at least, while an answer is made
 KEPT_S = 30.0  # so long a measurement holds for the answers that begin
 KEPT_FEWER_S = 5.0  # where it speaks for fewer threads than there may be: who was busy then may be done
+ANSWERING_S = 10.0  # the same while answers are made without a pause
 
 log = logging.getLogger("lalm.threads")
 
@@ -104,8 +105,8 @@ class Threads:
         self.number = self.limit
         self._free = not chosen_outside() and self.limit > 1
         self._measured_s = -KEPT_S
-        self._usual: float | None = None
-        self._last: list[float] = []
+        self._usual: dict[int, float] = {}  # seconds of a step by the size of its rows
+        self._last: dict[int, list[float]] = {}
         self._said: set[int] = set()
 
     @property
@@ -119,7 +120,7 @@ class Threads:
         """While a model answers: its number of threads, measured before."""
         before = torch.get_num_threads()
         if self._free:
-            self.measure(KEPT_S if self.number == self.limit else KEPT_FEWER_S)
+            self.measure(KEPT_FEWER_S if self.spare else KEPT_S)
         with taking(self.number, before):
             yield
 
@@ -130,7 +131,7 @@ class Threads:
         choices = candidates(self.limit)
         found = seconds_of(self._work, choices)
         self._measured_s = time.monotonic()
-        self._usual, self._last = None, []
+        self._usual, self._last = {}, {}
         best = self.limit
         for number in reversed(choices):
             if found[number] < GAIN * found[best]:
@@ -145,21 +146,21 @@ class Threads:
                 busy = "lalm answers with %d of %d threads, which is faster now: other programs run (%s)"
                 log.warning(busy, best, self.limit, times)
 
-    def step(self, seconds: float) -> None:
-        """Told how long a step of decoding took: measures again when steps have become slow."""
+    def step(self, seconds: float, rows: int = 1) -> None:
+        """Told how long a step of decoding took that many rows: measures again when steps of as many have
+        become slow, and from time to time while there are fewer threads than there may be."""
         if not self._free:
             return
-        self._last = [*self._last[1 - WINDOW :], seconds]
-        if len(self._last) < WINDOW:
-            return
-        now = median(self._last)
-        if self._usual is None:
-            self._usual = now
-        elif now > SLOW * self._usual:
-            self.measure()
-            torch.set_num_threads(self.number)
-        else:
-            self._usual = min(self._usual, now)
+        size = rows.bit_length()  # 1, 2 to 3, 4 to 7 rows: more take longer without being slow
+        last = self._last[size] = [*self._last.get(size, [])[1 - WINDOW :], seconds]
+        now = median(last) if len(last) == WINDOW else 0.0
+        slow = now > SLOW * self._usual.get(size, now)
+        if slow or self.spare:
+            self.measure(PAUSE_S if slow else ANSWERING_S)
+            if torch.get_num_threads() != self.number:
+                torch.set_num_threads(self.number)
+        if now and not slow:
+            self._usual[size] = min(now, self._usual.get(size, now))
 
 
 def seconds_of(work: Callable[[], Any], choices: Sequence[int]) -> dict[int, float]:

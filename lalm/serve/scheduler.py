@@ -128,19 +128,23 @@ class Scheduler:
 
     def _serve(self) -> None:
         threads = self.engine.threads
-        with torch.inference_mode(), threads.set() if threads else nullcontext():
-            while True:
-                with self._changed:
-                    while not self.busy and not self._closing:
-                        self._changed.wait()
-                    if self._closing and not self.busy:
-                        return
-                admitted: list[BatchRow] = []
-                try:
-                    self._step(admitted)
-                except Exception as error:  # its jobs get the error, the server goes on
-                    log.exception("the batch failed")
-                    self._fail([row.job for row in [*self.batch.rows, *admitted]], error)
+        with torch.inference_mode():
+            while self._has_work():
+                with threads.set() if threads else nullcontext():  # measured anew after every pause
+                    while self.busy:
+                        admitted: list[BatchRow] = []
+                        try:
+                            self._step(admitted)
+                        except Exception as error:  # its jobs get the error, the server goes on
+                            log.exception("the batch failed")
+                            self._fail([row.job for row in [*self.batch.rows, *admitted]], error)
+
+    def _has_work(self) -> bool:
+        """Wait for work; False: the server is closing and there is none left."""
+        with self._changed:
+            while not self.busy and not self._closing:
+                self._changed.wait()
+            return self.busy
 
     def _step(self, admitted: list[BatchRow]) -> None:
         """Admit jobs (into ``admitted``), decode one token of every row, remove finished rows."""
@@ -153,7 +157,7 @@ class Scheduler:
             began = time.monotonic()
             self.batch.step()
             if self.engine.threads:
-                self.engine.threads.step(time.monotonic() - began)
+                self.engine.threads.step(time.monotonic() - began, len(self.batch.rows))
         self.new_tokens += len(self.batch.rows)
         self.batch.remove([i for i, row in enumerate(self.batch.rows) if self._emit(row)])
 

@@ -62,6 +62,34 @@ def test_busy_neighbours_make_it_choose_fewer_threads_and_it_says_so_once(clock,
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
 
 
+def test_steps_of_more_rows_may_take_longer(clock):
+    chosen = Threads(work_of(clock))
+    with chosen.set():
+        clock["now"] += 10
+        began = clock["now"]
+        for rows in (1, 2, 8, 32):
+            for _ in range(2 * threads.WINDOW):
+                chosen.step(0.1 * rows, rows)
+        assert clock["now"] == began  # nothing was measured
+        clock["seconds"] = {1: 0.003, 2: 0.03}
+        for _ in range(threads.WINDOW):
+            chosen.step(0.2 * 32, 32)
+        assert clock["threads"] == 1
+
+
+def test_more_threads_are_tried_again_while_answers_are_made_without_a_pause(clock):
+    clock["seconds"] = {1: 0.002, 2: 0.02}
+    chosen = Threads(work_of(clock))
+    with chosen.set():
+        assert clock["threads"] == 1
+        clock["seconds"] = {1: 0.002, 2: 0.001}
+        chosen.step(0.1)
+        assert clock["threads"] == 1  # measured just now
+        clock["now"] += threads.ANSWERING_S
+        chosen.step(0.1)
+        assert clock["threads"] == 2
+
+
 def test_what_somebody_chose_stays(clock, monkeypatch):
     clock["threads"] = 7  # torch.set_num_threads(7)
     with Threads(work_of(clock)).set():

@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -327,3 +328,47 @@ def test_submitting_from_many_threads(acdc, started):
     for thread in threads:
         thread.join()
     assert found == wanted
+
+
+def test_threads_are_measured_anew_after_a_pause_and_told_the_rows_of_each_step(acdc, started):
+    class Noted:
+        def __init__(self) -> None:
+            self.periods, self.rows = 0, []
+
+        @contextmanager
+        def set(self):
+            self.periods += 1
+            yield
+
+        def step(self, seconds, rows=1):
+            self.rows.append(rows)
+
+    acdc.threads = noted = Noted()
+    scheduler = started(acdc)
+    for period in (1, 2):
+        asked = [Asked(acdc, sample, Options(max_new_tokens=3)) for sample in samples()[:2]]
+        scheduler.submit(*[one.job for one in asked])
+        for one in asked:
+            one.answer()
+        wait = time.monotonic() + 20
+        while scheduler.busy and time.monotonic() < wait:
+            time.sleep(0.01)
+        assert noted.periods == period
+        time.sleep(0.05)
+    assert max(noted.rows) == 2
+
+
+def test_numbers_of_which_only_the_sum_is_infinite_are_answered(acdc, started, monkeypatch):
+    real = acdc.model.logits
+
+    def huge(hidden):
+        found = real(hidden).clone()
+        found[:, 3] = 3e38  # the sum of two rows is infinite, though each number is finite
+        return found
+
+    monkeypatch.setattr(acdc.model, "logits", huge)
+    scheduler = started(acdc)
+    asked = [Asked(acdc, sample, Options(max_new_tokens=2)) for sample in samples()[:2]]
+    scheduler.submit(*[one.job for one in asked])
+    for one in asked:
+        assert one.answer()[1].new_tokens == 2
