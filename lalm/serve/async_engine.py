@@ -28,7 +28,7 @@ from lalm.serve.settings import Settings
 from lalm.serve.structured_output import Grammar, GrammarCompiler
 
 T = TypeVar("T")
-MAX_THREADS = 2  # that decode recordings and read texts
+MAX_THREADS = 4  # that decode recordings and read texts; one waits for Whisper, say
 
 
 class ClientDisconnected(LalmError):

@@ -1,6 +1,8 @@
 """Transcripts as text beside audio tokens: modes, users' marks, samples, batches, heard, training."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +155,41 @@ def test_transcripts_are_made_once_and_kept_on_disk(tmp_path):
     assert made.of(CLIP) == made.of(CLIP.copy()) == "Hello there." and first.count == 1
     assert ClipTranscripts(lambda: second, kept).of(CLIP) == "Hello there." and second.count == 0
     assert ClipTranscripts(lambda: second).of(CLIP) == "Hello there." and second.count == 1
+
+
+def test_a_clip_is_transcribed_once_and_does_not_hold_up_another():
+    begun, may_end = threading.Event(), threading.Event()
+
+    class Slow(Scribe):
+        def transcribe(self, audio, wish=None, cutting=None):
+            if len(audio) == len(CLIP):
+                begun.set()
+                assert may_end.wait(20)
+            return super().transcribe(audio, wish, cutting)
+
+    scribe = Slow()
+    made = ClipTranscripts(lambda: scribe)
+    with ThreadPoolExecutor(2) as pool:
+        twice = [pool.submit(made.of, CLIP) for _ in range(2)]
+        assert begun.wait(20)
+        assert made.of(CLIP[:8000]) == "Hello there."  # while the first is being transcribed
+        may_end.set()
+        assert [one.result(20) for one in twice] == ["Hello there."] * 2
+    assert scribe.count == 2
+
+
+def test_a_clip_that_fails_is_tried_again():
+    class Failing(Scribe):
+        def transcribe(self, audio, wish=None, cutting=None):
+            found = super().transcribe(audio, wish, cutting)
+            if self.count == 1:
+                raise OSError("gone")
+            return found
+
+    made = ClipTranscripts(Failing)
+    with pytest.raises(OSError, match="gone"):
+        made.of(CLIP)
+    assert made.of(CLIP) == "Hello there."
 
 
 @pytest.mark.parametrize("cached", [False, True])

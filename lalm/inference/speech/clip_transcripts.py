@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 from lalm.audio.vad import Array
@@ -34,28 +35,44 @@ class ClipTranscripts:
         self._open, self._file = open_whisper, file
         self._whisper: Whisper | None = None
         self._texts: OrderedDict[str, str] = OrderedDict()
+        self._coming: dict[str, Future[str]] = {}  # being transcribed
         self._lock = threading.Lock()
 
     def of(self, audio: Array | Callable[[], Array], clip: str = "") -> str:
         """The transcript of (N,) float32 samples at 16 kHz. Raises SpeechError, VoiceError, WeightsError.
 
         Where ``clip`` names the recording the samples may be a function, called if its transcript is missing.
+        Of several threads that ask for one clip, the first transcribes it; another clip does not wait.
         """
         clip = clip or key(audio() if callable(audio) else audio)
         with self._lock:
             if clip in self._texts:
                 self._texts.move_to_end(clip)
                 return self._texts[clip]
-            if self._whisper is None:
-                self._whisper = self._open()
-            text = self._stored(clip)
-            if text is None:
-                text = self._whisper.transcribe(audio() if callable(audio) else audio, WISH).text
-                self._store(clip, text)
+            if (whisper := self._whisper) is None:
+                whisper = self._whisper = self._open()
+            coming, first = self._coming.get(clip), clip not in self._coming
+            if coming is None:
+                coming = self._coming[clip] = Future[str]()
+        if first:
+            try:
+                coming.set_result(self._made(whisper, audio, clip))
+            except BaseException as error:
+                coming.set_exception(error)
+            with self._lock:
+                del self._coming[clip]
+        return coming.result()
+
+    def _made(self, whisper: Whisper, audio: Array | Callable[[], Array], clip: str) -> str:
+        text = self._stored(clip)
+        if text is None:
+            text = whisper.transcribe(audio() if callable(audio) else audio, WISH).text
+            self._store(clip, text)
+        with self._lock:
             self._texts[clip] = text
             if len(self._texts) > REMEMBERED:
                 self._texts.popitem(last=False)
-            return text
+        return text
 
     def _stored(self, clip: str) -> str | None:
         if self._file is None or not self._file.is_file():
