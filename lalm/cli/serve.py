@@ -179,7 +179,9 @@ def _serve(
         from lalm.serve.app import create_app
         from lalm.serve.connections import config
         from lalm.serve.memory import freeze_loaded_objects
+        from lalm.training.malloc import keep_freed_memory
 
+        keep_freed_memory()  # between two steps; what is free goes back every INTERVAL_S
         first, loaders = _models(model, others, place)
         app = create_app(first(), settings, loaders, shared)
         freeze_loaded_objects()

@@ -123,7 +123,7 @@ class Int8Product(nn.Module):
         """inputs: (..., K) -> (..., N) float32."""
         both, step = self._rounded(inputs)
         low, high = self._products(both).view(2, len(step), -1).unbind()
-        found, bias = torch.add(low, high, alpha=256), self.bias
+        found, bias = low.add_(high, alpha=256), self.bias  # in its place: of many rows it is megabytes
         found = found.mul_(step) if bias is None else torch.addcmul(bias, found, step)
         return found if inputs.ndim == 2 else found.view(*inputs.shape[:-1], -1)
 

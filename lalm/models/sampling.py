@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from lalm.models.likeliest import likeliest
+
 SMALLEST_TEMPERATURE = 1e-5  # below it the likeliest token is taken, as in vLLM
 DRAW_BLOCK = 128  # vocabulary entries that are summed together before a token is looked for among them
 
@@ -57,7 +59,7 @@ def draw(logits: Tensor, generators: Sequence[torch.Generator], drawing: Drawing
     As in vLLM: ``min_p`` and ``top_k`` come after the temperature, ``top_p`` is a share of what they leave.
     """
     if drawing.temperature < SMALLEST_TEMPERATURE:
-        return logits.argmax(1)
+        return likeliest(logits)
     logits = logits.float() / drawing.temperature
     if drawing.min_p > 0:
         least = logits.max(1, keepdim=True).values + math.log(drawing.min_p)

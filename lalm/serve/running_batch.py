@@ -4,6 +4,7 @@ The keys and values of all rows lie left-padded in one cache. Prompts are prefil
 similar length before they join. Each row's answer equals the one it would get alone.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ from lalm.models.finite import NonFiniteError, non_finite
 from lalm.models.llm_body import keeps_every_position, new_memory, read
 from lalm.models.next_position import NextPosition
 from lalm.models.prefill import length_groups, preallocated_cache
-from lalm.models.sampling import Drawing, TokenRules, draw
+from lalm.models.sampling import Drawing, TokenRules, draw, rules_anything
 from lalm.serve.jobs import Job, TokenLogprob
 
 
@@ -163,8 +164,10 @@ class RunningBatch:
 
     def _finite(self, logits: Tensor) -> Tensor:
         """logits: (B, V) -> the same, and 0 for rows that fail because theirs are not finite."""
+        if math.isfinite(float(logits.sum())):
+            return logits
         finite = torch.isfinite(logits).all(1)
-        if bool(finite.all()):
+        if bool(finite.all()):  # their sum alone is not
             return logits
         error = non_finite(self.model)
         for row, good in zip(self.rows, finite.tolist(), strict=True):
@@ -173,10 +176,13 @@ class RunningBatch:
 
     def _allowed(self, logits: Tensor) -> Tensor:
         """logits: (B, V) -> the same, by each row's rules and grammar; -inf where a token may not come."""
+        logits = logits.clone()
         if self._audio_token_id is not None and self._audio_token_id < logits.shape[1]:
-            logits = logits.clone()
             logits[:, self._audio_token_id] = -torch.inf
-        return torch.stack([_allowed(row, scores) for row, scores in zip(self.rows, logits, strict=True)])
+        for number, row in enumerate(self.rows):
+            if row.job.grammar is not None or rules_anything(row.job.options):
+                logits[number] = _allowed(row, logits[number])
+        return logits
 
     def _alone(self, number: int) -> Tensor:
         """The next token's logits of one row, (V,), read without the others."""
@@ -196,7 +202,8 @@ class RunningBatch:
         for numbers in kinds.values():
             drawing: Drawing = self.rows[numbers[0]].job.options
             generators = [self.rows[i].generator for i in numbers]
-            tokens[numbers] = draw(logits[numbers], generators, drawing)
+            own = logits if len(numbers) == len(self.rows) else logits[numbers]
+            tokens[numbers] = draw(own, generators, drawing)
         return tokens
 
     def remove(self, numbers: Sequence[int]) -> None:
