@@ -25,6 +25,7 @@ from lalm.inference.decoding_ahead import ahead
 from lalm.inference.device import Precision, pick_device, pick_precision
 from lalm.inference.encoding_ahead import one_ahead, with_frames
 from lalm.inference.generation import Progress, processors_of, settings_of
+from lalm.inference.openmp import give_back_helpers
 from lalm.inference.options import FinishReason
 from lalm.inference.options import Options as Options
 from lalm.inference.protocols import Hearing
@@ -105,6 +106,7 @@ class Engine:
         opened, processor = load_model(given, dtype=precision, device=place, options=options, told=told)
         engine = cls(opened, processor, model_name(given))
         engine._packed = False
+        give_back_helpers()  # another thread may answer
         return engine
 
     @overload
@@ -241,6 +243,7 @@ class Engine:
             coming.put(None)
 
         thread = threading.Thread(target=work, daemon=True)
+        give_back_helpers()  # of this thread, which only waits now
         thread.start()
         try:
             while (piece := coming.get()) is not None:

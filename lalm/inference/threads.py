@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lalm.inference.openmp import give_back_helpers
 from lalm.models.int4 import Int4Product
 from lalm.models.int8 import Int8Product
 from lalm.models.packed_half import ROWS, PackedLinear
@@ -34,7 +35,6 @@ WINDOW = 8  # steps of like many rows whose median is compared
 PAUSE_S = 2.0  # between two measurements at least, while an answer is made
 KEPT_S = 30.0  # so long a measurement holds for the answers that begin
 KEPT_FEWER_S = 5.0  # where it speaks for fewer threads than there may be: who was busy then may be done
-ANSWERING_S = 10.0  # the same while answers are made without a pause
 
 log = logging.getLogger("lalm.threads")
 
@@ -121,8 +121,11 @@ class Threads:
         before = torch.get_num_threads()
         if self._free:
             self.measure(KEPT_FEWER_S if self.spare else KEPT_S)
-        with taking(self.number, before):
-            yield
+        try:
+            with taking(self.number, before):
+                yield
+        finally:
+            give_back_helpers()
 
     def measure(self, pause_s: float = PAUSE_S) -> None:
         """Time the work with each candidate and take the best, unless that was done within ``pause_s``."""
@@ -156,7 +159,7 @@ class Threads:
         now = median(last) if len(last) == WINDOW else 0.0
         slow = now > SLOW * self._usual.get(size, now)
         if slow or self.spare:
-            self.measure(PAUSE_S if slow else ANSWERING_S)
+            self.measure(PAUSE_S if slow else KEPT_FEWER_S)
             if torch.get_num_threads() != self.number:
                 torch.set_num_threads(self.number)
         if now and not slow:

@@ -16,6 +16,7 @@ from lalm.data.messages import AudioPart, part_recording
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
 from lalm.inference.engine import Engine, Options
+from lalm.inference.openmp import give_back_helpers
 from lalm.inference.speech.recogniser import Whisper
 from lalm.models.prefill import PrefixCache
 from lalm.serve.error_responses import ModelNotFound
@@ -133,7 +134,7 @@ class AsyncEngine:
         """The result of ``work``; at most ``MAX_THREADS`` recordings and texts are read at a time."""
         if self._threads is None:
             self._threads = anyio.CapacityLimiter(MAX_THREADS)
-        return await anyio.to_thread.run_sync(work, *given, limiter=self._threads)
+        return await anyio.to_thread.run_sync(_worked, work, *given, limiter=self._threads)
 
     async def ask(
         self, sample: Sample, clips: list[Clip], requested: Sequence[SamplingParams]
@@ -224,6 +225,14 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
         for running in (task, watcher):
             running.cancel()
         await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+def _worked(work: Callable[..., T], *given: Any) -> T:
+    """The result of ``work``, of which no helpers are left beside those of the scheduler's thread."""
+    try:
+        return work(*given)
+    finally:
+        give_back_helpers()
 
 
 def _decode(part: AudioPart, number: int, limit_s: float) -> Clip:

@@ -19,6 +19,7 @@ from torch import Tensor
 from lalm.data.audio_inputs import Clip
 from lalm.inference.answer import Answer
 from lalm.inference.engine import Engine
+from lalm.inference.openmp import give_back_helpers
 from lalm.models.lora import set_lora_scale
 from lalm.models.prefill import content_ids
 from lalm.models.processing import pad_audio
@@ -54,6 +55,7 @@ class Scheduler:
 
     def start(self) -> None:
         """Start the thread."""
+        give_back_helpers()  # of the thread that opened the model
         self._thread.start()
 
     def check_place(self, jobs: int) -> None:

@@ -85,7 +85,7 @@ def test_more_threads_are_tried_again_while_answers_are_made_without_a_pause(clo
         clock["seconds"] = {1: 0.002, 2: 0.001}
         chosen.step(0.1)
         assert clock["threads"] == 1  # measured just now
-        clock["now"] += threads.ANSWERING_S
+        clock["now"] += threads.KEPT_FEWER_S
         chosen.step(0.1)
         assert clock["threads"] == 2
 

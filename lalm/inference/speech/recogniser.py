@@ -72,7 +72,7 @@ class Whisper:
         if not (place / "model.bin").is_file():
             raise SpeechError(f"'{place}' is no Whisper in CTranslate2's format: it has no model.bin")
         kind, _, number = (device or "cpu").partition(":")
-        threads = 0 if os.environ.get("OMP_NUM_THREADS") else _processors()
+        threads = 0 if os.environ.get("OMP_NUM_THREADS") else max(1, _processors() // 2)
         try:
             model = WhisperModel(
                 str(place),
