@@ -91,7 +91,7 @@ def probed(clips: list[Clip], names: list[str]) -> dict[str, Any]:
     )
     found: dict[str, Any] = {"answers": names, "train_clips": len(train)}
     for split in SPLITS[1:]:
-        asked = [clip for clip in clips if clip[0] == split]
+        asked = [clip for clip in clips if clip[0] == split and clip[1] in names]
         wanted = torch.tensor([names.index(answer) for _, answer, _ in asked])
         tokens, owner = groups_of(asked, columns, scale)
         with torch.inference_mode():
