@@ -27,6 +27,7 @@ from lalm.models.prefill import read_apart
 REFERENCES = ("bfloat16", "float32")
 AT_ONCE = 32  # samples; so many are kept together
 LLAMA = {"llama.cpp Q8_0": "int8", "llama.cpp Q4_K_M": "int4"}
+ONNX = {"ONNX Runtime int8": "int8", "ONNX Runtime int4": "int4"}
 OPENVINO = {"OpenVINO int8": "int8"}
 
 
@@ -97,6 +98,11 @@ def reader(kind: str, int8: Engine) -> Callable[[Sample], Tensor]:
 
         llama = LlamaCppEngine.open(dtype=LLAMA[kind])
         return lambda sample: read_by_library(llama, sample)
+    if kind in ONNX:
+        from lalm.inference.onnxruntime.engine import OnnxRuntimeEngine
+
+        onnx = OnnxRuntimeEngine.open(dtype=ONNX[kind])
+        return lambda sample: read_by_library(onnx, sample)
     if kind in OPENVINO:
         from lalm.inference.openvino.engine import OpenVINOEngine
 

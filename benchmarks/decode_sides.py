@@ -25,6 +25,10 @@ SIDES = {
     "lalm int4, 2 threads": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "10000"},
     "OpenVINO int8": {},
     "OpenVINO int8, 1 thread": {"OMP_NUM_THREADS": "1"},
+    "ONNX Runtime int8": {},
+    "ONNX Runtime int8, 1 thread": {"OMP_NUM_THREADS": "1"},
+    "ONNX Runtime int4": {},
+    "ONNX Runtime int4, 1 thread": {"OMP_NUM_THREADS": "1"},
     "transformers float32": {},
     "lalm float32": {"GOMP_SPINCOUNT": "10000"},
 }
@@ -70,6 +74,15 @@ class OpenVINO(Lalm):
         import torch
 
         return torch.get_num_threads()
+
+
+class OnnxRuntime(OpenVINO):
+    """The engine with ONNX Runtime running the LLM."""
+
+    def __init__(self, dtype: str) -> None:
+        from lalm.inference.onnxruntime.engine import OnnxRuntimeEngine
+
+        self.engine = OnnxRuntimeEngine.open(dtype=dtype)
 
 
 class Transformers:
@@ -174,7 +187,7 @@ def work(side: str, gguf: str | None) -> None:
     """One side: opens its model, then answers as often as a line comes in."""
     began = time.perf_counter()
     dtype = next(kind for kind in ("int4", "int8", "float32", "bfloat16") if kind in f"{side} bfloat16")
-    kinds = {"lalm": Lalm, "OpenVINO": OpenVINO, "transformers": Transformers}
+    kinds = {"lalm": Lalm, "OpenVINO": OpenVINO, "ONNX": OnnxRuntime, "transformers": Transformers}
     made: Any = LlamaCpp(str(gguf)) if side == GGUF_SIDE else kinds[side.split()[0]](dtype)
     said = {"load_s": time.perf_counter() - began}
     print(json.dumps(said), flush=True)

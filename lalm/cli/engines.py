@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lalm.inference.options import Options
 
 EngineName = Annotated[
-    Literal["lalm", "llamacpp", "openvino"],
+    Literal["lalm", "llamacpp", "onnxruntime", "openvino"],
     typer.Option(
         "--engine",
         help="Who runs the LLM, on the CPU one answer at a time: llama.cpp (pip install 'lalm[llamacpp]') or "
@@ -20,7 +20,7 @@ EngineName = Annotated[
 
 
 def open_library(
-    engine: Literal["llamacpp", "openvino"],
+    engine: Literal["llamacpp", "onnxruntime", "openvino"],
     model: str | None,
     device: str | None,
     dtype: str | None,
@@ -48,6 +48,10 @@ def _engine(name: str) -> Any:
         from lalm.inference.llamacpp.engine import LlamaCppEngine
 
         return LlamaCppEngine
+    if name == "onnxruntime":
+        from lalm.inference.onnxruntime.engine import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine
     if importlib.util.find_spec("openvino") is None:
         raise ValueError("--engine openvino needs OpenVINO: pip install 'lalm[openvino]'")
     from lalm.inference.openvino.engine import OpenVINOEngine

@@ -1,0 +1,1 @@
+"""ONNX Runtime as the library that runs the LLM. See docs/speed.md."""
