@@ -28,7 +28,6 @@ REFERENCES = ("bfloat16", "float32")
 AT_ONCE = 32  # samples; so many are kept together
 LLAMA = {"llama.cpp Q8_0": "int8", "llama.cpp Q4_K_M": "int4"}
 ONNX = {"ONNX Runtime int8": "int8", "ONNX Runtime int4": "int4"}
-OPENVINO = {"OpenVINO int8": "int8"}
 
 
 def measure(
@@ -103,11 +102,6 @@ def reader(kind: str, int8: Engine) -> Callable[[Sample], Tensor]:
 
         onnx = OnnxRuntimeEngine.open(dtype=ONNX[kind])
         return lambda sample: read_by_library(onnx, sample)
-    if kind in OPENVINO:
-        from lalm.inference.openvino.engine import OpenVINOEngine
-
-        openvino = OpenVINOEngine.open(dtype=OPENVINO[kind])
-        return lambda sample: read_by_library(openvino, sample)
     engine = int8 if kind == "int8" else Engine.load(device="cpu", dtype=kind)  # type: ignore[arg-type]
     read = read_by_steps if kind == "int4" else log_probabilities
     return lambda sample: read(engine, sample)
@@ -148,7 +142,7 @@ def read_by_steps(engine: Engine, sample: Sample) -> Tensor:
 
 @torch.inference_mode()
 def read_by_library(engine: Any, sample: Sample) -> Tensor:
-    """The same by llama.cpp or OpenVINO: the prompt as its engine gives it, then token by token."""
+    """The same by llama.cpp or ONNX Runtime: the prompt as its engine gives it, then token by token."""
     batch = engine.processor.batch([sample], labels=True)
     places, ids = places_of(batch), batch["input_ids"][0]
     first = int(places[0]) + 1

@@ -23,8 +23,6 @@ SIDES = {
     "lalm int4": {"GOMP_SPINCOUNT": "10000"},
     "lalm int4, 1 thread": {"OMP_NUM_THREADS": "1"},
     "lalm int4, 2 threads": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "10000"},
-    "OpenVINO int8": {},
-    "OpenVINO int8, 1 thread": {"OMP_NUM_THREADS": "1"},
     "ONNX Runtime int8": {},
     "ONNX Runtime int8, 1 thread": {"OMP_NUM_THREADS": "1"},
     "ONNX Runtime int4": {},
@@ -61,28 +59,24 @@ class Lalm:
         return self.engine.threads.number if self.engine.threads else 0
 
 
-class OpenVINO(Lalm):
-    """The engine with OpenVINO running the LLM."""
-
-    def __init__(self, dtype: str) -> None:
-        from lalm.inference.openvino.engine import OpenVINOEngine
-
-        self.engine = OpenVINOEngine.open(dtype=dtype)
-
-    def threads(self) -> int:
-        """Given."""
-        import torch
-
-        return torch.get_num_threads()
-
-
-class OnnxRuntime(OpenVINO):
+class OnnxRuntime(Lalm):
     """The engine with ONNX Runtime running the LLM."""
 
     def __init__(self, dtype: str) -> None:
         from lalm.inference.onnxruntime.engine import OnnxRuntimeEngine
 
         self.engine = OnnxRuntimeEngine.open(dtype=dtype)
+
+    def answer(self, tokens: int, rows: int = 1) -> dict[str, float]:
+        """As ``Lalm``'s; the prompt is read anew, though it is the last one's."""
+        self.engine._known = []
+        return super().answer(tokens, rows)
+
+    def threads(self) -> int:
+        """Given."""
+        import torch
+
+        return torch.get_num_threads()
 
 
 class Transformers:
@@ -187,7 +181,7 @@ def work(side: str, gguf: str | None) -> None:
     """One side: opens its model, then answers as often as a line comes in."""
     began = time.perf_counter()
     dtype = next(kind for kind in ("int4", "int8", "float32", "bfloat16") if kind in f"{side} bfloat16")
-    kinds = {"lalm": Lalm, "OpenVINO": OpenVINO, "ONNX": OnnxRuntime, "transformers": Transformers}
+    kinds = {"lalm": Lalm, "ONNX": OnnxRuntime, "transformers": Transformers}
     made: Any = LlamaCpp(str(gguf)) if side == GGUF_SIDE else kinds[side.split()[0]](dtype)
     said = {"load_s": time.perf_counter() - began}
     print(json.dumps(said), flush=True)

@@ -1,8 +1,6 @@
 """Fixtures for all tests: no network, and ``tiny(system)``, a whole model small enough for milliseconds."""
 
-import contextlib
 import os
-import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -14,13 +12,6 @@ from typing import Any, TypeAlias
 import pytest
 
 Tiny: TypeAlias = Callable[[str], tuple[Any, Any]]
-
-# OpenVINO imports absl's logging where TensorBoard brought it. Its handler closes a stream that is not the
-# process's own when a server sets up logging: here pytest's, behind which all further tests fail.
-with contextlib.suppress(ImportError):
-    from absl import logging
-
-    logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """``--engine``: encoder and connector as ever, the LLM in another library."""
 
-import importlib.util
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -10,17 +9,17 @@ if TYPE_CHECKING:
     from lalm.inference.options import Options
 
 EngineName = Annotated[
-    Literal["lalm", "llamacpp", "onnxruntime", "openvino"],
+    Literal["lalm", "llamacpp", "onnxruntime"],
     typer.Option(
         "--engine",
-        help="Who runs the LLM, on the CPU one answer at a time: llama.cpp (pip install 'lalm[llamacpp]') or "
-        "OpenVINO (pip install 'lalm[openvino]').",
+        help="Who runs the LLM, on the CPU one answer at a time: ONNX Runtime, or llama.cpp "
+        "(pip install 'lalm[llamacpp]').",
     ),
 ]
 
 
 def open_library(
-    engine: Literal["llamacpp", "onnxruntime", "openvino"],
+    engine: Literal["llamacpp", "onnxruntime"],
     model: str | None,
     device: str | None,
     dtype: str | None,
@@ -43,17 +42,11 @@ def open_library(
 
 
 def _engine(name: str) -> Any:
-    """The class of that engine; what it needs is looked for first."""
+    """The class of that engine."""
     if name == "llamacpp":
         from lalm.inference.llamacpp.engine import LlamaCppEngine
 
         return LlamaCppEngine
-    if name == "onnxruntime":
-        from lalm.inference.onnxruntime.engine import OnnxRuntimeEngine
+    from lalm.inference.onnxruntime.engine import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine
-    if importlib.util.find_spec("openvino") is None:
-        raise ValueError("--engine openvino needs OpenVINO: pip install 'lalm[openvino]'")
-    from lalm.inference.openvino.engine import OpenVINOEngine
-
-    return OpenVINOEngine
+    return OnnxRuntimeEngine

@@ -1,1 +1,0 @@
-"""OpenVINO as the library that runs the LLM. See docs/speed.md."""
