@@ -215,7 +215,7 @@ class _Writing:
         while not given[-1]:
             given.pop()
         length = LENGTHS[blocks.bits]
-        how = {"N": int(shape[0]), "K": int(shape[1]), "bits": blocks.bits, "block_size": length}
+        how: Any = {"N": int(shape[0]), "K": int(shape[1]), "bits": blocks.bits, "block_size": length}
         self._node("MatMulNBits", given, [output], accuracy_level=4, **how)  # 4: rows in 8 bits
 
     def _norm(self, name: str, rows: str, norm: Any) -> str:

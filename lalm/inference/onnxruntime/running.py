@@ -13,8 +13,10 @@ from lalm.inference.onnxruntime.graph import Graph
 
 AT_ONCE = 512  # positions that are read in one call: bounds the scores of a long prompt
 ROOM = 512  # positions at first; twice as many each time they are full
-REFUSED = (states.Fail, states.InvalidArgument, states.InvalidGraph, states.InvalidProtobuf)
-REFUSED += (states.NoSuchFile, states.NotImplemented, states.RuntimeException)
+REFUSED = (
+    *(states.Fail, states.InvalidArgument, states.InvalidGraph, states.InvalidProtobuf),
+    *(states.NoSuchFile, states.NotImplemented, states.RuntimeException),
+)
 Rows = np.ndarray[Any, Any]
 
 
