@@ -1,4 +1,4 @@
-"""How fast answers come: transformers' ``generate``, lalm in bfloat16, int8, int4, llama.cpp, in turns.
+"""How fast answers come: transformers' ``generate``, lalm in bfloat16, int8, int4, other libraries, in turns.
 
     python benchmarks/decode.py --out results/decode.json               # and results/decode.svg, ~8 minutes
     python benchmarks/decode.py --gguf qwen2.5-coder-0.5b-instruct-q4_k_m.gguf ...    # pip install xllamacpp
