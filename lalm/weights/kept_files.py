@@ -21,7 +21,7 @@ from lalm.weights.checkpoint import writing
 
 log = logging.getLogger("lalm.cache")
 
-FOLDERS = ("int8", "int4", "gguf", "openvino")  # of the cache, in which files are made from weights
+FOLDERS = ("int8", "int4", "gguf", "onnxruntime")  # of the cache, in which files are made from weights
 
 
 @dataclass(frozen=True)
