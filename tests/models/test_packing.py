@@ -110,6 +110,21 @@ def test_an_llm_that_mixes_rows_is_refused(parts: Any, monkeypatch: pytest.Monke
         check_packable(body)
 
 
+def test_rounding_that_hangs_on_the_shape_is_no_mixing(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = parts[0].model.language_model
+    forward = body.forward
+
+    # bfloat16 of SmolLM2: .04 of the largest number between two shapes.
+    def rounded(position_ids: Tensor, **given: Any) -> Any:
+        output = forward(position_ids=position_ids, **given)
+        states = output.last_hidden_state
+        states += 0.04 * states.abs().max() * (states.shape[1] == 3)
+        return output
+
+    monkeypatch.setattr(body, "forward", rounded)
+    check_packable(body)
+
+
 def test_the_loss_in_parts_is_the_loss(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = parts
     whole = loss_and_gradients(model, batch)
