@@ -30,7 +30,7 @@ def reproduce(
     ] = False,
     data: Annotated[Path | None, typer.Option(help="Folder of the corpora, for --full.")] = None,
     table: Annotated[str | None, typer.Option(help="Only what is asked for this table of the paper.")] = None,
-    row: Annotated[str | None, typer.Option(help="Only this row: one cell.")] = None,
+    row: Annotated[list[str] | None, typer.Option(help="Only this row, one cell; may be repeated.")] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the size; may be repeated."),
@@ -63,7 +63,7 @@ def reproduce(
             f"`lalm reproduce {paper} --full --plan` lists them"
         )
     given = dict(one.split("=", 1) for one in changes or ())
-    planned = planned_run(own, size, changes=given, data=data, table=table, row=row)
+    planned = planned_run(own, size, changes=given, data=data, table=table, rows=row or ())
     name = Path(paper).stem
     folder = work or Path("runs/reproduce") / f"{name}-{size}"
     if plan:

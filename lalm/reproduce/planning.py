@@ -2,7 +2,7 @@
 
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
@@ -64,11 +64,11 @@ def plan(
     changes: Mapping[str, str] | None = None,
     data: Path | None = None,
     table: str | None = None,
-    row: str | None = None,
+    rows: Collection[str] = (),
     every: bool = False,
 ) -> Plan:
     """What a run of this size will do; ``changes`` are settings in place of the size's own, ``table`` and
-    ``row`` keep the sets of one table and one cell. ``every``: also cells that this size leaves out unless
+    ``rows`` keep the sets of one table and some cells. ``every``: also cells that this size leaves out unless
     they are asked for. Raises ReproduceError for what there is not."""
     if size not in experiment.sizes:
         had = ", ".join(experiment.sizes)
@@ -82,7 +82,7 @@ def plan(
     beside = {
         name: one
         for name, one in experiment.beside.items()
-        if size in one.sizes and table in (None, one.table) and (row is None or row in one.of)
+        if size in one.sizes and table in (None, one.table) and (not rows or not set(rows).isdisjoint(one.of))
     }
     sets = {
         name: asked
@@ -90,15 +90,16 @@ def plan(
         if size in asked.sizes and (table is None or table in _tables(asked))
     }
     had_cells = {name: cell for name, cell in experiment.cells.items() if size in cell.sizes}
-    cells = {name: cell for name, cell in had_cells.items() if row in (None, name)}
-    if row is not None and not cells:
-        where = f"size '{size}' has no row" if row in experiment.cells else "there is no row"
-        raise ReproduceError(f"{where} '{row}': the rows are {', '.join(had_cells)}")
+    cells = {name: cell for name, cell in had_cells.items() if not rows or name in rows}
+    for row in rows:
+        if row not in had_cells:
+            where = f"size '{size}' has no row" if row in experiment.cells else "there is no row"
+            raise ReproduceError(f"{where} '{row}': the rows are {', '.join(had_cells)}")
     if table is not None and not sets and not beside:
         every_set: list[Asked | Beside] = [*experiment.sets.values(), *experiment.beside.values()]
         had = ", ".join(sorted({name for own in every_set if size in own.sizes for name in _tables(own)}))
         raise ReproduceError(f"size '{size}' has nothing for table '{table}': it has {had}")
-    num_seeds = {name: max(seeds_of(cell, size), int(every or row == name)) for name, cell in cells.items()}
+    num_seeds = {name: max(seeds_of(cell, size), int(every or name in rows)) for name, cell in cells.items()}
     trains = {name for name, count in num_seeds.items() if count}
     steps, of_data = _of_data(experiment, size, settings, trains)
     newest = dict[tuple[str, int], str]()
@@ -127,11 +128,12 @@ def plan(
         chains = [trained(name, n) for name in one.of for n in range(seeds_of(experiment.cells[name], size))]
         if lines := of_size(one.run, size):
             steps.append(_step(key, lines, one.makes, of_size(one.minutes, size), settings, "".join(chains)))
-    if row is not None and not evaluations and not beside:
+    asked_for = {one.cell for one in evaluations}.union(*(one.of for one in beside.values()))
+    if unasked := [row for row in rows if row not in asked_for]:
         way = (
             f" for table '{table}': leave out --row or --table" if table else ": it is asked in another size"
         )
-        raise ReproduceError(f"size '{size}' asks row '{row}' nothing{way}")
+        raise ReproduceError(f"size '{size}' asks row '{unasked[0]}' nothing{way}")
     return Plan(experiment, size, settings, tuple(steps), tuple(evaluations), beside)
 
 

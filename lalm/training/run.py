@@ -208,9 +208,7 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
     if recipe.transcript is not None:
         model.config.transcript = recipe.transcript
     names = model.set_trainable([*recipe.trainable, *(["*lora_*"] if lora else [])])
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    _in_float32(model)
     model.config.trained_encoder |= any(name.startswith("model.audio_tower.") for name in names)
     if recipe.align:
         check_alignable(model)
@@ -232,6 +230,18 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
         extra = sorted(set(names) - set(trained_names(model)))[0]
         raise TrainError(f"trainable: with LoRA only the connector may train beside it, not {extra}")
     return model, processor
+
+
+def _in_float32(model: torch.nn.Module) -> None:
+    """What trains, and the buffers of parts that train as a whole: a connector's mean and scale of frames."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    for part in model.modules():
+        parameters = list(part.parameters())
+        if parameters and all(parameter.requires_grad for parameter in parameters):
+            for buffer in part.buffers(recurse=False):
+                buffer.data = buffer.data.float() if buffer.is_floating_point() else buffer.data
 
 
 def arguments(

@@ -134,6 +134,7 @@ class ModularConnector(nn.Module):
     def forward(self, frames: Tensor, frame_lengths: Tensor, *told: Tensor | None) -> tuple[Tensor, Tensor]:
         """frames: (A, T, layers x W), frame_lengths: (A,) -> tokens (A, K, D), lengths (A,)."""
         frames = (frames.to(self.frame_mean.dtype) - self.frame_mean) * self.frame_scale
+        frames = frames.to(next(self.connector.parameters()).dtype)
         if self.mixes:
             parts = frames.split(self.widths, 2)
             mixed = [_mixed(part, weights) for part, weights in zip(parts, self.mixes, strict=True)]
