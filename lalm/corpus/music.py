@@ -104,7 +104,12 @@ def plans(
             tempo = list(TEMPI)[number // 2 % 3]
             size = 2 + number // 6 % 2 if kind == "together" else 2 if kind == "sequence" else 1
             band = [instruments()[i] for i in rng.choice(len(instruments()), size, replace=False)]
-            played, pieces = _pieces(kind, number // 6 % 2 == 0, tunes, band, tempo, rng)
+            first_faster = number // 6 % 2 == 0
+            try:
+                played, pieces = _pieces(kind, first_faster, tunes, band, tempo, rng)
+            except MusicError:  # few tunes, and none of them fits the tempo: one of either mode
+                either = [tune for mode in own.values() for tune in mode]
+                played, pieces = _pieces(kind, first_faster, either, band, tempo, rng)
             yield Plan(name, kind, played, pieces, tempo, font)
 
 

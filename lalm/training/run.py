@@ -49,6 +49,7 @@ from lalm.training.recipe import Recipe
 from lalm.training.report import GradientCheck, Report, TrainError, parts_table, say, show_example
 from lalm.training.resuming import alone_in, check_fresh, starting_point
 from lalm.training.selection import KeepBest, stopped_at, take_best
+from lalm.training.starting_weights import trained_in_float32
 from lalm.training.trackers import PROJECT, check_trackers, trackers
 from lalm.training.trainer import Answers, Interruption, RecipeTrainer, is_slim
 from lalm.training.underway import run_console
@@ -208,7 +209,8 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
     if recipe.transcript is not None:
         model.config.transcript = recipe.transcript
     names = model.set_trainable([*recipe.trainable, *(["*lora_*"] if lora else [])])
-    _in_float32(model)
+    begun_from = model_folder(recipe.init.from_) if recipe.init.from_ is not None else None
+    trained_in_float32(model, begun_from)
     model.config.trained_encoder |= any(name.startswith("model.audio_tower.") for name in names)
     if recipe.align:
         check_alignable(model)
@@ -230,18 +232,6 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
         extra = sorted(set(names) - set(trained_names(model)))[0]
         raise TrainError(f"trainable: with LoRA only the connector may train beside it, not {extra}")
     return model, processor
-
-
-def _in_float32(model: torch.nn.Module) -> None:
-    """What trains, and the buffers of parts that train as a whole: a connector's mean and scale of frames."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    for part in model.modules():
-        parameters = list(part.parameters())
-        if parameters and all(parameter.requires_grad for parameter in parameters):
-            for buffer in part.buffers(recurse=False):
-                buffer.data = buffer.data.float() if buffer.is_floating_point() else buffer.data
 
 
 def arguments(

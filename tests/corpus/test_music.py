@@ -212,6 +212,16 @@ def test_a_build_goes_on_and_is_the_same_again(built: Path, tmp_path: Path) -> N
         assert (tmp_path / name).read_text() == (built / name).read_text()
 
 
+def test_where_no_tune_of_a_mode_fits_the_tempo_another_mode_is_played(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(monkeypatch)
+    monkeypatch.setattr(music, "_melody", lambda found: None if found.mode == "minor" else made("major"))
+    own = {mode: [tune(n, mode) for n in range(3)] for mode in SCALES}
+    plans = list(music.plans(own, "valid", {"single": 6}, 0))
+    assert len(plans) == 6 and {plan.tunes[0].mode for plan in plans} == {"major"}
+
+
 def test_the_question_alone_tells_nothing(built: Path) -> None:
     answers: dict[str, dict[str, Counter]] = defaultdict(lambda: defaultdict(Counter))
     for item in rows(built, "questions_unseen"):

@@ -1,0 +1,58 @@
+"""In which numbers a run begins: what trains is float32, also where the model was opened in bfloat16."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from lalm.training.report import TrainError
+
+
+@torch.no_grad()
+def trained_in_float32(model: Any, folder: Path | None) -> None:
+    """Have what trains in float32, with the numbers that the ``folder`` of a whole model keeps.
+
+    Buffers of parts that train as a whole (a connector's mean and scale of frames) go with them. ``folder``:
+    where the model was opened from; None for a new one. Raises TrainError where other weights are in bfloat16
+    and the LLM trains in part, as its layers could not read one another; a frozen head goes with its LLM.
+    """
+    _llm_is_of_one_piece(model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, buffer in _buffers_of_trained_parts(model):
+        buffer.data = buffer.data.float()
+        trained[name] = buffer
+    for file in sorted(folder.glob("model*.safetensors")) if folder else ():
+        with safe_open(file, "pt") as kept:
+            saved: Any = kept
+            for name in trained.keys() & set(saved.keys()):
+                trained[name].copy_(saved.get_tensor(name))
+
+
+def _buffers_of_trained_parts(model: Any) -> Iterator[tuple[str, Tensor]]:
+    for prefix, part in model.named_modules():
+        parameters = list(part.parameters())
+        if parameters and all(parameter.requires_grad for parameter in parameters):
+            for name, buffer in part.named_buffers(prefix, recurse=False):
+                if buffer.is_floating_point():
+                    yield name, buffer
+
+
+def _llm_is_of_one_piece(model: Any) -> None:
+    body, head = model.model.language_model, model.lm_head
+    own = {name: p for name, p in body.named_parameters() if "lora_" not in name}
+    learning = sorted(name for name, p in own.items() if p.requires_grad)
+    if not learning or all(p.dtype == torch.float32 for p in own.values()):
+        return
+    if still := sorted(own.keys() - set(learning)):
+        raise TrainError(
+            f"optim.dtype: 'language_model.{learning[0]}' trains and 'language_model.{still[0]}' does not; so "
+            "the LLM cannot be bfloat16: let all of it train ('language_model'), or say float32"
+        )
+    if type(head) is nn.Linear:
+        head.float()
