@@ -51,8 +51,8 @@ def _llm_is_of_one_piece(model: Any) -> None:
         return
     if still := sorted(own.keys() - set(learning)):
         raise TrainError(
-            f"optim.dtype: 'language_model.{learning[0]}' trains and 'language_model.{still[0]}' does not; so "
-            "the LLM cannot be bfloat16: let all of it train ('language_model'), or say float32"
+            f"optim.dtype: 'language_model.{learning[0]}' trains and 'language_model.{still[0]}' does not; "
+            "so the LLM cannot be bfloat16: let all of it train ('language_model'), or say float32"
         )
     if type(head) is nn.Linear:
         head.float()
