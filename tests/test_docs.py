@@ -342,6 +342,7 @@ NO_EXAMPLE |= {
     "corpus music": "soundfonts, and a program",
     "lr-find": "a recipe with its data",
     "weights fetch": "what is there already",
+    "weights kept": "what a machine has by now",
 }
 NO_EXAMPLE |= {"build nlar": "a large LLM", "build sac": "a corpus", "build corpus": "a corpus"}
 

@@ -81,7 +81,7 @@ def kept(
     delete: Annotated[bool, typer.Option(help="Delete them; what is needed is made anew.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What was made of weights here and kept: 8 and 4 bits, graphs, GGUF files."""
+    """What was made of weights and is kept: 8 bits, graphs."""
     from lalm.weights.fetch import cache_root
     from lalm.weights.kept_files import delete_kept, kept_files
 

@@ -180,6 +180,7 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
     use_code(recipe.code)
     dtype = torch.float32 if recipe.optim.dtype == "float32" else torch.bfloat16
     lora = recipe.lora.settings if recipe.lora else None
+    kept: Path | None = None  # the folder whose numbers what trains begins with
     if recipe.init.from_ is None:
         model, processor = build_model(
             recipe.system,
@@ -192,12 +193,12 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
             dtype=dtype,
         )
     else:
-        model, processor = load_model(
-            model_folder(recipe.init.from_), dtype=dtype, options=recipe.init.options
-        )
+        kept = model_folder(recipe.init.from_)
+        model, processor = load_model(kept, dtype=dtype, options=recipe.init.options)
         learner = recipe.dpo or recipe.grpo
         if model.config.lora and learner is not None and learner.reference == "adapter":
             merge_lora(model)  # the reference is the model as it is, the new LoRA beside it is what learns
+            kept = None
             begun = Path(recipe.init.from_)
             model.config.parts = {"model": str(begun.resolve() if begun.exists() else begun)}
         if lora and not model.config.lora:
@@ -209,8 +210,7 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
     if recipe.transcript is not None:
         model.config.transcript = recipe.transcript
     names = model.set_trainable([*recipe.trainable, *(["*lora_*"] if lora else [])])
-    begun_from = model_folder(recipe.init.from_) if recipe.init.from_ is not None else None
-    trained_in_float32(model, begun_from)
+    trained_in_float32(model, kept)
     model.config.trained_encoder |= any(name.startswith("model.audio_tower.") for name in names)
     if recipe.align:
         check_alignable(model)

@@ -15,9 +15,11 @@ from lalm.training.report import TrainError
 def trained_in_float32(model: Any, folder: Path | None) -> None:
     """Have what trains in float32, with the numbers that the ``folder`` of a whole model keeps.
 
-    Buffers of parts that train as a whole (a connector's mean and scale of frames) go with them. ``folder``:
-    where the model was opened from; None for a new one. Raises TrainError where other weights are in bfloat16
-    and the LLM trains in part, as its layers could not read one another; a frozen head goes with its LLM.
+    Buffers of parts that train as a whole (a connector's mean and scale of frames) go with them, and a frozen
+    head with its LLM. ``folder``: where the model was opened from; None for a new or a changed one.
+
+    Raises TrainError where other weights are in bfloat16 and the LLM trains in part: layers could not read
+    one another.
     """
     _llm_is_of_one_piece(model)
     for parameter in model.parameters():
@@ -31,7 +33,8 @@ def trained_in_float32(model: Any, folder: Path | None) -> None:
         with safe_open(file, "pt") as kept:
             saved: Any = kept
             for name in trained.keys() & set(saved.keys()):
-                trained[name].copy_(saved.get_tensor(name))
+                if tuple(saved.get_slice(name).get_shape()) == trained[name].shape:
+                    trained[name].copy_(saved.get_tensor(name))
 
 
 def _buffers_of_trained_parts(model: Any) -> Iterator[tuple[str, Tensor]]:
