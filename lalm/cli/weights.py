@@ -83,12 +83,12 @@ def kept(
 ) -> None:
     """What was made of weights and is kept: 8 bits, graphs."""
     from lalm.weights.fetch import cache_root
-    from lalm.weights.kept_files import delete_kept, kept_files
+    from lalm.weights.kept_files import kept_files
 
     found = kept_files(cache_root())
     if delete:
         for file in found:
-            delete_kept(file.path)
+            file.path.unlink(missing_ok=True)
     if as_json:
         print(json.dumps([{"file": str(file.path), "bytes": file.size, "made": file.made} for file in found]))
         return

@@ -193,8 +193,9 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
             dtype=dtype,
         )
     else:
-        kept = model_folder(recipe.init.from_)
-        model, processor = load_model(kept, dtype=dtype, options=recipe.init.options)
+        folder = model_folder(recipe.init.from_)
+        model, processor = load_model(folder, dtype=dtype, options=recipe.init.options)
+        kept = folder if dtype != torch.float32 else None  # else it has them already
         learner = recipe.dpo or recipe.grpo
         if model.config.lora and learner is not None and learner.reference == "adapter":
             merge_lora(model)  # the reference is the model as it is, the new LoRA beside it is what learns

@@ -34,16 +34,11 @@ class Kept:
 
 
 def kept_files(cache: Path) -> list[Kept]:
-    """All that were made from weights and are kept in that cache, largest first."""
-    files = [file for name in FOLDERS for file in (cache / name).glob("*") if file.is_file()]
+    """All that were made from weights and are kept in that cache, largest first; not what is being made."""
+    files = [file for name in FOLDERS for file in (cache / name).glob("[!.]*") if file.is_file()]
     found = [(file, file.stat()) for file in files if file.suffix != ".lock"]
     rows = [Kept(file, s.st_size, datetime.fromtimestamp(s.st_mtime, UTC).isoformat()) for file, s in found]
     return sorted(rows, key=lambda kept: (-kept.size, kept.path))
-
-
-def delete_kept(path: Path) -> None:
-    """Delete one of them. A process that has it open goes on with what it reads."""
-    path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
