@@ -162,6 +162,12 @@ def test_it_is_made_once_and_again_when_it_is_broken(folder, tmp_path, monkeypat
     assert said.startswith(f"ONNX Runtime cannot open '{kept}': ") and said.endswith(": it is made anew")
 
 
+def test_the_largest_weights_are_packed_before_the_others(folder):
+    model, _ = load.load_model(folder(), dtype=torch.float32)
+    nodes = graph_of(model, "int8", "weights.bin").model.graph.node
+    assert [list(node.output) for node in nodes].index(["logits"]) == 0
+
+
 def full(graph, draft):
     """A disk that is full after some of the weights."""
     draft.with_suffix(".bin").write_bytes(b"half")

@@ -4,13 +4,22 @@ Every folder is tiny and random and has the very files of the repository it stan
 copies for other frameworks left out).
 """
 
+import copy
 import json
+import pickle
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_parts import bert_folder, llama_folder, whisper_folder
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Tokenizer,
+)
 
 from lalm.encoders import EncoderError, load_encoder
 from lalm.models.chat_template import bare_template
@@ -83,6 +92,22 @@ def test_vicuna(tmp_path, shards):
         assert tokenizer(text)["input_ids"] == [1, *own.encode(text)]
     assert tokenizer("A dog</s>A dog")["input_ids"] == [1, *own.encode("A dog"), 2, *own.encode("A dog")]
     assert "ASSISTANT:" in bare_template(tokenizer)
+
+
+def test_a_tokenizer_without_its_second_vocabulary_is_the_same(tmp_path):
+    """Qwen2.5: transformers' class keeps the vocabulary and the merges as Python objects, too."""
+    vocabulary = {token: i for i, token in enumerate(["<|endoftext|>", *"abcĠ", "ab", "abc"])}
+    Qwen2Tokenizer(vocabulary, [("a", "b"), ("ab", "c")]).save_pretrained(tmp_path / "qwen")
+    usual, ours = AutoTokenizer.from_pretrained(tmp_path / "qwen"), load_tokenizer(tmp_path / "qwen")
+    assert type(ours) is type(usual) is Qwen2Tokenizer and {"_vocab", "_merges"} <= set(vars(usual))
+    assert not {"_vocab", "_merges"} & set(vars(ours))
+    for one in (ours, copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert one("abc ab<|endoftext|>")["input_ids"] == usual("abc ab<|endoftext|>")["input_ids"]
+        assert one.get_vocab() == usual.get_vocab()
+    for name, one in (("ours", ours), ("usual", usual)):
+        one.save_pretrained(tmp_path / name)
+    for file in (tmp_path / "usual").iterdir():
+        assert (tmp_path / "ours" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_llama_3(tmp_path):

@@ -30,7 +30,7 @@ from lalm.models.processing import AudioLMProcessor
 from lalm.weights.kept_files import made_alone, tell_damaged
 
 KINDS = {None: "int8", "auto": "int8", "int8": "int8", "int4": "int4", "float32": "float32"}  # of the weights
-FORMAT = 1  # of the kept graph: another one is made anew
+FORMAT = 2  # of the kept graph: another one is made anew
 SPARE = 2**28  # bytes of the disk that stay free
 
 

@@ -134,7 +134,11 @@ class _Writing:
         last = self._constant("end", np.array([-1]))
         hidden, found = (self._add("Gather", [rows, last], axis=1) for rows in (sum_, found))
         _, normed = self._added("end.norm", hidden, found, self.body.norm)
+        before = len(self.nodes)
         self._linear("head", normed, [self.head], output="logits")
+        # The largest first: weights are packed in this order, and of those at hand there are two copies. ONNX
+        # Runtime puts the nodes in order itself before it runs them.
+        self.nodes = [*self.nodes[before:], *self.nodes[:before]]
         vocabulary = int(_plain(self.head).weight.shape[0])
         self.outputs.insert(0, _told("logits", TensorProto.FLOAT, [1, 1, vocabulary]))
         whole = helper.make_graph(self.nodes, "llm", self.inputs, self.outputs, self.constants)
