@@ -77,7 +77,8 @@ def _chosen(container: Any, asked: Asked) -> Any:
     found.track, found.num_tracks = number, len(tracks)
     if len(tracks) > 1 and asked.track is None and not found.silent_tracks:
         found.note(
-            f"it has {len(tracks)} audio tracks, of which track {number} is heard; track= chooses another"
+            f"it has {len(tracks)} audio tracks, of which track {number} is heard; "
+            "track (--track) chooses another"
         )
     if track.codec_context is None:
         raise AudioError(f"{asked.place} is in a codec that cannot be decoded: convert it to WAV or FLAC")

@@ -205,7 +205,8 @@ def _recording(blocks_of: Callable[[Asked], Blocks], asked: Asked, name: str) ->
         found = _track(blocks_of, replace(asked, found=again), name)
     if not silent:
         return first
-    told = f"track {silent[0]} is silent, so track {found.account.track} is heard; track= chooses another"
+    heard = found.account.track
+    told = f"track {silent[0]} is silent, so track {heard} is heard; track (--track) chooses another"
     return Recording(found.audio, replace(found.account, notes=(told, *found.account.notes)))
 
 
@@ -221,7 +222,7 @@ def _track(blocks_of: Callable[[Asked], Blocks], asked: Asked, name: str) -> Rec
             clip = mixed(larger(blocks), asked, lost.channel)
         asked.found.note(
             f"its channels cancel each other when mixed, so only channel {lost.channel} is heard; "
-            f"channel= chooses another"
+            "channel (--channel) chooses another"
         )
     audio = set_right(clip.audio, asked)
     if asked.found.scale > 1:

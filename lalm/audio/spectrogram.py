@@ -1,5 +1,6 @@
 """A recording's spectrogram as a PNG, with time ranges marked."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,6 +21,29 @@ LEFT, TOP, BOTTOM, RIGHT = 56, 40, 36, 16  # margins
 RANGE_DB = 70.0  # below the loudest point nothing is shown
 COLOURS = ((0, 0, 0), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
 MARKS = ((56, 189, 120), (64, 156, 255), (255, 170, 30), (230, 100, 200), (110, 210, 230), (190, 190, 60))
+STEPS_S = (
+    0.1,
+    0.2,
+    0.5,
+    1,
+    2,
+    5,
+    10,
+    15,
+    30,
+    60,
+    120,
+    300,
+    600,
+    900,
+    1800,
+    3600,
+    7200,
+    21_600,
+    43_200,
+    86_400,
+)
+CLOCK_S = 60.0  # times in longer recordings are written as 2:05
 ROW = 22  # height of the line of one sound, where there are several
 BACK, INK = (255, 255, 255), (40, 40, 40)
 
@@ -88,14 +112,33 @@ def _draw(mel: Array, seconds: float, spans: Spans | Mapping[str, Spans], title:
 
 
 def _axes(pen: ImageDraw.ImageDraw, font: Any, seconds: float, top: int) -> None:
-    step = next((s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600) if seconds / s <= 12), 1800)
-    for number in range(int(seconds / step + 1e-9) + 1):
-        across = LEFT + WIDTH * number * step / seconds
+    for at_s, text in ticks(seconds):
+        across = LEFT + WIDTH * at_s / seconds
         pen.line((across, top + HEIGHT, across, top + HEIGHT + 5), INK)
-        pen.text((across - 8, top + HEIGHT + 8), f"{number * step:g}", INK, font)
-    pen.text((4, top + HEIGHT + 8), "s", INK, font)
+        half = font.getlength(text) / 2
+        pen.text((min(across, LEFT + WIDTH + RIGHT - half), top + HEIGHT + 8), text, INK, font, anchor="ma")
+    if seconds < CLOCK_S:
+        pen.text((4, top + HEIGHT + 8), "s", INK, font)
     pen.text((4, top), "8 kHz", INK, font)
     pen.text((4, top + HEIGHT - 18), "0 (mel)", INK, font)
+
+
+def ticks(seconds: float) -> list[tuple[float, str]]:
+    """Places on the axis of time in seconds, 13 at most, and their labels: seconds, 2:05 or 1:02:05."""
+    days = 86_400 * math.ceil(seconds / 12 / 86_400)
+    step = next((one for one in STEPS_S if seconds / one <= 12), days)
+    places = [number * step for number in range(int(seconds / step + 1e-9) + 1)]
+    return [(at_s, clock(at_s, seconds)) for at_s in places]
+
+
+def clock(at_s: float, seconds: float) -> str:
+    """A place in a recording of ``seconds`` as people read it: 12.5, in longer ones 2:05, 1:02:05."""
+    if seconds < CLOCK_S:
+        return f"{at_s:g}"
+    minutes, rest = divmod(round(at_s), 60)
+    if seconds < 3600:
+        return f"{minutes}:{rest:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _mel(audio: Array) -> Array:

@@ -165,6 +165,9 @@ def ask(
         _print(vision_model.reply([sample], options)[0], vision_model.name, options, as_json=as_json)
         return
     sample = ask_by_name(sample, followed, prompts, prompt)
+    embedded = model in (None, SMALL.name)
+    if embedded:
+        _note_length(sample)
     answering = opened()
     if orders > 1:
         _vote(answering, sample, options, orders, as_json=as_json)
@@ -176,6 +179,29 @@ def ask(
         note_ending(stream.finish_reason, options)
     else:
         _print(answering.reply([sample], options)[0], answering.name, options, as_json=as_json)
+    if embedded:
+        _note_means(pieces)
+
+
+def _note_length(sample: "Sample") -> None:
+    """Before the minutes that it takes: one answer about an hour is seldom what was meant."""
+    from lalm.audio.load import Recording, seconds
+    from lalm.cli.better_means import piece_by_piece
+
+    for part in sample.audios:
+        audio = part["audio"]
+        if isinstance(audio, Recording) and (told := piece_by_piece(seconds(audio.audio))):
+            print(f"lalm: {audio.account.name} {told}", file=sys.stderr)
+
+
+def _note_means(pieces: Sequence["Piece"]) -> None:
+    """Name the command that would tell for certain what was asked, if there is one."""
+    from lalm.cli.better_means import better_means
+
+    files = [piece.word for piece in pieces if piece.is_file and not piece.word.startswith(("-", "data:"))]
+    told = better_means(" ".join(piece.word for piece in pieces if not piece.is_file), files)
+    if told:
+        print("lalm:", told, file=sys.stderr)
 
 
 def _protocol(

@@ -208,9 +208,12 @@ def _rows(found: Sequence["Found"]) -> list[dict[str, Any]]:
 
 
 def _print_lines(found: Sequence["Found"]) -> None:
+    from lalm.audio.spectrogram import CLOCK_S, clock
+
     for one in found:
         for onset_s, offset_s in one.spans:
-            print(f"{onset_s:8.2f} s  {offset_s:8.2f} s  {one.sound}")
+            place = f"{clock(onset_s, one.seconds):>8}  " if one.seconds >= CLOCK_S else ""
+            print(f"{onset_s:8.2f} s  {offset_s:8.2f} s  {place}{one.sound}")
         if not one.spans:
             why = "no time" if one.said_none else f"no time within {one.seconds:.1f} s"
             print(f"{one.sound}: the answer names {why}: {one.answer or '(nothing)'}")

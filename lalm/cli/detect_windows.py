@@ -38,7 +38,7 @@ def in_windows(
 ) -> "list[Found]":
     """What windows of a recording's blocks, (N,) float32 at 16 kHz, answer; the picture beside it."""
     from lalm.audio.load import SAMPLE_RATE
-    from lalm.audio.spectrogram import LongSpectrogram
+    from lalm.audio.spectrogram import CLOCK_S, LongSpectrogram, clock
     from lalm.audio.stream import AudioStream
     from lalm.cli.opening import progress_bar
     from lalm.data.labels import join_labels
@@ -67,7 +67,9 @@ def in_windows(
     for number, sound in enumerate(sounds):
         spans = scores.spans(number, threshold)
         at_s, best = scores.best(number)
-        why = "" if spans else f"likeliest near {at_s:.0f} s, with {best:.1f} (--threshold {threshold:g})"
+        place = f" ({clock(at_s, scores.seconds)})" if scores.seconds >= CLOCK_S else ""
+        likeliest = f"likeliest near {at_s:.0f} s{place}, with {best:.1f} (--threshold {threshold:g})"
+        why = "" if spans else likeliest
         found.append(Found(sound, spans, why, scores.seconds, not spans))
     if picture:
         marked = {one.sound: one.spans for one in found}

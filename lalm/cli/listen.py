@@ -2,8 +2,11 @@
 
 import json
 import math
+import signal
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, cast
 
@@ -13,7 +16,7 @@ from lalm.cli.options import Device
 
 if TYPE_CHECKING:
     from lalm.audio.vad import Array
-    from lalm.inference.speech.live import Caption
+    from lalm.inference.speech.live import Caption, Incoming
 
 
 MOST_S = 600.0  # of a file are decoded ahead; what a microphone or a pipe gives is all taken at once
@@ -55,11 +58,12 @@ def listen(
     ffmpeg -i rtsp://camera/1 -f s16le -ac 1 -ar 16000 - | lalm listen -
 
     On a terminal the line of an unfinished utterance is written again as it goes on. Standard input is
-    16-bit mono PCM at 16 kHz, a WAV stream, or mp3, ogg, flac, aac, aiff or webm. Ctrl-C ends it.
+    16-bit mono PCM at 16 kHz, a WAV stream, or mp3, ogg, flac, aac, aiff or webm. Ctrl-C ends it: what came
+    in until then is still written down, unless Ctrl-C is pressed again.
     """
     blocks = _blocks(source, idle)
     from lalm.cli.opening import open_whisper
-    from lalm.inference.speech.live import captions
+    from lalm.inference.speech.live import Incoming, captions
 
     whisper = open_whisper(model, device)
     if language and language not in whisper.languages:
@@ -71,16 +75,40 @@ def listen(
     try:
         waits = source is not None and Path(source).is_file()
         most_s = MOST_S if waits else math.inf
-        for caption in captions(blocks, whisper, language, partial=live or out == "json", most_s=most_s):
-            furthest = max(furthest, caption.behind_s)
-            number += caption.final
-            _print(caption, out, number)
+        incoming = Incoming(blocks, most_s)
+        with _ended_by_ctrl_c(incoming):
+            for caption in captions(incoming, whisper, language, partial=live or out == "json"):
+                furthest = max(furthest, caption.behind_s)
+                number += caption.final
+                _print(caption, out, number)
     except KeyboardInterrupt:
         print(file=sys.stderr)
     if not number:
         print("lalm: nobody spoke", file=sys.stderr)
     if furthest >= 1:
         print(f"lalm: at most {furthest:.0f} s of audio waited to be heard", file=sys.stderr)
+
+
+@contextmanager
+def _ended_by_ctrl_c(incoming: "Incoming") -> Iterator[None]:
+    """The first Ctrl-C ends what comes in, the second the program."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        incoming.stop()
+        if incoming.behind_s >= 1:
+            told = f"{incoming.behind_s:.0f} s of audio are still written down: Ctrl-C again leaves them out"
+            print(f"\nlalm: {told}", file=sys.stderr)
+
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _blocks(source: str | None, idle: float) -> "Iterator[Array]":
@@ -114,7 +142,7 @@ def _print(caption: "Caption", out: str, number: int) -> None:
     elif out == "txt":
         line = f"[{clock(caption.start_s, 'vtt')[:-4]}] {caption.text}"
         if sys.stdout.isatty():
-            print("\r\033[K" + (line if caption.final else line[-_width() :]), end="")
+            print("\r\033[K" + (line if caption.final else _last(line, _width())), end="")
             print(end="\n" if caption.final else "", flush=True)
         else:
             print(line, flush=True)
@@ -122,6 +150,15 @@ def _print(caption: "Caption", out: str, number: int) -> None:
         form: Literal["srt", "vtt"] = "srt" if out == "srt" else "vtt"
         [cue] = cues([Segment(caption.start_s, caption.end_s, caption.text)], form)
         print(f"{number}\n{cue.partition(chr(10))[2]}" if form == "srt" else cue, end="", flush=True)
+
+
+def _last(line: str, columns: int) -> str:
+    """The end of a line that fits: Chinese characters, for instance, take two columns each."""
+    from rich.cells import cell_len
+
+    while cell_len(line) > columns:
+        line = line[1:]
+    return line
 
 
 def _width() -> int:

@@ -1,6 +1,7 @@
 """Opening what several commands need: a model's engine, the LLM that writes, and progress bars."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,7 +131,9 @@ def progress_bar(
         TimeLeft(),
     )
     console = Console(stderr=True)
-    shown = Progress(*columns, console=console, transient=transient, disable=disable)
+    shown = Progress(
+        *columns, console=console, transient=transient, disable=disable, redirect_stdout=sys.stdout.isatty()
+    )
     task = shown.add_task(what, total=None)
     minutes = Minutes(console)
 

@@ -103,7 +103,8 @@ def transcribe(
             made = _transcript(whisper, name, wish, Hearing(channel, track, lenient), label, (out, words))
             _write(made, name, out, to, alone=len(listed) == 1)
         except (ValueError, OSError) as error:
-            failed = failed or explain(error)
+            code = explain(error)
+            failed = failed or code
     return failed
 
 
@@ -179,10 +180,11 @@ def _transcript(
 def _write(pieces: Iterator[str], name: str, out: Form, to: Path | None, *, alone: bool) -> None:
     """Print the pieces as they come, or write them to a file, all or nothing."""
     if to is None:
-        if not alone and out == "txt":
-            print(f"# {name}")
+        heading = "" if alone or out != "txt" else f"# {name}\n"
         for piece in pieces:
-            print(piece, end="", flush=True)
+            print(heading + piece, end="", flush=True)
+            heading = ""
+        print(end=heading, flush=True)  # nobody speaks in it
         return
     path = _file(to, name, out)
     partial = path.with_name(path.name + ".partial")

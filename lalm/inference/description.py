@@ -3,9 +3,10 @@
 A recording is read block by block and described window by window, so memory does not grow with its length.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,12 +15,14 @@ from lalm.audio.load import SAMPLE_RATE
 from lalm.data.sample import ask
 from lalm.inference.engine import Engine, Options
 from lalm.inference.speech.recogniser import Listening, Whisper, Wish
+from lalm.inference.speech.speech_windows import LONGEST_S
 from lalm.inference.speech.subtitles import Segment, Transcript
 
 QUESTION = "Describe the sounds in this audio in one sentence."
 WINDOW_S = 30.0
 STILL_DB = -60.0  # a window whose loudest sample is below is not described: there is nothing to hear
 NEW_TOKENS = 64
+SETTLED_S = LONGEST_S + 3  # so much later all words are known: a window, what is read at once, rounding
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class Part:
     start_s: float
     end_s: float
     text: str
+
+
+Event: TypeAlias = Part | Segment
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,11 @@ class Description:
     centroid_hz: float
     parts: tuple[Part, ...]
     transcript: Transcript
+
+    @property
+    def events(self) -> list[Event]:
+        """What is heard and what is said, by where it begins."""
+        return sorted([*self.parts, *self.transcript.segments], key=_begins)
 
     @property
     def speech_s(self) -> float:
@@ -72,13 +83,22 @@ def describe(
     *,
     window_s: float = WINDOW_S,
     progress: Callable[[float], None] | None = None,
+    found: Callable[[Event], None] | None = None,
 ) -> Description:
     """Describe a recording's blocks, (N,) float32 at 16 kHz. ``progress`` is told the seconds that are done.
 
+    ``found`` is told what is heard and said in the order in which it begins, as soon as nothing earlier can
+    come, so of a long recording long before its end.
+
     Raises AudioError in the midst of a recording that is damaged.
     """
-    level = _Level()
+    level, telling = _Level(), _Telling(found or (lambda one: None))
     parts: list[Part] = []
+    said: list[Segment] = []
+
+    def hear(audio: Array) -> None:
+        parts.append(_heard(engine, audio, parts))
+        telling.add(parts[-1])
 
     def described() -> Iterator[Array]:
         held = np.zeros(0, np.float32)
@@ -88,17 +108,47 @@ def describe(
             yield block
             held = np.concatenate([held, block])
             while len(held) >= size:
-                parts.append(_heard(engine, held[:size], parts))
+                hear(held[:size])
                 held = held[size:]
+            seconds = level.count / SAMPLE_RATE
+            if parts:
+                telling.settled(min(parts[-1].end_s, seconds - SETTLED_S))
             if progress:
-                progress(level.count / SAMPLE_RATE)
+                progress(seconds)
         if len(held) >= SAMPLE_RATE // 4 or not parts:
-            parts.append(_heard(engine, held, parts))
+            hear(held)
 
     listening = Listening(whisper, described(), Wish(words=False))
-    said: tuple[Segment, ...] = tuple(listening)
+    for segment in listening:
+        said.append(segment)
+        telling.add(segment)
+    telling.settled(math.inf)
     seconds = level.count / SAMPLE_RATE
-    return Description(seconds, *level.found(), tuple(parts), Transcript(said, listening.language, seconds))
+    transcript = Transcript(tuple(said), listening.language, seconds)
+    return Description(seconds, *level.found(), tuple(parts), transcript)
+
+
+def _begins(one: Event) -> tuple[float, bool]:
+    """What is heard stands before what is said in it."""
+    return one.start_s, isinstance(one, Segment)
+
+
+class _Telling:
+    """What was found and not told yet."""
+
+    def __init__(self, told: Callable[[Event], None]) -> None:
+        self._told = told
+        self._held: list[Event] = []
+
+    def add(self, one: Event) -> None:
+        self._held.append(one)
+
+    def settled(self, until_s: float) -> None:
+        """Tell what begins before ``until_s``: nothing more will be found there."""
+        ready = sorted((one for one in self._held if one.start_s < until_s), key=_begins)
+        self._held = [one for one in self._held if one.start_s >= until_s]
+        for one in ready:
+            self._told(one)
 
 
 def _heard(engine: Engine, audio: Array, before: list[Part]) -> Part:

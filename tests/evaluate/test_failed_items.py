@@ -1,6 +1,8 @@
 """One item that fails is one item: recordings, long questions, requests refused; answers made elsewhere."""
 
+import io
 import json
+import sys
 import threading
 from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -210,3 +212,20 @@ def test_the_time_left_is_told_from_the_first_answer(capsys):
         progress(0, 2)
         progress(1, 2)
     assert "1/2" in capsys.readouterr().err
+
+
+def test_progress_on_a_terminal_leaves_standard_output_to_its_file(monkeypatch):
+    """``lalm transcribe talk.mp3 > talk.txt``: the text is for the file, not for the terminal."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    written, terminal = io.StringIO(), Terminal()
+    monkeypatch.setattr(sys, "stdout", written)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress_bar("talk.mp3, seconds", transient=True) as progress:
+        progress(1, 2)
+        print("a long line " * 20)
+    assert written.getvalue() == "a long line " * 20 + "\n"
+    assert "a long line" not in terminal.getvalue() and "talk.mp3" in terminal.getvalue()

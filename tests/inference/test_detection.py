@@ -1,10 +1,11 @@
 """Detection: answers as spans, Audacity's labels, the picture, the command and what it refuses."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 from tiny_parts import noise
 
 from lalm.audio import spectrogram
@@ -65,6 +66,20 @@ def test_the_picture_marks_the_spans_and_shows_the_sound(tmp_path):
     assert abs(changed.min() - (56 + 480)) <= 2 and abs(changed.max() - (56 + 720)) <= 2
     with pytest.raises(ValueError, match="no spectrogram"):
         spectrogram.draw(audio[:100], [], "", paths[0])
+
+
+@pytest.mark.parametrize("seconds", [0.06, 1, 28, 59.9, 60, 180, 3599, 3600, 7200, 47_000, 86_400, 900_000])
+def test_times_on_the_axis_are_read_like_a_clock_and_do_not_touch(seconds):
+    font = ImageFont.load_default(14)
+    ticks = spectrogram.ticks(seconds)
+    edges = [
+        (960 * at_s / seconds - font.getlength(text) / 2, 960 * at_s / seconds + font.getlength(text) / 2)
+        for at_s, text in ticks
+    ]
+    assert all(left[1] + 6 <= right[0] for left, right in itertools.pairwise(edges))
+    assert len(ticks) == len({text for _, text in ticks}) and ticks[-1][0] <= seconds * 1.000001
+    said = {28: "25", 180: "3:00", 3599: "55:00", 3600: "1:00:00", 7200: "2:00:00", 86_400: "24:00:00"}
+    assert ticks[-1][1] == said.get(seconds, ticks[-1][1])
 
 
 def test_several_sounds_have_a_line_and_a_colour_each(tmp_path):

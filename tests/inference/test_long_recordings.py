@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 from tiny_parts import noise
 
@@ -120,6 +121,48 @@ def test_a_description_measures_hears_and_writes_down(speaking):
     assert json.loads(json.dumps(found.to_json("x")))["said"]["text"] == found.transcript.text
 
 
+def test_a_long_description_is_told_in_order_long_before_its_end(speaking):
+    rng = np.random.default_rng(0)
+    given, told = 0, []
+
+    def blocks():
+        nonlocal given
+        for second in range(120):
+            given = second + 1
+            loud = 0.2 if second % 20 < 3 else 0.001  # speech, then a pause
+            yield rng.normal(0, loud, RATE).clip(-1, 1).astype(np.float32)
+
+    found = describe(
+        Parrot("A hiss."), Scribe(), blocks(), window_s=10.0, found=lambda one: told.append((given, one))
+    )
+    assert [one for _, one in told] == found.events
+    assert [(round(one.start_s), one.text) for one in found.events][:5] == [
+        *[(0, "A hiss."), (0, "Hello there."), (10, "A hiss."), (20, "Hello there."), (20, "A hiss.")]
+    ]
+    assert all(at - one.start_s <= 45 for at, one in told) and told[0][0] < 45
+
+
+def test_the_command_prints_a_long_description_part_by_part(tmp_path, monkeypatch, capsys, speaking):
+    monkeypatch.setattr("lalm.cli.opening.open_engine", lambda *given, **options: Parrot("A hiss."))
+    monkeypatch.setattr("lalm.cli.opening.open_whisper", lambda *given: Scribe())
+    long = noise(tmp_path / "long.wav", 95.0)
+    assert cli.run(["describe", str(long)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [f"{long}:", "  00:00:00 A hiss.", '  00:00:00 "Hello there."']
+    assert lines[-1].startswith(f"{long}: 95.0 s (00:01:35), mean level")
+    assert [line.split()[0] for line in lines[1:-1]] == sorted(line.split()[0] for line in lines[1:-1])
+
+    class Breaks(Parrot):
+        def reply(self, samples, options):
+            if len(self.asked) == 3:
+                raise KeyboardInterrupt
+            return super().reply(samples, options)
+
+    monkeypatch.setattr("lalm.cli.opening.open_engine", lambda *given, **options: Breaks("A hiss."))
+    assert cli.run(["describe", str(long)]) == 1  # what was found by then is not lost
+    assert capsys.readouterr().out.count("A hiss.") >= 2
+
+
 def test_two_recordings_are_told_apart(speaking):
     rng = np.random.default_rng(0)
     quiet = (0.02 * np.sin(2 * np.pi * 300 * np.arange(2 * RATE) / RATE)).astype(np.float32)
@@ -140,6 +183,13 @@ def test_the_commands_describe_and_compare(tmp_path, monkeypatch, capsys, speaki
     assert cli.run(["describe", str(a), str(tmp_path / "gone.wav"), str(b)]) == 2
     said = capsys.readouterr()
     assert said.out.count("A hiss.") == 2 and "gone.wav" in said.err
+    (tmp_path / "empty.wav").touch()
+    soundfile.write(tmp_path / "half.wav", np.outer(np.sin(np.arange(RATE) / 9), [0.5, 0.0]), RATE)
+    given = [str(tmp_path / name) for name in ("gone.wav", "empty.wav", "half.wav", "lost.wav")]
+    assert cli.run(["describe", *given]) == 2  # each is told, not the first alone
+    said = capsys.readouterr()
+    assert all(name in said.err for name in ("gone.wav", "empty.wav is empty", "lost.wav"))
+    assert "half.wav: channel 1 is without sound" in said.err and said.out.count("A hiss.") == 1
     assert cli.run(["compare", str(a), str(b)]) == 0
     out = capsys.readouterr().out
     assert "B beside A: 1.0 s longer" in out and "trained on one recording at a time" in out

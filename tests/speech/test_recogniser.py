@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,6 +141,31 @@ def test_what_cannot_be_transcribed_is_one_sentence(tmp_path, capsys):
         assert run(["transcribe", *given]) == 2, given
         error = capsys.readouterr().err
         assert said in error and len(error.splitlines()) == 1, error
+
+
+def test_nothing_ends_behind_the_recording():
+    """Whisper fills what it hears up to 30 s, and its last segment may end in there."""
+    words = [SimpleNamespace(start=0.2, end=0.9, word=" late", probability=0.9)]
+    words += [SimpleNamespace(start=1.2, end=1.7, word=" words", probability=0.9)]
+    scores = {"temperature": 0.0, "avg_logprob": 0.0, "compression_ratio": 1.0, "no_speech_prob": 0.0}
+    found = SimpleNamespace(start=0.2, end=2.0, text=" late words", words=words, tokens=[], **scores)
+    model = SimpleNamespace(
+        supported_languages=["en"],
+        transcribe=lambda *_, **__: ([found], SimpleNamespace(language="en", language_probability=1.0)),
+    )
+    [segment], _, _ = Whisper(model).window(Window(10.0, np.zeros(16_000, np.float32)), Wish())
+    assert segment.end_s == 11.0 and segment.words[0].end_s == pytest.approx(10.9)
+    assert (segment.words[1].start_s, segment.words[1].end_s) == (11.0, 11.0)
+
+
+def test_every_file_that_cannot_be_read_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lalm.cli.opening.open_whisper", lambda *_: None)
+    names = [str(tmp_path / name) for name in ("one.wav", "two.wav", "gone.wav")]
+    for name in names[:2]:
+        Path(name).touch()
+    assert run(["transcribe", *names]) == 2
+    said = capsys.readouterr()
+    assert all(name in said.err for name in names) and said.out == ""
 
 
 def test_a_second_run_leaves_out_what_is_written(tmp_path, capsys, monkeypatch):

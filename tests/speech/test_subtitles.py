@@ -27,6 +27,16 @@ def test_words_can_have_cues_of_their_own():
     )
 
 
+def test_every_cue_lasts():
+    """Whisper gives words that it does not find in the audio no time at all."""
+    words = [(1.0, 1.0, " Good"), (1.0, 1.0, " old"), (1.0, 1.5, " times"), (2.0, 2.0004, " gone")]
+    segment = Segment(1.0, 2.0, "Good old times gone", tuple(Word(a, b, text, 0.5) for a, b, text in words))
+    assert subtitles([segment], "srt", by_word=True) == (
+        "1\n00:00:01,000 --> 00:00:01,500\nGood old times gone\n\n"
+    )
+    assert "00:00:03,000 --> 00:00:03,020" in subtitles([Segment(3.0, 3.0, "Hm.")], "srt")
+
+
 def test_webvtt_keeps_its_marks_apart_from_the_text():
     made = subtitles([Segment(1.0, 2.5, "a < b & c --> d")], "vtt")
     assert made == "WEBVTT\n\n00:00:01.000 --> 00:00:02.500\na &lt; b &amp; c --&gt; d\n\n"

@@ -1,6 +1,7 @@
 """Where there is speech: windows that Whisper can take, and live captions; loudness stands for speech."""
 
 import itertools
+import signal
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ from lalm.audio.asked import AudioError
 from lalm.audio.growing import Growing, incoming_blocks
 from lalm.audio.load import load_audio
 from lalm.audio.stream import AudioStream
+from lalm.cli.app import run
+from lalm.cli.listen import _last
 from lalm.inference.speech.live import Incoming, captions
 from lalm.inference.speech.speech_windows import Cutting, speech_windows
 
@@ -112,6 +115,43 @@ def test_a_slow_machine_writes_several_utterances_at_a_time():
 def test_a_utterance_without_a_pause_is_cut():
     final = [one for one in live(loud(40), Scribe(), partial=False) if one.final]
     assert len(final) == 3 and all(one.end_s - one.start_s <= 15.1 for one in final)
+
+
+def test_what_came_in_before_it_was_stopped_is_written():
+    def blocks():
+        yield loud(1.5)
+        time.sleep(0.2)
+        incoming.stop()
+        while True:
+            yield loud(1)
+
+    incoming = Incoming(blocks())
+    [last] = captions(incoming, Scribe(), partial=False, probability=by_loudness)
+    assert last.final and last.end_s == pytest.approx(1.5, abs=0.1)
+
+
+def test_ctrl_c_ends_listening_and_loses_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lalm.cli.opening.open_whisper", lambda *_: Scribe())
+    path, heard = tmp_path / "grows.pcm", 0
+    path.write_bytes((loud(2) * 50_000).astype("<i2").tobytes())
+
+    def pressed_after_60_frames(frames: np.ndarray) -> np.ndarray:
+        nonlocal heard
+        heard += 1
+        if heard == 60:
+            signal.raise_signal(signal.SIGINT)
+        return by_loudness(frames)
+
+    monkeypatch.setattr("lalm.inference.speech.live.load_probability", lambda: pressed_after_60_frames)
+    before = signal.getsignal(signal.SIGINT)
+    assert run(["listen", str(path), "--idle", "0"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "[00:00:00] 2\n" and "nobody spoke" not in said.err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_unfinished_line_fits_the_terminal():
+    assert _last("[00:01] " + "字" * 60, 59) == "字" * 29 and _last("short", 59) == "short"
 
 
 @pytest.mark.parametrize("name", ["aac_adts.aac", "aifc_float.aifc", "alac.m4a", "amr_nb.amr", "au.au"])

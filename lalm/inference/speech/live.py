@@ -54,12 +54,15 @@ class Incoming:
         self._most_s = most_s
         self._queue: queue.SimpleQueue[Array | BaseException | None] = queue.SimpleQueue()
         self._taken, self._given = 0, 0
+        self._stopped = False
         self.ended = False
         threading.Thread(target=self._take, args=(blocks,), daemon=True).start()
 
     def _take(self, blocks: Iterable[Array]) -> None:
         try:
             for block in blocks:
+                if self._stopped:
+                    return
                 self._taken += len(block)
                 self._queue.put(block)
                 while self.behind_s > self._most_s:
@@ -76,6 +79,11 @@ class Incoming:
             yield block
         self.ended = True
 
+    def stop(self) -> None:
+        """Take no more; what came in is still given. May be called by a handler of a signal."""
+        self._stopped = True
+        self._queue.put(None)
+
     @property
     def behind_s(self) -> float:
         """Seconds of audio that came in and were not read yet."""
@@ -83,20 +91,19 @@ class Incoming:
 
 
 def captions(
-    blocks: Iterable[Array],
+    blocks: Iterable[Array] | Incoming,
     whisper: Whisper,
     language: str = "",
     *,
     partial: bool = True,
     probability: Probability | None = None,
-    most_s: float = math.inf,
 ) -> Iterator[Caption]:
     """Captions of audio that comes in, blocks (N,) float32 at 16 kHz; none where nobody speaks.
 
     With ``partial`` captions of unfinished utterances come between. The language is found out for every
-    utterance unless it is given. Of blocks that can wait no more than ``most_s`` seconds are taken ahead.
+    utterance unless it is given. What was stopped (``Incoming.stop``) ends with what had come in.
     """
-    incoming = Incoming(blocks, most_s)
+    incoming = blocks if isinstance(blocks, Incoming) else Incoming(blocks)
     utterance = _Utterance(probability or load_probability())
     next_partial_s = FIRST_S
     for frame in frames(incoming):

@@ -123,7 +123,7 @@ class Whisper:
             )
             segments = [_segment(one).later(window.start_s) for one in found]
         end_s = window.end_s
-        kept = [one for one in segments if one.text and one.start_s < end_s]
+        kept = [one.within(end_s) for one in segments if one.text and one.start_s < end_s]
         if not wish.sure:
             return kept, str(info.language), float(info.language_probability)
         return [one for one in kept if _is_sure(one)], wish.language, 0.0

@@ -8,6 +8,7 @@ Form: TypeAlias = Literal["txt", "srt", "vtt", "json"]
 
 LINE = 42  # characters of a line of subtitles, as broadcasters have it
 LINES = 2
+SHORTEST_S = 0.02  # Whisper's own step, for a segment without a time
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Segment:
         """The same, so many seconds later."""
         words = (replace(w, start_s=w.start_s + by_s, end_s=w.end_s + by_s) for w in self.words)
         return replace(self, start_s=self.start_s + by_s, end_s=self.end_s + by_s, words=tuple(words))
+
+    def within(self, end_s: float) -> "Segment":
+        """The same, with nothing behind ``end_s``: Whisper hears silence there, and may speak of it."""
+        words = (replace(w, start_s=min(w.start_s, end_s), end_s=min(w.end_s, end_s)) for w in self.words)
+        return replace(self, end_s=min(self.end_s, end_s), words=tuple(words))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; seconds to the millisecond."""
@@ -84,7 +90,7 @@ def cues(segments: Iterable[Segment], form: Literal["srt", "vtt"], *, by_word: b
     """The cues of subtitles one after the other, each with the blank line that ends it."""
     number = 0
     for segment in segments:
-        for start_s, end_s, text in _words(segment) if by_word else _captions(segment):
+        for start_s, end_s, text in _lasting(_words(segment) if by_word else _captions(segment)):
             number += 1
             lines = _escaped(text) if form == "vtt" else text
             times = f"{clock(start_s, form)} --> {clock(end_s, form)}\n{lines}\n\n"
@@ -97,6 +103,24 @@ def clock(seconds: float, form: Literal["srt", "vtt"]) -> str:
     hours, rest = divmod(milliseconds, 3_600_000)
     minutes, rest = divmod(rest, 60_000)
     return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{',' if form == 'srt' else '.'}{rest % 1000:03d}"
+
+
+def _lasting(shown: Iterable[tuple[float, float, str]]) -> Iterator[tuple[float, float, str]]:
+    """Cues that last: Whisper gives some words no time, which no player shows; they join a neighbour."""
+    ready: tuple[float, float, str] | None = None
+    start_s, held = 0.0, ""
+    for begins_s, end_s, text in shown:
+        start_s, held = (start_s, f"{held} {text}") if held else (begins_s, text)
+        if round(1000 * end_s) > round(1000 * start_s):
+            if ready:
+                yield ready
+            ready, held = (start_s, end_s, held), ""
+    if held and ready:
+        yield ready[0], ready[1], f"{ready[2]} {held}"
+    elif held:
+        yield start_s, start_s + SHORTEST_S, held
+    elif ready:
+        yield ready
 
 
 def _words(segment: Segment) -> Iterator[tuple[float, float, str]]:
