@@ -5,6 +5,7 @@ flac) through PyAV.
 """
 
 import io
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,14 +39,17 @@ BARE = ("", ".pcm", ".raw", ".s16", ".s16le", ".sw", ".sln")  # suffixes of file
 
 
 class Growing(io.RawIOBase):
-    """A file's bytes, waiting for more at its end until none came for ``idle_s`` seconds (None: for ever)."""
+    """A file's bytes, waiting for more at its end until none came for ``idle_s`` seconds (None: for ever).
 
-    def __init__(self, path: Path, idle_s: float | None) -> None:
+    It also ends where it was ``stopped``.
+    """
+
+    def __init__(self, path: Path, idle_s: float | None, stopped: threading.Event | None = None) -> None:
         try:
             self._file = path.open("rb", buffering=0)
         except OSError as error:
             raise AudioError(f"{path} cannot be opened: {error.strerror}") from None
-        self._idle_s = idle_s
+        self._idle_s, self._stopped = idle_s, stopped or threading.Event()
 
     def readable(self) -> bool:
         return True
@@ -56,7 +60,7 @@ class Growing(io.RawIOBase):
         while True:
             if data := self._file.read(size):
                 return data
-            if self._idle_s is not None and waited >= self._idle_s:
+            if self._stopped.is_set() or (self._idle_s is not None and waited >= self._idle_s):
                 return b""
             time.sleep(POLL_S)
             waited += POLL_S

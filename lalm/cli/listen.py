@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, cast
 
@@ -61,7 +61,8 @@ def listen(
     16-bit mono PCM at 16 kHz, a WAV stream, or mp3, ogg, flac, aac, aiff or webm. Ctrl-C ends it: what came
     in until then is still written down, unless Ctrl-C is pressed again.
     """
-    blocks = _blocks(source, idle)
+    stopped = threading.Event()
+    blocks = _blocks(source, idle, stopped)
     from lalm.cli.opening import open_whisper
     from lalm.inference.speech.live import Incoming, captions
 
@@ -75,8 +76,8 @@ def listen(
     try:
         waits = source is not None and Path(source).is_file()
         most_s = MOST_S if waits else math.inf
-        incoming = Incoming(blocks, most_s)
-        with _ended_by_ctrl_c(incoming):
+        incoming = Incoming(blocks, most_s, stopped)
+        with closing(incoming), _ended_by_ctrl_c(incoming):
             for caption in captions(incoming, whisper, language, partial=live or out == "json"):
                 furthest = max(furthest, caption.behind_s)
                 number += caption.final
@@ -111,7 +112,7 @@ def _ended_by_ctrl_c(incoming: "Incoming") -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _blocks(source: str | None, idle: float) -> "Iterator[Array]":
+def _blocks(source: str | None, idle: float, stopped: threading.Event) -> "Iterator[Array]":
     """The audio as it comes in. Raises VoiceError, AudioError where there is none."""
     from lalm.audio.growing import BARE, Growing, incoming_blocks
     from lalm.audio.vad import microphone
@@ -127,7 +128,7 @@ def _blocks(source: str | None, idle: float) -> "Iterator[Array]":
         raise ValueError(f"there is no file {source}")
     if path.is_fifo():
         return incoming_blocks(path.open("rb", buffering=0), source)
-    growing = cast(BinaryIO, Growing(path, idle or None))
+    growing = cast(BinaryIO, Growing(path, idle or None, stopped))
     return incoming_blocks(growing, source, bare=path.suffix.lower() in BARE)
 
 

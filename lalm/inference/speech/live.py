@@ -47,25 +47,29 @@ class Caption:
 class Incoming:
     """Blocks of audio, taken in by a thread as they come, so that a slow reader loses none.
 
-    No more than ``most_s`` seconds are taken ahead, for a source that can wait.
+    No more than ``most_s`` seconds are taken ahead, for a source that can wait. ``stopped`` tells the source,
+    too, that no more is wanted.
     """
 
-    def __init__(self, blocks: Iterable[Array], most_s: float = math.inf) -> None:
+    def __init__(
+        self, blocks: Iterable[Array], most_s: float = math.inf, stopped: threading.Event | None = None
+    ) -> None:
         self._most_s = most_s
         self._queue: queue.SimpleQueue[Array | BaseException | None] = queue.SimpleQueue()
         self._taken, self._given = 0, 0
-        self._stopped = False
+        self._stopped = stopped or threading.Event()
         self.ended = False
-        threading.Thread(target=self._take, args=(blocks,), daemon=True).start()
+        self._thread = threading.Thread(target=self._take, args=(blocks,), daemon=True)
+        self._thread.start()
 
     def _take(self, blocks: Iterable[Array]) -> None:
         try:
             for block in blocks:
-                if self._stopped:
-                    return
+                if self._stopped.is_set():
+                    break
                 self._taken += len(block)
                 self._queue.put(block)
-                while self.behind_s > self._most_s:
+                while self.behind_s > self._most_s and not self._stopped.is_set():
                     time.sleep(POLL_S)
             self._queue.put(None)
         except BaseException as error:  # raised where the blocks are read
@@ -81,8 +85,13 @@ class Incoming:
 
     def stop(self) -> None:
         """Take no more; what came in is still given. May be called by a handler of a signal."""
-        self._stopped = True
+        self._stopped.set()
         self._queue.put(None)
+
+    def close(self) -> None:
+        """Wait a moment until the source has let go of what it holds."""
+        self._stopped.set()
+        self._thread.join(1.0)
 
     @property
     def behind_s(self) -> float:
