@@ -104,7 +104,23 @@ def test_captions_end_at_pauses_and_grow_before():
 
 def test_a_slow_machine_writes_several_utterances_at_a_time():
     audio = np.concatenate([np.concatenate([loud(1.5), still(1)])] * 4)
-    shown = live(audio, Scribe(takes_s=0.05))  # everything has come in at once
+    writing = threading.Event()
+
+    def blocks():
+        for at in range(0, len(audio), 1600):
+            if at >= 1.6 * RATE:
+                writing.wait()  # the rest comes in while the first words are written
+            yield audio[at : at + 1600]
+
+    class Slow(Scribe):
+        def window(self, window, wish):
+            writing.set()
+            while not self.asked and incoming.behind_s < 7:
+                time.sleep(0.01)
+            return super().window(window, wish)
+
+    incoming = Incoming(blocks())
+    shown = list(captions(incoming, Slow(), probability=by_loudness))
     final = [one for one in shown if one.final]
     assert len(final) < 4 and final[-1].end_s == pytest.approx(10, abs=1.1)
     assert all(a.end_s <= b.start_s for a, b in itertools.pairwise(final))
