@@ -92,8 +92,10 @@ def incoming_blocks(stream: BinaryIO, place: str, *, bare: bool = True) -> Itera
             for frame in container.decode(audio=0):
                 for part in resampler.resample(frame):
                     yield np.ascontiguousarray(part.to_ndarray()[0], np.float32)
-    except (av.FFmpegError, IndexError) as error:
-        raise AudioError(f"{place} is not audio that can be read as it comes: {error}") from None
+    except (av.InvalidDataError, IndexError):  # IndexError: a picture, or a video without sound
+        raise AudioError(f"{place} is not audio that can be read as it comes") from None
+    except av.FFmpegError as error:
+        raise AudioError(f"{place} cannot be read as it comes: {error.strerror}") from None
 
 
 class _Joined:

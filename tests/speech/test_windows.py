@@ -20,6 +20,10 @@ from lalm.inference.speech.live import Incoming, captions
 from lalm.inference.speech.speech_windows import Cutting, speech_windows
 
 RATE = 16_000
+PICTURE = bytes.fromhex(  # a PNG of one pixel
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c6360"
+    "00000002000148afa4710000000049454e44ae426082"
+)
 CASES = Path(__file__).parents[1] / "fixtures" / "audio_cases"
 
 
@@ -219,7 +223,8 @@ def test_a_file_of_another_kind_is_not_taken_for_bare_samples(tmp_path):
     heard = np.concatenate(list(incoming_blocks(Growing(tmp_path / "x.aiff", 0.1), "x", bare=False)))
     assert abs(len(heard) - RATE) < 200 and np.abs(heard).max() < 0.4
     for data, said in (
-        (b"these are notes, not sounds\n" * 99, "not audio that can be read as it comes"),
+        (b"these are notes, not sounds\n" * 99, "not audio that can be read as it comes$"),
+        (PICTURE, "not audio that can be read as it comes$"),
         (b"\0\0\0\x20ftypM4A " + bytes(999), "an MP4, whose index comes last"),
     ):
         (tmp_path / "x").write_bytes(data)
