@@ -27,7 +27,7 @@ from lalm.models.prefill import read_apart
 REFERENCES = ("bfloat16", "float32")
 AT_ONCE = 32  # samples; so many are kept together
 LLAMA = {"llama.cpp Q8_0": "int8", "llama.cpp Q4_K_M": "int4"}
-ONNX = {"ONNX Runtime int8": "int8", "ONNX Runtime int4": "int4"}
+ONNX = {"ONNX Runtime int8": "int8"}
 
 
 def measure(

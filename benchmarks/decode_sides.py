@@ -25,8 +25,6 @@ SIDES = {
     "lalm int4, 2 threads": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "10000"},
     "ONNX Runtime int8": {},
     "ONNX Runtime int8, 1 thread": {"OMP_NUM_THREADS": "1"},
-    "ONNX Runtime int4": {},
-    "ONNX Runtime int4, 1 thread": {"OMP_NUM_THREADS": "1"},
     "transformers float32": {},
     "lalm float32": {"GOMP_SPINCOUNT": "10000"},
 }

@@ -29,7 +29,7 @@ from lalm.models.opening_memory import release_free_memory
 from lalm.models.processing import AudioLMProcessor
 from lalm.weights.kept_files import made_alone, tell_damaged
 
-KINDS = {None: "int8", "auto": "int8", "int8": "int8", "int4": "int4", "float32": "float32"}  # of the weights
+KINDS = {None: "int8", "auto": "int8", "int8": "int8", "float32": "float32"}  # of the weights
 FORMAT = 2  # of the kept graph: another one is made anew
 SPARE = 2**28  # bytes of the disk that stay free
 
@@ -58,14 +58,12 @@ class OnnxRuntimeEngine(OneQuestionEngine):
     ) -> "OnnxRuntimeEngine":
         """Open a folder or Hub id, or the embedded default (None), on the CPU.
 
-        ``dtype`` is that of the LLM's weights: int8 (None, "auto"), int4 (the last product of each
-        feed-forward part, all else int8) or float32, which is float32 all the way. ``told`` gets a sentence
-        when the graph is made now. Raises ValueError in one sentence.
+        ``dtype`` is that of the LLM's weights: int8 (None, "auto") or float32, which is float32 all the way.
+        ``told`` gets a sentence when the graph is made now. Raises ValueError in one sentence.
         """
         if dtype not in KINDS:
             raise ValueError(
-                f"--engine onnxruntime has no {dtype} weights: "
-                "say --dtype int8 (its default), int4 or float32"
+                f"--engine onnxruntime has no {dtype} weights: say --dtype int8 (its default) or float32"
             )
         given, kind = model if model is not None else SMALL, KINDS[dtype]
         check_config(read_config(model_folder(given))[1].text_config, model_name(given))

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from lalm.errors import LalmError
-from lalm.inference.onnxruntime.weight_blocks import LENGTHS, Array, Blocks, int4_blocks, int8_blocks
+from lalm.inference.onnxruntime.weight_blocks import LENGTH, Array, Blocks, int8_blocks
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.next_position import general_because, of_another_family
 
@@ -92,8 +92,8 @@ class Graph:
 
 @torch.no_grad()
 def graph_of(model: AudioLMForConditionalGeneration, kind: str, place: str) -> Graph:
-    """The graph of the model's LLM; weights are "int8", "int4" (the last product of each feed-forward part,
-    all else int8) or "float32". ``place``: the name of the file with the weights.
+    """The graph of the model's LLM; weights are "int8" or "float32". ``place``: the name of the file with the
+    weights.
 
     Inputs: "inputs_embeds" (1, L, D) float32; "last" (1, 1) int32, the last position's number; "count" ()
     int32, one more than that; of each layer n "keys.n" and "values.n" (1, G, T, d) float32, whose first
@@ -187,12 +187,10 @@ class _Writing:
         inner = int(_plain(feed_forward.up_proj).weight.shape[0])
         gate, up = self._split(both, [inner, inner])
         opened = self._add("Mul", [self._add("QuickGelu", [gate], OWN, alpha=1.0), up])  # 1.0: SiLU
-        return self._linear(f"{number}.down", opened, [feed_forward.down_proj], small=True)
+        return self._linear(f"{number}.down", opened, [feed_forward.down_proj])
 
-    def _linear(
-        self, name: str, rows: str, layers: Sequence[Any], small: bool = False, output: str = ""
-    ) -> str:
-        """rows: (1, L, K) -> (1, L, N), of layers that read the same rows; ``small``: those of int4."""
+    def _linear(self, name: str, rows: str, layers: Sequence[Any], output: str = "") -> str:
+        """rows: (1, L, K) -> (1, L, N), of layers that read the same rows."""
         weights, biases = zip(*(_merged(layer) for layer in layers), strict=True)
         weight, bias = torch.cat(weights), None
         if any(one is not None for one in biases):
@@ -200,8 +198,7 @@ class _Writing:
             bias = torch.cat([torch.zeros(len(w)) if one is None else one.float() for w, one in both])
         output = output or f"{name}.product"
         if self.kind != "float32":
-            blocks = int4_blocks(weight) if small and self.kind == "int4" else int8_blocks(weight)
-            self._product(name, rows, blocks, weight.shape, bias, output)
+            self._product(name, rows, int8_blocks(weight), weight.shape, bias, output)
             return output
         product = output if bias is None else f"{name}.unbiased"
         self._node("MatMul", [rows, self._kept(name, weight.t().numpy())], [product], domain="")
@@ -214,12 +211,9 @@ class _Writing:
     ) -> None:
         """rows: (1, L, K) -> ``output`` (1, L, N), by packed weights of that shape (N, K)."""
         given = [rows, self._kept(name, blocks.codes), self._kept(f"{name}.scales", blocks.scales)]
-        given.append("" if blocks.zeros is None else self._kept(f"{name}.zeros", blocks.zeros))
-        given += ["", "" if bias is None else self._kept(f"{name}.bias", bias.numpy())]
-        while not given[-1]:
-            given.pop()
-        length = LENGTHS[blocks.bits]
-        how: Any = {"N": int(shape[0]), "K": int(shape[1]), "bits": blocks.bits, "block_size": length}
+        if bias is not None:
+            given += ["", "", self._kept(f"{name}.bias", bias.numpy())]
+        how: Any = {"N": int(shape[0]), "K": int(shape[1]), "bits": 8, "block_size": LENGTH}
         self._node("MatMulNBits", given, [output], accuracy_level=4, **how)  # 4: rows in 8 bits
 
     def _norm(self, name: str, rows: str, norm: Any) -> str:
