@@ -180,7 +180,10 @@ def ask(
     else:
         _print(answering.reply([sample], options)[0], answering.name, options, as_json=as_json)
     if embedded:
-        _note_means(pieces)
+        from lalm.cli.better_means import note_means
+
+        question = " ".join(piece.word for piece in pieces if not piece.is_file)
+        note_means(question, [piece.word for piece in pieces if piece.is_file])
 
 
 def _note_length(sample: "Sample") -> None:
@@ -192,16 +195,6 @@ def _note_length(sample: "Sample") -> None:
         audio = part["audio"]
         if isinstance(audio, Recording) and (told := piece_by_piece(seconds(audio.audio))):
             print(f"lalm: {audio.account.name} {told}", file=sys.stderr)
-
-
-def _note_means(pieces: Sequence["Piece"]) -> None:
-    """Name the command that would tell for certain what was asked, if there is one."""
-    from lalm.cli.better_means import better_means
-
-    files = [piece.word for piece in pieces if piece.is_file and not piece.word.startswith(("-", "data:"))]
-    told = better_means(" ".join(piece.word for piece in pieces if not piece.is_file), files)
-    if told:
-        print("lalm:", told, file=sys.stderr)
 
 
 def _protocol(

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 
 _MEASURED = re.compile(
@@ -47,3 +48,10 @@ def better_means(question: str, recordings: Sequence[str]) -> str:
     if _MEASURED.search(question):
         return f"length and level are measured by lalm describe {files or first}"
     return ""
+
+
+def note_means(question: str, recordings: Sequence[str]) -> None:
+    """Name the command on standard error, if there is one; recordings without a name (-, data:) have none."""
+    named = [one for one in recordings if not one.startswith(("-", "data:"))]
+    if told := better_means(question, named):
+        print("lalm:", told, file=sys.stderr)

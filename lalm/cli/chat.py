@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lalm.cli.better_means import note_means
 from lalm.cli.chat_lines import HELP, Command, Turn, lines, read_line, read_words
 from lalm.cli.ending import note_ending
 from lalm.cli.engines import EngineName, open_library
@@ -159,6 +160,8 @@ def _talk(
 
 def _answer(conversation: "Conversation", turn: Turn) -> None:
     """Print the answer as it comes."""
+    from lalm.models import SMALL
+
     with closing(conversation.say(turn.parts)) as pieces:
         for number, piece in enumerate(pieces):
             for remark in conversation.remarks if not number else ():
@@ -166,6 +169,8 @@ def _answer(conversation: "Conversation", turn: Turn) -> None:
             print(piece, end="", flush=True)
     print(flush=True)
     note_ending(conversation.finish_reason, conversation.options)
+    if conversation.engine.name == SMALL.name:
+        note_means(turn.text, [str(one) for one in turn.audios if isinstance(one, str | Path)])
     if conversation.dropped:
         print(f"[forgot the oldest turns: {conversation.dropped}]", file=sys.stderr)
 

@@ -1,11 +1,18 @@
 """What the embedded model guesses and a command finds out: named behind the answer."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from tiny_parts import noise
 
 from lalm.cli import app as cli
 from lalm.cli.better_means import better_means
+from lalm.cli.chat import _answer
+from lalm.cli.chat_lines import read_words
 from lalm.inference.engine import Engine, Heard, Reply
+
+SAMPLE = Path(__file__).parents[2] / "samples" / "bell.flac"
 
 
 @pytest.mark.parametrize(
@@ -62,3 +69,18 @@ def test_the_sentence_stands_behind_the_embedded_models_answer_alone(tmp_path, m
     assert "long.wav lasts 5 minutes" in capsys.readouterr().err
     assert cli.run(["ask", "--model", str(tmp_path), clip, "How long is it?"]) == 0
     assert "lalm describe" not in capsys.readouterr().err
+
+
+def test_a_chat_names_it_too(capsys):
+    for name, told in (("small", True), ("mine", False)):
+        talking = SimpleNamespace(
+            engine=SimpleNamespace(name=name),
+            say=lambda parts: (piece for piece in ["At 3", " s."]),
+            remarks=[],
+            finish_reason="stop",
+            options=None,
+            dropped=0,
+        )
+        _answer(talking, read_words([str(SAMPLE), "When does the bell ring?"]))
+        said = capsys.readouterr()
+        assert said.out == "At 3 s.\n" and (f"lalm detect {SAMPLE}" in said.err) is told
