@@ -44,11 +44,12 @@ def respond(
     ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Replies drawn for each that is written.")] = 1,
     choose: Annotated[
-        Literal["mentions", "likelihood", "judge"],
+        Literal["mentions", "likelihood", "judge"] | None,
         typer.Option(
-            help="By what one of --draws is chosen: words of the caption, likelihood, the LLM's rating."
+            help="By what one of --draws is chosen: words of the caption, likelihood, the LLM's rating.",
+            show_default="mentions",
         ),
-    ] = "mentions",
+    ] = None,
     rephrase: Annotated[
         bool,
         typer.Option("--rephrase", help="Where the LLM refuses or only reasons: the caption in its words."),
@@ -64,6 +65,8 @@ def respond(
 
     An endpoint's key is read from OPENAI_API_KEY.
     """
+    if choose is not None and draws == 1:
+        raise ValueError("--choose chooses one of several replies: give --draws, how many are drawn")
     reading = reading_of(columns, audio=audio)
     from lalm.cli.opening import open_writer, progress_bar
     from lalm.synthesis.completions import Sampling
@@ -84,7 +87,7 @@ def respond(
             batch_size=batch_size,
             keep_mentioning=keep_mentioning,
             questions=_lines(questions) if questions else (),
-            drawing=Drawing(draws, choose, rephrase),
+            drawing=Drawing(draws, choose or "mentions", rephrase),
             reading=reading,
             progress=progress,
         )

@@ -20,6 +20,8 @@ SPEAKERS |= {"user": "user", "assistant": "assistant"}
 SAID_BESIDE = ("source_len", "target_len", "text_language", "emo_target", "event_target", "with_or_wo_itn")
 OF_CLIP = ("audio", "sound", "speech")  # LLaVA's form: one recording, or a list of them
 
+RATED = ("label", "kto_tag")  # ms-swift's and TRL's, LLaMA-Factory's: whether the last answer is a good one
+
 
 def known_form(row: dict[str, Any]) -> bool:
     """Whether a row is a whole sample, ours or another toolkit's, rather than columns of a table."""
@@ -57,6 +59,9 @@ def native(row: Any) -> Any:
     """The row as a manifest row of ours; one that is ours already, or no object, is returned as it is."""
     if not isinstance(row, dict):
         return row
+    tag = next((key for key in RATED if isinstance(row.get(key), bool)), None)
+    if tag is not None and ("conversations" in row or "messages" in row):
+        return _rated(native({key: value for key, value in row.items() if key != tag}), tag, good=row[tag])
     if "conversations" in row:
         turns = row["conversations"]
         typed = isinstance(turns, list) and any(isinstance(turn, dict) and "type" in turn for turn in turns)
@@ -102,6 +107,19 @@ def _ms_swift(row: dict[str, Any]) -> dict[str, Any]:
         raise SampleError("there is a rejected answer, but messages does not end with the chosen one")
     rejected = json_text(rejected, "rejected_response")
     return {"messages": made["messages"][:-1], "chosen": turns[-1][1], "rejected": rejected, **_id(row)}
+
+
+def _rated(made: dict[str, Any], tag: str, *, good: bool) -> dict[str, Any]:
+    """The row whose last answer is good or bad by itself, as KTO learns from it."""
+    *before, last = json_list(made["messages"], "messages") or [None]
+    said = last.get("content") if isinstance(last, dict) and last.get("role") == "assistant" else None
+    if isinstance(said, list):
+        said = "".join(str(part.get("text", "")) for part in said if isinstance(part, dict))
+    if not isinstance(said, str) or "chosen" in made or "rejected" in made:
+        raise SampleError(
+            f"'{tag}' says whether the one answer at the end is good, and there is no such answer"
+        )
+    return {**made, "messages": before, "chosen" if good else "rejected": said}
 
 
 def _query(row: dict[str, Any]) -> dict[str, Any]:

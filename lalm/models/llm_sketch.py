@@ -1,8 +1,12 @@
 """Whether two LLMs are one: a few numbers of the embedding table, the same in any precision and any copy."""
 
+import hashlib
+import json
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 ROWS, COLUMNS = 16, 4
 ROUNDING = 0.02  # between copies in different precision; bfloat16 changes a number by 0.4 % at most
@@ -20,6 +24,16 @@ def embedding_sketch(llm: Any, vocabulary: int | None = None) -> list[float]:
         return []
     numbers = table[rows.to(table.device), :COLUMNS].float().flatten().tolist()
     return [float(f"{number:.6g}") for number in numbers]
+
+
+def tensors_digest(named: Iterable[tuple[str, Tensor]]) -> str:
+    """Digest of a few numbers of every tensor: another after a step of training, or in other precision."""
+    told = []
+    for name, tensor in named:
+        numbers = tensor.detach().flatten()
+        places = torch.arange(min(ROWS, len(numbers)), device=numbers.device) * (len(numbers) // ROWS or 1)
+        told.append([name, str(tensor.dtype), numbers[places].float().tolist()])
+    return hashlib.sha256(json.dumps(sorted(told)).encode()).hexdigest()[:32]
 
 
 def same_sketch(one: list[float], other: list[float]) -> bool:

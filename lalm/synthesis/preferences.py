@@ -6,6 +6,7 @@ transcript, a question answered right or wrong. The pairs train with ``dpo`` in 
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TypeAlias
 from lalm.data.readers import Reading, read_manifest
 from lalm.data.sample import Sample
 from lalm.errors import LalmError
+from lalm.inference.final_answer import without_reasoning
 from lalm.synthesis.completions import Completion, Sampling, Writer
 from lalm.synthesis.judging import RATE, SYSTEM, known, rating_chat, read_rating
 from lalm.synthesis.resumable_rows import Counts, write_rows
@@ -24,6 +26,8 @@ Draw: TypeAlias = Callable[[Sequence[Sample], int], list[Completion]]
 Rate: TypeAlias = Callable[[Sequence[tuple[Sample, str]]], list[float | None]]
 
 RATING = Sampling(temperature=0.0, max_new_tokens=8)
+
+log = logging.getLogger("lalm.judge")
 
 
 class PreferenceError(LalmError, ValueError):
@@ -113,7 +117,14 @@ def judge_by_llm(writer: Writer) -> Judge:
     def rate(answers: Sequence[tuple[Sample, str]]) -> list[float | None]:
         chats = [rating_chat(sample, text) for sample, text in answers]
         replies = writer.complete(chats, [0] * len(chats), RATING) if chats else []
-        return [read_rating(reply.text) for reply in replies]
+        ratings = [read_rating(without_reasoning(reply.text)) for reply in replies]
+        if replies and not any(ratings):
+            log.warning(
+                "'%s' gave no rating from 1 to 10 to any of %d answers; it says %r. It has %d tokens: an LLM "
+                "that reasons first is no judge here",
+                *(writer.name, len(replies), replies[0].text[:60], RATING.max_new_tokens),
+            )
+        return ratings
 
     def lacks(sample: Sample) -> str:
         return "" if known(sample, accepted=True) else "origin.transcript, origin.caption or references"

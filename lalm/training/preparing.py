@@ -14,7 +14,7 @@ from lalm.data.audio_inputs import CachedFrames
 from lalm.data.augment import Augmentation
 from lalm.data.mixture import Mixture
 from lalm.data.sample import Sample
-from lalm.models.llm_sketch import embedding_sketch
+from lalm.models.llm_sketch import tensors_digest
 from lalm.models.modeling import AudioLMForConditionalGeneration
 from lalm.models.processing import AudioLMProcessor
 from lalm.training.batches import Collator
@@ -31,6 +31,7 @@ from lalm.training.objectives.teacher_table import TeacherTable
 from lalm.training.objectives.warm_start import warm_start
 from lalm.training.recipe import Recipe
 from lalm.training.report import TrainError, say
+from lalm.training.resuming import run_digest
 from lalm.training.text_replay import has_text
 from lalm.training.trainer import Read
 from lalm.training.underway import underway
@@ -49,36 +50,42 @@ def collator_of(
     """What makes batches of samples: conversations, or pairs of answers when the recipe has ``dpo``."""
     if recipe.align:
         return alignment_collator(processor, read)
+    augment = Augmentation(**recipe.augment.model_dump()) if recipe.augment else None
     if recipe.contrast is not None:
-        augment = Augmentation(**recipe.augment.model_dump()) if recipe.augment else None
         check_known(sample for m in mixed if m is not None for source in m.sources for sample in source)
         return contrast_collator(processor, read, augment)
+    texts = [m is not None and any(map(has_text, m.sources)) for m in mixed]
+    if texts[0]:
+        check_llm_learns(model)
     if recipe.grpo is not None:
         return group_collator(processor, read, recipe.grpo)
-    augment = Augmentation(**recipe.augment.model_dump()) if recipe.augment else None
+    packing = recipe.optim.packing
+    if recipe.distil is not None:
+        told = teacher_of(recipe, model, processor, mixed, console)
+        return distil_collator(processor, read, told, augment, packing=packing, replay=any(texts))
     if recipe.dpo is None:
-        if recipe.distil is not None:
-            told = teacher_of(recipe, model, processor, mixed, console)
-            return distil_collator(processor, read, told, augment, packing=recipe.optim.packing)
-        texts = [m is not None and any(map(has_text, m.sources)) for m in mixed]
-        if texts[0] and not any(n.startswith(LLM) and p.requires_grad for n, p in model.named_parameters()):
-            raise TrainError(
-                "data.train: samples without a recording teach the LLM alone, and nothing of it trains: take "
-                "them out, or add 'lora'"
-            )
-        return Collator(processor, read, augment=augment, packing=recipe.optim.packing, replay=any(texts))
+        return Collator(processor, read, augment=augment, packing=packing, replay=any(texts))
     names = [*(source.path for source in recipe.data.train), "data.valid"]
     sources = [source for m in mixed if m is not None for source in m.sources]
     kto = recipe.dpo.loss == "kto"
     for name, source in zip(names, sources, strict=False):
         (check_answers if kto else check_pairs)(source, name)
     if kto:
-        return answer_collator(processor, read, augment=augment, packing=recipe.optim.packing)
+        return answer_collator(processor, read, augment=augment, packing=packing)
     table = None
     if recipe.dpo.reference == "precomputed":
-        table = ReferenceTable(Path(recipe.out) / "reference.json")
+        table = ReferenceTable(Path(recipe.out) / "reference.json", run_digest(recipe))
         table.fill(model, processor, sources, read, recipe.optim.batch_size)
-    return pair_collator(processor, read, table, augment=augment, packing=recipe.optim.packing)
+    return pair_collator(processor, read, table, augment=augment, packing=packing)
+
+
+def check_llm_learns(model: AudioLMForConditionalGeneration) -> None:
+    """Raises TrainError where nothing of the LLM trains, whatever is learned of text without a recording."""
+    if not any(n.startswith(LLM) and p.requires_grad for n, p in model.named_parameters()):
+        raise TrainError(
+            "data.train: samples without a recording teach the LLM alone, and nothing of it trains: take "
+            "them out, or add 'lora'"
+        )
 
 
 def teacher_of(
@@ -98,7 +105,7 @@ def teacher_of(
     numbers = {"on": settings.on, "top_k": settings.top_k, "temperature": settings.temperature}
     table = TeacherTable(
         Path(settings.cache),
-        json.dumps([embedding_sketch(model), model.config.text_config.to_dict(), numbers], default=str),
+        json.dumps([llm_digest(model), model.config.text_config.to_dict(), numbers], default=str),
         processor.tokenizer.pad_token_id,
         int(settings.cache_gb * 1e9),
     )
@@ -117,6 +124,15 @@ def teacher_of(
     return table
 
 
+def llm_digest(model: AudioLMForConditionalGeneration) -> str:
+    """Which LLM reads as the teacher, with LoRA off: told by a few numbers of each of its tensors."""
+    return tensors_digest(
+        (name.replace(".base_layer.", "."), tensor)
+        for name, tensor in model.named_parameters()
+        if name.startswith(LLM) and "lora_" not in name
+    )
+
+
 def order_prompts(
     recipe: Recipe,
     model: AudioLMForConditionalGeneration,
@@ -132,7 +148,9 @@ def order_prompts(
         easy_first(
             train,
             Path(recipe.out) / FILE,
-            lambda samples: measure(model, processor, samples, read, settings, optim.seed, optim.batch_size),
+            run_digest(recipe),
+            optim.batch_size,
+            lambda samples, at: measure(model, processor, samples, read, settings, optim.seed, at),
             lambda done, total: tell(f"Answering the prompts: {done}/{total}"),
         )
 

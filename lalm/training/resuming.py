@@ -1,5 +1,7 @@
 """Where a run goes on: the newest good checkpoint of the same run in its folder."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,14 +70,28 @@ def starting_point(recipe: Recipe, out: Path, console: Console) -> Path | None:
     earlier = _flat(recipes.load(folder / "recipe.yaml").model_dump(by_alias=True))
     now = _flat(recipe.model_dump(by_alias=True))
     for key in sorted(earlier.keys() | now.keys()):
-        free = any(key == name or key.startswith(name + ".") for name in MAY_CHANGE)
-        if not free and earlier.get(key) != now.get(key):
+        if not _may_change(key) and earlier.get(key) != now.get(key):
             raise TrainError(
                 f"{folder} was trained with {key} = {earlier.get(key)}, the recipe says {now.get(key)}: "
                 "resume with the same value, or name another 'out'"
             )
     say(console, f"Resuming from {folder}.")
     return folder
+
+
+def run_digest(recipe: Recipe) -> str:
+    """Digest of what makes a run the run that it is: its recipe without what may change as it is resumed.
+
+    What a run works out before its first step is kept under it, so that another run in the same folder, begun
+    before there was a checkpoint, does not take it for its own.
+    """
+    flat = _flat(recipe.model_dump(by_alias=True))
+    fixed = {key: value for key, value in flat.items() if not _may_change(key)}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _may_change(key: str) -> bool:
+    return any(key == name or key.startswith(name + ".") for name in MAY_CHANGE)
 
 
 def _flat(fields: Any, prefix: str = "") -> dict[str, Any]:

@@ -33,6 +33,8 @@ REWARDS = (
     *("right", "choice", "yes_no", "number", "names", "exact", "words", "times", "order"),
     *("json", "format", "length", "repeats", "vote", "judge"),
 )
+# Of one answer by itself these do not tell whether it is right.
+TELL_NOTHING = ("vote", "format", "length", "repeats")
 
 
 class Section(BaseModel):
@@ -234,6 +236,11 @@ class Grpo(Section):
             raise ValueError(
                 "'rollouts' weighs tokens by the server's log-probabilities, which 'top_p', 'top_k' and "
                 "'min_p' cut off: take them out"
+            )
+        if self.unheard_weight < 1 and self.rewards[0].name in TELL_NOTHING:
+            raise ValueError(
+                "'unheard_weight' asks the first reward whether an answer is right, which "
+                f"'{self.rewards[0].name}' does not tell: put another first, such as 'right'"
             )
         if self.overlong > self.max_new_tokens:
             raise ValueError(f"'overlong' is at most max_new_tokens ({self.max_new_tokens})")

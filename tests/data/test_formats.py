@@ -23,6 +23,36 @@ def content(sample: Sample, number: int = 0) -> Any:
     return sample.messages[number]["content"]
 
 
+def test_answers_that_are_good_or_bad_by_themselves(tmp_path):
+    """As ms-swift, LLaMA-Factory and OpenAI's messages with TRL's label have them, for KTO."""
+    asked: dict[str, Any] = {"role": "user", "content": "<audio>What is it?"}
+    said = {"role": "assistant", "content": "A dog."}
+    parts = {
+        **asked,
+        "content": [{"type": "audio", "audio": "a.wav"}, {"type": "text", "text": "What is it?"}],
+    }
+    talk = [{"from": "human", "value": asked["content"]}, {"from": "gpt", "value": "A dog."}]
+    rows = opened(
+        tmp_path,
+        {"messages": [asked, said], "audios": ["a.wav"], "label": True},
+        {"messages": [asked, said], "audios": ["a.wav"], "label": False, "id": "bad"},
+        {"conversations": talk, "audios": ["a.wav"], "kto_tag": False},
+        {"messages": [parts, {**said, "content": [{"type": "text", "text": "A dog."}]}], "label": True},
+    )
+    assert [(row.chosen, row.rejected) for row in rows] == [
+        *(("A dog.", ""), ("", "A dog."), ("", "A dog."), ("A dog.", ""))
+    ]
+    assert all([m["role"] for m in row.messages] == ["user"] and len(row.audios) == 1 for row in rows)
+    for odd in (
+        {"messages": [asked], "audios": ["a.wav"], "label": True},
+        {"messages": [asked, said], "audios": ["a.wav"], "label": True, "rejected_response": "A cat."},
+    ):
+        with pytest.raises(SampleError, match="'label' says whether the one answer at the end is good"):
+            opened(tmp_path, odd)[0]
+    with pytest.raises(SampleError, match="label"):
+        opened(tmp_path, {"messages": [asked, said], "audios": ["a.wav"], "label": "dog"})[0]
+
+
 def test_ms_swift(tmp_path):
     (plain, pair, several) = opened(
         tmp_path,

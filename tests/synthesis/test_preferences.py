@@ -115,6 +115,21 @@ def test_an_llm_judges_what_it_can_read(manifest):
     assert "Accepted answers: a dog barks\n" in shown and "User: What?" in shown
 
 
+def test_a_judge_that_reasons_is_read_behind_its_thoughts_or_named(caplog):
+    class Thinking:
+        name, template, said = "thinker", "bare", "<think>3 dogs? No.</think> 9"
+
+        def complete(self, chats, seeds, sampling):
+            return [Completion(self.said, False) for _ in chats]
+
+    writer = Thinking()
+    asked = [(ask(["a.wav"], "What?").with_target("a dog"), "a dog")] * 2
+    assert judge_by_llm(writer).rate(asked) == [9, 9] and not caplog.records
+    writer.said = "<think>The answer says 4"
+    assert judge_by_llm(writer).rate(asked) == [None, None]
+    assert "'thinker' gave no rating from 1 to 10 to any of 2 answers" in caplog.text
+
+
 def test_a_killed_run_goes_on_and_other_settings_are_refused(manifest):
     with pytest.raises(KeyboardInterrupt):
         pairs(manifest, judge_by_metric(), Drawing(stop_after=6), batch_size=1)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from tiny_parts import byte_tokenizer
 
+from lalm.cli.app import run as command
 from lalm.data.readers import read_manifest
 from lalm.data.sample import ask, write_manifest
 from lalm.models.processing import AUDIO_TOKEN
@@ -239,6 +240,10 @@ def test_thinking_is_taken_away_and_refusals_are_rephrased(manifest, tmp_path):
     assert [targets[c] for c in order] == ["Woof, a dog!", "Rain, I hear rain.", "A bell first.", ""]
     assert all(order[1 + i] in writer.asked[4 + i][-1]["content"] for i in range(3))
     assert all(len(s.messages) == 2 and not s.messages[0]["content"][1:] for s in made.values())
+    again = Several(*["I cannot hear it."] * 4, *["A sound."] * 4)
+    respond(manifest, tmp_path / "told.jsonl", again, system="Be brief.", drawing=Drawing(rephrase=True))
+    assert len(again.asked) == 8  # with the system text each time, which a template may need
+    assert all(chat[0] == {"role": "system", "content": "Be brief."} for chat in again.asked)
     assert refuses("Unfortunately, I don't have ears.") and not refuses("A dog barks; I cannot say why.")
 
 
@@ -337,11 +342,19 @@ def test_a_run_killed_with_signal_9_goes_on_and_keeps_its_rows(tmp_path):
         ({"replies": 0}, "replies and batch_size must be 1 or more, not 0 and 64"),
         ({"replies": 2, "mode": "caption"}, "mode 'caption' has one target a caption"),
         ({"writer": None}, "mode 'response' needs an LLM"),
+        ({"drawing": Drawing(rephrase=True), "mode": "caption"}, "mode 'caption' asks no LLM: leave out"),
+        ({"replies": 3, "sampling": Sampling(temperature=0.0)}, "at temperature 0 all 3 replies"),
+        ({"drawing": Drawing(4), "sampling": Sampling(temperature=0.0)}, "at temperature 0 all 4 replies"),
     ],
 )
 def test_bad_options_are_named(manifest, tmp_path, options, message):
     with pytest.raises(ContinuationError, match=message):
         respond(manifest, tmp_path / "out.jsonl", **{"writer": Echo(), **options})
+
+
+def test_choosing_among_one_reply_is_refused(manifest, tmp_path, capsys):
+    assert command(["respond", str(manifest), str(tmp_path / "out.jsonl"), "--choose", "judge"]) == 2
+    assert "--choose chooses one of several replies: give --draws" in capsys.readouterr().err
 
 
 def test_other_settings_do_not_mix_into_one_file(manifest, tmp_path):

@@ -39,6 +39,10 @@ def of(name: str, answer: str, **known: Any) -> float:
         ("right", "I count three.", {"references": ("3",)}, 1),
         ("right", "A dog is barking.", {"references": ("dog",)}, 1),
         ("right", "There is no dog.", {"references": ("dog",)}, 0),
+        ("right", "(B)", {"choices": ("dog", "rain"), "references": ("B",)}, 1),
+        ("choice", "dog", {"choices": ("dog", "rain"), "references": ("(B) rain",)}, 0),
+        ("yes_no", "hm", {"references": ("yes",)}, 0),
+        ("number", "many", {"references": ("3",)}, 0),
         ("exact", "a Dog!", {"references": ("A dog.",)}, 1),
         ("exact", "a dog barks", {"references": ("a dog",)}, 0),
         ("words", "the cat sat", {"references": ("The cat sat down.",)}, 0.75),
@@ -101,11 +105,29 @@ def test_form_and_length_and_functions_of_ones_own(tmp_path):
         assert callable(rewards.reward_of(Reward(name=name, **extra)))
 
 
+def test_a_library_that_a_reward_lacks_is_said_first(monkeypatch):
+    monkeypatch.setattr("lalm.training.objectives.rewards.find_spec", lambda name: None)
+    with pytest.raises(RewardError, match=r"'words' needs jiwer: pip install 'lalm\[evaluate\]'"):
+        rewards.reward_of(Reward(name="words"))
+
+
 def test_samples_that_cannot_be_rewarded_are_named():
     for name, said in (("right", "needs references"), ("order", "two events"), ("choice", "needs choices")):
         with pytest.raises(RewardError, match=f"clip7: the reward '{name}'.*{said}|clip7: .*{said}"):
             rewards.check_rewardable([Reward(name=name)], ASKED, "clip7")
     rewards.check_rewardable([Reward(name="json"), Reward(name="vote")], ASKED, "clip7")
+    for name, true, said in (
+        ("yes_no", "a dog", "needs yes or no, and right is 'a dog': take 'right'"),
+        ("number", "a dog", "needs a number, and right is 'a dog': take 'right'"),
+        ("choice", "a cat", "'a cat' is right, and none of its choices is that"),
+        ("right", "a cat", "'a cat' is right, and none of its choices is that"),
+    ):
+        known = replace(ASKED, references=(true,), choices=("dog", "rain"))
+        with pytest.raises(RewardError, match=f"clip7: .*{said}"):
+            rewards.check_rewardable([Reward(name=name)], known, "clip7")
+    for first in ({"name": "vote"}, {"name": "length", "between": (1, 9)}):
+        with pytest.raises(ValueError, match=f"asks the first reward .*'{first['name']}' does not tell"):
+            Grpo(rewards=[first, {"name": "right"}], unheard_weight=0.5)
 
 
 @pytest.mark.parametrize("loss", ["grpo", "dr_grpo", "gspo", "dapo"])
@@ -299,5 +321,9 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(world, tmp_path, section)
 def test_what_cannot_be_drawn_is_refused(world, tmp_path):
     with pytest.raises(RewardError, match="the encoder cannot train"):
         run(world, tmp_path / "tower", {}, lora=None, trainable=["audio_tower"])
+    write_manifest(tmp_path / "text.jsonl", [Sample(({"role": "user", "content": "Hi"},), id="a")])
+    mixed = {"train": [{"path": str(world / "train.jsonl")}, {"path": str(tmp_path / "text.jsonl")}]}
+    with pytest.raises(ValueError, match="nothing of it trains: take them out, or add 'lora'"):
+        run(world, tmp_path / "deaf", {}, lora=None, data=mixed)
     with pytest.raises(ValueError, match=r"'grpo\.updates' above 1"):
         run(world, tmp_path / "drop", {"updates": 2}, lora={"rank": 2, "alpha": 4, "dropout": 0.1})

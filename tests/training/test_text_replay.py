@@ -1,9 +1,12 @@
 """Text replay: conversations without a recording are learned among the others, their loss told apart."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_runs import lines, settings, training_world
 
+from lalm.data.readers import read_manifest
 from lalm.data.sample import Sample, write_manifest
 from lalm.training import run as train
 from lalm.training.text_replay import losses_apart
@@ -56,11 +59,39 @@ def test_a_run_tells_both_losses(tmp_path, packing):
     assert not lines(out, "valid_loss_audio")
 
 
+@pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
+def test_a_run_with_a_teacher_tells_both_losses(tmp_path, packing):
+    """That of the rows with audio is what it is in a batch without the others."""
+    world = training_world(tmp_path, dropout=0.0)
+    known = [replace(s, origin={"caption": f"Noise {s.id}"}) for s in read_manifest(world / "train.jsonl")]
+    write_manifest(world / "known.jsonl", known[:4])
+    write_manifest(world / "text.jsonl", texts(4))
+    fields = {
+        "lora": {"rank": 2, "alpha": 4, "dropout": 0.0},
+        "distil": {"weight": 0.5, "top_k": 8},
+        "optim": {"batch_size": 8, "max_steps": 1, "packing": packing},
+    }
+
+    def first(name: str, *manifests: str) -> dict[str, float]:
+        data = {"train": [{"path": str(world / one)} for one in manifests]}
+        out = train.run(settings(world, tmp_path / name, data=data, **fields))
+        return {key: lines(out, key)[1] for key in ("loss", "loss_audio", "loss_text") if lines(out, key)}
+
+    both, audio = first("both", "known.jsonl", "text.jsonl"), first("audio", "known.jsonl")
+    assert audio.keys() == {"loss"}
+    assert both["loss_audio"] == pytest.approx(audio["loss"], abs=1e-4)
+    low, high = sorted((both["loss_audio"], both["loss_text"]))
+    assert low < both["loss"] < high
+
+
 def test_runs_without_text_do_not_speak_of_it_and_a_frozen_llm_refuses_it(tmp_path):
     world = training_world(tmp_path)
     out = train.run(settings(world, tmp_path / "plain", optim={"max_steps": 1}))
     assert lines(out) and not lines(out, "loss_audio")
     write_manifest(world / "text.jsonl", texts(2))
     mixed = [{"path": str(world / "train.jsonl")}, {"path": str(world / "text.jsonl")}]
-    with pytest.raises(ValueError, match="nothing of it trains: take them out, or add 'lora'"):
-        train.run(settings(world, tmp_path / "frozen", lora=None, data={"train": mixed}))
+    known = [replace(s, origin={"caption": "a hiss"}) for s in read_manifest(world / "train.jsonl")]
+    write_manifest(world / "train.jsonl", known)
+    for changes in ({}, {"distil": {}}, {"dpo": {"beta": 0.1, "loss": "kto"}}):
+        with pytest.raises(ValueError, match="nothing of it trains: take them out, or add 'lora'"):
+            train.run(settings(world, tmp_path / "frozen", lora=None, data={"train": mixed}, **changes))

@@ -78,7 +78,8 @@ def drawn(
     if settings.rephrase:
         again = [i for i, reply in enumerate(replies) if not reply.text or refuses(reply.text)]
         asked: list[Chat] = [
-            [{"role": "user", "content": REPHRASE.format(told=many[i][-1]["content"])}] for i in again
+            [*many[i][:-1], {"role": "user", "content": REPHRASE.format(told=many[i][-1]["content"])}]
+            for i in again
         ]
         told = writer.complete(asked, [own[i] for i in again], sampling) if again else []
         for i, reply in zip(again, map(_spoken, told), strict=True):

@@ -126,9 +126,14 @@ def respond(
     if questions and mode != "response":
         raise ContinuationError(f"questions go with mode 'response', not with '{mode}'")
     drawing = drawing or Drawing()
-    if drawing.draws < 1 or (mode == "caption" and drawing != Drawing()):
+    if drawing.draws < 1:
+        raise ContinuationError(f"draws must be 1 or more, not {drawing.draws}")
+    if mode == "caption" and drawing != Drawing():
+        raise ContinuationError("mode 'caption' asks no LLM: leave out draws, choose and rephrase")
+    if sampling.temperature == 0 and max(replies, drawing.draws) > 1:
         raise ContinuationError(
-            f"draws must be 1 or more, and mode 'caption' draws none, not {drawing.draws}"
+            f"at temperature 0 all {max(replies, drawing.draws)} replies to a caption are one and the same: "
+            "give a temperature above 0, or draw one"
         )
     wanted = list(_requests(manifest, mode, system, sampling.seed, replies, shard, reading, questions))
     made = {

@@ -57,65 +57,66 @@ def measure(
     read: Read,
     settings: Grpo,
     seed: int,
-    batch_size: int,
+    place: int,
 ) -> Iterator[tuple[str, float]]:
-    """The key and worth of each prompt; those that cannot be read or rewarded are worth 0, and come last."""
+    """The key and worth of each prompt of a batch, whose first is number ``place`` of all; those that cannot
+    be read or rewarded are worth 0, and come last."""
     rewards = [(reward, reward_of(reward)) for reward in settings.rewards]
-    for at in range(0, len(samples), batch_size):
-        some = samples[at : at + batch_size]
-        good, clips = [], []
-        for sample in some:
-            try:
-                check_rewardable(settings.rewards, sample, sample.id or "a sample")
-                clips.append(read(sample))
-                good.append(sample)
-            except (ValueError, OSError):
-                yield prompt_key(sample), 0.0
-        if not good:
+    good, clips = [], []
+    for sample in samples:
+        try:
+            check_rewardable(settings.rewards, sample, sample.id or "a sample")
+            own = read(sample)
+            prompt_batch(processor, [sample], [own])
+        except (ValueError, OSError):
+            yield prompt_key(sample), 0.0
             continue
-        made = prompt_batch(processor, good, clips)
-        tensors = {k: v.to(model.device) for k, v in made.items() if isinstance(v, torch.Tensor)}
-        seeds = row_seeds(seed, STREAM + at, len(good) * settings.curriculum)
-        drawn = draw(
-            model,
-            processor,
-            tensors,
-            made["clips"],
-            settings.curriculum,
-            settings,
-            settings.max_new_tokens,
-            seeds,
-        )
-        yield from zip(map(prompt_key, good), worth(rewards, good, drawn.texts), strict=True)
+        clips.append(own)
+        good.append(sample)
+    if not good:
+        return
+    made = prompt_batch(processor, good, clips)
+    tensors = {k: v.to(model.device) for k, v in made.items() if isinstance(v, torch.Tensor)}
+    seeds = row_seeds(seed, STREAM + place, len(good) * settings.curriculum)
+    count, longest = settings.curriculum, settings.max_new_tokens
+    drawn = draw(model, processor, tensors, made["clips"], count, settings, longest, seeds)
+    yield from zip(map(prompt_key, good), worth(rewards, good, drawn.texts), strict=True)
 
 
 def easy_first(
     mixture: Mixture,
     file: Path,
-    found: Callable[[Sequence[Sample]], Iterator[tuple[str, float]]],
+    run: str,
+    batch_size: int,
+    found: Callable[[Sequence[Sample], int], Iterator[tuple[str, float]]],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Order the mixture by what its prompts are worth, of which ``found`` tells those that ``file`` lacks.
+    """Order the mixture by what its prompts are worth, of which ``found`` tells a batch.
 
-    The first of several processes asks; the others read its file.
+    ``file`` keeps it, as of the run of the digest ``run``: a start after a kill asks about the batches that
+    are missing, each as a start that was not stopped would. The first of several processes asks; the others
+    read its file.
     """
     first, several = os.environ.get("RANK", "0") == "0", int(os.environ.get("WORLD_SIZE", "1")) > 1
     if first:
-        known = _known(file)
+        known = _known(file, run)
         wanted = {prompt_key(sample): sample for source in mixture.sources for sample in source}
-        missing = [sample for key, sample in wanted.items() if key not in known]
+        keys = list(wanted)
         with file.open("a", encoding="utf-8") as rows:
-            for done, (key, value) in enumerate(found(missing), 1):
-                rows.write(json.dumps({"prompt": key, "worth": value}) + "\n")
-                rows.flush()
-                progress(done, len(missing))
+            for at in range(0, len(keys), batch_size):
+                batch = keys[at : at + batch_size]
+                if any(key not in known for key in batch):
+                    for key, value in found([wanted[key] for key in batch], at):
+                        rows.write(json.dumps({"run": run, "prompt": key, "worth": value}) + "\n")
+                    rows.flush()
+                progress(min(at + batch_size, len(keys)), len(keys))
     if several:
         torch.distributed.barrier()
-    known = _known(file)
+    known = _known(file, run)
     mixture.rank([[-known[prompt_key(sample)] for sample in source] for source in mixture.sources])
 
 
-def _known(file: Path) -> dict[str, float]:
-    """What a file of an earlier start tells; a line that was cut off is taken away."""
+def _known(file: Path, run: str) -> dict[str, float]:
+    """What a file tells of an earlier start of a run; a line that was cut off is taken away."""
     rows = [json.loads(line) for line in whole_lines(file).splitlines()]
-    return {row["prompt"]: float(row["worth"]) for row in rows}
+    return {row["prompt"]: float(row["worth"]) for row in rows if row.get("run") == run}

@@ -29,11 +29,14 @@ from lalm.training.batches import Collator
 from lalm.training.objectives.dpo import frozen_copy, reference_model
 from lalm.training.objectives.teacher_table import TeacherTable
 from lalm.training.sections import Distil
+from lalm.training.text_replay import ROWS
 from lalm.training.trainer import Read, RecipeTrainer
 
 TEACHER = "teacher_"  # prefix of the teacher's tensors in a batch
 LOOKED_AT = 1000  # samples that are looked through for one of which something is known
 SMALLEST_REST = 1e-6  # of the probability that lies outside the top k, for its logarithm
+DISTANCE = {"logits": "kl", "hidden": "distance"}  # what the log calls it
+REPLAYED = ("loss_audio", "loss_text")
 CAPTION_TASKS = ("response", "continuation", "pool")  # of rows whose reference is the caption (lalm respond)
 
 
@@ -143,8 +146,26 @@ def kl_over_top(ids: Tensor, teacher: Tensor, logits: Tensor, temperature: float
     return (teacher.exp() * (teacher - student)).sum(1)
 
 
+class Sums:
+    """Sums over the tokens of a batch and how many there were, by name."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[float, float]] = {}
+
+    def add(self, name: str, total: Tensor, count: Tensor) -> None:
+        """Add a sum over so many tokens."""
+        before, tokens = self._found.get(name, (0.0, 0.0))
+        self._found[name] = (before + float(total.detach()), tokens + float(count))
+
+    def mean(self, name: str) -> float | None:
+        """The mean a token; None where there was none."""
+        total, tokens = self._found.get(name, (0.0, 0.0))
+        return total / tokens if tokens else None
+
+
 class DistillationTrainer(RecipeTrainer):
-    """The recipe's trainer with the distillation loss; logs ``kl`` and ``cross_entropy`` a token.
+    """The recipe's trainer with the distillation loss; logs ``kl`` (or ``distance``) and ``cross_entropy`` a
+    token, and of batches that tell which rows are text alone the loss of those and of the others.
 
     Positions of rows of which nothing is known are learned by cross-entropy alone. With a table the teacher's
     distributions come with the batch, else the teacher reads in every step.
@@ -166,19 +187,29 @@ class DistillationTrainer(RecipeTrainer):
         told = {
             name.removeprefix(TEACHER): value for name, value in inputs.items() if name.startswith(TEACHER)
         }
-        known = told.pop("rows")
+        known, text = told.pop("rows"), batch.pop(ROWS, None)
         if "input_ids" in told:
             told = self._read(told)
-        sums: dict[str, Tensor] = {}
+        sums = Sums()
 
         def answer_loss(hidden: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
-            loss = self._loss(hidden, targets, torch.isin(rows, known), told, sums)
+            aware = torch.isin(rows, known)
+            if text is None:
+                loss = self._loss(hidden, targets, aware, told, sums)
+            else:
+                loss = hidden.new_zeros((), dtype=torch.float32)
+                for name, own in (("loss_audio", ~text[rows]), ("loss_text", text[rows])):
+                    its = {key: value[own[aware]] for key, value in told.items()}
+                    part = self._loss(hidden[own], targets[own], aware[own], its, sums)
+                    sums.add(name, part, own.sum())
+                    loss = loss + part
             return loss / (num_items_in_batch if num_items_in_batch is not None else len(targets))
 
         batch["answer_loss"] = answer_loss
         found = super().compute_loss(model, batch, return_outputs, num_items_in_batch=num_items_in_batch)
-        for name, value in sums.items():
-            self.note(name, float(value))
+        apart = (*REPLAYED, DISTANCE[self._distil.on], "cross_entropy")
+        for name in apart if text is not None else apart[len(REPLAYED) :]:
+            self.note(name, sums.mean(name))
         return found
 
     @torch.no_grad()
@@ -193,7 +224,7 @@ class DistillationTrainer(RecipeTrainer):
         targets: Tensor,
         known: Tensor,
         told: Mapping[str, Tensor],
-        sums: dict[str, Tensor],
+        sums: Sums,
     ) -> Tensor:
         """The summed loss of all positions. hidden: (P, D), targets, known: (P,); told: of the known ones."""
         settings, plain = self._distil, self.model
@@ -202,7 +233,6 @@ class DistillationTrainer(RecipeTrainer):
         def entropy(states: Tensor, wanted: Tensor) -> Tensor:
             return torch.nn.functional.cross_entropy(plain.logits(states), wanted, reduction="sum")
 
-        count = max(1, int(known.sum()))
         hard = hidden.new_zeros((), dtype=torch.float32)
         if settings.weight < 1 or not bool(known.all()):
             share = torch.where(known, 1 - settings.weight, 1.0)
@@ -211,12 +241,12 @@ class DistillationTrainer(RecipeTrainer):
                     hard = hard + weight * summed_in_parts(
                         entropy, vocabulary, hidden[chosen], targets[chosen]
                     )
-            sums["cross_entropy"] = hard.detach() / share.sum()
+            sums.add("cross_entropy", hard, share.sum())
         if not bool(known.any()):
             return hard
         if settings.on == "hidden":
             distance = (hidden[known].float() - told["states"].float()).pow(2).mean(1).sum()
-            sums["distance"] = distance.detach() / count
+            sums.add("distance", distance, known.sum())
             return settings.weight * distance + hard
 
         def divergence(states: Tensor, ids: Tensor, log_probs: Tensor) -> Tensor:
@@ -225,7 +255,7 @@ class DistillationTrainer(RecipeTrainer):
         soft = summed_in_parts(
             divergence, vocabulary, hidden[known], told["ids"].long(), told["log_probs"].float()
         )
-        sums["kl"] = soft.detach() / count
+        sums.add("kl", soft, known.sum())
         return settings.weight * settings.temperature**2 * soft + hard
 
 
@@ -259,11 +289,17 @@ def distil_collator(
     augment: Callable[..., Audios] | None = None,
     *,
     packing: bool = False,
+    replay: bool = False,
 ) -> Collator:
-    """Batches with labels, and beside them the teacher's rows, or what the table holds of them."""
+    """Batches with labels, and beside them the teacher's rows, or what the table holds of them.
+
+    With ``replay`` they tell which rows are text alone.
+    """
 
     def render(samples: Sequence[Sample], audios: Sequence[Audios]) -> BatchFeature:
         batch = processor.batch(samples, labels=True, audios=audios)
+        if replay:
+            batch[ROWS] = torch.tensor([not clips for clips in audios])
         rows = teacher_rows(processor, samples, batch)
         told: dict[str, Tensor] = {"rows": rows.pop("rows", torch.zeros(0, dtype=torch.int64))}
         if table is None:

@@ -25,7 +25,7 @@ from transformers import BatchFeature
 
 from lalm.data.audio_inputs import Audios
 from lalm.data.mixture import DataError
-from lalm.data.sample import Sample
+from lalm.data.sample import Sample, SampleError
 from lalm.models.lora import set_lora_scale
 from lalm.models.loss import row_numbers
 from lalm.models.modeling import IGNORE_INDEX, AudioLMForConditionalGeneration
@@ -35,6 +35,8 @@ from lalm.training.batches import Augment, Collator
 from lalm.training.objectives.reference_free import orpo_loss, simpo_loss
 from lalm.training.sections import Dpo
 from lalm.training.trainer import Read, RecipeTrainer
+
+BATCHES_KEPT = 50  # a reference table is written after so many
 
 
 def preference_loss(
@@ -262,11 +264,14 @@ def encoded_once(model: AudioLMForConditionalGeneration, batch: Mapping[str, Ten
 
 
 class ReferenceTable:
-    """Reference log-probabilities of pairs, computed once with the model as it starts and kept in a file."""
+    """Reference log-probabilities of pairs, computed once with the model as it starts and kept in a file.
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._rows = read_rows(file) if file.is_file() else {}
+    ``run``: the digest of the run (``lalm.training.resuming``); what another one kept there is not taken.
+    """
+
+    def __init__(self, file: Path, run: str) -> None:
+        self._file, self._run = file, run
+        self._rows = read_rows(file, run)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -282,47 +287,73 @@ class ReferenceTable:
     ) -> None:
         """Compute what is missing; pairs that cannot be read are left to the collator to name.
 
-        The first of several processes computes, the others read its file.
+        The first of several processes computes, the others read its file. A batch of which something is
+        missing is computed whole, so a start after a kill has the numbers of one that was not stopped.
         """
         first, several = os.environ.get("RANK", "0") == "0", int(os.environ.get("WORLD_SIZE", "1")) > 1
         if not first:
             torch.distributed.barrier()
-            self._rows = read_rows(self._file)
+            self._rows = read_rows(self._file, self._run)
             return
         wanted = {pair_key(sample): sample for source in sources for sample in source}
-        missing = [key for key in wanted if key not in self._rows]
-        training = model.training
+        keys, training = list(wanted), model.training
         model.eval()
-        for at in range(0, len(missing), batch_size):
-            keys, audios = [], []
-            for key in missing[at : at + batch_size]:
-                try:
-                    audios.append(read(wanted[key]))
-                    keys.append(key)
-                except (ValueError, OSError):
-                    continue
-            if not keys:
+        for number, at in enumerate(range(0, len(keys), batch_size), 1):
+            batch = keys[at : at + batch_size]
+            if all(key in self._rows for key in batch):
                 continue
-            batch = pair_batch(processor, [wanted[key] for key in keys], audios=audios).to(model.device)
-            logits, targets, rows = response_logits(model, encoded_once(model, batch))
-            chosen, rejected = row_log_probs(logits, targets, rows, 2 * len(keys)).chunk(2)
-            self._rows |= zip(keys, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True)
+            self._add(model, processor, {key: wanted[key] for key in batch}, read)
+            if number % BATCHES_KEPT == 0:
+                self._keep()
         model.train(training)
-        draft = self._file.with_suffix(".part")
-        draft.write_text(json.dumps(self._rows))
-        draft.replace(self._file)
+        self._keep()
         if several:
             torch.distributed.barrier()
 
     def of(self, samples: Sequence[Sample]) -> Tensor:
-        """(2n,) float32, chosen first."""
+        """(2n,) float32, chosen first. Raises SampleError for a pair that could not be read before."""
+        for sample in samples:
+            if pair_key(sample) not in self._rows:
+                raise SampleError(f"{sample.id or 'a sample'}: the reference could not read this pair")
         rows = [self._rows[pair_key(sample)] for sample in samples]
         return torch.tensor([chosen for chosen, _ in rows] + [rejected for _, rejected in rows])
 
+    def _add(
+        self,
+        model: AudioLMForConditionalGeneration,
+        processor: AudioLMProcessor,
+        pairs: Mapping[str, Sample],
+        read: Read,
+    ) -> None:
+        """Compute the numbers of a batch of pairs, by their keys; of new ones they are kept."""
+        keys, audios = [], []
+        for key, sample in pairs.items():
+            try:
+                own = read(sample)
+                pair_batch(processor, [sample], audios=[own])
+            except (ValueError, OSError):
+                continue
+            audios.append(own)
+            keys.append(key)
+        if not keys:
+            return
+        batch = pair_batch(processor, [pairs[key] for key in keys], audios=audios).to(model.device)
+        logits, targets, rows = response_logits(model, encoded_once(model, batch))
+        chosen, rejected = row_log_probs(logits, targets, rows, 2 * len(keys)).chunk(2)
+        found = dict(zip(keys, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True))
+        self._rows = found | self._rows
 
-def read_rows(file: Path) -> dict[str, tuple[float, float]]:
-    """A table's file: pair -> log-probabilities of chosen and rejected."""
-    return {k: (float(v[0]), float(v[1])) for k, v in json.loads(file.read_text()).items()}
+    def _keep(self) -> None:
+        draft = self._file.with_suffix(".part")
+        draft.write_text(json.dumps({"run": self._run, "pairs": self._rows}))
+        draft.replace(self._file)
+
+
+def read_rows(file: Path, run: str) -> dict[str, tuple[float, float]]:
+    """A table's file: pair -> log-probabilities of chosen and rejected; none of another run's."""
+    told = json.loads(file.read_text()) if file.is_file() else {}
+    pairs = told["pairs"] if told.get("run") == run else {}
+    return {key: (float(chosen), float(rejected)) for key, (chosen, rejected) in pairs.items()}
 
 
 def pair_collator(

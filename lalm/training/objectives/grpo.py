@@ -271,9 +271,9 @@ class GroupTrainer(RecipeTrainer):
         batch = self._processor.batch(heard_by_none, audios=[()] * len(samples)).to(self.args.device)
         blind = self._answers(batch, [0] * len(samples), 1, None)
         right = torch.zeros(len(samples))
-        for reward_settings, reward in self._rewards[:1]:
-            for i, sample in enumerate(samples):
-                right[i] = reward(sample, blind.texts[i : i + 1])[0] if reward_settings.name != "vote" else 0
+        _, reward = self._rewards[0]
+        for i, sample in enumerate(samples):
+            right[i] = reward(sample, blind.texts[i : i + 1])[0]
         self.note("unheard", float((right >= RIGHT).float().mean()))
         return torch.where(right >= RIGHT, settings.unheard_weight, counts)
 

@@ -9,7 +9,8 @@ import importlib.util
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -55,17 +56,30 @@ def right(sample: Sample, answer: str) -> float:
 
 def choice(sample: Sample, answer: str) -> float:
     """The option that the answer chooses is the right one."""
-    return float(read_choice(answer, sample.choices) in accepted(sample))
+    return _among(read_choice(answer, sample.choices), right_choices(sample))
 
 
 def yes_no(sample: Sample, answer: str) -> float:
     """The answer says yes where yes is right, and no where no is."""
-    return float(read_yes_no(answer) in [read_yes_no(text) for text in accepted(sample)])
+    return _among(read_yes_no(answer), map(read_yes_no, accepted(sample)))
 
 
 def number(sample: Sample, answer: str) -> float:
     """The number that the answer gives is the right one."""
-    return float(read_number(answer) in [read_number(text) for text in accepted(sample)])
+    return _among(read_number(answer), map(read_number, accepted(sample)))
+
+
+def right_choices(sample: Sample) -> list[str]:
+    """The options that are right, which a reference names by their words or their letter."""
+    found = [
+        text if text in sample.choices else read_choice(text, sample.choices) for text in accepted(sample)
+    ]
+    return [option for option in found if option]
+
+
+def _among(said: str | None, true: Iterable[str | None]) -> float:
+    """1 where something was said and it is among what is true."""
+    return float(said is not None and said in true)
 
 
 def names(sample: Sample, answer: str) -> float:
@@ -79,7 +93,7 @@ def exact(sample: Sample, answer: str) -> float:
 
 
 def word_errors(sample: Sample, answer: str) -> float:
-    """1 minus the word error rate against the nearest right answer, at least 0 (``pip install jiwer``)."""
+    """1 minus the word error rate against the nearest right answer, at least 0."""
     import jiwer
 
     said = " ".join(words(final_answer(answer)))
@@ -222,6 +236,8 @@ def reward_of(settings: Reward) -> OfGroup:
         return JudgeReward(settings)
     if name == "json" and settings.schema_ is not None:
         return _each(fitting(settings.schema_))
+    if name == "words" and find_spec("jiwer") is None:
+        raise RewardError("grpo.rewards: 'words' needs jiwer: pip install 'lalm[evaluate]'")
     return _each(_own(name) if ".py:" in name else ONE_BY_ONE[name])
 
 
@@ -241,6 +257,20 @@ def check_rewardable(rewards: Sequence[Reward], sample: Sample, where: str) -> N
             raise RewardError(f"{where}: the reward 'choice' needs choices")
         if name not in NEEDS_EVENTS and not accepted(sample) and not (name == "times" and sample.events):
             raise RewardError(f"{where}: the reward '{name}' needs references, or an answer")
+        _check_true(name, sample, where)
+
+
+def _check_true(name: str, sample: Sample, where: str) -> None:
+    """Raises RewardError when nothing that is right of a sample has the form that a reward reads."""
+    true = accepted(sample)
+    if name in ("choice", "right") and sample.choices and not right_choices(sample):
+        raise RewardError(f"{where}: '{true[0][:60]}' is right, and none of its choices is that")
+    for form, read, what in (("yes_no", read_yes_no, "yes or no"), ("number", read_number, "a number")):
+        if name == form and not any(map(read, true)):
+            raise RewardError(
+                f"{where}: the reward '{form}' needs {what}, and right is '{true[0][:60]}': take 'right', "
+                "which goes by each sample's own form"
+            )
 
 
 def joined(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -2,11 +2,13 @@
 
 Layout: ``FOLDER/<digest of teacher and settings>/<random name>.safetensors``, a file holding the numbers of
 some hundred rows under the digests of their tokens. Files are renamed into place when whole, so a run that
-was killed goes on where it was, and several runs share a folder.
+was killed goes on where it was, and several runs share a folder; the limit is that of the folder, whoever the
+teachers are.
 """
 
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
@@ -21,6 +23,7 @@ from lalm.errors import LalmError
 from lalm.models.modeling import IGNORE_INDEX
 
 ROWS_A_FILE = 512
+ABANDONED_S = 3600.0  # a file that nobody has been writing for so long
 SMALL = {torch.int64: torch.int32, torch.float32: torch.float16, torch.bfloat16: torch.bfloat16}
 
 Row = tuple[list[int], list[int]]  # token ids and labels
@@ -45,6 +48,9 @@ class TeacherTable:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._pad, self._limit = pad, limit_bytes
         self._where: dict[str, Path] = {}
+        for draft in self.folder.glob("*.part"):  # of a writer that was killed
+            if time.time() - draft.stat().st_mtime > ABANDONED_S:
+                draft.unlink(missing_ok=True)
         for file in sorted(self.folder.glob("*.safetensors")):
             self._add(file)
 
@@ -114,12 +120,14 @@ class TeacherTable:
         return [{name: value[i].contiguous() for name, value in numbers.items()} for i in range(len(rows))]
 
     def _write(self, shard: dict[str, Tensor]) -> None:
-        there = sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
+        cache = self.folder.parent
+        there = sum(file.stat().st_size for file in cache.glob("*/*.safetensors"))
         if there + sum(value.nbytes for value in shard.values()) > self._limit:
+            others = sorted({file.parent.name for file in cache.glob("*/*.safetensors")} - {self.folder.name})
+            earlier = f", delete what other teachers said ({', '.join(others[:3])} in it)" if others else ""
             raise TeacherError(
-                f"distil: the teacher's numbers take more than the {self._limit / 1e9:g} GB that "
-                f"'{self.folder.parent}' may have: raise distil.cache_gb, lower distil.top_k, or leave out "
-                "distil.cache"
+                f"distil: the teacher's numbers take more than the {self._limit / 1e9:g} GB that '{cache}' "
+                f"may have: raise distil.cache_gb, lower distil.top_k{earlier}, or leave out distil.cache"
             )
         final = self.folder / f"{uuid.uuid4().hex}.safetensors"
         draft = final.with_suffix(".part")
