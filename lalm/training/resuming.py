@@ -27,6 +27,9 @@ MAY_CHANGE = (
     "optim.epochs",
     "cache",
     "cache_gb",
+    "distil.cache_gb",
+    "grpo.rollouts.url",
+    "grpo.rollouts.folder",
     "out",
 )
 

@@ -20,7 +20,10 @@ from lalm.weights import checkpoint
 
 BEST = "best"  # the folder in a run's out
 STATE = "trainer_state.json"  # in a checkpoint
-FALLING = ("loss", "kl")  # of these measures less is better; of all others more
+FALLING = (  # of these measures less is better; of all others more
+    *("loss", "loss_audio", "loss_text", "kl", "distance", "cross_entropy"),
+    *("atc", "atm", "agtg", "rejected_log_prob", "reward_repeats"),
+)
 
 
 def measures(history: Sequence[Mapping[str, Any]], measure: str) -> list[tuple[int, float]]:

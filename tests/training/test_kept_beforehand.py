@@ -16,6 +16,7 @@ from lalm.training import run as train
 from lalm.training.objectives import curriculum, dpo
 from lalm.training.objectives.teacher_table import TeacherError, TeacherTable
 from lalm.training.preparing import llm_digest
+from lalm.training.resuming import run_digest
 
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.0}
 
@@ -24,7 +25,7 @@ LORA = {"rank": 2, "alpha": 4, "dropout": 0.0}
 def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Clips whose prompts have a word that is right, and a chosen and a rejected answer."""
     folder = training_world(tmp_path_factory.mktemp("kept"), dropout=0.0)
-    (folder / "mine.py").write_text("def many_e(sample, answer):\n    return answer.count('e') / 4\n")
+    (folder / "mine.py").write_text("def drawn(sample, answer):\n    return sum(map(ord, answer)) % 97\n")
     samples = [
         Sample(s.prompt().messages, id=s.id, references=("e",), chosen="yes", rejected=f"no, {s.id}")
         for s in read_manifest(folder / "train.jsonl")
@@ -34,8 +35,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def ranked(world: Any, out: Any, **changes: Any) -> Any:
-    """A run of one step that goes from easy to hard; each prompt is worth how often its answers have an e."""
-    section = {"rewards": [{"name": f"{world}/mine.py:many_e"}], "group": 2, "max_new_tokens": 12}
+    """A run of one step that goes from easy to hard; what a prompt is worth tells which answers were drawn."""
+    section = {"rewards": [{"name": f"{world}/mine.py:drawn"}], "group": 2, "max_new_tokens": 12}
     section |= {"curriculum": 3, **changes}
     optim = {"max_steps": 1, "batch_size": 4, "learning_rate": 1e-3}
     return settings(world, out, lora=LORA, grpo=section, optim=optim, every={"log": 1, "valid": 0})
@@ -90,6 +91,16 @@ def test_another_run_in_the_folder_asks_its_own_model(world, tmp_path, monkeypat
     seeded = {"optim": {"max_steps": 1, "batch_size": 4, "learning_rate": 1e-3, "seed": 7}}
     train.run(preferring(world, tmp_path / "ours", **seeded))
     assert lines(tmp_path / "ours", "margin")[1] == pytest.approx(0, abs=1e-4)  # the reference is its start
+
+
+def test_a_run_may_go_on_with_another_server_and_more_room(world, tmp_path):
+    def digest(**section: Any) -> str:
+        return run_digest(ranked(world, tmp_path, curriculum=0, **section))
+
+    here, there = ({"rollouts": {"url": f"http://localhost:{port}/v1"}} for port in (8000, 8001))
+    assert digest(**here) == digest(**there) != digest(**here, temperature=0.5)
+    wide, narrow = (settings(world, tmp_path, distil={"cache": "x", "cache_gb": room}) for room in (4, 1))
+    assert run_digest(wide) == run_digest(narrow)
 
 
 def test_a_reference_is_gone_on_with_and_has_the_same_numbers(world, tmp_path, monkeypatch):

@@ -160,6 +160,16 @@ def test_measures_that_rise_and_fall_and_are_not_there() -> None:
     broken = [(2, math.nan), (4, 2.0), (6, 1.0)]
     assert selection.best_of(broken, "valid_loss") == (6, 1.0)
     assert selection.best_of(broken, "valid_accuracy") == (4, 2.0)
+    for name in (
+        "loss_text",
+        "kl",
+        "distance",
+        "cross_entropy",
+        "atm",
+        "rejected_log_prob",
+        "reward_repeats",
+    ):
+        assert selection.best_of([(1, 2.0), (2, 1.0)], f"valid_{name}") == (2, 1.0), name
     assert selection.has_stopped(selection.measures(log, "valid_loss"), Keep(best="valid_loss", patience=1))
     assert not selection.has_stopped(
         selection.measures(log, "valid_accuracy"), Keep(best="valid_accuracy", patience=1)
