@@ -35,7 +35,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def ranked(world: Any, out: Any, **changes: Any) -> Any:
-    """A run of one step that goes from easy to hard; what a prompt is worth tells which answers were drawn."""
+    """A run of one step from easy to hard; what a prompt is worth tells which answers were drawn."""
     section = {"rewards": [{"name": f"{world}/mine.py:drawn"}], "group": 2, "max_new_tokens": 12}
     section |= {"curriculum": 3, **changes}
     optim = {"max_steps": 1, "batch_size": 4, "learning_rate": 1e-3}
