@@ -206,7 +206,7 @@ def export_adapter(model: Qwen2AudioLM, folder: Path) -> None:
     if not base or _read_fields(model_folder(base) / "config.json").get("model_type") != MODEL_TYPE:
         raise adapter.AdapterError(
             "an adapter needs a base in the released layout, and this model did not begin as one: "
-            "write it whole with --to qwen2-audio"
+            "write it whole with --to transformers (Qwen2-Audio also with --to qwen2-audio)"
         )
     adapter.write(model, folder, base, TO_TREE)
 
