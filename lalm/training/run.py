@@ -208,8 +208,8 @@ def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProce
             lora and lora | {"targets": lora["targets"] or model.config.lora["targets"]} != model.config.lora
         ):
             raise TrainError(
-                f"lora: '{recipe.init.from_}' already has LoRA with {model.config.lora}: say the same to train "
-                "it on, or leave 'lora' out, and it stays as it is"
+                f"lora: '{recipe.init.from_}' already has LoRA with {model.config.lora}: say the same to "
+                "train it on, or leave 'lora' out, and it stays as it is"
             )
     if recipe.transcript is not None:
         model.config.transcript = recipe.transcript
