@@ -193,3 +193,56 @@ def test_two_processes_learn_from_a_teacher_and_from_text_as_one_does(
         one, two = lines(tmp_path / "alone", name), lines(tmp_path / "shared", name)
         assert one and two.keys() == one.keys(), name
         assert list(two.values()) == pytest.approx(list(one.values()), abs=1e-3), name
+
+
+def test_two_processes_bring_clips_and_captions_together_as_one_does(
+    world: Path, pair: Pair, tmp_path: Path
+) -> None:
+    """The second one's clips count: by SGD, with gradients of both."""
+    read = read_manifest(world / "train.jsonl")
+    write_manifest(tmp_path / "known.jsonl", [replace(s, origin={"caption": s.target}) for s in read])
+    made = settings(
+        world,
+        tmp_path / "alone",
+        data={"train": [{"path": str(tmp_path / "known.jsonl")}]},
+        lora=None,
+        contrast={},
+        optim={"accumulation": 2, "max_steps": 3, "optimizer": "sgd", "learning_rate": 0.5},
+    )
+    alone = load_file(train.run(made) / "model.safetensors")
+    pair(made.model_copy(update={"out": str(tmp_path / "shared")}), tmp_path)
+    shared = load_file(tmp_path / "shared" / "model.safetensors")
+    moved = "model.connector.linear_2.weight"
+    torch.testing.assert_close(shared[moved], alone[moved], atol=1e-4, rtol=1e-3)
+    one, two = (lines(tmp_path / name, "grad_norm") for name in ("alone", "shared"))
+    assert two == pytest.approx(one, rel=1e-3)
+
+
+def test_two_processes_go_on_between_two_updates_on_the_same_answers(
+    world: Path, pair: Pair, tmp_path: Path
+) -> None:
+    """Each has answers of its own in the checkpoint; one process goes on with those of both."""
+    (tmp_path / "mine.py").write_text("def short(sample, answer):\n    return 1 / (1 + len(answer))\n")
+    made = settings(
+        world,
+        tmp_path / "alone",
+        lora={"rank": 2, "alpha": 4, "dropout": 0.0},
+        grpo={
+            "rewards": [{"name": f"{tmp_path}/mine.py:short"}],
+            "group": 3,
+            "max_new_tokens": 5,
+            "updates": 3,
+        },
+        optim={"accumulation": 2, "max_steps": 4, "schedule": "constant", "optimizer": "sgd"},
+        every={"log": 1, "save": 2, "valid": 0},
+    )
+    train.run(made)
+    for name in ("two", "then one"):
+        shared = made.model_copy(update={"out": str(tmp_path / name)})
+        pair(until(shared, 2), tmp_path)
+        files = (tmp_path / name / "checkpoint-2").glob("rollouts-*.safetensors")
+        assert sorted(file.name for file in files) == ["rollouts-0.safetensors", "rollouts-1.safetensors"]
+        pair(shared, tmp_path) if name == "two" else train.run(shared)
+        for key in ("loss", "grad_norm", "reward"):
+            one, other = lines(tmp_path / "alone", key), lines(tmp_path / name, key)
+            assert one and other == pytest.approx(one, abs=1e-3), (name, key)

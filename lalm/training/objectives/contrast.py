@@ -23,8 +23,9 @@ from lalm.errors import LalmError
 from lalm.models.processing import AudioLMProcessor
 from lalm.training.batches import Collator
 from lalm.training.objectives.distil import heard_text
+from lalm.training.parallel.gradients import PartwiseTrainer
 from lalm.training.sections import Contrast
-from lalm.training.trainer import Read, RecipeTrainer
+from lalm.training.trainer import Read
 
 SAME = -1e4  # logit between a clip and the same caption of another clip: neither right nor wrong
 
@@ -49,13 +50,12 @@ def mean_states(states: Sequence[Tensor], where: Tensor) -> list[Tensor]:
     return [torch.einsum("bl,bld->bd", weights, layer.float()) for layer in states]
 
 
-class ContrastTrainer(RecipeTrainer):
+class ContrastTrainer(PartwiseTrainer):
     """The recipe's trainer with the contrastive loss; logs ``recall``, the share of clips whose own caption
     is the nearest of the batch's, as a mean over layers."""
 
     def __init__(self, settings: Contrast, **others: Any) -> None:
         super().__init__(**others)
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over clips
         self._contrast = settings
         most = self.model.config.text_config.num_hidden_layers
         if odd := [layer for layer in settings.layers or () if not -most - 1 <= layer <= most]:

@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,9 @@ from lalm.models.prefill import PER_CLIP
 from lalm.models.processing import AudioLMProcessor
 from lalm.training.batches import Augment, Collator
 from lalm.training.objectives.reference_free import orpo_loss, simpo_loss
+from lalm.training.parallel.gradients import PartwiseTrainer
 from lalm.training.sections import Dpo
-from lalm.training.trainer import Read, RecipeTrainer
+from lalm.training.trainer import Read
 
 BATCHES_KEPT = 50  # a reference table is written after so many
 
@@ -125,11 +125,8 @@ def pair_key(sample: Sample) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:32]
 
 
-class PreferenceTrainer(RecipeTrainer):
+class PreferenceTrainer(PartwiseTrainer):
     """The recipe's trainer with the preference loss; logs the margin, accuracy and KL of its pairs.
-
-    Of several processes each has the whole model, and their gradients are averaged after each step's last
-    batch: the loss runs the model in parts, which torch's DistributedDataParallel does not take.
 
     ``kl`` is KL(policy || reference) in nats, averaged over the tokens of both answers; there is none with a
     precomputed reference, which keeps no distributions.
@@ -137,9 +134,7 @@ class PreferenceTrainer(RecipeTrainer):
 
     def __init__(self, settings: Dpo, **others: Any) -> None:
         super().__init__(**others)
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over pairs, not over tokens
         self._dpo = settings
-        self._processes = self.args.world_size
         self._copy: AudioLMForConditionalGeneration | None = None
         if settings.loss in ("simpo", "orpo"):
             return  # no reference
@@ -147,24 +142,6 @@ class PreferenceTrainer(RecipeTrainer):
             self._copy = frozen_copy(self.model)
         elif settings.reference == "adapter":
             check_adapter(self.model)
-
-    def create_accelerator_and_postprocess(self) -> None:
-        """The Trainer's accelerator, which leaves the model as it is."""
-        super().create_accelerator_and_postprocess()
-        if self.args.world_size > 1:
-            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The Trainer's; with the last batch of a step the gradients of all processes are averaged."""
-        loss = super().training_step(*args, **kwargs)
-        if self._processes > 1 and self.accelerator.sync_gradients:
-            for parameter in self.model.parameters():
-                if parameter.requires_grad:
-                    if parameter.grad is None:  # everywhere the same sums, in the same order
-                        parameter.grad = torch.zeros_like(parameter)
-                    torch.distributed.all_reduce(parameter.grad)
-                    parameter.grad /= self._processes
-        return loss
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

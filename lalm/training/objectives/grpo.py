@@ -41,7 +41,7 @@ from lalm.training.trainer import Read, RecipeTrainer
 
 SMALLEST_DEVIATION = 1e-4  # added to a group's deviation, as in TRL
 RIGHT = 0.5  # a reward of the unheard prompt from which its question counts as answered
-ROLLOUTS = "rollouts.safetensors"  # of a checkpoint between two updates on the same answers
+ROLLOUTS = "rollouts-{}.safetensors"  # of a checkpoint between two updates on the same answers, by process
 
 
 def advantages(rewards: Tensor, group: int, loss: str) -> Tensor:
@@ -325,24 +325,27 @@ class GroupTrainer(RecipeTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self._grpo.updates > 1 and self.state.global_step % self._grpo.updates:
+            rank, count = self.args.process_index, self.args.world_size
             tensors = {
-                f"{part}.{name}": value.contiguous()
+                f"{part * count + rank}.{name}": value.contiguous()
                 for part, kept in self._kept.items()
                 for name, value in {**kept.rows, **_tensors(kept)}.items()
             }
-            save_file(tensors, Path(output_dir or self._out) / ROLLOUTS)
+            folder = Path(output_dir or self._out)
+            folder.mkdir(parents=True, exist_ok=True)  # each process has answers of its own
+            save_file(tensors, folder / ROLLOUTS.format(rank))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
     ) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        file = Path(resume_from_checkpoint) / ROLLOUTS
-        if not file.is_file():
-            return
         found: dict[int, dict[str, Tensor]] = {}
-        for key, value in load_file(file, device=str(self.args.device)).items():
-            part, _, name = key.partition(".")
-            found.setdefault(int(part), {})[name] = value
+        for file in sorted(Path(resume_from_checkpoint).glob(ROLLOUTS.format("*").replace("-", ""))):
+            for key, value in load_file(file, device=str(self.args.device)).items():
+                number, _, name = key.partition(".")
+                part, rank = divmod(int(number), self.args.world_size)
+                if rank == self.args.process_index:
+                    found.setdefault(part, {})[name] = value
         for at, rows in found.items():
             own = {name: rows.pop(name) for name in ("advantage", "old", "weight")}
             self._kept[at] = Kept(rows, **own)
