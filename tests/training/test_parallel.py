@@ -166,7 +166,7 @@ def test_two_processes_learn_from_a_teacher_and_from_text_as_one_does(
     objective: str, world: Path, pair: Pair, tmp_path: Path
 ) -> None:
     """By SGD, which a gradient of half the size moves half as far."""
-    read = read_manifest(world / "train.jsonl")
+    read = list(read_manifest(world / "train.jsonl"))
     samples = [replace(sample, origin={"caption": f"a {sample.target}"}) for sample in read]
     samples[::3] = read[::3]  # of which nothing is known: some batches have none of these, and some others
     if objective == "text":

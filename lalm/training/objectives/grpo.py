@@ -341,11 +341,11 @@ class GroupTrainer(RecipeTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         found: dict[int, dict[str, Tensor]] = {}
         for file in sorted(Path(resume_from_checkpoint).glob(ROLLOUTS.format("*").replace("-", ""))):
-            for key, value in load_file(file, device=str(self.args.device)).items():
+            for key, value in load_file(file).items():
                 number, _, name = key.partition(".")
                 part, rank = divmod(int(number), self.args.world_size)
                 if rank == self.args.process_index:
-                    found.setdefault(part, {})[name] = value
+                    found.setdefault(part, {})[name] = value.to(self.args.device)
         for at, rows in found.items():
             own = {name: rows.pop(name) for name in ("advantage", "old", "weight")}
             self._kept[at] = Kept(rows, **own)
