@@ -21,28 +21,9 @@ LEFT, TOP, BOTTOM, RIGHT = 56, 40, 36, 16  # margins
 RANGE_DB = 70.0  # below the loudest point nothing is shown
 COLOURS = ((0, 0, 0), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
 MARKS = ((56, 189, 120), (64, 156, 255), (255, 170, 30), (230, 100, 200), (110, 210, 230), (190, 190, 60))
-STEPS_S = (
-    0.1,
-    0.2,
-    0.5,
-    1,
-    2,
-    5,
-    10,
-    15,
-    30,
-    60,
-    120,
-    300,
-    600,
-    900,
-    1800,
-    3600,
-    7200,
-    21_600,
-    43_200,
-    86_400,
-)
+MINUTES, HOURS = (1, 2, 5, 10, 15, 30), (1, 2, 6, 12, 24)
+# Between marks on the axis of time.
+STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, *(60 * n for n in MINUTES), *(3600 * n for n in HOURS))
 CLOCK_S = 60.0  # times in longer recordings are written as 2:05
 ROW = 22  # height of the line of one sound, where there are several
 BACK, INK = (255, 255, 255), (40, 40, 40)

@@ -1,5 +1,5 @@
-"""Converts manifest rows of other toolkits: ms-swift, LLaMA-Factory, OpenAI, Hugging Face, SLAM-LLM, Lhotse,
-NeMo's conversations, and the evaluation files of Qwen2-Audio.
+"""Converts manifest rows of other toolkits: ms-swift, LLaMA-Factory, OpenAI, Hugging Face, TRL, SLAM-LLM,
+Lhotse, NeMo's conversations, and the evaluation files of Qwen2-Audio.
 
 A row is recognised by its keys and parts, never by the file's name. What a row says that a sample cannot
 hold is refused, not dropped. Errors say what is wrong; the reader adds file and line.
@@ -20,7 +20,7 @@ SPEAKERS |= {"user": "user", "assistant": "assistant"}
 SAID_BESIDE = ("source_len", "target_len", "text_language", "emo_target", "event_target", "with_or_wo_itn")
 OF_CLIP = ("audio", "sound", "speech")  # LLaVA's form: one recording, or a list of them
 
-RATED = ("label", "kto_tag")  # ms-swift's and TRL's, LLaMA-Factory's: whether the last answer is a good one
+RATED = ("label", "kto_tag")  # ms-swift's and TRL's, LLaMA-Factory's: whether the last answer is good
 
 
 def known_form(row: dict[str, Any]) -> bool:
@@ -32,7 +32,12 @@ def known_form(row: dict[str, Any]) -> bool:
         or _is_cut(row)
         or _is_qwen2_audio(row)
         or _is_query(row)
+        or _is_completion(row)
     )
+
+
+def _is_completion(row: dict[str, Any]) -> bool:
+    return isinstance(row.get("prompt"), list) and isinstance(row.get("completion"), list)
 
 
 def _is_slam_llm(row: dict[str, Any]) -> bool:
@@ -59,6 +64,9 @@ def native(row: Any) -> Any:
     """The row as a manifest row of ours; one that is ours already, or no object, is returned as it is."""
     if not isinstance(row, dict):
         return row
+    if _is_completion(row):  # TRL's conversational form: the turns before the answer, and the answer
+        others = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
+        return native({**others, "messages": [*row["prompt"], *row["completion"]]})
     tag = next((key for key in RATED if isinstance(row.get(key), bool)), None)
     if tag is not None and ("conversations" in row or "messages" in row):
         return _rated(native({key: value for key, value in row.items() if key != tag}), tag, good=row[tag])

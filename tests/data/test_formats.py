@@ -24,7 +24,7 @@ def content(sample: Sample, number: int = 0) -> Any:
 
 
 def test_answers_that_are_good_or_bad_by_themselves(tmp_path):
-    """As ms-swift, LLaMA-Factory and OpenAI's messages with TRL's label have them, for KTO."""
+    """As the documentation of ms-swift, LLaMA-Factory and TRL (unpaired preference) has them, for KTO."""
     asked: dict[str, Any] = {"role": "user", "content": "<audio>What is it?"}
     said = {"role": "assistant", "content": "A dog."}
     parts = {
@@ -37,11 +37,12 @@ def test_answers_that_are_good_or_bad_by_themselves(tmp_path):
         {"messages": [asked, said], "audios": ["a.wav"], "label": True},
         {"messages": [asked, said], "audios": ["a.wav"], "label": False, "id": "bad"},
         {"conversations": talk, "audios": ["a.wav"], "kto_tag": False},
+        {"prompt": [parts], "completion": [said], "label": True},
+        {"prompt": [asked], "completion": [said], "audios": ["a.wav"], "label": False},
         {"messages": [parts, {**said, "content": [{"type": "text", "text": "A dog."}]}], "label": True},
     )
-    assert [(row.chosen, row.rejected) for row in rows] == [
-        *(("A dog.", ""), ("", "A dog."), ("", "A dog."), ("A dog.", ""))
-    ]
+    good, bad = ("A dog.", ""), ("", "A dog.")
+    assert [(row.chosen, row.rejected) for row in rows] == [good, bad, bad, good, bad, good]
     assert all([m["role"] for m in row.messages] == ["user"] and len(row.audios) == 1 for row in rows)
     for odd in (
         {"messages": [asked], "audios": ["a.wav"], "label": True},
@@ -51,6 +52,15 @@ def test_answers_that_are_good_or_bad_by_themselves(tmp_path):
             opened(tmp_path, odd)[0]
     with pytest.raises(SampleError, match="label"):
         opened(tmp_path, {"messages": [asked, said], "audios": ["a.wav"], "label": "dog"})[0]
+
+
+def test_trls_prompt_and_completion(tmp_path):
+    asked = {
+        "role": "user",
+        "content": [{"type": "audio", "audio": "a.wav"}, {"type": "text", "text": "What?"}],
+    }
+    (row,) = opened(tmp_path, {"prompt": [asked], "completion": [{"role": "assistant", "content": "A dog."}]})
+    assert (row.target, len(row.audios), row.chosen) == ("A dog.", 1, "")
 
 
 def test_ms_swift(tmp_path):
