@@ -12,6 +12,7 @@ from lalm.cli import app as cli
 from lalm.cli.compare_recordings import differences
 from lalm.inference.description import describe
 from lalm.inference.engine import Engine, Heard, Reply
+from lalm.inference.speech import recogniser
 from lalm.inference.speech.subtitles import Segment
 from lalm.inference.window_detection import HOP_S, WindowScores, score_windows, windows
 
@@ -39,7 +40,8 @@ class Scribe:
         self.text = text
 
     def window(self, window, wish):
-        return [Segment(window.start_s, window.start_s + 1, self.text)], "en", 1.0
+        said = Segment(window.start_s, window.start_s + 1, self.text)
+        return recogniser.Heard([said], "en", 1.0, window.end_s)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from tiny_parts import noise
 
 from lalm.cli.serve import Place, listen
 from lalm.inference.engine import Engine
+from lalm.inference.speech.recogniser import Heard
 from lalm.inference.speech.subtitles import Segment, Word
 from lalm.serve.app import create_app
 from lalm.serve.connections import config
@@ -33,7 +34,7 @@ class Scribe:
 
     def window(self, window, wish):
         self.wishes.append(wish)
-        return HEARD, "en", 0.9
+        return Heard(HEARD, "en", 0.9, window.end_s)
 
     def transcribe(self, audio, wish=None, cutting=None):
         from lalm.inference.speech.subtitles import Transcript

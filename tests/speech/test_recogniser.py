@@ -13,7 +13,7 @@ import pytest
 
 from lalm.audio.load import load_audio
 from lalm.cli.app import run
-from lalm.inference.speech.recogniser import PART, SpeechError, Whisper, Wish
+from lalm.inference.speech.recogniser import PART, Listening, SpeechError, Whisper, Wish
 from lalm.inference.speech.speech_windows import Window
 from lalm.weights import fetch
 
@@ -78,11 +78,24 @@ def test_a_clips_text_is_heard_once_and_nothing_is_drawn(whisper, monkeypatch):
     tone = 0.2 * np.sin(np.arange(48_000) ** 2 * 1e-5) * np.sin(np.arange(48_000) * 0.002)
     noise = Window(0.0, tone.astype(np.float32))
     asked.clear()
-    drawn, _, _ = whisper.window(noise, Wish("en", words=False))
+    drawn = whisper.window(noise, Wish("en", words=False)).segments
     assert max(t for t in asked if t != "encode") > 0 or not drawn
     asked.clear()
-    segments, _, _ = whisper.window(noise, sure)
+    segments = whisper.window(noise, sure).segments
     assert segments == [] and max(t for t in asked if t != "encode") == 0.0
+
+
+@pytest.mark.real
+def test_a_window_that_goes_on_is_left_at_the_last_timestamp(whisper, monkeypatch):
+    """What faster-whisper would hear of the rest is left to the next window, which has all of it."""
+    encoded, encode = [], whisper.model.encode
+    monkeypatch.setattr(
+        whisper.model, "encode", lambda features: encoded.append(features.shape) or encode(features)
+    )
+    audio = np.tile(load_audio(SPEECH), 4)[:480_000]
+    heard = whisper.window(Window(100.0, audio, goes_on=True), Wish("en", words=False, beams=1))
+    assert len(encoded) == 1 and heard.segments[-1].end_s == heard.next_s
+    assert 120 < heard.next_s < 130 and words(heard.segments[0].text)[:2] == ["the", "train"]
 
 
 @pytest.mark.real
@@ -151,11 +164,98 @@ def test_nothing_ends_behind_the_recording():
     found = SimpleNamespace(start=0.2, end=2.0, text=" late words", words=words, tokens=[], **scores)
     model = SimpleNamespace(
         supported_languages=["en"],
+        encode=None,
         transcribe=lambda *_, **__: ([found], SimpleNamespace(language="en", language_probability=1.0)),
     )
-    [segment], _, _ = Whisper(model).window(Window(10.0, np.zeros(16_000, np.float32)), Wish())
+    [segment] = Whisper(model).window(Window(10.0, np.zeros(16_000, np.float32)), Wish()).segments
     assert segment.end_s == 11.0 and segment.words[0].end_s == pytest.approx(10.9)
     assert (segment.words[1].start_s, segment.words[1].end_s) == (11.0, 11.0)
+
+
+class Words:
+    """A model that hears words where it is loud, and seeks to the last whole one, as faster-whisper does."""
+
+    supported_languages = ("en", "fr")
+
+    def __init__(self, languages=()):
+        self.languages = list(languages)  # of each window, and how likely: English where none is left
+        self.asked, self.encoded = [], 0
+
+    def encode(self, features):
+        self.encoded += 1
+        return features
+
+    def transcribe(self, audio, language=None, initial_prompt=None, **_):
+        likely = 1.0
+        if language is None:
+            self.encode(audio[:480_000])
+            language, likely = self.languages.pop(0) if self.languages else ("en", 1.0)
+        self.asked.append((language, initial_prompt))
+
+        def heard():
+            seek = 0
+            while seek < len(audio):
+                window = self.encode(audio[seek : seek + 480_000])
+                edges = np.flatnonzero(np.diff(np.abs(window) > 0.1, prepend=False, append=False))
+                pairs = [(a, b) for a, b in edges.reshape(-1, 2) if b < 480_000]
+                for begin, end in pairs:
+                    times = {"start": (seek + begin) / 16_000, "end": (seek + end) / 16_000}
+                    said = f"{window[begin]:.3f}"
+                    yield SimpleNamespace(
+                        text=said,
+                        words=None,
+                        tokens=[round(1000 * float(window[begin]))],
+                        temperature=0.0,
+                        avg_logprob=0.0,
+                        compression_ratio=1.0,
+                        no_speech_prob=0.0,
+                        **times,
+                    )
+                cut = len(edges) > 2 * len(pairs)
+                seek += pairs[-1][1] if cut and pairs else len(window)
+
+        return heard(), SimpleNamespace(language=language, language_probability=likely)
+
+
+def by_loudness(frames):
+    return (np.abs(frames).max(1) > 0.1).astype(float)
+
+
+def spoken(seconds, word_s=0.9, gap_s=0.1):
+    """Words of one loudness each, so that they tell themselves apart."""
+    audio = np.zeros(round(seconds * 16_000), np.float32)
+    starts = np.arange(0, seconds - word_s, word_s + gap_s)
+    for number, at in enumerate(starts):
+        audio[round(at * 16_000) : round((at + word_s) * 16_000)] = (200 + number) / 1000
+    return audio, [f"{(200 + number) / 1000:.3f}" for number in range(len(starts))]
+
+
+@pytest.mark.parametrize("gap_s", [0.05, 0.27, 1.2])
+def test_speech_of_any_length_has_the_words_of_the_whole(monkeypatch, gap_s):
+    """Cut at 30 s whatever is said there, a word in two windows was lost or heard as two."""
+    monkeypatch.setattr("lalm.inference.speech.speech_windows.load_probability", lambda: by_loudness)
+    audio, said = spoken(130, gap_s=gap_s)
+    model = Words()
+    made = Whisper(model).transcribe(audio, Wish("en", words=False))
+    whole, _ = Words().transcribe(audio, "en")
+    assert [one.text for one in made.segments] == said == [one.text for one in whole]
+    again, _ = Words().transcribe(audio, "en")
+    assert [one.start_s for one in made.segments] == pytest.approx([one.start for one in again], abs=1e-3)
+    assert model.encoded == len(model.asked)  # nothing is heard twice, or for nothing
+
+
+def test_each_window_is_told_the_text_before_and_its_own_language(monkeypatch):
+    monkeypatch.setattr("lalm.inference.speech.speech_windows.load_probability", lambda: by_loudness)
+    audio, said = spoken(110)
+    model = Words([("en", 0.9), ("fr", 0.4), ("fr", 0.8)])
+    heard = Listening(Whisper(model), [audio], Wish(words=False))
+    numbers = [round(1000 * float(one.text)) for one in heard]
+    assert len(numbers) == len(said)
+    languages = [language for language, _ in model.asked]
+    assert languages == ["en", "fr", "en", "fr", "en"]  # unlikely French is asked for in English, again
+    assert heard.language == "en"  # which most of it was
+    assert model.asked[0][1] is None and model.asked[1][1] == numbers[:30]
+    assert model.encoded == 4
 
 
 def test_every_file_that_cannot_be_read_is_told(tmp_path, capsys, monkeypatch):

@@ -17,6 +17,7 @@ from lalm.audio.stream import AudioStream
 from lalm.cli.app import run
 from lalm.cli.listen import _last
 from lalm.inference.speech.live import Incoming, captions
+from lalm.inference.speech.recogniser import Heard
 from lalm.inference.speech.speech_windows import Cutting, speech_windows
 
 RATE = 16_000
@@ -39,13 +40,17 @@ def by_loudness(frames: np.ndarray) -> np.ndarray:
     return np.abs(frames).max(1)
 
 
-def windows(*parts: np.ndarray, **cutting: float) -> list[tuple[float, float]]:
+def windows(*parts: np.ndarray, heard_s: float | None = None, **cutting: float) -> list[tuple[float, float]]:
+    """Where windows begin and end; ``heard_s``: how much of each is heard before the next begins."""
     audio = np.concatenate(parts)
     blocks = [audio[at : at + 5000] for at in range(0, len(audio), 5000)]
-    found = list(speech_windows(blocks, Cutting(threshold=0.3, **cutting), by_loudness))
-    for one in found:
+    found = []
+    for one in speech_windows(blocks, Cutting(threshold=0.3, **cutting), by_loudness):
         start = round(one.start_s * RATE)
         assert np.array_equal(one.audio, audio[start : start + len(one.audio)])
+        found.append(one)
+        if heard_s is not None:
+            one.next_s = one.start_s + heard_s
     return [(round(one.start_s, 1), round(one.end_s, 1)) for one in found]
 
 
@@ -65,10 +70,17 @@ def test_a_long_recording_is_cut_at_its_pauses():
 
 def test_no_window_is_longer_than_whisper_hears_and_none_is_lost():
     found = windows(loud(20), still(0.5), loud(25), still(0.3), loud(40))
-    assert found[0][0] == 0 and found[-1][1] == 85.8
-    assert all(end - start <= 30.05 for start, end in found)
-    assert all(after[0] <= before[1] + 0.05 for before, after in itertools.pairwise(found))
-    assert found[0][1] in (20.2, 20.3)  # in the pause
+    assert found == [(0.0, 30.0), (30.0, 60.0), (60.0, 85.8)]
+
+
+def test_the_next_window_begins_where_the_last_was_heard_to():
+    found = windows(loud(80), heard_s=27.34)
+    assert found == [(0.0, 30.0), (27.3, 57.3), (54.7, 80.0)]
+    # a pause ends a window whatever was heard of it; nobody who hears nothing stops the others
+    assert windows(loud(10), still(25), loud(10), heard_s=1.0) == [(0.0, 10.4), (34.6, 45.0)]
+    assert len(windows(loud(31), heard_s=0.0)) == 33
+    assert windows(loud(29.9), still(10), heard_s=29.5) == [(0.0, 30.0), (29.5, 30.3)]
+    assert windows(loud(29.9), still(10), heard_s=29.9) == [(0.0, 30.0)]  # what is left is no speech
 
 
 class Scribe:
@@ -83,7 +95,7 @@ class Scribe:
         time.sleep(self.takes_s)
         self.asked.append(wish.beams)
         length = len(window.audio) / RATE
-        return [Segment(window.start_s, window.end_s, f"{length:.0f}")], "en", 1.0
+        return Heard([Segment(window.start_s, window.end_s, f"{length:.0f}")], "en", 1.0, window.end_s)
 
 
 def live(audio: np.ndarray, scribe: Scribe, *, partial: bool = True, pace: float = 0.0):

@@ -135,8 +135,8 @@ def captions(
 
 
 def _written(whisper: Whisper, window: Window, language: str, beams: int) -> str:
-    segments, _, _ = whisper.window(window, Wish(language, beams=beams, words=False))
-    return " ".join(segment.text for segment in segments)
+    heard = whisper.window(window, Wish(language, beams=beams, words=False))
+    return " ".join(segment.text for segment in heard.segments)
 
 
 class _Utterance:

@@ -2,7 +2,8 @@
 
 The weights are the pinned part ``faster-whisper-base`` unless another folder in CTranslate2's format is
 given. Nothing is transcribed where ``lalm.inference.speech.speech_windows`` finds no speech, so silence
-gives no words.
+gives no words. Speech that goes on for longer than Whisper hears at once is heard as faster-whisper does
+it: each window begins where the text of the last one ended, and is told that text.
 """
 
 import os
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lalm.audio.load import SAMPLE_RATE
 from lalm.audio.vad import Array
@@ -23,7 +24,9 @@ from lalm.weights.fetch import fetch
 NAME = "whisper-base"  # what requests call it
 PART = "faster-whisper-base"
 BEAMS = 5  # faster-whisper's own
-SURE = 0.5  # a language this likely in one window is taken for the whole recording
+SURE = 0.5  # a language less likely than this in a window is taken to be that of the window before
+TOLD = 223  # tokens of earlier text that Whisper is told at most
+RESET = 0.5  # text drawn at a higher temperature than this is not told on
 LEAST_LOGPROB, MOST_COMPRESSION = -1.0, 2.4  # Whisper's own limits, beyond which it would draw again
 
 
@@ -39,6 +42,9 @@ class Wish:
     ``words`` asks for the times of words. ``sure`` asks for the text alone, and for what Whisper takes at
     temperature 0: neither draws again, which costs seconds and makes words out of noise, nor hears a
     recording twice to find out its language. The transcript then names no language.
+
+    ``last_language`` and ``told`` are for what goes on: the language of what came before, which is kept where
+    another is not sure, and the tokens of its text.
     """
 
     language: str = ""
@@ -48,6 +54,17 @@ class Wish:
     words: bool = True
     temperature: float | None = None  # None: 0, and higher ones where the text repeats itself
     sure: bool = False
+    last_language: str = ""
+    told: tuple[int, ...] = ()
+
+
+class Heard(NamedTuple):
+    """The segments of a window, its language, how likely that is, and where in the recording to go on."""
+
+    segments: list[Segment]
+    language: str
+    likely: float
+    next_s: float
 
 
 class Whisper:
@@ -98,8 +115,8 @@ class Whisper:
         heard = Listening(self, [audio], wish, cutting)
         return Transcript(tuple(heard), heard.language, len(audio) / SAMPLE_RATE)
 
-    def window(self, window: Window, wish: Wish) -> tuple[list[Segment], str, float]:
-        """The segments of one window, its language, and how likely that is.
+    def window(self, window: Window, wish: Wish) -> Heard:
+        """What is said in one window.
 
         Raises SpeechError for a language that this Whisper does not know.
         """
@@ -107,26 +124,91 @@ class Whisper:
             raise SpeechError(
                 f"this Whisper does not know the language '{wish.language}': say a code such as en, fr or zh"
             )
-        temperature = 0.0 if wish.sure else wish.temperature
         with self._lock:
             _seed()
-            found, info = self.model.transcribe(
-                window.audio,
-                language=wish.language or ("en" if wish.sure else None),
-                multilingual=wish.sure and not wish.language,  # each segment is asked for its own
-                task=wish.task,
-                beam_size=wish.beams,
-                initial_prompt=wish.prompt or None,
-                word_timestamps=wish.words,
-                condition_on_previous_text=True,
-                **({} if temperature is None else {"temperature": temperature}),
-            )
-            segments = [_segment(one).later(window.start_s) for one in found]
+            once = not (wish.language or wish.sure) and (window.goes_on or bool(wish.last_language))
+            with FirstPart(self.model, wanted=window.goes_on, encoded_once=once) as first:
+                found, info = self._asked(window.audio, wish, wish.language)
+                likely = float(info.language_probability)
+                if wish.last_language not in ("", info.language) and likely < SURE:
+                    found, info = self._asked(window.audio, wish, wish.last_language)
+                segments = [_segment(one).later(window.start_s) for one in first.of(found)]
         end_s = window.end_s
+        next_s = segments[-1].spoken_until_s if first.left else end_s
         kept = [one.within(end_s) for one in segments if one.text and one.start_s < end_s]
         if not wish.sure:
-            return kept, str(info.language), float(info.language_probability)
-        return [one for one in kept if _is_sure(one)], wish.language, 0.0
+            return Heard(kept, str(info.language), likely, next_s)
+        return Heard([one for one in kept if _is_sure(one)], wish.language, 0.0, next_s)
+
+    def _asked(self, audio: Array, wish: Wish, language: str) -> tuple[Iterable[Any], Any]:
+        """faster-whisper's segments, which it makes as they are taken, and what it knows before."""
+        temperature = 0.0 if wish.sure else wish.temperature
+        return self.model.transcribe(
+            audio,
+            language=language or ("en" if wish.sure else None),
+            multilingual=wish.sure and not language,  # each segment is asked for its own
+            task=wish.task,
+            beam_size=wish.beams,
+            initial_prompt=self._told(wish),
+            word_timestamps=wish.words,
+            condition_on_previous_text=True,
+            **({} if temperature is None else {"temperature": temperature}),
+        )
+
+    def _told(self, wish: Wish) -> str | list[int] | None:
+        """The wish's prompt and, as far as there is room behind it, the text that came before."""
+        if not wish.told:
+            return wish.prompt or None
+        if not wish.prompt:
+            return list(wish.told[-TOLD:])
+        prompt = self.model.hf_tokenizer.encode(f" {wish.prompt.strip()}", add_special_tokens=False).ids
+        prompt = prompt[-TOLD // 2 :]
+        return [*prompt, *wish.told[len(prompt) - TOLD :]]
+
+
+class FirstPart:
+    """faster-whisper, left where it would hear on behind the first text of a window, if that is ``wanted``.
+
+    ``encoded_once``: what the language is found in is not encoded again for the text, as faster-whisper does;
+    where a window is shorter than 30 s it holds 10 ms more. ``left`` says whether there was more to hear.
+    """
+
+    def __init__(self, model: Any, *, wanted: bool, encoded_once: bool) -> None:
+        self.model, self.wanted, self.encoded_once = model, wanted, encoded_once
+        self.left = False
+        self._found: list[Any] = []
+        self._kept: Any = None
+
+    def __enter__(self) -> "FirstPart":
+        self._encode = self.model.encode
+        self.model.encode = self._encoded
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.model.encode = self._encode
+
+    def of(self, segments: Iterable[Any]) -> list[Any]:
+        """The segments that faster-whisper makes before it is left."""
+        try:
+            for one in segments:
+                self._found.append(one)
+        except _LeftError:
+            self.left = True
+        return self._found
+
+    def _encoded(self, features: Array) -> Any:
+        if self._kept is not None:
+            kept, self._kept, self.encoded_once = self._kept, None, False
+            return kept
+        if self.wanted and self._found:
+            raise _LeftError
+        made = self._encode(features)
+        self._kept = made if self.encoded_once else None
+        return made
+
+
+class _LeftError(Exception):
+    """There is more to hear than was wanted."""
 
 
 def _is_sure(segment: Segment) -> bool:
@@ -163,16 +245,17 @@ class WhenSpoken(Whisper):
         """The codes of the languages it knows."""
         return shared().languages
 
-    def window(self, window: Window, wish: Wish) -> tuple[list[Segment], str, float]:
-        """The segments of one window, its language, and how likely that is."""
+    def window(self, window: Window, wish: Wish) -> Heard:
+        """What is said in one window."""
         return shared().window(window, wish)
 
 
 class Listening(Iterable[Segment]):
     """The segments of a recording as they are found; ``language`` and ``heard_s`` tell how far it is.
 
-    ``blocks`` are (N,) float32 at 16 kHz. The language is found out in the first window where it is likely
-    enough, and kept. Example: ``for segment in Listening(whisper, blocks): print(segment.text)``.
+    ``blocks`` are (N,) float32 at 16 kHz. The language is found out in every window and changes where another
+    is likely enough; ``language`` is the one that was spoken longest.
+    Example: ``for segment in Listening(whisper, blocks): print(segment.text)``.
     """
 
     def __init__(
@@ -188,19 +271,31 @@ class Listening(Iterable[Segment]):
         self._blocks = blocks
 
     def __iter__(self) -> Iterator[Segment]:
-        known = self.wish.language
+        spoken: dict[str, float] = {}  # seconds of each language
+        last = ""
+        told: tuple[int, ...] = ()
         for window in speech_windows(self._counted(), self.cutting):
-            segments, language, likely = self.whisper.window(window, replace(self.wish, language=known))
-            if segments:
-                self.language = language
-            if not known and segments and likely >= SURE:
-                known = language
-            yield from segments
+            heard = self.whisper.window(window, replace(self.wish, last_language=last, told=told))
+            window.next_s = heard.next_s
+            if heard.segments:
+                last = heard.language
+                seconds = sum(one.end_s - one.start_s for one in heard.segments)
+                spoken[last] = spoken.get(last, 0.0) + seconds
+                self.language = max(spoken, key=lambda one: spoken[one])
+            told = _told_on(told, heard.segments)
+            yield from heard.segments
 
     def _counted(self) -> Iterator[Array]:
         for block in self._blocks:
             self.heard_s += len(block) / SAMPLE_RATE
             yield block
+
+
+def _told_on(told: tuple[int, ...], segments: list[Segment]) -> tuple[int, ...]:
+    """What the next window is told: the text so far, unless it was drawn."""
+    if segments and segments[-1].temperature > RESET:
+        return ()
+    return (*told, *(token for one in segments for token in one.tokens))[-TOLD:]
 
 
 def _seed() -> None:

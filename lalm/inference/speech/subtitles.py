@@ -38,6 +38,11 @@ class Segment:
     compression_ratio: float = 0.0
     no_speech_prob: float = 0.0
 
+    @property
+    def spoken_until_s(self) -> float:
+        """Where its last word ends."""
+        return self.words[-1].end_s if self.words else self.end_s
+
     def later(self, by_s: float) -> "Segment":
         """The same, so many seconds later."""
         words = (replace(w, start_s=w.start_s + by_s, end_s=w.end_s + by_s) for w in self.words)
