@@ -86,19 +86,6 @@ def test_a_clips_text_is_heard_once_and_nothing_is_drawn(whisper, monkeypatch):
 
 
 @pytest.mark.real
-def test_a_window_that_goes_on_is_left_at_the_last_timestamp(whisper, monkeypatch):
-    """What faster-whisper would hear of the rest is left to the next window, which has all of it."""
-    encoded, encode = [], whisper.model.encode
-    monkeypatch.setattr(
-        whisper.model, "encode", lambda features: encoded.append(features.shape) or encode(features)
-    )
-    audio = np.tile(load_audio(SPEECH), 4)[:480_000]
-    heard = whisper.window(Window(100.0, audio, goes_on=True), Wish("en", words=False, beams=1))
-    assert len(encoded) == 1 and heard.segments[-1].end_s == heard.next_s
-    assert 120 < heard.next_s < 130 and words(heard.segments[0].text)[:2] == ["the", "train"]
-
-
-@pytest.mark.real
 def test_the_command_writes_every_form(whisper, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Whisper, "load", classmethod(lambda cls, *_: whisper))
     assert run(["transcribe", SPEECH]) == 0
