@@ -207,7 +207,7 @@ class FirstPart:
         return made
 
 
-class _LeftError(Exception):
+class _LeftError(LalmError):
     """There is more to hear than was wanted."""
 
 
