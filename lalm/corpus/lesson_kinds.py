@@ -32,7 +32,7 @@ ELSE_SHARE = 0.7  # of questions whose answer would be that there is none, somet
 
 
 def exact(heard: Heard) -> Turn:
-    """A sentence of exactly so many words."""
+    """A sentence of exactly so many words; of sounds with longer names than any such, any description."""
     told = [*heard.front, *heard.events[:1]] if heard.kind == "bed" else heard.front
     names = [classes()[e["label"]].name for e in told]
     captions = [e["caption"] for e in told]
@@ -45,6 +45,8 @@ def exact(heard: Heard) -> Turn:
     else:
         clause = in_order(captions, names, heard.rng)
     made = exactly(captions, names, clause, SIZES, heard.rng)
+    if not made:
+        return heard.describe()
     size = 10 if 10 in made and heard.rng.random() < TEN_SHARE else pick(heard.rng, *made)
     number = pick(heard.rng, str(size), NUMBER_WORDS[size], NUMBER_WORDS[size])
     question = one_of(heard.rng, "exact").format(n=number)

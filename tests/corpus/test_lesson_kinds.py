@@ -8,8 +8,8 @@ from test_lessons import labels, names, turns, worded
 
 from lalm.corpus.catalogue import classes
 from lalm.corpus.lesson_balance import is_far, is_near, offers
-from lalm.corpus.lesson_kinds import NUMBER_WORDS
-from lalm.corpus.lesson_questions import wordings
+from lalm.corpus.lesson_kinds import KINDS, NUMBER_WORDS
+from lalm.corpus.lesson_questions import Heard, Offers, wordings
 from lalm.corpus.wording import HEARD, STARTS, does, exactly
 from lalm.data.english import words
 from lalm.data.sample import Sample
@@ -32,6 +32,24 @@ def test_a_description_has_exactly_as_many_words_as_were_asked_for(lessons: list
         sizes[size] += 1
         assert any(stem in answer.lower() for stem in telling(sample)), (answer, telling(sample))
     assert set(range(5, 13)) <= set(sizes) and sizes[10] == max(sizes.values())
+
+
+def test_sounds_whose_names_are_longer_than_any_counted_sentence_are_described() -> None:
+    events = tuple(
+        {"label": label, "caption": caption, "onset_s": onset, "offset_s": offset}
+        for label, caption, onset, offset in (
+            ("ambience/park", "birds sing in a park while a plane passes", 0.0, 9.0),
+            ("footsteps/hard", "footsteps fall on a hard floor", 1.0, 2.0),
+            ("nature/earthquake", "the ground rumbles", 3.0, 5.0),
+        )
+    )
+    row = Sample((), events=events, origin={"kind": "bed"})
+    labels = [event["label"] for event in events]
+    odds = Offers(offers(dict.fromkeys(labels, 1.0)), offers(dict.fromkeys(labels, 1.0)))
+    heard = Heard(row, odds, np.random.default_rng(0))
+    assert heard.can("exact")
+    question, answer = KINDS["exact"][1](heard)
+    assert question in wordings()["describe"] and "footsteps" in answer.lower()
 
 
 def test_no_opening_wins_among_the_counted_sentences(lessons: list[Sample]) -> None:
