@@ -29,6 +29,7 @@ Chat: TypeAlias = Sequence[dict[str, Any]]
 BARE_TOKENS = 20  # more than any template's markers around one letter; a system text takes more
 LONGEST_PAUSE_S = 60.0
 TOLD_S = 8.0  # a pause so long is told
+NOBODY_TRIES = 4  # some 4 s; a server that starts is waited for by whoever starts it
 _AGAIN = (408, 409, 425, 429)  # refusals that may pass; so may every 5xx
 _OF_ONE = (400, 413, 415, 422)  # refusals of one request, which say nothing of the others
 _MARKUP = re.compile(r"<[^<>\s]*>|\[/?[A-Z_]+\]")  # role markers that some tokenizers keep as plain text
@@ -209,7 +210,8 @@ class EndpointWriter:
     sent; if the prompt counted in the reply is longer than markers can make it, the template adds a system
     text and the run is refused, unless ``bare`` is False. ``requests_per_s`` limits how quickly requests
     start (None: no limit). A request is tried ``tries`` times; once the endpoint has answered at all,
-    ``patient_tries`` times if that is more, since its address is then known to be right.
+    ``patient_tries`` times if that is more, since its address is then known to be right. Where nothing
+    ever answered and nobody listens, ``NOBODY_TRIES`` are enough.
     """
 
     url: str
@@ -323,6 +325,8 @@ class EndpointWriter:
                 answer = self._client.post(f"{self.url.rstrip('/')}/chat/completions", json=body)
             except httpx.HTTPError as error:
                 reason = str(error) or type(error).__name__
+                if isinstance(error, httpx.ConnectError) and not self._answered and number >= NOBODY_TRIES:
+                    break
                 continue
             if answer.status_code == 200:
                 if (found := _checked(answer)) is not None:

@@ -197,8 +197,8 @@ def test_reading_takes_little_time_whatever_is_said():
         "1, 000",
         "<a>",
     ):
-        said = piece * (10_000 // len(piece))
+        said = piece * (5_000 // len(piece))
         began = time.process_time()
         read_choice(said, options), read_yes_no(said), read_number(said), read_ranges(said)
         names_it(said, ["dog"])
-        assert time.process_time() - began < 3, piece  # seconds of the processor
+        assert time.process_time() - began < 1, piece  # seconds of the processor

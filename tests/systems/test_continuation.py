@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -612,6 +613,17 @@ def test_endpoint_whose_template_adds_a_system_text_is_refused(endpoint):
         writer.complete(chats_of(CAPTIONS), [0] * 4, Sampling())
     own = [[{"role": "system", "content": "Hear."}, *chat] for chat in chats_of(CAPTIONS)]
     assert len(writer.complete(own, [0] * 4, Sampling())) == 4
+
+
+def test_an_address_where_nobody_listens_is_told_soon(monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+    slept: list[float] = []
+    monkeypatch.setattr("lalm.synthesis.completions.time.sleep", slept.append)
+    with pytest.raises(CompletionError, match=rf"{url} does not answer: .*is the address right\?"):
+        EndpointWriter(url, "m").complete(chats_of(CAPTIONS[:1]), [0], Sampling())
+    assert 2 < sum(slept) < 5
 
 
 def test_endpoint_requests_are_spread_out(endpoint):
