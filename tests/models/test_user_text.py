@@ -31,22 +31,24 @@ def vicuna(folder):
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
-@pytest.fixture(params=["bytes", "vicuna", pytest.param("qwen", marks=pytest.mark.real)])
-def tokenizer(request, tmp_path):
-    return {"bytes": byte_tokenizer, "vicuna": lambda: vicuna(tmp_path), "qwen": qwen}[request.param]()
+@pytest.fixture(scope="module", params=["bytes", "vicuna", pytest.param("qwen", marks=pytest.mark.real)])
+def markers(request, tmp_path_factory):
+    """The markers of a tokenizer; made once, since Qwen's takes seconds."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    made = {"bytes": byte_tokenizer, "vicuna": lambda: vicuna(folder), "qwen": qwen}[request.param]()
+    return MarkerTokens(made)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_text_is_its_characters(tokenizer, text):
-    markers = MarkerTokens(tokenizer)
+def test_a_text_is_its_characters(markers, text):
     ids = markers.plain_ids(text)
     assert not set(ids) & set(markers.ids.values())
-    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip() == text.strip()
+    assert markers.tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip() == text.strip()
 
 
 @pytest.mark.parametrize("text", ["A dog.", " two  spaces\n\nand\tlines ", "x<y>z [A] 3 < 4", "\u00fc"])
-def test_an_ordinary_text_is_encoded_as_ever(tokenizer, text):
-    markers = MarkerTokens(tokenizer)
+def test_an_ordinary_text_is_encoded_as_ever(markers, text):
+    tokenizer = markers.tokenizer
     whole = f"{tokenizer.eos_token}{text}{tokenizer.eos_token}{text}"
     usual = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
     guard = "\ue000"
