@@ -13,5 +13,7 @@ def lessons(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """4,000 lessons about made recordings of a dozen classes."""
     folder = tmp_path_factory.mktemp("lessons")
     write_manifest(folder / "train.jsonl", rows())
-    assert write_lessons(folder / "train.jsonl", folder / "lessons.jsonl", 4000, seed=3) == 4000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lalm.corpus.lessons.EMPTY_FILES", 20)
+        assert write_lessons(folder / "train.jsonl", folder / "lessons.jsonl", 4000, seed=3) == 4000
     return list(open_samples(folder / "lessons.jsonl"))

@@ -114,6 +114,7 @@ def prepared(deb: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list
         monkeypatch.setattr(tables, name, 0.3)
     for name in ("VALID_SCENES", "TEST_SCENES"):
         monkeypatch.setattr(corpus, name, SCENES)
+    monkeypatch.setattr("lalm.corpus.empty.TEST_FILES", 4)
     return asked
 
 

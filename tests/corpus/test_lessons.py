@@ -144,7 +144,8 @@ def test_json_is_json_and_silence_is_told(lessons: list[Sample]) -> None:
         assert set(words(answer)) & set(SAYS_SO[sample.origin["kind"]]), answer
 
 
-def test_what_is_said_is_the_transcript(tmp_path: Path) -> None:
+def test_what_is_said_is_the_transcript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lalm.corpus.lessons.EMPTY_FILES", 4)
     spoken = replace(rows()[7], origin={"kind": "single", "transcript": "The train is late."})
     write_manifest(tmp_path / "train.jsonl", [spoken, *rows()])
     write_lessons(tmp_path / "train.jsonl", tmp_path / "lessons.jsonl", 1500, said=True)

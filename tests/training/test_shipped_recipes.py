@@ -17,11 +17,13 @@ from types import SimpleNamespace
 import published_corpora as corpora
 import pytest
 import torch
+from made_up_tunes import pretend
 from safetensors.torch import save_file
 from tiny_parts import beats_folder, bert_folder, llama_folder, noise, whisper_folder
 
 from lalm.cli import build_preferences, opening
 from lalm.cli.app import run
+from lalm.corpus import lessons, music
 from lalm.encoders import build_encoder
 from lalm.encoders.aisfx import AISFXConfig
 from lalm.encoders.audio_mae import AudioMAEConfig
@@ -97,7 +99,7 @@ def reads(name: str) -> list[str]:
     """Every path that a recipe reads."""
     own = recipe.load(name)
     held_out = [entry if isinstance(entry, str) else entry.path for entry in own.data.valid]
-    begun = [recipe.load("modular/small_2").out if own.init.from_ == "small" else own.init.from_]
+    begun = [recipe.load("modular/small_3").out if own.init.from_ == "small" else own.init.from_]
     found = [*(source.path for source in own.data.train), *held_out, *(begun if own.init.from_ else [])]
     return [path for path in found if path not in USERS_OWN]
 
@@ -169,6 +171,9 @@ def world(tmp_path_factory):
         patch.setattr(activation, "good", lambda text: True)
         patch.setattr(activation, "STORY_TOKENS", 4)
         patch.setattr(spoken_questions, "speech", lambda *words: corpora_noise())
+        pretend(patch)
+        patch.setattr(lessons, "EMPTY_FILES", 4)
+        patch.setattr(music, "HELD_OUT", {"single": 4, "together": 4, "sequence": 1, "twice": 1})
         for lay_out in (corpora.captioned, corpora.spoken, corpora.music, corpora.audioset, corpora.debian):
             lay_out(root)
         corpora.debian(root, "large")
@@ -220,6 +225,8 @@ def execute(command: Command) -> None:
         few = ["--steps", "2"] if words[0] == "activate" else []
         if words[:2] == ["corpus", "lessons"]:
             few = ["--count", "60"]
+        if words[:2] == ["corpus", "music"]:
+            few = ["--clips", "24"]
         if "--shard" in words:  # the third of 56 parts of a small corpus has no row
             few = ["--shard", "1/1"]
         assert run([*words, *few]) == 0, command.words
@@ -258,8 +265,8 @@ def train(name: str, folders: dict[str, Path]) -> None:
     parts = {key: getattr(own.init, key) for key in ("encoder", "encoder_2", "aligner", "llm")}
     changes = [f"init.{key}={folders[PART_OF[part]]}" for key, part in parts.items() if part]
     changes += SMALLER[own.system] if own.init.from_ is None else []
-    if own.init.from_ == "small":  # the embedded model is the one that modular/small_2 makes
-        changes.append(f"init.from={recipe.load('modular/small_2').out}")
+    if own.init.from_ == "small":  # the embedded model is the one that modular/small_3 makes
+        changes.append(f"init.from={recipe.load('modular/small_3').out}")
     changes += ["optim.max_steps=2", "optim.epochs=null", "optim.warmup_steps=1", "optim.batch_size=2"]
     changes += [f"optim.accumulation={min(2, own.optim.accumulation)}", "every.log=1", "every.save=100"]
     if own.data.valid and own.every.valid:
