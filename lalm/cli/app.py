@@ -34,6 +34,7 @@ from lalm.cli import (
     export,
     import_released,
     info,
+    interpolate,
     listen,
     lr_find,
     perplexity,
@@ -72,6 +73,7 @@ COMMANDS: dict[str, dict[str, Any]] = {  # in the order of the help: what a newc
     "Train": {
         "recipes": recipes.app,
         "train": train.train,
+        "interpolate": interpolate.interpolate,
         "sweep": sweep.sweep,
         "lr-find": lr_find.lr_find,
         "push": push.push,
