@@ -335,6 +335,7 @@ NO_EXAMPLE = {
     "activate": "a trained SALMONN",
     "scales": "the same",
     "import": "a released file",
+    "interpolate": "a model before and after a stage",
 }
 NO_EXAMPLE |= {
     "corpus build": "a gigabyte of packages",

@@ -14,7 +14,9 @@ def interpolate(
         float, typer.Option(min=0.0, max=1.0, help="How far to go from the first to the second.")
     ] = 0.5,
 ) -> None:
-    """Write the model between two: what a stage taught, less of what it unlearned.
+    """Write the weights between a model before and after a stage.
+
+    Much of what the stage taught stays, and less is unlearned.
 
     Example:
 

@@ -51,7 +51,7 @@ def test_every_tensor_lies_so_far_between_and_the_model_answers(stages, tmp_path
         assert torch.allclose(tensor, wanted, atol=1e-6)
     assert sum(not torch.equal(a[name].float(), b[name]) for name in made) > 4
     [reply] = Engine.load(tmp_path / "out").reply([ask([HORSE], "What is it?")])
-    assert reply.error is None
+    assert reply.finish_reason in ("stop", "length")
     configs = [(folder / "config.json").read_text() for folder in (tmp_path / "out", stages / "after")]
     assert json.loads(configs[0]) == json.loads(configs[1])
 
