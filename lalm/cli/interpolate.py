@@ -20,7 +20,7 @@ def interpolate(
 
     Example:
 
-    lalm interpolate runs/before runs/after --share 0.7 --out runs/between
+    lalm interpolate runs/before runs/after --share 0.6 --out runs/between
 
     The second must have been trained from the first. Choose the share by questions that you do not report.
     """
