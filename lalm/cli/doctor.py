@@ -33,7 +33,7 @@ def doctor(
     as_json: Json = False,
     device: Device = None,
 ) -> int:
-    """Check that a model is wired right; say how to fix what is not.
+    """Check that a model is wired right; say how to mend it.
 
     Each check prints one line. The exit code is 1 when a check fails. Of a recipe file the model is put
     together as training would start from it, with the parts of your own that it names under code.
