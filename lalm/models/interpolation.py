@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from lalm.models.adapter import is_adapter
 from lalm.models.load import model_folder, read_config
 from lalm.models.save import found_name, lasting_name
 from lalm.weights.checkpoint import filled_whole
@@ -31,6 +32,9 @@ def interpolate(first: str | Path, second: str | Path, share: float, out: Path) 
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"'{out}' is not empty: name a new folder")
     before, after = model_folder(first), model_folder(second)
+    for folder in (before, after):
+        if is_adapter(folder):
+            raise ValueError(f"'{folder}' is a PEFT adapter, and no model folder: name a run")
     _check_parts(before, after)
     places = _places(before)
     files = _files(after)

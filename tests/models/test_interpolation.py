@@ -56,19 +56,23 @@ def test_every_tensor_lies_so_far_between_and_the_model_answers(stages, tmp_path
     assert json.loads(configs[0]) == json.loads(configs[1])
 
 
-def test_a_whole_model_is_one_too(stages, tmp_path):
-    model, processor = load_model(stages / "after")
-    model.config.lora = None
-    for name in ("whole", "moved"):
-        model.config.save_pretrained(tmp_path / name)
-        processor.save_pretrained(tmp_path / name)
-        state = {k: v + (name == "moved") for k, v in weights(stages / "after").items()}
-        save_file(state, tmp_path / name / "model.safetensors", {"format": "pt"})
-    interpolate(tmp_path / "whole", tmp_path / "moved", 0.5, tmp_path / "out")
-    files = {file.name for file in (tmp_path / "moved").iterdir()}
+def test_a_whole_model_is_one_too(tiny, tmp_path):
+    model, processor = tiny("acdc")
+    save_model(model, processor, tmp_path / "before", slim=False)
+    before = weights(tmp_path / "before")
+    save_model(model, processor, tmp_path / "after", slim=False, state={k: v + 1 for k, v in before.items()})
+    interpolate(tmp_path / "before", tmp_path / "after", 0.5, tmp_path / "out")
+    files = {file.name for file in (tmp_path / "after").iterdir()}
     assert {file.name for file in (tmp_path / "out").iterdir()} == files and "tokenizer.json" in files
-    before, made = weights(tmp_path / "whole"), weights(tmp_path / "out")
-    assert all(torch.allclose(made[name], before[name] + 0.5, atol=1e-6) for name in made)
+    made = weights(tmp_path / "out")
+    assert all(torch.allclose(made[name], before[name] + 0.5, atol=1e-6) for name in before)
+    load_model(tmp_path / "out")
+
+
+def test_an_adapter_is_told_from_a_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "small"}')
+    with pytest.raises(ValueError, match="is a PEFT adapter, and no model folder"):
+        interpolate(tmp_path, tmp_path, 0.5, tmp_path / "out")
 
 
 def damage(folder, how):
