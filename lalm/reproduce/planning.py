@@ -22,7 +22,7 @@ from lalm.reproduce.experiment import (
 @dataclass(frozen=True)
 class Step:
     """One step as it will run. ``chain``: a digest of its commands and of all that it rests on; a shared
-    step rests on nothing."""
+    step rests on nothing. ``after``: the steps that must be done before."""
 
     name: str
     commands: tuple[tuple[str, ...], ...]
@@ -31,6 +31,7 @@ class Step:
     needs: tuple[str, ...]
     chain: str
     shared: bool = False
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,32 +103,37 @@ def plan(
     num_seeds = {name: max(seeds_of(cell, size), int(every or name in rows)) for name, cell in cells.items()}
     trains = {name for name, count in num_seeds.items() if count}
     steps, of_data = _of_data(experiment, size, settings, trains)
-    newest = dict[tuple[str, int], str]()
+    data_steps = {own.name: own.only for own in experiment.steps}
+    newest = dict[tuple[str, int], tuple[str, tuple[str, ...]]]()
     evaluations = list[Evaluation]()
 
-    def trained(name: str, seed: int) -> str:
-        """The chain of a cell's model, whose steps are planned once."""
+    def trained(name: str, seed: int) -> tuple[str, tuple[str, ...]]:
+        """The chain of a cell's model, whose steps are planned once, and the steps that it waits for."""
         if (name, seed) not in newest:
             cell = experiment.cells[name]
-            chain = trained(cell.after, seed) if cell.after else of_data.get(name, of_data[""])
+            chain, after = trained(cell.after, seed) if cell.after else (of_data.get(name, of_data[""]), ())
+            of_it = (step.name for step in steps if name in (data_steps.get(step.name) or [name]))
+            after += tuple(own for own in of_it if own in data_steps)
             made = _train(name, cell, size, _own(settings, name, cell, seed), chain)
-            steps.extend(made)
-            newest[name, seed] = made[-1].chain if made else chain
+            steps.extend(replace(step, after=after) for step in made)
+            newest[name, seed] = (made[-1].chain, (*after, made[-1].name)) if made else (chain, after)
         return newest[name, seed]
 
     for name, cell in cells.items():
         for seed in range(num_seeds[name]):
             for key, asked in sets.items():
                 if not asked.only or name in asked.only:
-                    chain = trained(name, seed)
+                    chain, after = trained(name, seed)
                     own = _own(settings, name, cell, seed)
                     step = _ask(name, cell, seed, key, asked, size, own, chain)
-                    steps.append(step)
+                    steps.append(replace(step, after=after))
                     evaluations.append(Evaluation(step.name, name, seed, key, f"eval/{name}-{seed}-{key}"))
     for key, one in beside.items():
-        chains = [trained(name, n) for name in one.of for n in range(seeds_of(experiment.cells[name], size))]
+        made = [trained(name, n) for name in one.of for n in range(seeds_of(experiment.cells[name], size))]
         if lines := of_size(one.run, size):
-            steps.append(_step(key, lines, one.makes, of_size(one.minutes, size), settings, "".join(chains)))
+            chain, after = "".join(own for own, _ in made), tuple(name for _, own in made for name in own)
+            step = _step(key, lines, one.makes, of_size(one.minutes, size), settings, chain)
+            steps.append(replace(step, after=after))
     asked_for = {one.cell for one in evaluations}.union(*(one.of for one in beside.values()))
     if unasked := [row for row in rows if row not in asked_for]:
         way = (
@@ -152,7 +158,7 @@ def _of_data(
         before = "" if own.shared else chains[""]
         minutes, lines = of_size(own.minutes, size), of_size(own.run, size)
         step = _step(own.name, lines, own.makes, minutes, settings, before, own.needs)
-        steps.append(replace(step, shared=own.shared))
+        steps.append(replace(step, shared=own.shared, after=tuple(one.name for one in steps)))
         for name in own.only or [""]:
             chains[name] = _digest(chains.get(name, chains[""]), step.chain)
     return steps, chains

@@ -1,11 +1,13 @@
 """Runs a plan step by step; each leaves a stamp where it begins and one where it ends, so that a killed run
-goes on where it was, and not from what was begun with other settings"""
+goes on where it was, and not from what was begun with other settings. Several runs may share a work folder:
+each takes a step that no other is doing."""
 
 import contextlib
 import gc
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -28,7 +30,9 @@ from lalm.training.recipe import Recipe, load
 from lalm.weights import fetch as weights
 from lalm.weights.pins import PARTS
 
-STAMPS, LOGS, SHARED = "steps.json", "logs", "shared.json"  # the last one beside the work folder
+STAMPS, LOGS, LOCKS = "steps.json", "logs", "locks"  # in the work folder
+SHARED = "shared.json"  # beside it
+POLL_S = 2.0
 Do = Callable[[Sequence[str]], int]  # runs one command of lalm in this process; its exit code
 
 
@@ -84,8 +88,8 @@ def states(plan: Plan, work: Path) -> list[State]:
 
 
 def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> tuple[float, float]:
-    """Run what is not done yet, each step's output into a log of its own; the seconds of all steps together,
-    by the clock and of the processor.
+    """Run what is not done yet and no other run in ``work`` is doing, each step's output into a log of its
+    own, and wait for the others; the seconds of all steps together, by the clock and of the processor.
 
     Raises ReproduceError for a step that fails, and before the first when files are missing, the disk is too
     small or the folder holds another run.
@@ -109,25 +113,46 @@ def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> tuple[fl
             f"'{work}' has {disk.free_gb:.1f} GB free, and the run writes about {disk.needed_gb:g} GB: "
             "give --work a folder on another disk"
         )
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(work / ".lock", timeout=0), contextlib.chdir(work):
-            for number, one in enumerate(found, 1):
-                head = f"[{number}/{len(found)}] {one.step.name}"
-                if one.state == "done":
-                    tell(f"{head}: done before, {one.seconds / 60:.1f} min")
-                    continue
-                tell(f"{head}: {shown(one.step)}")
-                seconds = (
-                    _run_shared(one.step, number, do) if one.step.shared else _run_own(one.step, number, do)
-                )
-                tell(f"{head}: {seconds / 60:.1f} min")
-    except Timeout:
-        raise ReproduceError(
-            f"another run is working in '{work}': wait until it is done, or name another folder with --work"
-        ) from None
+    (work / LOCKS).mkdir(parents=True, exist_ok=True)
+    heads = {one.step.name: f"[{number}/{len(found)}] {one.step.name}" for number, one in enumerate(found, 1)}
+    for one in found:
+        if one.state == "done":
+            tell(f"{heads[one.step.name]}: done before, {one.seconds / 60:.1f} min")
+    waits = False
+    while left := [one.step.name for one in states(plan, work) if one.state != "done"]:
+        if taken := _take(plan, work):
+            step, lock = taken
+            with lock, contextlib.chdir(work):
+                tell(f"{heads[step.name]}: {shown(step)}")
+                seconds = _run_shared(step, do) if step.shared else _run_own(step, do)
+                tell(f"{heads[step.name]}: {seconds / 60:.1f} min")
+        else:
+            if not waits:
+                tell(f"waiting for another run in '{work}', which does '{left[0]}' or what it rests on")
+            time.sleep(POLL_S)
+        waits = taken is None
     found = states(plan, work)
     return sum(one.seconds for one in found), sum(one.cpu_seconds for one in found)
+
+
+def _take(plan: Plan, work: Path) -> tuple[Step, FileLock] | None:
+    """The first step that is to be done, whose groundwork is, and that no other run is doing; and its lock,
+    held, which a killed run gives back."""
+    found = states(plan, work)
+    done = {one.step.name for one in found if one.state == "done"}
+    for one in found:
+        if one.step.name in done or not done.issuperset(one.step.after):
+            continue
+        lock = FileLock(work / LOCKS / f"{one.step.chain}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            continue
+        if any(now.step == one.step and now.state == "done" for now in states(plan, work)):
+            lock.release()  # done meanwhile
+            continue
+        return one.step, lock
+    return None
 
 
 def libraries_missing(plan: Plan) -> list[tuple[str, str, str]]:
@@ -186,10 +211,13 @@ def _where(part: str, sizes: dict[str, str]) -> str:
     return "here, in the Hub's cache" if here else f"missing: from the Hub, {sizes.get(part, 'size unknown')}"
 
 
-def _run_own(step: Step, number: int, do: Do) -> float:
-    _stamp(Path(STAMPS), step.name, {"chain": step.chain, "begun": _outputs(step)})
-    seconds, cpu = _run_step(step, number, do)
-    _stamp(Path(STAMPS), step.name, _done(step, seconds, cpu))
+def _run_own(step: Step, do: Do) -> float:
+    stamps = Path(STAMPS)
+    with FileLock(stamps.with_suffix(".lock")):
+        _stamp(stamps, step.name, {"chain": step.chain, "begun": _outputs(step)})
+    seconds, cpu = _run_step(step, do)
+    with FileLock(stamps.with_suffix(".lock")):
+        _stamp(stamps, step.name, _done(step, seconds, cpu))
     return seconds
 
 
@@ -206,19 +234,19 @@ def _done(step: Step, seconds: float, cpu: float) -> dict[str, Any]:
     return {"chain": step.chain, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
 
 
-def _run_shared(step: Step, number: int, do: Do) -> float:
+def _run_shared(step: Step, do: Do) -> float:
     """The same beside the work folder, one experiment at a time: another may have made it meanwhile."""
     file = Path("..") / SHARED
     with FileLock(file.with_suffix(".lock")):
         if (stamp := _stamps(file).get(step.chain)) and all(Path(path).exists() for path in step.makes):
             return float(stamp["seconds"])
-        seconds, cpu = _run_step(step, number, do)
+        seconds, cpu = _run_step(step, do)
         _stamp(file, step.chain, _done(step, seconds, cpu))
     return seconds
 
 
-def _run_step(step: Step, number: int, do: Do) -> tuple[float, float]:
-    log = Path(LOGS) / f"{number:03d}.log"
+def _run_step(step: Step, do: Do) -> tuple[float, float]:
+    log = Path(LOGS) / f"{re.sub(r'[^a-zA-Z0-9]+', '-', step.name)}.log"
     log.parent.mkdir(exist_ok=True)
     began, before = time.monotonic(), _cpu_seconds()
     with log.open("a", encoding="utf-8") as file:

@@ -70,8 +70,9 @@ def markdown(
     lines += [f"**In the paper.** {own.in_paper.strip()}", ""]
     lines += [f"**With a reservation.** {reserved}", ""] if reserved else []
     lines += [
-        f"**Here.** Size `{result['size']}`, {result['date']}, commit {result['commit']}, "
-        f"{result['minutes']:.0f} minutes by the clock{_of_processor(result)} on {result['machine']}. "
+        f"**Here.** Size `{result['size']}`, {result['date']}, commit {result['commit']}; "
+        f"its steps took {result['minutes']:.0f} minutes by the clock{_of_processor(result)} on "
+        f"{result['machine']}. "
         f"{own.limits.strip()}",
         "",
         "```",

@@ -3,6 +3,8 @@
 import errno
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -130,7 +132,7 @@ def test_a_run_goes_on_where_it_was_killed(tmp_path):
 
     planned, work = plan(own, "small"), tmp_path / "work"
     with pytest.raises(
-        experiments.ReproduceError, match=r"^two: it is dark \(all of it: '.*002.log'; run again"
+        experiments.ReproduceError, match=r"^two: it is dark \(all of it: '.*two.log'; run again"
     ):
         steps.run(planned, work, lambda words: do(words, "three"), lambda line: None)
     steps.run(planned, work, do, lambda line: None)
@@ -141,6 +143,60 @@ def test_a_run_goes_on_where_it_was_killed(tmp_path):
     other = plan(own, "small", changes={"word": "no"})
     with pytest.raises(experiments.ReproduceError, match=r"other settings \(one\): give --work a new folder"):
         steps.run(other, work, do, lambda line: None)
+
+
+SHARED_OUT = """
+title: Several at once
+sizes: {small: {word: yes}}
+steps: [{name: ground, run: do ground, makes: [ground]}]
+cells:
+  a: {about: a, run: "do $cell-$seed", model: $cell-$seed, seeds: 2}
+  b: {about: b, run: "do $cell-$seed", model: $cell-$seed, after: a}
+sets: {asked: {about: asked, eval: --task manifest=x}}
+"""
+ONE_OF_TWO = """
+import sys, time
+from pathlib import Path
+from lalm.reproduce import experiment, steps
+from lalm.reproduce.planning import plan
+
+here, work, me = Path(sys.argv[1]), Path(sys.argv[1]) / "work", sys.argv[2]
+
+def do(words):
+    asks = words[0] == "eval"
+    while words[1] == "ground" and len([*here.glob("*.here")]) < 2:
+        time.sleep(0.01)
+    time.sleep(1 if words[1] == "ground" else 0.1)
+    made = Path(words[words.index("--out") + 1], "report.html") if asks else Path(words[1], "config.json")
+    made.parent.mkdir(parents=True, exist_ok=True)
+    made.touch()
+    with open(here / "done", "a") as file:
+        print(me, *words[:2], file=file)
+    return 0
+
+steps.POLL_S = 0.01
+planned = plan(experiment.load(f"{here}/own.yaml"), "small")
+(here / f"{me}.here").touch()
+steps.run(planned, work, do, print)
+"""
+
+
+def test_two_runs_in_one_folder_share_the_steps(tmp_path):
+    """Every step is done once, after what it rests on, and both runs end when all are done."""
+    (tmp_path / "own.yaml").write_text(SHARED_OUT)
+    words = [sys.executable, "-c", ONE_OF_TWO, str(tmp_path)]
+    runs = [subprocess.Popen([*words, me], stdout=subprocess.PIPE, text=True) for me in "12"]
+    told = [run.communicate(timeout=100)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    lines = [line.split(" ", 1) for line in (tmp_path / "done").read_text().splitlines()]
+    did = [what for _, what in lines]
+    models = ("a-0", "a-1", "b-0")
+    asked = [f"eval {one}" for one in models]
+    assert sorted(did) == sorted(["do ground", *(f"do {one}" for one in models), *asked])
+    assert did[0] == "do ground" and did.index("do a-0") < did.index("do b-0")
+    assert all(did.index(f"do {one}") < did.index(f"eval {one}") for one in models)
+    assert {who for who, _ in lines} == {"1", "2"}
+    assert any("waiting for another run in" in text for text in told)
 
 
 def test_what_was_begun_with_other_settings_is_not_gone_on_with(tmp_path):
