@@ -1,6 +1,8 @@
 """Runs a plan step by step; each leaves a stamp where it begins and one where it ends, so that a killed run
-goes on where it was, and not from what was begun with other settings. Several runs may share a work folder:
-each takes a step that no other is doing."""
+goes on where it was, and not from what was begun with other settings
+
+Several runs may share a work folder: each takes a step that no other is doing.
+"""
 
 import contextlib
 import gc
