@@ -201,6 +201,21 @@ def run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def fault(arguments: Sequence[str]) -> str | None:
+    """What is wrong with the words of a command, which is not run; None when they can be read."""
+    command, words = typer.main.get_command(app), list(arguments)
+    while words and hasattr(command, "commands"):
+        name = words.pop(0)
+        if name not in command.commands:
+            return f"there is no command '{name}'"
+        command = command.commands[name]
+    try:
+        command.make_context(command.name or "", words)
+    except ClickException as error:
+        return str(error.format_message())
+    return None
+
+
 def _way_out(error: Any) -> str:
     """How the command that lacks an argument is called: the first example in its help, or where that is."""
     if error.ctx is None:

@@ -44,14 +44,16 @@ def reproduce(
 
     The same command goes on where it stopped. Without --quick or --full: under 3 hours on two cores.
     """
+    from lalm.cli.app import fault
     from lalm.reproduce import experiment as experiments
     from lalm.reproduce.planning import plan as planned_run
+    from lalm.reproduce.steps import refuse_faults
 
     if quick and full:
         raise ValueError("--quick and --full are two sizes: say one of them")
     size = "quick" if quick else "full" if full else "small"
     own = experiments.load(paper)
-    if odd := next((one for one in changes or () if "=" not in one), None):
+    if odd := next((one for one in changes or () if not one.partition("=")[2]), None):
         raise ValueError(f"--set {odd}: write it as KEY=VALUE")
     if data is not None and not data.is_dir():
         raise ValueError(f"there is no folder '{data}': --data is the folder of the corpora")
@@ -66,6 +68,7 @@ def reproduce(
     planned = planned_run(own, size, changes=given, data=data, table=table, rows=row or ())
     name = Path(paper).stem
     folder = work or Path("runs/reproduce") / f"{name}-{size}"
+    refuse_faults(planned, folder, fault)
     if plan:
         _show(planned, folder)
         return

@@ -28,7 +28,7 @@ from lalm.evaluate.task import known_tasks
 from lalm.evaluate.task_data import found_below
 from lalm.reproduce.experiment import ReproduceError, of_size
 from lalm.reproduce.planning import Plan, Step
-from lalm.training.recipe import Recipe, load
+from lalm.training.recipe import Recipe, RecipeError, load
 from lalm.weights import fetch as weights
 from lalm.weights.pins import PARTS
 
@@ -36,6 +36,7 @@ STAMPS, LOGS, LOCKS = "steps.json", "logs", "locks"  # in the work folder
 SHARED = "shared.json"  # beside it
 POLL_S = 2.0
 Do = Callable[[Sequence[str]], int]  # runs one command of lalm in this process; its exit code
+Fault = Callable[[Sequence[str]], str | None]  # what is wrong with the words of one, which is not run
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,31 @@ def libraries_missing(plan: Plan) -> list[tuple[str, str, str]]:
     needed = [(name, "asks questions", "lalm[evaluate]") for name in LIBRARIES if plan.evaluations]
     needed += [("matplotlib", "draws curves", "lalm[plot]")] if draws else []
     return [one for one in needed if find_spec(one[0]) is None]
+
+
+def refuse_faults(plan: Plan, work: Path, fault: Fault) -> None:
+    """Raise ReproduceError for a command that cannot be read, a recipe that is none and a part that there is
+    not, as a setting may make them: better said before the first step than after hours."""
+    made = {path.removesuffix("/config.json") for step in plan.steps for path in step.makes}
+    for step in plan.steps:
+        for words in step.commands:
+            said = None if words[0] == "python" else fault(words)
+            if said is None and words[0] == "train":
+                said = _recipe_fault(words, work, made)
+            if said:
+                raise ReproduceError(f"{step.name}: {said}")
+
+
+def _recipe_fault(words: Sequence[str], work: Path, made: set[str]) -> str | None:
+    try:
+        init = _recipe(words).init
+    except RecipeError as error:
+        return str(error)
+    for part in (init.encoder, init.encoder_2, init.aligner, init.llm):
+        there = not part or part in PARTS or part in made or (work / part).exists()
+        if not there and "/" not in str(part):  # with a slash it may be the Hub's
+            return f"there is no '{part}': give a folder, a name of the Hub or one of {', '.join(PARTS)}"
+    return None
 
 
 def shown(step: Step) -> str:
