@@ -7,6 +7,7 @@ from lalm.errors import LalmError
 
 RATES_HZ = (1_000, 768_000)  # source rates that can be resampled
 MAX_CHANNELS = 64
+MOST_TRACKS = 16  # that are listened to for one with sound
 _MOST_HOLES = 1_000  # that are listed
 ROUNDING_S = 1e-3  # a resampled clip may be a sample longer than its source says
 TOLERANCE_S = 0.06  # a codec's block or two: how far a stated length may be off without a loss
@@ -102,6 +103,10 @@ class Asked:
             raise AudioError(f"{self.place} has {have}, counted from 0: there is no channel {self.channel}")
         self.check_track(self.found.num_tracks)
 
+    def has_more_tracks(self) -> bool:
+        """Whether another track may be heard in place of this one, should it be silent."""
+        return self.track is None and self.found.num_tracks > 1
+
     def check_track(self, count: int) -> None:
         """Refuse a track that is not there."""
         if self.track is not None and self.track >= count:
@@ -170,6 +175,11 @@ class Asked:
         elif there_s > declared_s + tolerance_s:
             stated, there = told_apart(declared_s, there_s)
             self.found.note(f"its header promises {stated} s, but {there} s are there and are heard")
+
+
+def passed_over(silent: int, heard: int) -> str:
+    """What is noted where another track is heard than the one that players take."""
+    return f"track {silent} is silent, so track {heard} is heard; track (--track) chooses another"
 
 
 def shown_s(value: float) -> str:

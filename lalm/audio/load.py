@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from lalm.audio.account import Account
-from lalm.audio.asked import MAX_CHANNELS, Asked, AudioError, Findings
+from lalm.audio.asked import MAX_CHANNELS, MOST_TRACKS, Asked, AudioError, Findings, passed_over
 from lalm.audio.blocks import BLOCK_FRAMES, Array, Blocks, as_float, larger, narrow_scale
 from lalm.audio.decoding import file_blocks
 from lalm.audio.mixing import SAMPLE_RATE, SILENT, CancelledError, Mixed, mixed, set_right
@@ -36,7 +36,6 @@ __all__ = [
     "seconds",
 ]
 
-_MOST_TRACKS = 16  # that are listened to for one with sound
 AUDIO_SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".m4a")  # what is looked for in a folder
 RECORDING_SUFFIXES = (  # how recordings are named, videos included
     *AUDIO_SUFFIXES,
@@ -199,14 +198,13 @@ def _recording(blocks_of: Callable[[Asked], Blocks], asked: Asked, name: str) ->
     silent: list[int] = []
     while found.account.silent_fraction == 1 and asked.track is None and asked.is_all:
         silent.append(found.account.track)
-        if len(silent) >= min(first.account.num_tracks, _MOST_TRACKS):
+        if len(silent) >= min(first.account.num_tracks, MOST_TRACKS):
             return first
         again = Findings(notes=list(notes), silent_tracks=tuple(silent))
         found = _track(blocks_of, replace(asked, found=again), name)
     if not silent:
         return first
-    heard = found.account.track
-    told = f"track {silent[0]} is silent, so track {heard} is heard; track (--track) chooses another"
+    told = passed_over(silent[0], found.account.track)
     return Recording(found.audio, replace(found.account, notes=(told, *found.account.notes)))
 
 

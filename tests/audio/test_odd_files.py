@@ -4,6 +4,7 @@ A case is what it is, the bytes, how many seconds are heard (None: refused), and
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import av
@@ -30,6 +31,7 @@ from odd_files import (
 )
 
 from lalm.audio.load import SAMPLE_RATE, AudioError, read_recording
+from lalm.audio.stream import AudioStream
 
 Made = Callable[[], bytes | bytearray]
 CUT = "and may have been longer"
@@ -371,3 +373,27 @@ def test_a_silent_track_is_heard_when_it_is_asked_for() -> None:
 def test_a_late_track_says_when_it_begins() -> None:
     late = muxed("matroska", [("aac", tones())], late_s=0.5, picture=True)
     assert read_recording(late).account.starts_s == pytest.approx(0.5, abs=0.05)
+
+
+TRACKS = {
+    "the other track is default": CASES["the other track is default"][0],
+    "the first track is silent": CASES["the first track is silent"][0],
+    "the first is silent at its start alone": lambda: video(
+        first=np.concatenate([np.zeros(5 * RATE, np.float32), OTHER]), kind="mp4"
+    ),
+    "both are silent": lambda: muxed("mp4", [("aac", np.zeros(n * RATE, np.float32)) for n in (3, 2)]),
+}
+
+
+@pytest.mark.parametrize("name", TRACKS)
+def test_a_stream_hears_the_track_that_the_whole_recording_is_heard_from(name: str, tmp_path: Path) -> None:
+    (tmp_path / "video").write_bytes(TRACKS[name]())
+    whole, stream = read_recording(tmp_path / "video"), AudioStream(str(tmp_path / "video"))
+    heard = np.concatenate([*stream])
+    assert len(heard) == pytest.approx(len(whole.audio), abs=2)
+    size = min(len(heard), len(whole.audio))
+    assert np.allclose(heard[:size], whole.audio[:size], atol=1e-3)
+    assert {*stream.notes} <= {*whole.account.notes}
+    assert ("is silent, so track 1 is heard" in " ".join(stream.notes)) == (
+        name == "the first track is silent"
+    )
