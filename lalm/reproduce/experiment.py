@@ -180,8 +180,10 @@ def load(name: str) -> Experiment:
 def faults(found: Experiment) -> Iterator[str]:
     """What would otherwise be left out without a word, or be found after the last step: names that there are
     not, and sizes, controls and metrics of contrasts."""
+    from lalm.evaluate.controls import CONTROLS, RECOGNISED, UNSEEN
     from lalm.evaluate.metrics import METRICS
 
+    known_controls = {*CONTROLS, RECOGNISED, UNSEEN}
     sections: list[tuple[str, Section]] = [("", found), *((f"'{one.name}': ", one) for one in found.steps)]
     for of, group in (("cells", found.cells), ("sets", found.sets), ("beside", found.beside)):
         sections += [(f"{of}.{name}: ", one) for name, one in group.items()]
@@ -199,6 +201,8 @@ def faults(found: Experiment) -> Iterator[str]:
                 yield f"{where}{key}: there is no cell '{odd[0]}'"
             if key in ("metric", "exact") and value and value not in METRICS:
                 yield f"{where}there is no metric '{value}'"
+            if odd := sorted({*value} - known_controls) if key == "controls" else []:
+                yield f"{where}there is no control '{odd[0]}': there are {', '.join(sorted(known_controls))}"
     for contrast in found.contrasts:
         yield from _faults_of(found, contrast)
 

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -176,8 +176,19 @@ def refuse_faults(plan: Plan, work: Path, fault: Fault) -> None:
             said = None if words[0] == "python" else fault(words)
             if said is None and words[0] == "train":
                 said = _recipe_fault(words, work, made)
+            if said is None and words[0] == "eval":
+                said = next(_task_faults(words), None)
             if said:
                 raise ReproduceError(f"{step.name}: {said}")
+
+
+def _task_faults(words: Sequence[str]) -> Iterator[str]:
+    """Tasks of an evaluation that there are not, by name."""
+    known = known_tasks()
+    for at, word in enumerate(words):
+        for name in words[at + 1].split(",") if word == "--task" else ():
+            if "=" not in name and name not in known:
+                yield f"there is no task '{name}'; `lalm tasks` lists those there are"
 
 
 def _recipe_fault(words: Sequence[str], work: Path, made: set[str]) -> str | None:

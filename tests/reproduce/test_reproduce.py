@@ -199,6 +199,13 @@ def test_two_runs_in_one_folder_share_the_steps(tmp_path):
     assert any("waiting for another run in" in text for text in told)
 
 
+def test_a_task_that_there_is_not_is_told_before_the_first_step(tmp_path):
+    (tmp_path / "own.yaml").write_text(EXPERIMENT.replace("--task ", "--task nosuch,"))
+    planned = plan(experiments.load(str(tmp_path / "own.yaml")), "small")
+    with pytest.raises(experiments.ReproduceError, match=r"^ask A, seed 0: yesno: there is no task 'nosuch'"):
+        steps.refuse_faults(planned, tmp_path, lambda words: None)
+
+
 def test_what_was_begun_with_other_settings_is_not_gone_on_with(tmp_path):
     """A training that was killed leaves checkpoints, from which one of more steps would go on."""
     text = STEPS.replace('run: "do one $word"', 'run: "do one $word --out run"')
@@ -408,6 +415,7 @@ def test_a_finding_from_answers_to_the_page(tmp_path, capsys, monkeypatch):
         ("metric: accuracy", "only: [A]", "'A beats B': yesno is not asked of B"),
         ("control: constant", "control: shuffled", "yesno has no control 'shuffled' for A"),
         ("minus: {cell: B}", "minus: {cell: C}", "'A beats B' names a set or cell that there is not"),
+        ("metric: accuracy", "controls: [shufled]", "sets.yesno: there is no control 'shufled'"),
     ],
 )
 def test_a_slip_in_an_experiment_is_told_before_the_first_step(there, instead, told, tmp_path):
