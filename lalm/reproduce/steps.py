@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -98,11 +99,7 @@ def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> tuple[fl
     small or the folder holds another run.
     """
     found, disk = states(plan, work), disk_of(plan, work)
-    if other := next((one for one in found if one.state == "other"), None):
-        also = f", or remove '{work / other.begun[0]}', which was begun" if other.begun else ""
-        raise ReproduceError(
-            f"'{work}' holds a run with other settings ({other.step.name}): give --work a new folder{also}"
-        )
+    _refuse_other(found, work)
     if lacking := next((one for one in found if one.missing and one.state != "done"), None):
         raise ReproduceError(
             f"{lacking.step.name}: there is no '{lacking.missing[0]}' (--plan lists all that is missing)"
@@ -124,8 +121,8 @@ def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> tuple[fl
     waits = False
     while left := [one.step.name for one in states(plan, work) if one.state != "done"]:
         if taken := _take(plan, work):
-            step, lock = taken
-            with lock, contextlib.chdir(work):
+            step, held = taken
+            with held, contextlib.chdir(work):
                 tell(f"{heads[step.name]}: {shown(step)}")
                 seconds = _run_shared(step, do) if step.shared else _run_own(step, do)
                 tell(f"{heads[step.name]}: {seconds / 60:.1f} min")
@@ -138,23 +135,31 @@ def run(plan: Plan, work: Path, do: Do, tell: Callable[[str], None]) -> tuple[fl
     return sum(one.seconds for one in found), sum(one.cpu_seconds for one in found)
 
 
-def _take(plan: Plan, work: Path) -> tuple[Step, FileLock] | None:
+def _refuse_other(found: Sequence[State], work: Path) -> None:
+    if other := next((one for one in found if one.state == "other"), None):
+        also = f", or remove '{work / other.begun[0]}', which was begun" if other.begun else ""
+        raise ReproduceError(
+            f"'{work}' holds a run with other settings ({other.step.name}): give --work a new folder{also}"
+        )
+
+
+def _take(plan: Plan, work: Path) -> tuple[Step, AbstractContextManager[Any]] | None:
     """The first step that is to be done, whose groundwork is, and that no other run is doing; and its lock,
-    held, which a killed run gives back."""
+    held until the context is left, or the run is killed."""
     found = states(plan, work)
+    _refuse_other(found, work)  # which may have begun meanwhile
     done = {one.step.name for one in found if one.state == "done"}
     for one in found:
         if one.step.name in done or not done.issuperset(one.step.after):
             continue
-        lock = FileLock(work / LOCKS / f"{one.step.chain}.lock", timeout=0)
         try:
-            lock.acquire()
+            held = FileLock(work / LOCKS / f"{one.step.chain}.lock", timeout=0).acquire()
         except Timeout:
             continue
         if any(now.step == one.step and now.state == "done" for now in states(plan, work)):
-            lock.release()  # done meanwhile
+            held.lock.release()  # done meanwhile
             continue
-        return one.step, lock
+        return one.step, held
     return None
 
 

@@ -199,6 +199,22 @@ def test_two_runs_in_one_folder_share_the_steps(tmp_path):
     assert any("waiting for another run in" in text for text in told)
 
 
+def test_a_run_with_other_settings_that_begins_meanwhile_is_told(tmp_path):
+    """Both began while nothing of their own was there yet."""
+    (tmp_path / "own.yaml").write_text(STEPS)
+    own, work = experiments.load(str(tmp_path / "own.yaml")), tmp_path / "work"
+
+    def do(words: Sequence[str]) -> int:
+        Path(words[1]).write_text("")
+        if words[1] == "one":  # now the other one begins the second step
+            stamp = {"two": {"chain": "of others", "begun": ["one"]}}
+            Path(steps.STAMPS).write_text(json.dumps(stamp))
+        return 0
+
+    with pytest.raises(experiments.ReproduceError, match=r"holds a run with other settings \(two\)"):
+        steps.run(plan(own, "small"), work, do, lambda line: None)
+
+
 def test_a_task_that_there_is_not_is_told_before_the_first_step(tmp_path):
     (tmp_path / "own.yaml").write_text(EXPERIMENT.replace("--task ", "--task nosuch,"))
     planned = plan(experiments.load(str(tmp_path / "own.yaml")), "small")
