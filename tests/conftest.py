@@ -1,6 +1,7 @@
 """Fixtures for all tests: no network, and ``tiny(system)``, a whole model small enough for milliseconds."""
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -54,3 +55,11 @@ def tiny(tiny_folders: tuple[Path, Path], tiny_beats: Path, tiny_bert: Path) -> 
         return build_model(system, **parts, options=OPTIONS[system])
 
     return make
+
+
+@pytest.fixture
+def ctrl_c_heeded():
+    """Ctrl-C is heeded, which it is not in what a shell has put in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

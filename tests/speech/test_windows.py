@@ -164,15 +164,7 @@ def test_what_came_in_before_it_was_stopped_is_written():
     assert last.final and last.end_s == pytest.approx(1.5, abs=0.1)
 
 
-@pytest.fixture
-def heeded():
-    """Ctrl-C is heeded, which it is not in what a shell has put in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("heeded")
+@pytest.mark.usefixtures("ctrl_c_heeded")
 def test_ctrl_c_ends_listening_and_loses_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("lalm.cli.opening.open_whisper", lambda *_: Scribe())
     path, heard = tmp_path / "grows.pcm", 0

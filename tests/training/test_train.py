@@ -261,6 +261,7 @@ def test_two_runs_do_not_train_in_one_folder(world: Path, tmp_path: Path) -> Non
     assert not list((tmp_path / "run").glob("*.jsonl"))
 
 
+@pytest.mark.usefixtures("ctrl_c_heeded")
 def test_interrupting_saves_and_says_how_to_go_on(
     world: Path,
     tmp_path: Path,
