@@ -201,4 +201,5 @@ def test_reading_takes_little_time_whatever_is_said():
         began = time.process_time()
         read_choice(said, options), read_yes_no(said), read_number(said), read_ranges(said)
         names_it(said, ["dog"])
-        assert time.process_time() - began < 1, piece  # seconds of the processor
+        # Some 0.3 to 1.5 s of the processor. A pattern that backtracks over the whole takes minutes or more.
+        assert time.process_time() - began < 30, piece

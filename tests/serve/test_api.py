@@ -301,7 +301,7 @@ def test_a_client_that_leaves_stops_costing(serve, engine, monkeypatch):
         assert running() == 1
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{address}/v1/chat/completions", json=body, timeout=0.5)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while running() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert running() == 0

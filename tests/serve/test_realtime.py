@@ -255,7 +255,7 @@ def test_a_session_is_resumed_where_it_was_left(serve, client, slow):
         connection.conversation.item.create(item={"type": "message", "role": "user", "content": [part]})
         connection.response.create()
         until(connection, "response.output_text.delta")  # and is gone within the answer
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while True:
         try:
             with asked.realtime.connect(model="tiny", extra_query={"session": name}) as connection:
@@ -375,7 +375,7 @@ def test_what_is_wrong_is_one_error_and_the_session_goes_on(serve):
         socket.recv()
         for name, (event, text) in WRONG.items():
             socket.send(event if isinstance(event, str | bytes) else json.dumps(event))
-            got = json.loads(socket.recv(timeout=5))
+            got = json.loads(socket.recv(timeout=60))
             assert got["type"] == "error" and text in got["error"]["message"], (name, got)
             assert "\n" not in got["error"]["message"]
             assert got["error"]["event_id"] == ("mine" if name == "type" else None)
@@ -383,7 +383,7 @@ def test_what_is_wrong_is_one_error_and_the_session_goes_on(serve):
         item = {"type": "message", "role": "user", "content": [part]}
         socket.send(json.dumps({"type": "conversation.item.create", "item": item}))
         socket.send(json.dumps({"type": "response.create"}))
-        while (got := json.loads(socket.recv(timeout=5)))["type"] != "response.done":
+        while (got := json.loads(socket.recv(timeout=60)))["type"] != "response.done":
             assert got["type"] != "error"
         assert got["response"]["status"] in ("completed", "incomplete")
 
@@ -396,10 +396,10 @@ def test_a_conversation_never_grows_beyond_its_limits(serve):
             part = {"type": "input_audio", "audio": base(tone(0.9))}
             item = {"type": "message", "role": "user", "content": [part]}
             socket.send(json.dumps({"type": "conversation.item.create", "item": item}))
-            while (got := json.loads(socket.recv(timeout=5)))["type"] != "conversation.item.done":
+            while (got := json.loads(socket.recv(timeout=60)))["type"] != "conversation.item.done":
                 deleted += got["type"] == "conversation.item.deleted"
         socket.send(json.dumps({"type": "input_audio_buffer.clear"}))
-        while (got := json.loads(socket.recv(timeout=5)))["type"] != "input_audio_buffer.cleared":
+        while (got := json.loads(socket.recv(timeout=60)))["type"] != "input_audio_buffer.cleared":
             deleted += got["type"] == "conversation.item.deleted"
         assert deleted == 3
 

@@ -55,7 +55,7 @@ def front(tmp_path):
         (tmp_path / "nginx.conf").write_text(FRAME.format(text))
         command = [nginx, "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr"]
         running.append(subprocess.Popen(command, stderr=subprocess.PIPE))
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while True:
             assert running[-1].poll() is None, running[-1].stderr.read().decode()
             try:

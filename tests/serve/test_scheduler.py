@@ -210,7 +210,7 @@ def test_cancelled_and_late_jobs_stop_costing(acdc, started, monkeypatch):
     gone.job.cancelled = True
     with pytest.raises(AnswerTimeout, match=r"answer was not complete within"):
         late.answer()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while scheduler.batch.rows and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not scheduler.batch.rows and scheduler.new_tokens < 1800

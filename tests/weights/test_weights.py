@@ -378,14 +378,14 @@ def test_a_hub_that_breaks_off_leaves_it_to_pypi(shop, hub, monkeypatch, error):
 def test_a_silent_hub_is_not_waited_for(shop, hub, monkeypatch):
     class Api:
         def model_info(self, name, files_metadata, timeout):
-            time.sleep(3)
+            time.sleep(30)
             return SimpleNamespace(siblings=[])
 
     monkeypatch.setattr(weights_sources, "HfApi", Api)
     monkeypatch.setattr(weights_sources, "HUB_PATIENCE_S", 0.2)
     start = time.monotonic()
     assert weights_sources.from_hub(shop.part, shop.root, lambda *step: None) is None
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 15
 
 
 # Names and folders.
