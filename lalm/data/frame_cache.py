@@ -31,6 +31,7 @@ from lalm.errors import LalmError
 
 FEATURE_VERSION = 1  # raise when an encoder's front end changes its numbers
 CLIPS_PER_SHARD = 512
+SHARD_S = 60.0  # what was encoded is written at least so often
 POOL_CLIPS = 512  # decoded and sorted by length together
 
 
@@ -198,23 +199,27 @@ class FrameCache:
 
         ``parts`` are looked at a pool at a time; ``progress`` gets how many clips were encoded and looked at.
         ``batch_s`` bounds the padded seconds of audio encoded at once. A clip that cannot be read raises
-        ValueError, or goes to ``failed`` when given.
+        ValueError, or goes to ``failed`` when given. What was encoded stays where this is stopped: Ctrl-C
+        and errors lose nothing, a kill what was encoded within ``SHARD_S``.
         """
         done = seen = 0
         shard: dict[str, Tensor] = {}
-        parts = iter(parts)
-        while pool := list(islice(parts, POOL_CLIPS)):
-            seen += len(pool)
-            for batch in self._batches(self._missing(pool, shard, failed), batch_s, failed):
-                shard |= self._encode(batch)
-                done += len(batch)
-                if len(shard) >= CLIPS_PER_SHARD:
-                    self._write(shard)
-                    shard = {}
-                if progress:
-                    progress(done, seen)
-        if shard:
-            self._write(shard)
+        parts, written = iter(parts), time.monotonic()
+        try:
+            while pool := list(islice(parts, POOL_CLIPS)):
+                seen += len(pool)
+                for batch in self._batches(self._missing(pool, shard, failed), batch_s, failed):
+                    shard |= self._encode(batch)
+                    done += len(batch)
+                    if len(shard) >= CLIPS_PER_SHARD or time.monotonic() - written > SHARD_S:
+                        full, shard = shard, {}
+                        self._write(full)
+                        written = time.monotonic()
+                    if progress:
+                        progress(done, seen)
+        finally:
+            if shard:
+                self._write(shard)
         return done
 
     def refresh(self) -> None:

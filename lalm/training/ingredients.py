@@ -166,9 +166,10 @@ class Optim(Section):
 
     That is in all, however many processes share it. With ``batch_tokens`` or ``batch_s``, limits on what a
     padded batch holds (tokens, seconds of audio), a batch has as many samples as fit, at most batch_size.
-    ``dtype`` is that of the frozen parts; what trains is always float32. With "int8" and "nf4" the LLM's
-    linear layers have 8 or 4 bits a weight, the rest is bfloat16. ``learning_rates`` are those of parts, by
-    the names ``trainable`` takes (the first that fits counts); all else has ``learning_rate``.
+    ``dtype`` is that of the frozen parts; what trains is always float32. "auto" is bfloat16 where the
+    hardware multiplies it fast, else float32, and a run keeps what it began with. With "int8" and "nf4" the
+    LLM's linear layers have 8 or 4 bits a weight, the rest is as "auto" has it. ``learning_rates`` are those
+    of parts, by the names ``trainable`` takes (the first that fits counts); all else has ``learning_rate``.
     ``packing`` puts the rows of a training batch behind one another, without padding. Of the LLM's layers,
     ``gradient_checkpointing`` keeps the inputs alone (a third slower), and ``compile`` compiles each.
     ``optimizer``: see ``lalm.training.optimizers``. ``average``: the decay of a moving average of what
@@ -190,7 +191,7 @@ class Optim(Section):
     max_steps: Positive | None = None
     epochs: float | None = Field(None, gt=0)
     max_grad_norm: float = Field(1.0, ge=0)
-    dtype: Literal["float32", "bfloat16", "int8", "nf4"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "int8", "nf4"] = "float32"
     packing: bool = False
     gradient_checkpointing: bool = False
     compile: bool = False

@@ -72,6 +72,8 @@ def starting_point(recipe: Recipe, out: Path, console: Console) -> Path | None:
         return None
     earlier = _flat(recipes.load(folder / "recipe.yaml").model_dump(by_alias=True))
     now = _flat(recipe.model_dump(by_alias=True))
+    if recipe.optim.dtype == "auto":
+        now["optim.dtype"] = earlier["optim.dtype"]  # a run keeps what it began with
     for key in sorted(earlier.keys() | now.keys()):
         if not _may_change(key) and earlier.get(key) != now.get(key):
             raise TrainError(

@@ -49,7 +49,7 @@ from lalm.training.recipe import Recipe
 from lalm.training.report import GradientCheck, Report, TrainError, parts_table, say, show_example
 from lalm.training.resuming import alone_in, check_fresh, starting_point
 from lalm.training.selection import KeepBest, stopped_at, take_best
-from lalm.training.starting_weights import trained_in_float32
+from lalm.training.starting_weights import frozen_dtype, settled_dtype, trained_in_float32
 from lalm.training.trackers import PROJECT, check_trackers, trackers
 from lalm.training.trainer import Answers, Interruption, RecipeTrainer, is_slim
 from lalm.training.underway import run_console
@@ -78,6 +78,7 @@ def _run(recipe: Recipe, resume: bool, main_process: bool) -> Path:
     if not resume:
         check_fresh(out)
     start = starting_point(recipe, out, console)
+    recipe = settled_dtype(recipe, start, console)
     if main_process:
         shutil.rmtree(checkpoint.staging(out), ignore_errors=True)
     seed_everything(recipe.optim.seed)
@@ -178,7 +179,7 @@ def steps_of(recipe: Recipe, batches: Batches) -> Dataset[Any]:
 def build(recipe: Recipe) -> tuple[AudioLMForConditionalGeneration, AudioLMProcessor]:
     """The recipe's model, frozen but for what trains (float32), and its processor."""
     use_code(recipe.code)
-    dtype = torch.float32 if recipe.optim.dtype == "float32" else torch.bfloat16
+    dtype = frozen_dtype(recipe)
     lora = recipe.lora.settings if recipe.lora else None
     kept: Path | None = None  # the folder whose numbers what trains begins with
     if recipe.init.from_ is None:

@@ -5,10 +5,42 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from lalm.training.report import TrainError
+from lalm.inference.device import pick_device, pick_dtype
+from lalm.training import recipe as recipes
+from lalm.training.recipe import Recipe
+from lalm.training.report import TrainError, say
+
+
+def settled_dtype(recipe: Recipe, start: Path | None, console: Console) -> Recipe:
+    """The recipe with ``optim.dtype`` "auto" replaced by what this machine computes fast, or by what the run
+    began with whose checkpoint is ``start``: on another machine it goes on as it was.
+
+    Where bfloat16 is asked for on a CPU that multiplies it slowly, that is said.
+    """
+    asked: str = recipe.optim.dtype
+    if asked == "auto" and start is not None:
+        asked = recipes.load(start / "recipe.yaml").optim.dtype
+    elif asked == "auto":
+        asked = str(frozen_dtype(recipe)).removeprefix("torch.")
+    if asked == "bfloat16" and pick_dtype(pick_device(None)) != torch.bfloat16:
+        say(
+            console,
+            "This processor computes in bfloat16 slowly, up to forty times as slowly as in float32: "
+            + ("optim.dtype=auto takes float32 here." if start is None else "the run began so on another."),
+            "yellow",
+        )
+    return recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"dtype": asked})})
+
+
+def frozen_dtype(recipe: Recipe) -> torch.dtype:
+    """The number format that a recipe's frozen parts are opened in."""
+    asked = recipe.optim.dtype
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    return named.get(asked) or pick_dtype(pick_device(None))
 
 
 @torch.no_grad()

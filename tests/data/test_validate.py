@@ -11,6 +11,7 @@ import soundfile
 from tiny_parts import noise, whisper_folder
 
 from lalm.cli.app import run
+from lalm.data import frame_cache
 from lalm.data.frame_cache import FrameCache
 from lalm.data.validate import histogram, validate_manifest
 from lalm.encoders import load_encoder
@@ -150,3 +151,26 @@ def test_the_frame_cache_is_shown_and_pruned(tmp_path: Path, capsys: pytest.Capt
     ):
         assert run(["cache", *words]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("often", [0.0, 1e9])
+def test_frames_stay_where_encoding_is_stopped(
+    often: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every batch by itself, and all of them as it stops."""
+    monkeypatch.setattr(frame_cache, "SHARD_S", often)
+    encoder = load_encoder(whisper_folder(tmp_path / "encoder"))
+    parts: list[Any] = [
+        {"type": "audio", "audio": str(noise(tmp_path / f"{i}.wav", 0.5, seed=i))} for i in range(3)
+    ]
+    frames = FrameCache(tmp_path / "frames", encoder)
+
+    def stop(done: int, seen: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        frames.fill(parts, batch_s=0.5, progress=stop)
+    assert len(FrameCache(tmp_path / "frames", encoder)) == 2
+    assert len(list(frames.folder.glob("*.safetensors"))) == (2 if often == 0 else 1)
+    assert frames.fill(parts) == 1

@@ -18,7 +18,6 @@ from lalm.data.readers import read_manifest
 from lalm.data.sample import Message, Sample, message_text, write_manifest
 from lalm.errors import LalmError
 from lalm.evaluate.metrics.instruction_following import STORY_TOKENS, STORY_WORDS, follows_story, repeats
-from lalm.inference.device import pick_device, pick_dtype
 from lalm.inference.engine import Engine, Options
 from lalm.models.load import read_config
 from lalm.tasks.instructions import instruct
@@ -141,7 +140,6 @@ def learn(
     system, config = read_config(model)
     if not config.lora:
         raise ActivationError(f"'{model}' has no LoRA, so there is nothing to activate")
-    fast = "bfloat16" in str(pick_dtype(pick_device(None)))
     fields = {
         "system": system,
         "init": {"from": str(model)},
@@ -153,7 +151,7 @@ def learn(
             "schedule": "constant",
             "batch_size": 1,
             "max_steps": steps,
-            "dtype": "bfloat16" if fast else "float32",
+            "dtype": "auto",
             "seed": seed,
         },
         "every": {"log": 1, "save": save_every or steps, "valid": 0},
