@@ -1,5 +1,6 @@
 """Where a model runs and in which number format, chosen by what is here."""
 
+import logging
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -7,6 +8,8 @@ import torch
 
 from lalm.models.int8 import packs
 from lalm.models.load import keeps_int8
+
+log = logging.getLogger("lalm.device")
 
 Precision: TypeAlias = torch.dtype | Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
 """Of a model's weights, as people name it; "int8": the LLM's linear layers in 8 bits, the rest bfloat16;
@@ -41,6 +44,15 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def is_slow(asked: torch.dtype | str) -> bool:
+    """Whether this CPU has no instructions for products of that format: bfloat16 and float16 without AMX and
+    AVX512-BF16, 8 and 4 bits without VNNI (prompts are read in 8)."""
+    if asked in ("int8", "int4"):
+        return not packs()
+    half = asked in ("bfloat16", "float16", torch.bfloat16, torch.float16)
+    return half and pick_dtype(torch.device("cpu")) == torch.float32
+
+
 def pick_precision(
     model: str | Path, device: torch.device, asked: Precision | None
 ) -> torch.dtype | Literal["int8", "int4"]:
@@ -48,8 +60,13 @@ def pick_precision(
     that costs no quality that could be measured (docs/results.md).
 
     That is int8 on CPUs that multiply it fast, where the LLM's int8 weights are kept once they are made, else
-    ``pick_dtype``'s.
+    ``pick_dtype``'s. A warning tells of a format that this CPU computes slowly.
     """
+    if asked not in (None, "auto") and device.type == "cpu" and is_slow(asked):
+        log.warning(
+            "this processor computes in %s several times as slowly as in float32: 'auto' takes the fastest",
+            str(asked).removeprefix("torch."),
+        )
     if isinstance(asked, torch.dtype):
         return asked
     if asked in ("int8", "int4"):
