@@ -4,6 +4,7 @@ Each command is a file of ``lalm.cli``, which imports what is heavy when the com
 Errors are one sentence on stderr. Exit codes: 0 done, 2 bad input, 1 anything else.
 """
 
+import functools
 import logging
 import os
 import sys
@@ -203,7 +204,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def fault(arguments: Sequence[str]) -> str | None:
     """What is wrong with the words of a command, which is not run; None when they can be read."""
-    command, words = typer.main.get_command(app), list(arguments)
+    command, words = _commands(), list(arguments)
     while words and hasattr(command, "commands"):
         name = words.pop(0)
         if name not in command.commands:
@@ -214,6 +215,12 @@ def fault(arguments: Sequence[str]) -> str | None:
     except ClickException as error:
         return str(error.format_message())
     return None
+
+
+@functools.cache
+def _commands() -> Any:
+    """The tree of all commands, which takes a fifth of a second to build."""
+    return typer.main.get_command(app)
 
 
 def _way_out(error: Any) -> str:
