@@ -1,6 +1,7 @@
 """Where a model runs and in which number format, chosen by what is here."""
 
 import logging
+import platform
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -10,6 +11,7 @@ from lalm.models.int8 import packs
 from lalm.models.load import keeps_int8
 
 log = logging.getLogger("lalm.device")
+X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 Precision: TypeAlias = torch.dtype | Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
 """Of a model's weights, as people name it; "int8": the LLM's linear layers in 8 bits, the rest bfloat16;
@@ -45,8 +47,10 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 
 
 def is_slow(asked: torch.dtype | str) -> bool:
-    """Whether this CPU has no instructions for products of that format: bfloat16 and float16 without AMX and
-    AVX512-BF16, 8 and 4 bits without VNNI (prompts are read in 8)."""
+    """Whether this x86 CPU has no instructions for products of that format: bfloat16 and float16 without AMX
+    and AVX512-BF16, 8 and 4 bits without VNNI (prompts are read in 8). Of other CPUs nothing was measured."""
+    if not X86:
+        return False
     if asked in ("int8", "int4"):
         return not packs()
     half = asked in ("bfloat16", "float16", torch.bfloat16, torch.float16)
@@ -64,7 +68,8 @@ def pick_precision(
     """
     if asked not in (None, "auto") and device.type == "cpu" and is_slow(asked):
         log.warning(
-            "this processor computes in %s several times as slowly as in float32: 'auto' takes the fastest",
+            "this processor has no instructions for %s, which may take several times as long as float32: "
+            "'auto' takes the fastest",
             str(asked).removeprefix("torch."),
         )
     if isinstance(asked, torch.dtype):

@@ -9,7 +9,7 @@ from rich.console import Console
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from lalm.inference.device import pick_device, pick_dtype
+from lalm.inference.device import is_slow, pick_dtype
 from lalm.training import recipe as recipes
 from lalm.training.recipe import Recipe
 from lalm.training.report import TrainError, say
@@ -26,10 +26,10 @@ def settled_dtype(recipe: Recipe, start: Path | None, console: Console) -> Recip
         asked = recipes.load(start / "recipe.yaml").optim.dtype
     elif asked == "auto":
         asked = str(frozen_dtype(recipe)).removeprefix("torch.")
-    if asked == "bfloat16" and pick_dtype(pick_device(None)) != torch.bfloat16:
+    if asked == "bfloat16" and _device().type == "cpu" and is_slow(asked):
         say(
             console,
-            "This processor computes in bfloat16 slowly, up to forty times as slowly as in float32: "
+            "This processor has no instructions for bfloat16, which may take forty times as long as float32: "
             + ("optim.dtype=auto takes float32 here." if start is None else "the run began so on another."),
             "yellow",
         )
@@ -40,7 +40,12 @@ def frozen_dtype(recipe: Recipe) -> torch.dtype:
     """The number format that a recipe's frozen parts are opened in."""
     asked = recipe.optim.dtype
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    return named.get(asked) or pick_dtype(pick_device(None))
+    return named.get(asked) or pick_dtype(_device())
+
+
+def _device() -> torch.device:
+    """Where a run trains: the accelerator if there is one, of whatever kind."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 @torch.no_grad()

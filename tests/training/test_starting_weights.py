@@ -63,6 +63,7 @@ def test_auto_is_what_the_machine_computes_fast_and_a_run_keeps_it(
 ) -> None:
     world = training_world(tmp_path / "world", dropout=0.0)
     monkeypatch.setattr(starting_weights, "pick_dtype", lambda device: fast)
+    monkeypatch.setattr(starting_weights, "is_slow", lambda asked: False)
     auto = settings(world, tmp_path / "a", optim=BRIEF | {"dtype": "auto"}, every={"save": 1, "valid": 0})
     model, _ = train.build(auto)
     frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
@@ -71,6 +72,7 @@ def test_auto_is_what_the_machine_computes_fast_and_a_run_keeps_it(
     assert recipe.load(out).optim.dtype == named
     other = torch.float32 if fast == torch.bfloat16 else torch.bfloat16
     monkeypatch.setattr(starting_weights, "pick_dtype", lambda device: other)
+    monkeypatch.setattr(starting_weights, "is_slow", lambda asked: other == torch.float32)
     capsys.readouterr()
     longer = auto.model_copy(update={"optim": auto.optim.model_copy(update={"max_steps": 4})})
     assert recipe.load(train.run(longer)).optim.dtype == named
@@ -84,10 +86,10 @@ def test_bfloat16_where_it_is_slow_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world = training_world(tmp_path / "world", dropout=0.0)
-    monkeypatch.setattr(starting_weights, "pick_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(starting_weights, "is_slow", lambda asked: True)
     train.run(settings(world, tmp_path / "a", optim=BRIEF, every={"valid": 0}))
     said = " ".join(capsys.readouterr().out.split())
-    assert "computes in bfloat16 slowly" in said and "optim.dtype=auto takes float32 here" in said
+    assert "has no instructions for bfloat16" in said and "optim.dtype=auto takes float32 here" in said
     assert recipe.load(tmp_path / "a").optim.dtype == "bfloat16"
 
 
