@@ -160,7 +160,7 @@ def _begin(job: Job) -> bool:
     if job.out.exists() and any(job.out.iterdir()):
         try:
             same = json.loads(note.read_text()) == settings
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             same = False
         if not same:
             raise ValueError(

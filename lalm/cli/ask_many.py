@@ -233,7 +233,7 @@ def _written(table: Table) -> list[Row]:
 def _json_row(line: str, out: Path) -> Row:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
         raise ValueError(

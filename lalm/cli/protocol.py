@@ -102,7 +102,7 @@ def warn_of_folder_settings(model: str | Path | None) -> None:
     folder = model_folder(model)
     try:
         kind = str(json.loads((folder / "config.json").read_text()).get("model_type", ""))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return
     if not kind.startswith("lalm_") and (odd := unlike_ours(folder_settings(model))):
         print(

@@ -130,7 +130,7 @@ def parts_of(folder: Path) -> list[str]:
         fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         spoken = [RECOGNISER] if fields.get("transcript") == "whisper" else []
         return spoken + [str(name) for name in fields["parts"].values() if name in weights.PARTS]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []  # opening the model says what is wrong with it
 
 

@@ -120,7 +120,7 @@ def read_config(folder: Path, options: Mapping[str, Any] | None = None) -> Encod
     try:
         fields = json.loads((folder / "config.json").read_text())
         ours = is_known(fields["model_type"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         ours = False  # released or damaged: reading the weights opens the folder, or says what is wrong
     return encoder_config(fields | dict(options or {}) if ours else load_encoder(folder, options).config)
 
@@ -180,7 +180,7 @@ def _foreign(folder: Path) -> dict[str, Any] | None:
     try:
         fields = json.loads((folder / "config.json").read_text())
         return dict(fields) if is_transformers_audio(fields["model_type"]) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -214,7 +214,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"'{folder}' is not an encoder folder: it has no {_missing(folder)}; `lalm "
             "weights list` has those with a name"
         ) from error
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, (EATImportError, EncoderError, TransformersAudioError, DashengImportError)):
             raise
         raise ValueError(f"the encoder in '{folder}' is damaged: {error}") from None

@@ -74,7 +74,7 @@ def is_timm(folder: Path) -> bool:
     try:
         fields = json.loads((folder / "config.json").read_text())
         return fields["architecture"].startswith("vit_") and fields["pretrained_cfg"]["input_size"][0] == 1
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return False
 
 

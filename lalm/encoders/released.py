@@ -60,7 +60,7 @@ def folder_tensors(
         raise FileNotFoundError(f"{folder / 'model.safetensors'}")
     try:
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise error(f"'{index}' is damaged: it has no weight_map") from None
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:

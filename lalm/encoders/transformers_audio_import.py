@@ -115,7 +115,7 @@ def _said(folder: Path) -> dict[str, Any]:
         try:
             said = json.loads((folder / name).read_text())
             return dict(said.get("feature_extractor") or said)
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             continue
     return {}
 

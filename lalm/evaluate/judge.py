@@ -290,7 +290,7 @@ def _rubric(answer: Answer) -> list[tuple[str, int]]:
     try:
         rows = json.loads(answer.sample.origin.get("rubric", "[]"))
         return [(f"{row['name']}: {row['scoring_point']}", max(row["choices"])) for row in rows]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise JudgeError(
             f"origin.rubric of '{answer.sample.id}' is no JSON list of name, scoring_point and choices"
         ) from None

@@ -75,7 +75,7 @@ def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
         return rows_of(path)
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RowError(f"{path.name} is not JSON: {error}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise RowError(f"{path.name} is not a list of objects")

@@ -316,7 +316,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise RunError(f"'{folder}' is no folder of `lalm eval`: it has no card.json")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"'{path}' is damaged: {error}") from None
     if not isinstance(card, dict) or not isinstance(card.get("tasks"), dict):
         raise RunError(f"'{path}' is not the card of a run")

@@ -80,7 +80,7 @@ def rows_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise RowError(f"{path.name}:{number}: not JSON") from None
         if not isinstance(row, dict):
             raise RowError(f"{path.name}:{number}: not a JSON object")

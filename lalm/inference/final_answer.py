@@ -127,7 +127,7 @@ def _of_json(text: str) -> str:
         return text
     try:
         value = json.loads(found[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     fields = {str(key).lower(): own for key, own in value.items()} if isinstance(value, dict) else {}
     for key in _KEYS:

@@ -127,7 +127,7 @@ def write(model: AudioLMForConditionalGeneration, folder: Path, base: str, names
 def _settings(folder: Path) -> dict[str, Any]:
     try:
         settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"'{folder / CONFIG}' cannot be read: {error}") from None
     if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
         raise AdapterError(f"'{folder}' is no LoRA adapter, the only kind that can be opened")

@@ -328,7 +328,7 @@ def _read_config(folder: Path) -> tuple[System, dict[str, Any]]:
         )
     try:
         fields = json.loads(path.read_text(), object_hook=_plain_number)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"'{path}' is damaged: {error}") from None
     try:
         return of_model_type(fields.get("model_type") if isinstance(fields, dict) else None), fields

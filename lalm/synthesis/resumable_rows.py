@@ -139,7 +139,7 @@ def _resume(out: Path) -> tuple[set[str], int]:
     try:
         rows = [json.loads(line) for line in whole_lines(out).splitlines()]
         return {row["id"] for row in rows}, sum(bool(row.get("truncated")) for row in rows)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise RowsError(f"{out} exists and is not a manifest this command wrote: name another file") from None
 
 

@@ -113,7 +113,7 @@ def _below(value: Any, above: Sequence[str], place: str, names: tuple[str, ...] 
 def _loaded(line: str, place: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise SourceError(f"{place}: not JSON") from None
 
 
@@ -155,7 +155,7 @@ def _class_names(schema: Any) -> dict[str, Sequence[str]]:
             for name, feature in features.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

@@ -115,7 +115,7 @@ def read_pair(text: str) -> tuple[str, str] | None:
         return None
     try:
         fields = json.loads(found[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             fields = ast.literal_eval(found[0])
         except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -115,7 +115,7 @@ def slurp(source: Source) -> Iterator[Sample]:
             row: Any = json.loads(line)
             files, text = [str(r["file"]) for r in row["recordings"]], str(row["sentence"])
             intent = str(row.get("intent", ""))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise SourceError(f"{place}: not an object with sentence and recordings") from None
         for file in files:
             yield _said(

@@ -18,7 +18,7 @@ def slurp(source: Source) -> Iterator[Sample]:
             slots = [(e["type"], " ".join(tokens[i] for i in e["span"])) for e in row["entities"]]
             files = [source.find(Path(r["file"]).stem) for r in row["recordings"]]
             name, sentence = str(row["slurp_id"]), str(row["sentence"])
-        except (ValueError, KeyError, TypeError, IndexError):
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             raise SourceError(f"{place}: not a row of SLURP") from None
         path = next((file for file in files if file.is_file()), files[0] if files else None)
         for number, (kind, value) in enumerate(slots if path else ()):

@@ -252,6 +252,6 @@ class Report(TrainerCallback):
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
         self.file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

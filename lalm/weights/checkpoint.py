@@ -94,7 +94,7 @@ def fault(folder: Path) -> str:
     try:
         sums = json.loads((folder / CHECKSUMS).read_text())
         rows = [(name, int(size), str(digest)) for name, (size, digest) in sums.items()]
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return f"{CHECKSUMS} is missing or damaged"
     for name, size, digest in rows:
         file = folder / name

@@ -49,7 +49,7 @@ def from_hub(part: Part, repository: Path, output: Path) -> None:
             return
         tensors = load_file(repository / "model.safetensors")
         num_heads = json.loads((repository / "config.json").read_text())["encoder_attention_heads"]
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
         raise WeightsError(f"what the Hub gave for '{part.name}' cannot be read: {error}") from None
     state = {
         name.removeprefix(ENCODER): tensor for name, tensor in tensors.items() if name.startswith(ENCODER)

@@ -38,7 +38,7 @@ def where(name: str) -> Path | None:
     try:
         sums: dict[str, tuple[int, str]] = json.loads((folder / checkpoint.CHECKSUMS).read_text())
         complete = all((folder / file).stat().st_size == size for file, (size, _) in sums.items())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return folder if complete else None
 

@@ -136,7 +136,7 @@ def _sealed(part: Path) -> str:
     try:
         rows = json.loads((part / CHECKSUMS).read_text())
         return _joined({file.name: str(rows[file.name][1]) for file in weight_files(part)})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 

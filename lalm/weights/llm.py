@@ -120,7 +120,7 @@ def check_llm(folder: Path) -> None:
         if index.is_file():
             try:
                 shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise LLMError(f"'{index}' is damaged: it has no weight_map") from None
             missing = [name for name in shards if not (folder / name).is_file()]
             if missing:
@@ -134,7 +134,7 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         fields = json.loads((folder / "config.json").read_text())
         kind = str(fields["model_type"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise LLMError(
             f"'{folder}' is no LLM folder: its config.json cannot be read; `lalm weights "
             "list` has those with a name"
@@ -156,7 +156,7 @@ def _as_sentencepiece(folder: Path, tokenizer: Any) -> None:
     """
     try:
         settings = json.loads((folder / "tokenizer_config.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         settings = {}
     if settings.get("legacy", True):
         backend = tokenizer.backend_tokenizer

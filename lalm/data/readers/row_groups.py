@@ -120,7 +120,7 @@ def _features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     """What datasets wrote about a parquet file's columns, by name."""
     try:
         found = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -62,7 +62,7 @@ def _json(answer: Answer, name: str) -> Any:
         raise Lacking(f"it needs origin.{name}, which '{answer.sample.id}' does not have")
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Lacking(f"origin.{name} of '{answer.sample.id}' is not JSON") from None
 
 

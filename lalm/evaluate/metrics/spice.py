@@ -62,5 +62,5 @@ def spice(folder: Path, hypotheses: Sequence[str], references: Sequence[Sequence
                 row["image_id"]: float(row["scores"]["All"]["f"]) for row in json.loads(told.read_text())
             }
             return np.nan_to_num([found[number] for number in range(len(rows))])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise SpiceError(f"SPICE's program wrote no scores that can be read: {error!r}") from None

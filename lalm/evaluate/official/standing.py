@@ -102,7 +102,7 @@ def _field(answer: Answer, name: str) -> Any:
     text = sample.origin.get(name, "")
     try:
         value = json.loads(text) if text[:1] in ("[", "{") else text
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text
     return value
 

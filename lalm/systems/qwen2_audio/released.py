@@ -186,7 +186,7 @@ def _read_fields(file: Path) -> dict[str, Any]:
         return {}
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"'{file}' is damaged: {error}") from None
     return fields if isinstance(fields, dict) else {}
 

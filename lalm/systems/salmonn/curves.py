@@ -134,7 +134,7 @@ def read(file: Path, measured: Mapping[str, str]) -> list[Place]:
         other = next((k for k in measured if whole["about"].get(k) != measured[k]), None)
         rows = whole["places"]
         places = [Place(row["name"], tuple(Measure(**one) for one in row["measures"])) for row in rows]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CurveError(f"'{file}' does not hold measures: {' '.join(str(error).split())}") from None
     if other is not None:
         raise CurveError(f"'{file}' was measured with other {other}: delete it, or give another --out")

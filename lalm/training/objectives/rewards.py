@@ -140,7 +140,7 @@ def read_json(answer: str) -> dict[str, Any] | None:
     """The one JSON object that an answer is, perhaps in a fence of code; None where it is anything else."""
     try:
         said = json.loads(answer.strip().removeprefix("```json").strip("`\n "))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return said if isinstance(said, dict) else None
 
@@ -153,7 +153,7 @@ def json_object(sample: Sample, answer: str) -> float:
     for text in accepted(sample):
         try:
             true = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(true, dict) and true:
             return sum(said.get(key) == value for key, value in true.items()) / len(true)
@@ -170,7 +170,7 @@ def fitting(schema: str | dict[str, Any]) -> OfAnswer:
         told = json.loads(Path(schema).read_text("utf-8")) if isinstance(schema, str) else schema
         kind = validators.validator_for(told)
         kind.check_schema(told)
-    except (OSError, ValueError, exceptions.SchemaError) as error:
+    except (OSError, ValueError, exceptions.SchemaError, RecursionError) as error:
         what = getattr(error, "message", "") or error
         raise RewardError(f"grpo.rewards: 'schema' is no JSON schema: {what}") from None
     validator = kind(told)
