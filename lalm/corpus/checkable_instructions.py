@@ -15,6 +15,7 @@ INSTRUCTIONS = {
     "german": "Describe the audio in one German sentence.",
     "french": "Describe the audio in one French sentence.",
     "spanish": "Describe the audio in one Spanish sentence.",
+    "as_json": "Which sounds are in this clip? Reply in JSON.",
 }
 PER_TASK = 200
 

@@ -174,6 +174,26 @@ def test_macro_f1_by_hand():
     assert labels.macro_f1(said, wanted).value == pytest.approx((2 / 4 + 2 / 4) / 2)
 
 
+@pytest.mark.parametrize(
+    ("answer", "follows"),
+    [
+        ('["a dog barks"]', True),
+        ('{"sounds": ["rain", "thunder"]}', True),
+        ('```json\n["rain"]\n```', True),
+        ('```\n["rain"]\n```\n', True),
+        ('Sure! ["rain"]', False),
+        ('["rain"] is what I hear.', False),
+        ('["rain", "thu', False),
+        ('"rain"', False),
+        ("3", False),
+        ("", False),
+        ("[" * 100_000, False),
+    ],
+)
+def test_an_answer_in_json_is_json_and_nothing_else(answer: str, follows: bool) -> None:
+    assert following.is_json(answer) is follows
+
+
 def test_appendix_c():
     spoken = "what is the capital of france"
     assert not following.follows_question("What is the capital of France?", spoken)  # transcribed

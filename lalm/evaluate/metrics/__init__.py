@@ -285,6 +285,7 @@ METRICS: dict[str, Metric] = {
     "judge": Metric(_judged, bounds=SHARE),
     "one_word": _on_each(lambda answer: len(words(answer.text)) == 1),
     "ten_words": _on_each(lambda answer: 9 <= len(words(answer.text)) <= 11),
+    "is_json": _on_each(lambda answer: following.is_json(answer.text)),
     "says_yes_or_no": _on_each(lambda answer: words(answer.text) in (["yes"], ["no"])),
     "in_language": _on_each(lambda a: speaks(a.text, a.sample.origin.get("target_language", ""))),
     "exact": _on_each(_exact, compares=True),

@@ -1,5 +1,6 @@
 """Instruction following, diversity and repetition of answers (SALMONN's appendix C)."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 
@@ -25,6 +26,17 @@ def follows_question(answer: str, spoken: str) -> bool:
 def follows_story(answer: str) -> bool:
     """Storytelling: at least 50 words."""
     return len(words(answer)) >= STORY_WORDS
+
+
+def is_json(answer: str) -> bool:
+    """A JSON array or object and nothing else; a fence of code around it (```json ... ```) is let pass."""
+    text = answer.strip()
+    if text.startswith("```"):
+        text = text.removeprefix("```json").removeprefix("```").removesuffix("```")
+    try:
+        return isinstance(json.loads(text), list | dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def question_following(answers: Sequence[str], spoken: Sequence[str]) -> Measured:
