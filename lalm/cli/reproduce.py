@@ -8,6 +8,9 @@ import typer
 
 if TYPE_CHECKING:
     from lalm.reproduce.planning import Plan
+    from lalm.reproduce.steps import State
+
+ENOUGH_MINUTES = 15  # of estimates, before what was taken says more of a machine than its processor does
 
 
 def reproduce(
@@ -102,8 +105,37 @@ def _show(planned: "Plan", folder: Path) -> None:
     disk = disk_of(planned, folder)
     print(f"disk: writes about {disk.needed_gb:g} GB in all, {disk.free_gb:.0f} GB are free")
     left = sum(one.step.minutes for one in found if one.state != "done")
-    time = f"{left / 60:.1f} h" if left > 90 else f"{left:.0f} min"
+    time = _duration(left)
     print(f"{len(found)} steps, {len(missing)} files missing, about {time} to go {where} (estimated)")
+    if left and planned.size != "full" and (told := _slower(found, left)):
+        print(told)
+
+
+def _duration(minutes: float) -> str:
+    return f"{minutes / 60:.1f} h" if minutes > 90 else f"{minutes:.0f} min"
+
+
+def _slower(found: "list[State]", left: float) -> str:
+    """What is known of this machine's speed against the estimates: what the steps that are done took, else
+    whether its processor has what they were measured with. Empty where nothing speaks against them."""
+    done = [one for one in found if one.state == "done"]
+    planned = sum(one.step.minutes for one in done)
+    if planned > ENOUGH_MINUTES:
+        ratio = sum(one.seconds for one in done) / 60 / planned
+        if 0.8 < ratio < 1.25:
+            return ""
+        rather = _duration(left * ratio)
+        return f"the steps that are done took {ratio:.1f} times their estimates: rather {rather}"
+    import torch
+
+    from lalm.inference.device import pick_dtype
+
+    if torch.cuda.is_available() or pick_dtype(torch.device("cpu")) == torch.bfloat16:
+        return ""
+    return (
+        "the estimates are of processors with AMX; this one has neither it nor AVX512-BF16 and "
+        "may take three times as long"
+    )
 
 
 def _run(planned: "Plan", whole: "Plan", folder: Path, out: Path) -> None:

@@ -8,9 +8,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from lalm.cli import reproduce
 from lalm.cli.app import run as command
 from lalm.data.sample import ask, write_manifest
 from lalm.reproduce import experiment as experiments
@@ -94,6 +97,25 @@ def test_the_papers_own_set_up_is_that_of_the_page_of_manifests(name):
     made = [line.replace("DATA/", "") for line in made if line.split()[1] in ("build", "respond", "data")]
     made = [re.sub(r"'(\S+) (\S+)'", r"\1\\ \2", line) for line in made]  # Music Info.csv
     assert len(made) >= 19 and not set(made) - there
+
+
+@pytest.mark.parametrize(
+    ("minutes", "taken", "bfloat16", "told"),
+    [
+        (40, 120, True, "the steps that are done took 3.0 times their estimates: rather 3.0 h"),
+        (40, 44, False, ""),
+        (4, 60, True, ""),  # too little to tell
+        (4, 60, False, "may take three times as long"),
+    ],
+)
+def test_a_plan_says_how_much_longer_this_machine_takes(monkeypatch, minutes, taken, bfloat16, told):
+    kind = torch.bfloat16 if bfloat16 else torch.float32
+    monkeypatch.setattr("lalm.inference.device.pick_dtype", lambda device: kind)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    step = SimpleNamespace(minutes=minutes)
+    found = [steps.State(step, "done", 60.0 * taken, 0.0, ()), steps.State(step, "to do", 0.0, 0.0, ())]
+    said = reproduce._slower(found, 60)
+    assert (told in said) if told else not said
 
 
 STEPS = """
