@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,19 @@ BANNED = re.compile(
 )
 
 
+@cache
+def tree_of(path):
+    """The syntax tree of a file, parsed once for all rules."""
+    return ast.parse(path.read_text())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_trees():
+    """A million nodes, which the garbage collector would go through in every test that follows."""
+    yield
+    tree_of.cache_clear()
+
+
 def module_of(path: Path) -> str:
     """ "encoders.eat" for lalm/encoders/eat.py, "lalm" for the package itself."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -88,10 +102,11 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path): path for path in SOURCES}
 
 
+@cache
 def imports(path: Path) -> tuple[set[str], set[str]]:
     """Modules of ours and libraries that a file imports, anywhere in it."""
     ours, libraries = set(), set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -233,7 +248,7 @@ def test_every_error_of_ours_is_a_lalm_error():
     ours = [
         (module, node)
         for module, path in MODULES.items()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.ClassDef) and module != "errors"
     ]
     builtin = {"Exception", "ValueError", "RuntimeError", "OSError", "TypeError", "KeyError", "LookupError"}
@@ -249,7 +264,7 @@ def test_no_code_of_a_model_folder_is_run():
     calls = [
         (module, node)
         for module, path in MODULES.items()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "from_pretrained"
@@ -269,7 +284,7 @@ def test_json_that_is_nested_without_end_is_broken_json():
     """``json.loads`` of '[' a hundred thousand times raises RecursionError, which is no ValueError."""
     deaf = []
     for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Try) and "json.loads(" in "".join(map(ast.unparse, node.body)):
                 caught = " ".join(ast.unparse(handler.type) for handler in node.handlers if handler.type)
                 if "ValueError" in caught and "RecursionError" not in caught:
@@ -281,7 +296,7 @@ def test_pickles_are_opened_as_tensors_alone():
     loads = [
         (module, node)
         for module, path in MODULES.items()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "pickle.load")
     ]
     unsafe = [
@@ -298,7 +313,7 @@ def test_who_opens_weights_says_why_a_pickle_is_refused():
     loaders = re.compile(r"torch\.load|(Auto|transformers\.)?\w*(Model\w*|LM)\.from_pretrained")
     bare = []
     for module, path in MODULES.items():
-        tree = ast.parse(path.read_text())
+        tree = tree_of(path)
         safe = {
             id(node)
             for block in ast.walk(tree)
@@ -322,7 +337,7 @@ def test_names_say_something():
 def test_public_names_have_docstrings():
     missing = []
     for module, path in MODULES.items():
-        tree = ast.parse(path.read_text())
+        tree = tree_of(path)
         if tree.body and not ast.get_docstring(tree):
             missing.append(module)
         for node in tree.body:

@@ -182,7 +182,7 @@ def run(arguments: Sequence[str]) -> int:
     words = [word for word in given if word != "--debug"] + words[len(given) :]
     _quiet(debug)
     try:
-        code = app(words, prog_name="lalm", standalone_mode=False)
+        code = _commands()(words, prog_name="lalm", standalone_mode=False)
     except ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # lalm, or lalm data, alone on the line
             print(error.format_message())

@@ -4,6 +4,18 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_exempted = False
+
+
+def exempt_from_collection() -> None:
+    """``gc.freeze``: no later collection goes through the objects that are there now.
+
+    ``no_collection`` leaves them so, and need not count them, which takes as long as going through them.
+    """
+    global _exempted
+    gc.freeze()
+    _exempted = True
+
 
 @contextmanager
 def no_collection() -> Iterator[None]:
@@ -19,7 +31,7 @@ def no_collection() -> Iterator[None]:
         yield
     finally:
         if was_on:
-            if not gc.get_freeze_count():
+            if not _exempted and not gc.get_freeze_count():
                 gc.freeze()
                 gc.unfreeze()  # all that is there goes into the oldest generation
             gc.enable()

@@ -7,7 +7,7 @@ seldom when much else is loaded, and glibc keeps the free gaps between blocks th
 import asyncio
 import gc
 
-from lalm.models.opening_memory import release_free_memory
+from lalm.models.opening_memory import exempt_from_collection, release_free_memory
 
 INTERVAL_S = 20.0
 
@@ -15,7 +15,7 @@ INTERVAL_S = 20.0
 def freeze_loaded_objects() -> None:
     """Exempt the objects loaded so far from garbage collection, which makes later collections fast."""
     gc.collect()
-    gc.freeze()
+    exempt_from_collection()
 
 
 def collect_all() -> None:

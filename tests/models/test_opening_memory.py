@@ -7,9 +7,10 @@ import sys
 import pytest
 from tiny_parts import OPTIONS
 
+from lalm.models import opening_memory
 from lalm.models.assemble import build_model
 from lalm.models.load import load_model
-from lalm.models.opening_memory import no_collection
+from lalm.models.opening_memory import exempt_from_collection, no_collection
 from lalm.models.save import save_model
 
 COUNTED = """
@@ -19,6 +20,13 @@ gc.callbacks.append(lambda phase, told: found.append(phase))
 from lalm import AudioError
 print(len(found), gc.isenabled())
 """
+
+
+@pytest.fixture(autouse=True)
+def nothing_exempted(monkeypatch):
+    """As in a program that has just begun; the tests before this module have exempted what they left."""
+    gc.unfreeze()
+    monkeypatch.setattr(opening_memory, "_exempted", False)
 
 
 @pytest.fixture
@@ -44,6 +52,22 @@ def test_nothing_is_collected_inside(collections):
     collections.clear()
     kept += [[] for _ in range(100)]
     assert not collections
+
+
+def test_what_is_exempted_stays_so():
+    exempt_from_collection()
+    with no_collection():
+        pass
+    assert gc.get_freeze_count() > 1000
+    gc.unfreeze()
+
+
+def test_what_somebody_else_exempted_stays_so():
+    gc.freeze()
+    with no_collection():
+        pass
+    assert gc.get_freeze_count() > 1000
+    gc.unfreeze()
 
 
 def test_who_had_turned_it_off_keeps_it_off():
