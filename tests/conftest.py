@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from crew import crew
 
 from lalm.models.opening_memory import exempt_from_collection
+
+__all__ = ["crew"]  # a fixture
 
 Tiny: TypeAlias = Callable[[str], tuple[Any, Any]]
 

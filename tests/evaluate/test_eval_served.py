@@ -1,10 +1,7 @@
 """`lalm eval` of our own server as an endpoint, and by two processes that share the work."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -107,7 +104,7 @@ def test_the_server_answers_as_the_model_does_and_all_three_read_the_same_tokens
     assert sorted(trained) == local
 
 
-def test_two_processes_share_a_run(tiny, manifest, tmp_path):
+def test_two_processes_share_a_run(tiny, manifest, tmp_path, crew):
     torch.manual_seed(0)
     model, processor = tiny("acdc")
     save_model(model, processor, tmp_path / "model", slim=False)
@@ -117,21 +114,13 @@ def test_two_processes_share_a_run(tiny, manifest, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = "import sys; from lalm.cli.app import run; sys.exit(run(sys.argv[1:]))"
-    together = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    together |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, *words, "--device", "cpu", "--out", str(tmp_path / "two")],
-            env={**together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    told = [process.communicate(timeout=500)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
+    to = ["--device", "cpu", "--out", str(tmp_path / "two")]
+    code = f"import sys; from lalm.cli.app import run; sys.exit(run({[*words, *to]}))"
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    together |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    codes = crew(code, [{**together, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"], tmp_path / "said")
+    told = [(tmp_path / f"said{rank}").read_text() for rank in (0, 1)]
+    assert codes == [0, 0], told
     assert "report.html" in told[0] and "report.html" not in told[1]
     assert answers(tmp_path / "two") == answers(tmp_path / "one")
     assert [path.name for path in (tmp_path / "two").glob("predictions*")] == ["predictions.jsonl"]

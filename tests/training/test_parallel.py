@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from crew import Crew
 from safetensors.torch import load_file
 from tiny_runs import lines, settings, training_world
 
@@ -29,7 +30,6 @@ TORCHRUN = (
 )
 TRAINS = "import sys, lalm.cli.app; sys.exit(lalm.cli.app.run(['--debug', 'train', {recipe!r}]))"
 Pair = Callable[[Recipe, Path], str]
-Crew = Callable[[str, list[dict[str, str]], Path], list[int]]
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def crew() -> Iterator[Crew]:
 
     What each prints lies in the file ``said`` with its number behind.
     """
-    paths = {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[2])])}
+    paths = {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[1])])}
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", PROGRAM]
     with subprocess.Popen(command, env=os.environ | paths, stdin=pipe, stdout=pipe, text=True) as process:
