@@ -32,6 +32,11 @@ def settle() -> Iterator[None]:
     exempt_from_collection()
 
 
+def pytest_sessionfinish() -> None:
+    """What is exempted would be told as leaked."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of a one-layer Whisper and a two-layer Llama, random weights."""

@@ -98,18 +98,16 @@ class Scribe:
         return Heard([Segment(window.start_s, window.end_s, f"{length:.0f}")], "en", 1.0, window.end_s)
 
 
-def live(audio: np.ndarray, scribe: Scribe, *, partial: bool = True, pace: float = 0.0):
-    def blocks():
-        for at in range(0, len(audio), 1600):
-            time.sleep(pace)
-            yield audio[at : at + 1600]
-
-    return list(captions(blocks(), scribe, partial=partial, probability=by_loudness))
+def live(audio: np.ndarray, scribe: Scribe, *, partial: bool = True):
+    """Captions of audio that comes in 1.5 s ahead at most, less than what makes a reader join utterances."""
+    blocks = (audio[at : at + 1600] for at in range(0, len(audio), 1600))
+    incoming = Incoming(blocks, most_s=1.5)
+    return list(captions(incoming, scribe, partial=partial, probability=by_loudness))
 
 
 def test_captions_end_at_pauses_and_grow_before():
     audio = np.concatenate([still(1), loud(2), still(1), loud(3), still(0.2)])
-    shown = live(audio, Scribe(), pace=0.005)
+    shown = live(audio, Scribe())
     final = [one for one in shown if one.final]
     assert [(round(one.start_s, 1), one.text) for one in final] == [(0.7, "3"), (3.7, "3")]
     partial = [one for one in shown if not one.final]
