@@ -128,9 +128,9 @@ def _slower(found: "list[State]", left: float) -> str:
         return f"the steps that are done took {ratio:.1f} times their estimates: rather {rather}"
     import torch
 
-    from lalm.inference.device import pick_dtype
+    from lalm.inference.device import is_slow
 
-    if torch.cuda.is_available() or pick_dtype(torch.device("cpu")) == torch.bfloat16:
+    if torch.cuda.is_available() or not is_slow("bfloat16"):
         return ""
     return (
         "the estimates are of processors with AMX; this one has neither it nor AVX512-BF16 and "

@@ -54,16 +54,9 @@ def test_nothing_is_collected_inside(collections):
     assert not collections
 
 
-def test_what_is_exempted_stays_so():
-    exempt_from_collection()
-    with no_collection():
-        pass
-    assert gc.get_freeze_count() > 1000
-    gc.unfreeze()
-
-
-def test_what_somebody_else_exempted_stays_so():
-    gc.freeze()
+@pytest.mark.parametrize("exempt", [exempt_from_collection, gc.freeze], ids=["ours", "somebody else's"])
+def test_what_is_exempted_stays_so(exempt):
+    exempt()
     with no_collection():
         pass
     assert gc.get_freeze_count() > 1000

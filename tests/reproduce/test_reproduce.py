@@ -100,17 +100,16 @@ def test_the_papers_own_set_up_is_that_of_the_page_of_manifests(name):
 
 
 @pytest.mark.parametrize(
-    ("minutes", "taken", "bfloat16", "told"),
+    ("minutes", "taken", "slow", "told"),
     [
-        (40, 120, True, "the steps that are done took 3.0 times their estimates: rather 3.0 h"),
-        (40, 44, False, ""),
-        (4, 60, True, ""),  # too little to tell
-        (4, 60, False, "may take three times as long"),
+        (40, 120, False, "the steps that are done took 3.0 times their estimates: rather 3.0 h"),
+        (40, 44, True, ""),
+        (4, 60, False, ""),  # too little to tell
+        (4, 60, True, "may take three times as long"),
     ],
 )
-def test_a_plan_says_how_much_longer_this_machine_takes(monkeypatch, minutes, taken, bfloat16, told):
-    kind = torch.bfloat16 if bfloat16 else torch.float32
-    monkeypatch.setattr("lalm.inference.device.pick_dtype", lambda device: kind)
+def test_a_plan_says_how_much_longer_this_machine_takes(monkeypatch, minutes, taken, slow, told):
+    monkeypatch.setattr("lalm.inference.device.is_slow", lambda kind: slow)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     step = SimpleNamespace(minutes=minutes)
     found = [steps.State(step, "done", 60.0 * taken, 0.0, ()), steps.State(step, "to do", 0.0, 0.0, ())]

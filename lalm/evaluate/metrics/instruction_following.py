@@ -8,6 +8,7 @@ from lalm.data.english import words
 from lalm.evaluate.metrics.error_rates import edits
 from lalm.evaluate.metrics.intervals import Measured, mean_of, proportion
 from lalm.evaluate.metrics.normalise import normalised
+from lalm.evaluate.official.ifeval import unfenced
 
 TRANSCRIBED_BELOW = 0.3  # word error rate against the spoken text: the model wrote it down instead
 STORY_WORDS = 50  # fewer are no story
@@ -30,11 +31,8 @@ def follows_story(answer: str) -> bool:
 
 def is_json(answer: str) -> bool:
     """A JSON array or object and nothing else; a fence of code around it (```json ... ```) is let pass."""
-    text = answer.strip()
-    if text.startswith("```"):
-        text = text.removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
-        return isinstance(json.loads(text), list | dict)
+        return isinstance(json.loads(unfenced(answer)), list | dict)
     except (ValueError, RecursionError):
         return False
 

@@ -92,12 +92,17 @@ def _two(given: Given, said: str) -> bool:
     return len(full) == 2 and full[0] != full[1]
 
 
-def _json(given: Given, said: str) -> bool:
+def unfenced(said: str) -> str:
+    """A text without the fence of code around it (```json ... ```)."""
     text = said.strip()
     for mark in ("```json", "```Json", "```JSON", "```"):
         text = text.removeprefix(mark)
+    return text.removesuffix("```").strip()
+
+
+def _json(given: Given, said: str) -> bool:
     try:
-        json.loads(text.removesuffix("```").strip())
+        json.loads(unfenced(said))
     except (ValueError, RecursionError):
         return False
     return True
